@@ -1,0 +1,1 @@
+"""Staged runs over the library: from a config to a scored dictionary."""

@@ -1,0 +1,1 @@
+"""The stages, one file each; a stage turns directories into a directory."""

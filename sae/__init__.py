@@ -1,0 +1,16 @@
+"""Sparse autoencoders from a config to a scored dictionary.
+
+d = sae.load("path"); z = d.encode(x); x_hat = d.decode(z)
+sae.save(d, "path"); sae.convert("in", "out", format="saelens")
+ds = sae.fit(x, kind="relu", n_latents=512, l1=[.05, .1], seeds=[0, 1], steps=2000, batch_size=256)
+s = sae.score(ds[0], x, features=F, codes=C, labels=y)
+"""
+
+from sae.dictionary import Dictionary
+from sae.files import convert, load, save
+from sae.fit import fit
+from sae.source import Batch, Source, Truth
+
+__version__ = "0.1.0"
+
+__all__ = ["Batch", "Dictionary", "Source", "Truth", "convert", "fit", "load", "save"]

@@ -1,0 +1,26 @@
+"""The neuron basis itself, each neuron as a positive and a negative latent: an exact identity.
+
+z = [ReLU(x), ReLU(-x)],    x_hat = z_+ - z_- = x
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+
+from sae.dictionaries.relu import Relu
+from sae.method import MethodConfig
+from sae.source import Source
+
+
+class Config(MethodConfig):
+    """No settings; ``2 d_in`` latents."""
+
+    kind: Literal["neurons"] = "neurons"
+
+    seeded: ClassVar[bool] = False
+
+    def fit(self, source: Source, seed: int) -> Relu:
+        basis = torch.eye(source.d_in)
+        return Relu.tied(torch.cat([basis, -basis]))

@@ -1,0 +1,23 @@
+"""Random directions: the null that every score must beat."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sae.dictionaries.relu import Relu
+from sae.method import MethodConfig
+from sae.seeds import generator
+from sae.source import Source
+from sae.toy import random_directions
+
+
+class Config(MethodConfig):
+    """Settings; `n_latents` unit vectors, uniform on the sphere."""
+
+    kind: Literal["random"] = "random"
+    n_latents: int = Field(gt=0)
+
+    def fit(self, source: Source, seed: int) -> Relu:
+        return Relu.tied(random_directions(self.n_latents, source.d_in, generator("random", seed)))

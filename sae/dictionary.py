@@ -1,0 +1,63 @@
+"""The noun `Dictionary`: activations in, sparse non-negative codes out, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+D = TypeVar("D", bound="Dictionary")
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary(ABC):
+    """A trained dictionary, in units of the raw activations (any input scale is folded in).
+
+    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, back again. Row j of
+    `W_dec` is the direction of latent j. `card` says where the dictionary came from and is saved with it.
+    """
+
+    kind: ClassVar[str]
+
+    W_enc: Float[Tensor, "d_in n_latents"]
+    W_dec: Float[Tensor, "n_latents d_in"]
+    b_enc: Float[Tensor, n_latents]
+    b_dec: Float[Tensor, d_in]
+    card: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+
+    @property
+    def d_in(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def n_latents(self) -> int:
+        return self.W_dec.shape[0]
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]: ...
+
+    def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_in"]:
+        """``x_hat = z W_dec + b_dec``."""
+        return z @ self.W_dec + self.b_dec
+
+    @abstractmethod
+    def settings(self) -> dict[str, float | int | str | bool]:
+        """What :meth:`encode` needs beyond the tensors; saved beside them, and given back as keywords."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the dictionary by its name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def to(self: D, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> D:
+        """The same dictionary on another device or in another precision."""
+        return replace(self, **{name: t.to(device=device, dtype=dtype) for name, t in self.tensors().items()})
+
+    def with_card(self: D, **entries: Any) -> D:
+        """The same dictionary with entries added to its card."""
+        return replace(self, card={**self.card, **entries})

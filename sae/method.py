@@ -1,0 +1,36 @@
+"""The noun `Method`: from a source to a dictionary. Training is one; every classical baseline is another."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.dictionary import Dictionary
+from sae.kinds import Settings
+from sae.source import Source
+
+
+class MethodConfig(Settings, ABC):
+    """Settings of one classical method or control.
+
+    `needs` names what the source must provide (``truth`` for the oracle). `seeded` is False where the
+    result does not depend on the seed, so that the method is run once and not once a seed.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    seeded: ClassVar[bool] = True
+
+    @abstractmethod
+    def fit(self, source: Source, seed: int) -> Dictionary: ...
+
+
+def training_rows(source: Source, n_rows: int, seed: int) -> Float[Tensor, "rows d_in"]:
+    """`n_rows` training rows (fewer where the source is smaller); different seeds take different rows where
+    the source has them."""
+    available = source.n_rows["train"]
+    rows = min(n_rows, available or n_rows)
+    return source.batch(seed, rows, "train").acts.to(torch.float32).cpu()

@@ -1,0 +1,104 @@
+"""The noun `Metric`: a family of scores, what it needs to be computed, and how."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.dictionary import Dictionary
+from sae.kinds import Settings
+from sae.source import Batch, Source, Truth
+
+if TYPE_CHECKING:
+    from sae.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a dictionary is scored against. Hashable by identity, so that work which depends on the evidence
+    alone (probes on the raw activations) can be done once and shared by every dictionary.
+
+    Thresholds, latents and probes are chosen on `choose`; every number is measured on `test`.
+    """
+
+    choose: Batch
+    test: Batch
+    truth: Truth | None = None
+    labelled: tuple[Batch, Batch] | None = None
+    model: Model | None = None
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """The subset of ``truth, codes, labels, model`` that is here."""
+        present = {
+            "truth": self.truth is not None,
+            "codes": self.test.codes is not None,
+            "labels": self.labelled is not None,
+            "model": self.model is not None,
+        }
+        return frozenset(name for name, here in present.items() if here)
+
+
+def gather(source: Source, n_rows: int) -> Evidence:
+    """The evidence that a source offers: `n_rows` held-out rows, half to choose on and half to score on."""
+    half = {split: _rows(source, n_rows // 2, split) for split in ("choose", "test")}
+    return Evidence(half["choose"], half["test"], source.truth, source.labelled(), source.model())
+
+
+def _rows(source: Source, n_rows: int, split: str) -> Batch:
+    available = source.n_rows[split]  # pyright: ignore[reportArgumentType]
+    return source.batch(0, min(n_rows, available or n_rows), split)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One dictionary before the evidence; its codes are computed once, whichever metrics ask for them."""
+
+    dictionary: Dictionary
+    evidence: Evidence
+
+    @cached_property
+    def test_codes(self) -> Float[Tensor, "rows n_latents"]:
+        return encode(self.dictionary, self.evidence.test.acts)
+
+    @cached_property
+    def choose_codes(self) -> Float[Tensor, "rows n_latents"]:
+        return encode(self.dictionary, self.evidence.choose.acts)
+
+
+def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:
+    """``d.encode`` without gradients and in pieces, so that temporaries stay small."""
+    with torch.no_grad():
+        return torch.cat([d.encode(piece) for piece in acts.split(rows_at_once)])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Named numbers, and named vectors with one entry per latent or per feature. A score that is undefined
+    (precision of a latent that never fires, say) is NaN, never a flattering default."""
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class MetricConfig(Settings, ABC):
+    """Settings of one family of scores. `needs` is checked against what the source provides before work starts."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """All of these must be there, out of ``truth``, ``codes``, ``labels``, ``model``."""
+    needs_any: ClassVar[frozenset[str]] = frozenset()
+    """At least one of these must be there; empty means no such demand."""
+
+    @abstractmethod
+    def score(self, case: Case) -> Scores: ...
+
+    def served_by(self, provides: frozenset[str]) -> bool:
+        """Whether a source that provides this can serve the metric."""
+        return self.needs <= provides and (not self.needs_any or bool(self.needs_any & provides))

@@ -1,0 +1,104 @@
+"""The noun `Source`: where activations come from, and what is known of the features in them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.kinds import Settings
+
+if TYPE_CHECKING:
+    from sae.model import Model
+
+Split = Literal["train", "choose", "test"]
+"""`train` rows fit dictionaries; `choose` rows pick thresholds and fit probes; `test` rows are only ever scored."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of activations with whatever is known of them.
+
+    `codes` are the true coefficients, non-negative, zero where a feature is silent (toy sources only).
+    `labels` are named vectors with one entry a row: 0/1 for a binary property, class ids for many classes.
+    """
+
+    acts: Float[Tensor, "batch d_in"]
+    codes: Float[Tensor, "batch n_features"] | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the features of a source.
+
+    `directions` are unit rows. `represented` says which features the activations carry at all: recovery is
+    scored over those only. `probability` is the share of rows in which a feature is active. `parents` holds
+    the index of each feature's parent, -1 for none. Activations are ``codes @ directions + offset + noise``.
+    """
+
+    directions: Float[Tensor, "n_features d_in"]
+    represented: Bool[Tensor, n_features]
+    probability: Float[Tensor, n_features]
+    importance: Float[Tensor, n_features] | None = None
+    parents: Int[Tensor, n_features] | None = None
+    offset: Float[Tensor, d_in] | None = None
+
+
+class Source(ABC):
+    """Yields activations ``[batch, d_in]`` as a pure function of (its own seed, split, step, size)."""
+
+    d_in: int
+    truth: Truth | None = None
+    n_rows: Mapping[Split, int | None] = {"train": None, "choose": None, "test": None}
+    """How many distinct rows each split has; None where they are drawn without end."""
+
+    @abstractmethod
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        """The `size` rows of one step. Finite sources walk their `train` rows in an order that is a
+        permutation of the split for each epoch, and the other splits in order, wrapping round."""
+
+    def labelled(self) -> tuple[Batch, Batch] | None:
+        """Rows with real labels, as (choose, test), where the source has any; toy sources have `codes` instead."""
+        return None
+
+    def model(self) -> Model | None:
+        """The model that the activations come from, to splice a dictionary into, where there is one."""
+        return None
+
+
+Progress = Callable[[int, int, str], None]
+"""How long work tells of itself: ``progress(done, total, unit)``; the caller draws the bar."""
+
+
+class SourceConfig(Settings, ABC):
+    """Settings of one kind of source.
+
+    `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``codes``, ``labels``,
+    ``model``. `stage` is the pipeline stage that prepares it: ``generate`` for what is computed from the
+    settings alone or read from a file of activations, ``stream`` for what a model must be run for.
+    """
+
+    stage: ClassVar[Literal["generate", "stream"]] = "generate"
+    seed: int = 0
+
+    @property
+    @abstractmethod
+    def provides(self) -> frozenset[str]: ...
+
+    def external_files(self) -> dict[str, Path]:
+        """Files outside the run that the settings name; their content is part of the step's key."""
+        return {}
+
+    @abstractmethod
+    def prepare(self, directory: Path, progress: Progress, device: str) -> None:
+        """Writes into `directory` what :meth:`open` needs. Interrupted, it goes on where it stopped."""
+
+    @abstractmethod
+    def open(self, directory: Path, device: str) -> Source:
+        """The source, read from a directory that :meth:`prepare` filled."""

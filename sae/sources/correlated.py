@@ -1,0 +1,91 @@
+"""Correlated features with falling frequencies: the toy of Sharkey, Braun and Millidge 2022.
+
+'Taking features out of superposition with sparse autoencoders', as in the code of its replication by
+Cunningham et al. 2023: z ~ N(0, C) with C the symmetrised U[0, 1] matrix, its diagonal raised by
+1.001 |lambda_min| to make it positive definite; p_g = Phi(z_g) ratio^g, rescaled to the mean that is asked
+for; features fire with p_g, with strength U[0, 1]; a row in which nothing fires gets one random feature at 1.
+
+Two facts to know. The diagonal of C is about 9.4 at 512 features, so Phi(z) is close to 0 or 1 and the
+correlations between features are weak (about 0.05). The released code draws one z for a whole batch, so that
+features are independent within it; here every row has its own z, unless ``per_batch_z`` is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.seeds import generator
+from sae.source import Batch, Source, Split, Truth
+from sae.toy import ToyConfig, random_directions
+
+PROBABILITY_ROWS = 16_384
+
+
+class Config(ToyConfig):
+    """Settings; `n_active` is the mean number of features that fire in a row before empty rows are filled."""
+
+    kind: Literal["correlated"] = "correlated"
+    n_features: int = Field(512, gt=1)
+    d_in: int = Field(256, gt=0)
+    n_active: float = Field(5.0, gt=0)
+    ratio: float = Field(0.99, gt=0, le=1)
+    per_batch_z: bool = False
+    noise: float = Field(0.0, ge=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        draw = generator("correlation", self.seed)
+        uniform = torch.rand(self.n_features, self.n_features, generator=draw, dtype=torch.float64)
+        covariance = (uniform + uniform.T) / 2
+        smallest = torch.linalg.eigvalsh(covariance)[0]
+        covariance += 1.001 * smallest.abs() * torch.eye(self.n_features, dtype=torch.float64)
+        factor = torch.linalg.cholesky(covariance).float().contiguous()
+        directions = random_directions(self.n_features, self.d_in, generator("directions", self.seed))
+        draws = self.draw_codes(factor, PROBABILITY_ROWS, generator("probability", self.seed))
+        return {"directions": directions, "factor": factor, "probability": (draws > 0).float().mean(0)}
+
+    def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
+        return Correlated(self, tensors["directions"], tensors["factor"], tensors["probability"])
+
+    def draw_codes(
+        self, factor: Float[Tensor, "n_features n_features"], size: int, draw: torch.Generator
+    ) -> Float[Tensor, "batch n_features"]:
+        """Coefficients of `size` rows."""
+        n = self.n_features
+        z = torch.randn(1 if self.per_batch_z else size, n, generator=draw) @ factor.T
+        p = torch.special.ndtr(z) * self.ratio ** torch.arange(n)
+        p *= self.n_active / n / p.mean(-1, keepdim=True)
+        codes = torch.rand(size, n, generator=draw)
+        codes *= torch.rand(size, n, generator=draw) < p
+        empty = (codes == 0).all(-1).nonzero()[:, 0]
+        codes[empty, torch.randint(n, (len(empty),), generator=draw)] = 1.0
+        return codes
+
+
+class Correlated(Source):
+    """Rows of correlated features."""
+
+    def __init__(
+        self,
+        config: Config,
+        directions: Float[Tensor, "n_features d_in"],
+        factor: Float[Tensor, "n_features n_features"],
+        probability: Float[Tensor, n_features],
+    ) -> None:
+        self.config = config
+        self.factor = factor
+        self.d_in = directions.shape[1]
+        self.truth: Truth = Truth(directions, torch.ones(len(directions), dtype=torch.bool), probability)
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        draw = generator("correlated", self.config.seed, split, step)
+        codes = self.config.draw_codes(self.factor, size, draw)
+        acts = codes @ self.truth.directions
+        if self.config.noise:
+            acts += self.config.noise * torch.randn(acts.shape, generator=draw)
+        return Batch(acts, codes)

@@ -1,0 +1,84 @@
+"""Features that fire independently of one another: the plainest model of superposition.
+
+    x = sum_g c_g f_g + noise,    c_g = b_g v_g,    b_g ~ Bernoulli(p_g)
+
+with unit directions f_g drawn from the sphere. The rates p_g are constant, fall as a power of the rank (Zipf)
+or geometrically, always with the mean that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.seeds import generator
+from sae.source import Batch, Source, Split, Truth
+from sae.toy import ToyConfig, random_directions, with_mean
+
+
+class Config(ToyConfig):
+    """Settings. `probability` is the mean over features of the chance to fire; `exponent` shapes ``zipf``
+    (rank^-exponent), `ratio` shapes ``geometric`` (ratio^rank). `noise` is the standard deviation of Gaussian
+    noise on every coordinate."""
+
+    kind: Literal["independent"] = "independent"
+    n_features: int = Field(gt=0)
+    d_in: int = Field(gt=0)
+    probability: float = Field(gt=0, le=1)
+    frequencies: Literal["constant", "zipf", "geometric"] = "constant"
+    exponent: float = Field(1.0, ge=0)
+    ratio: float = Field(0.99, gt=0, le=1)
+    values: Literal["uniform", "constant", "half_normal", "lognormal", "exponential"] = "uniform"
+    noise: float = Field(0.0, ge=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        rank = torch.arange(self.n_features, dtype=torch.float64)
+        shapes = {"constant": rank * 0 + 1, "zipf": (rank + 1) ** -self.exponent, "geometric": self.ratio**rank}
+        probability = with_mean(shapes[self.frequencies], self.probability).float()
+        directions = random_directions(self.n_features, self.d_in, generator("directions", self.seed))
+        return {"directions": directions, "probability": probability}
+
+    def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
+        return Independent(self, tensors["directions"], tensors["probability"])
+
+
+class Independent(Source):
+    """Rows of independent features."""
+
+    def __init__(
+        self,
+        config: Config,
+        directions: Float[Tensor, "n_features d_in"],
+        probability: Float[Tensor, n_features],
+    ) -> None:
+        self.config = config
+        self.d_in = directions.shape[1]
+        everything = torch.ones(len(directions), dtype=torch.bool)
+        self.truth: Truth = Truth(directions, everything, probability)
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        draw = generator("independent", self.config.seed, split, step)
+        shape = (size, len(self.truth.directions))
+        codes = draw_values(self.config.values, shape, draw)
+        codes *= torch.rand(shape, generator=draw) < self.truth.probability
+        acts = codes @ self.truth.directions
+        if self.config.noise:
+            acts += self.config.noise * torch.randn(acts.shape, generator=draw)
+        return Batch(acts, codes)
+
+
+def draw_values(name: str, shape: tuple[int, int], draw: torch.Generator) -> Tensor:
+    """Magnitudes of active features: U[0, 1], 1, |N(0, 1)|, LogNormal(0, 1/4) or Exponential(1)."""
+    if name == "uniform":
+        return torch.rand(shape, generator=draw)
+    if name == "constant":
+        return torch.ones(shape)
+    if name == "exponential":
+        return torch.empty(shape).exponential_(generator=draw)
+    normal = torch.randn(shape, generator=draw)
+    return normal.abs_() if name == "half_normal" else (normal * 0.25).exp_()

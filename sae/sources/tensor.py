@@ -1,0 +1,123 @@
+"""Activations from a file: a safetensors or .npy matrix that somebody else has made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.seeds import Permutation, derive, epoch_rows
+from sae.source import Batch, Progress, Source, SourceConfig, Split
+
+
+class Config(SourceConfig):
+    """Settings. `file` holds a matrix ``[rows, d_in]``; in a safetensors file `name` picks it where there are
+    several, and 0/1 vectors called ``label.<name>`` become labels. `heldout` is the share of rows kept from
+    training, half to choose on and half to score on."""
+
+    kind: Literal["tensor"] = "tensor"
+    file: Path
+    name: str | None = None
+    heldout: float = Field(0.2, gt=0, lt=1)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"labels"}) if self._label_names() else frozenset()
+
+    def external_files(self) -> dict[str, Path]:
+        return {"file": self.file}
+
+    def _label_names(self) -> list[str]:
+        if not self.file.is_file() or self.file.suffix == ".npy":
+            return []
+        return [name for name in read_matrix_file(self.file) if name.startswith("label.")]
+
+    def prepare(self, directory: Path, progress: Progress, device: str) -> None:
+        """Checks the file; nothing is copied. The step's key holds the file's hash, so a changed file is a new step."""
+        acts, _ = self._read()
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "source.json").write_text(json.dumps({"rows": len(acts), "d_in": acts.shape[1]}) + "\n")
+        progress(len(acts), len(acts), "rows")
+
+    def open(self, directory: Path, device: str) -> Source:
+        acts, labels = self._read()
+        return Rows(acts, labels, self.heldout, self.seed)
+
+    def _read(self) -> tuple[Float[Tensor, "rows d_in"], dict[str, Tensor]]:
+        tensors = read_matrix_file(self.file)
+        labels = {n.removeprefix("label."): t for n, t in tensors.items() if n.startswith("label.")}
+        matrices = {n: t for n, t in tensors.items() if not n.startswith("label.")}
+        if self.name is not None and self.name not in matrices:
+            raise ValueError(f"{self.file}: there is no tensor {self.name!r}; it has {', '.join(matrices)}")
+        if self.name is None and len(matrices) != 1:
+            raise ValueError(f"{self.file}: say which by source.name: {', '.join(matrices)}")
+        acts = matrices[self.name] if self.name is not None else next(iter(matrices.values()))
+        if acts.ndim != 2 or not acts.is_floating_point():
+            raise ValueError(
+                f"{self.file}: a float matrix [rows, d_in] expected, not {acts.dtype} {tuple(acts.shape)}"
+            )
+        if not bool(torch.isfinite(acts).all()):
+            raise ValueError(f"{self.file}: the activations hold NaN or infinite values")
+        wrong = [n for n, t in labels.items() if len(t) != len(acts)]
+        if wrong:
+            raise ValueError(f"{self.file}: label.{wrong[0]} has another number of rows than the activations")
+        return acts.float(), labels
+
+
+def read_matrix_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file by name, or the one array of a .npy file as ``acts``."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise FileNotFoundError(f"source.file: {file} does not exist")
+    try:
+        if file.suffix == ".npy":
+            return {"acts": torch.from_numpy(np.load(file, allow_pickle=False))}
+        return load_file(file)
+    except (SafetensorError, ValueError, EOFError, TypeError) as error:
+        raise ValueError(f"{file}: not a whole .safetensors or .npy file: {error}") from None
+
+
+class Rows(Source):
+    """Rows of a matrix in memory; a fixed random split keeps held-out rows from training."""
+
+    def __init__(
+        self,
+        acts: Float[Tensor, "rows d_in"],
+        labels: dict[str, Tensor] | None = None,
+        heldout: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        n = len(acts)
+        order = Permutation(n, derive("rows", seed))(np.arange(n))
+        kept = max(1, round(n * heldout / 2))
+        parts = {"choose": order[:kept], "test": order[kept : 2 * kept], "train": order[2 * kept :]}
+        if len(parts["train"]) == 0 or len(parts["test"]) == 0:
+            raise ValueError(f"source: {n} rows are too few to train on and to hold some out")
+        self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
+        self.labels = labels or {}
+        self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
+        self.n_rows = {split: len(rows) for split, rows in self.parts.items()}
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        part = self.parts[split]
+        if split == "train":
+            where = epoch_rows(step, size, len(part), self.seed)
+        else:
+            where = (step * size + np.arange(size)) % len(part)
+        index = torch.from_numpy(part[where])
+        return Batch(self.acts[index], labels={name: t[index] for name, t in self.labels.items()})
+
+    def labelled(self) -> tuple[Batch, Batch] | None:
+        if not self.labels:
+            return None
+        return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(
+            0, len(self.parts["test"]), "test"
+        )

@@ -1,0 +1,61 @@
+"""Rules that every dictionary obeys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import sae
+from sae.dictionaries.lasso import Lasso
+from sae.dictionaries.relu import Relu
+from sae.kinds import kinds
+
+
+def make(kind: str) -> sae.Dictionary:
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(10, 6, generator=g)
+    rows /= rows.norm(dim=-1, keepdim=True)
+    if kind == "lasso":
+        return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
+    return Relu(
+        torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g)
+    )
+
+
+@pytest.fixture(params=kinds("sae.dictionaries"))
+def d(request: pytest.FixtureRequest) -> sae.Dictionary:
+    return make(request.param)
+
+
+def test_the_files_name_is_the_kind(d: sae.Dictionary):
+    assert kinds("sae.dictionaries")[d.kind].KIND is type(d)
+
+
+def test_any_leading_shape(d: sae.Dictionary):
+    x = torch.randn(2, 3, 6)
+    z = d.encode(x)
+    assert z.shape == (2, 3, 10) and d.decode(z).shape == x.shape and float(z.min()) >= 0
+    torch.testing.assert_close(d.encode(x[0, 0]), z[0, 0])
+
+
+def test_permuting_latents_permutes_codes(d: sae.Dictionary):
+    x, order = torch.randn(5, 6), torch.randperm(10)
+    tensors = {**d.tensors(), "W_enc": d.W_enc[:, order], "W_dec": d.W_dec[order], "b_enc": d.b_enc[order]}
+    shuffled = type(d)(**tensors, **d.settings())
+    torch.testing.assert_close(shuffled.encode(x), d.encode(x)[:, order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shuffled.decode(shuffled.encode(x)), d.decode(d.encode(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_float64_and_gradients_through_encode(d: sae.Dictionary):
+    e = d.to(dtype=torch.float64)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    e.decode(e.encode(x)).square().sum().backward()
+    assert x.grad is not None and bool(torch.isfinite(x.grad).all()) and float(x.grad.abs().sum()) > 0
+
+
+def test_save_and_load_is_exact(d: sae.Dictionary, tmp_path: Path):
+    sae.save(d, tmp_path)
+    x = torch.randn(4, 6)
+    assert torch.equal(sae.load(tmp_path).encode(x), d.encode(x))

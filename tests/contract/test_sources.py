@@ -1,0 +1,56 @@
+"""Rules that every source obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sae.source import Source
+from sae.sources.correlated import Config as Correlated
+from sae.sources.independent import Config as Independent
+from sae.sources.tensor import Rows
+
+SOURCES: dict[str, Callable[[int], Source]] = {
+    "independent": lambda seed: Independent(
+        n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed
+    ).build(),
+    "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
+    "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
+}
+
+
+@pytest.fixture(params=SOURCES)
+def make(request: pytest.FixtureRequest) -> Callable[[int], Source]:
+    return SOURCES[request.param]
+
+
+def test_a_batch_is_a_function_of_seed_and_step(make: Callable[[int], Source]):
+    source, again, other = make(0), make(0), make(1)
+    for split in ("train", "choose", "test"):
+        later = source.batch(5, 16, split).acts
+        first = source.batch(2, 16, split).acts
+        assert torch.equal(first, again.batch(2, 16, split).acts)
+        assert torch.equal(later, again.batch(5, 16, split).acts)
+        assert not torch.equal(first, later)
+    assert not torch.equal(source.batch(2, 16).acts, other.batch(2, 16).acts)
+
+
+def test_splits_share_no_row(make: Callable[[int], Source]):
+    source = make(0)
+    rows = {s: {tuple(r.tolist()) for r in source.batch(0, 20, s).acts} for s in ("train", "choose", "test")}
+    assert (
+        not rows["train"] & rows["test"]
+        and not rows["choose"] & rows["test"]
+        and not rows["train"] & rows["choose"]
+    )
+
+
+def test_shapes_and_truth(make: Callable[[int], Source]):
+    source = make(0)
+    batch = source.batch(0, 16)
+    assert batch.acts.shape == (16, source.d_in) and batch.acts.dtype == torch.float32
+    if source.truth is not None:
+        assert batch.codes is not None and float(batch.codes.min()) >= 0
+        torch.testing.assert_close(source.truth.directions.norm(dim=-1), torch.ones(12))

@@ -1,0 +1,72 @@
+"""The tensor source: files in two formats, an epoch sees every row once, bad files are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sae.sources.tensor import Config, Rows
+
+
+def quiet(done: int, total: int, unit: str) -> None: ...
+
+
+def test_both_formats_give_the_same_rows(tmp_path: Path):
+    x = torch.randn(50, 3)
+    save_file({"acts": x, "label.noun": (torch.arange(50) % 2)}, tmp_path / "x.safetensors")
+    np.save(tmp_path / "x.npy", x.numpy())
+    a, b = (Config(file=tmp_path / f"x.{end}") for end in ("safetensors", "npy"))
+    assert a.provides == {"labels"} and b.provides == frozenset()
+    for config in (a, b):
+        config.prepare(tmp_path / "out", quiet, "cpu")
+    assert torch.equal(a.open(tmp_path, "cpu").batch(1, 8).acts, b.open(tmp_path, "cpu").batch(1, 8).acts)
+    choose, test = a.open(tmp_path, "cpu").labelled()
+    assert set(choose.labels) == {"noun"} and len(test.acts) == len(test.labels["noun"]) == 5
+
+
+def test_an_epoch_sees_every_training_row_once_and_held_out_rows_never():
+    x = torch.arange(100.0)[:, None]
+    source = Rows(x, heldout=0.2)
+    assert source.n_rows == {"choose": 10, "test": 10, "train": 80}
+    epoch = torch.cat([source.batch(step, 8).acts for step in range(10)])[:, 0].tolist()
+    later = torch.cat([source.batch(step, 8).acts for step in range(10, 20)])[:, 0].tolist()
+    assert len(set(epoch)) == 80 and set(epoch) == set(later) and epoch != later
+    heldout = {float(v) for s in ("choose", "test") for v in source.batch(0, 10, s).acts[:, 0]}
+    assert len(heldout) == 20 and not heldout & set(epoch)
+
+
+def test_bad_files_are_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Config(file=tmp_path / "none.npy").prepare(tmp_path, quiet, "cpu")
+    save_file({"a": torch.randn(50, 3)}, tmp_path / "t.safetensors")
+    whole = (tmp_path / "t.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-20])
+    save_file({"a": torch.randn(50, 3), "b": torch.randn(50, 3)}, tmp_path / "two.safetensors")
+    save_file({"a": torch.full((50, 3), float("nan"))}, tmp_path / "nan.safetensors")
+    save_file({"a": torch.randn(50)}, tmp_path / "flat.safetensors")
+    (tmp_path / "junk.npy").write_bytes(b"\x93NUMPY junk")
+    for name, words in {
+        "cut.safetensors": "not a whole",
+        "two.safetensors": "source.name: a, b",
+        "nan.safetensors": "NaN",
+        "flat.safetensors": "float matrix",
+        "junk.npy": "not a whole",
+    }.items():
+        with pytest.raises(ValueError, match=words) as error:
+            Config(file=tmp_path / name).prepare(tmp_path / "out", quiet, "cpu")
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_pickled_npy_is_not_executed(tmp_path: Path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="not a whole"):
+        Config(file=tmp_path / "trap.npy").prepare(tmp_path / "out", quiet, "cpu")
+    assert not (tmp_path / "sprung").exists()

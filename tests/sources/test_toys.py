@@ -1,0 +1,119 @@
+"""Toy sources draw what they say they draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae.sources.correlated import Config as Correlated
+from sae.sources.independent import Config as Independent
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Independent(n_features=40, d_in=16, probability=0.05),
+        Independent(n_features=40, d_in=16, probability=0.05, frequencies="zipf", values="lognormal"),
+        Independent(n_features=40, d_in=16, probability=0.05, frequencies="geometric", ratio=0.95, noise=0.1),
+    ],
+)
+def test_firing_rates_are_those_of_the_truth(config: Independent):
+    source = config.build()
+    codes = source.batch(0, 60_000).codes
+    rate = (codes > 0).float().mean(0)
+    error = (source.truth.probability * (1 - source.truth.probability) / 60_000).sqrt()
+    assert float(((rate - source.truth.probability).abs() / error).max()) < 5
+    assert abs(float(source.truth.probability.mean()) - 0.05) < 1e-6
+
+
+def test_frequency_shapes():
+    zipf = (
+        Independent(n_features=4, d_in=2, probability=0.1, frequencies="zipf", exponent=1)
+        .build()
+        .truth.probability
+    )
+    torch.testing.assert_close(zipf / zipf[0], torch.tensor([1, 1 / 2, 1 / 3, 1 / 4]))
+    geometric = Independent(n_features=4, d_in=2, probability=0.1, frequencies="geometric", ratio=0.5).build()
+    torch.testing.assert_close(
+        geometric.truth.probability / geometric.truth.probability[0], 0.5 ** torch.arange(4.0)
+    )
+
+
+def test_a_probability_above_one_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"mean of 0.5 would need a feature to fire with probability 12"):
+        Independent(n_features=40, d_in=16, probability=0.5, frequencies="zipf", exponent=2).build()
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "second"),
+    [
+        ("uniform", 0.5, 1 / 3),
+        ("constant", 1.0, 1.0),
+        ("half_normal", (2 / torch.pi) ** 0.5, 1.0),
+        ("exponential", 1.0, 2.0),
+        ("lognormal", 2.718281828 ** (0.25**2 / 2), 2.718281828 ** (2 * 0.25**2)),
+    ],
+)
+def test_value_distributions_have_their_moments(values: str, mean: float, second: float):
+    codes = Independent(n_features=50, d_in=4, probability=1.0, values=values).build().batch(0, 4000).codes
+    assert abs(float(codes.mean()) - mean) < 0.02
+    assert abs(float(codes.square().mean()) - second) < 0.05
+
+
+def test_noise_has_its_deviation_and_activations_are_the_sum_of_features():
+    quiet = Independent(n_features=9, d_in=5, probability=0.2).build()
+    batch = quiet.batch(3, 100)
+    torch.testing.assert_close(batch.acts, batch.codes @ quiet.truth.directions)
+    loud = Independent(n_features=9, d_in=5, probability=0.2, noise=0.3).build()
+    batch = loud.batch(3, 20_000)
+    assert abs(float((batch.acts - batch.codes @ loud.truth.directions).std()) - 0.3) < 0.01
+
+
+def test_sharkeys_generator_has_the_facts_of_the_specification():
+    config = Correlated()
+    source = config.build()
+    factor = source.factor.double()
+    covariance = factor @ factor.T
+    assert 9.0 < float(covariance.diagonal().mean()) < 9.9  # about 9.4 at 512 features
+    off = covariance[~torch.eye(512, dtype=torch.bool)]
+    assert float(off.min()) >= -1e-4 and float(off.max()) <= 1 + 1e-4 and abs(float(off.mean()) - 0.5) < 0.01
+    codes = source.batch(0, 20_000).codes
+    active = (codes > 0).sum(-1).float()
+    assert float(active.min()) >= 1  # a row in which nothing fires is filled
+    assert abs(float(active.mean()) - 5.0) < 0.1
+    rate = (codes > 0).float().mean(0)
+    expected = 0.99 ** torch.arange(512.0)
+    assert (
+        abs(
+            float(rate[:64].mean() / rate[-64:].mean()) / float(expected[:64].mean() / expected[-64:].mean())
+            - 1
+        )
+        < 0.25
+    )
+    assert float((source.truth.probability - rate).abs().max()) < 0.01
+
+
+def test_rows_carry_the_correlations_of_the_matrix_and_one_z_a_batch_does_not():
+    def agreement(per_batch_z: bool) -> float:
+        """How well the correlations between features' firing follow the covariance that they were drawn from."""
+        source = Correlated(n_features=48, d_in=8, n_active=8, ratio=1.0, per_batch_z=per_batch_z).build()
+        pair = torch.triu_indices(48, 48, offset=1)
+        on = (source.batch(0, 60_000).codes > 0).double()
+        observed = torch.corrcoef(on.T)[pair[0], pair[1]].nan_to_num()
+        covariance = (source.factor @ source.factor.T).double()[pair[0], pair[1]]
+        return float(torch.corrcoef(torch.stack([observed, covariance]))[0, 1])
+
+    assert agreement(per_batch_z=False) > 0.5
+    assert abs(agreement(per_batch_z=True)) < 0.12
+
+
+def test_prepared_and_built_sources_are_the_same(tmp_path: Path):
+    for name, config in {
+        "i": Independent(n_features=9, d_in=5, probability=0.2),
+        "c": Correlated(n_features=9),
+    }.items():
+        config.prepare(tmp_path / name, lambda done, total, unit: None, "cpu")
+        a, b = config.open(tmp_path / name, "cpu").batch(4, 10, "test"), config.build().batch(4, 10, "test")
+        assert torch.equal(a.acts, b.acts) and torch.equal(a.codes, b.codes)
