@@ -26,8 +26,8 @@ class Dictionary(ABC):
 
     W_enc: Float[Tensor, "d_in n_latents"]
     W_dec: Float[Tensor, "n_latents d_in"]
-    b_enc: Float[Tensor, n_latents]
-    b_dec: Float[Tensor, d_in]
+    b_enc: Float[Tensor, " n_latents"]
+    b_dec: Float[Tensor, " d_in"]
     card: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
 
     @property

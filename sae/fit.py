@@ -13,7 +13,7 @@ from sae.dictionary import Dictionary
 from sae.kinds import config_class
 from sae.source import Source
 from sae.stack import DictionaryConfig
-from sae.train import State, TrainConfig, train
+from sae.train import TrainConfig, train
 
 
 def fit(
@@ -40,14 +40,11 @@ def fit(
     training = TrainConfig(**{k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields})
     axes = {k: settings.pop(k) for k in config.member_axes if isinstance(settings.get(k), list | tuple)}
     members = [
-        (config(kind=kind, n_latents=n_latents, **settings, **dict(zip(axes, values, strict=True))), seed)
+        (config(n_latents=n_latents, **settings, **dict(zip(axes, values, strict=True))), seed)
         for values in product(*axes.values())
         for seed in ([seeds] if isinstance(seeds, int) else seeds)
     ]
-    state: State | None = None
-    for state in train(members, source, training, device or default_device()):
-        pass
-    assert state is not None
+    *_, state = train(members, source, training, device or default_device())
     return [
         d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed})
         for d, (member, seed) in zip(state.dictionaries(), members, strict=True)

@@ -58,7 +58,7 @@ def backward(
     x: Float[Tensor, "batch d_in"],
     coefficient: Tensor,
     work: Workspace,
-) -> tuple[Float[Tensor, "n_members n_latents"], Float[Tensor, n_members]]:
+) -> tuple[Float[Tensor, "n_members n_latents"], Float[Tensor, " n_members"]]:
     """Gradients of every parameter after :func:`forward`, into ``work.gradients``.
 
     Returns the codes' sums over the batch (what fired) and the members' mean penalties.
@@ -66,9 +66,7 @@ def backward(
     z, r, g = work.z, work.residual, work.grad_z
     batch = x.shape[0]
     z_sum = z.sum(1)
-    row_norm = (
-        z_sum.new_ones(z_sum.shape) if architecture.unit_rows else stack.W_dec.norm(dim=-1).clamp_min(1e-12)
-    )
+    row_norm = z_sum.new_ones(z_sum.shape) if architecture.unit_rows else stack.W_dec.norm(dim=-1).clamp_min(1e-12)
     penalty, in_z, in_norm = architecture.penalty(z, z_sum, row_norm, coefficient)
     g.copy_((in_z / 2).expand_as(g))
     g.baddbmm_(r, stack.W_dec.mT)

@@ -43,9 +43,7 @@ def resample_(
         weight = errors[i].double().square().cpu()
         if not bool(weight.sum() > 0):
             continue
-        drawn = torch.multinomial(
-            weight, len(rows), replacement=True, generator=generator("resample", seed, step)
-        )
+        drawn = torch.multinomial(weight, len(rows), replacement=True, generator=generator("resample", seed, step))
         direction = x[drawn.to(x.device)] - stack.b_dec[i]
         direction /= direction.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         alive = ~dead[i]

@@ -43,11 +43,11 @@ class Truth:
     """
 
     directions: Float[Tensor, "n_features d_in"]
-    represented: Bool[Tensor, n_features]
-    probability: Float[Tensor, n_features]
-    importance: Float[Tensor, n_features] | None = None
-    parents: Int[Tensor, n_features] | None = None
-    offset: Float[Tensor, d_in] | None = None
+    represented: Bool[Tensor, " n_features"]
+    probability: Float[Tensor, " n_features"]
+    importance: Float[Tensor, " n_features"] | None = None
+    parents: Int[Tensor, " n_features"] | None = None
+    offset: Float[Tensor, " d_in"] | None = None
 
 
 class Source(ABC):

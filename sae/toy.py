@@ -56,7 +56,7 @@ def random_directions(n_features: int, d_in: int, draw: torch.Generator) -> Floa
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
-def with_mean(shape: Float[Tensor, n_features], mean: float) -> Float[Tensor, n_features]:
+def with_mean(shape: Float[Tensor, " n_features"], mean: float) -> Float[Tensor, " n_features"]:
     """Probabilities proportional to `shape` with the given mean; a ``ValueError`` where one would exceed 1."""
     p = shape * (mean / shape.mean())
     if float(p.max()) > 1:

@@ -120,9 +120,7 @@ def train(
     is projected out before the step and the row renormalised after it (Bricken et al. 2023).
     """
     architecture = members[0][0].architecture()
-    state = (
-        _start(members, source, config, device) if resume is None else _restore(members, config, device, resume)
-    )
+    state = _start(members, source, config, device) if resume is None else _restore(members, config, device, resume)
     stack = state.stack
     full = torch.tensor([c.coefficient for c, _ in members], dtype=torch.float32, device=device)
     optimizer = _adam(stack, state, config)
@@ -156,7 +154,7 @@ def _start(members: Sequence[Member], source: Source, config: TrainConfig, devic
     return State(0, config.steps, config.batch_size, members, stack, moments, silent, scale, {})
 
 
-def _moments_of_input(source: Source, config: TrainConfig) -> tuple[Float[Tensor, d_in], float]:
+def _moments_of_input(source: Source, config: TrainConfig) -> tuple[Float[Tensor, " d_in"], float]:
     """The mean of the first training rows and the input scale, both accumulated in float64."""
     batches = -(-config.n_scale // config.batch_size)
     total, norm, rows = torch.zeros(source.d_in, dtype=torch.float64), 0.0, 0
@@ -174,9 +172,7 @@ def _restore(members: Sequence[Member], config: TrainConfig, device: str, saved:
     stack = Stack(**{name: tensor[f"parameter.{name}"] for name in Stack.NAMES})
     moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in Stack.NAMES}
     step, scale = int(saved["step"]), float(saved["scale"])
-    return State(
-        step, config.steps, config.batch_size, members, stack, moments, tensor["silent_for"], scale, {}
-    )
+    return State(step, config.steps, config.batch_size, members, stack, moments, tensor["silent_for"], scale, {})
 
 
 def _adam(stack: Stack, state: State, config: TrainConfig) -> torch.optim.Adam:

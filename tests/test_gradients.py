@@ -42,9 +42,7 @@ def test_gradients_equal_autograds(weighted: bool, n_members: int):
     for p in stack.parameters().values():
         p.requires_grad_(True)
     losses = loss_by_autograd(stack, x, l1, weighted)
-    expected = dict(
-        zip(Stack.NAMES, torch.autograd.grad(losses.sum(), stack.parameters().values()), strict=True)
-    )
+    expected = dict(zip(Stack.NAMES, torch.autograd.grad(losses.sum(), stack.parameters().values()), strict=True))
     for p in stack.parameters().values():
         p.requires_grad_(False)
 

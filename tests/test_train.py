@@ -13,9 +13,7 @@ from sae.stack import Stack
 from sae.train import State, TrainConfig, select_members, train
 
 SOURCE = Independent(n_features=12, d_in=8, probability=0.1).build()
-SETTINGS = TrainConfig(
-    steps=60, batch_size=32, log_every=10, resample_every=20, dead_after=10, resample_pool=64
-)
+SETTINGS = TrainConfig(steps=60, batch_size=32, log_every=10, resample_every=20, dead_after=10, resample_pool=64)
 
 
 def members(*l1_and_seed: tuple[float, int], decoder: str = "unit") -> list[tuple[Relu, int]]:
@@ -100,9 +98,7 @@ def test_resampling_revives_dead_latents_and_resets_their_moments():
         for moment in moments[name]:
             assert float(moment[0, [1, 4]].abs().max()) == 0
             assert float(moment[0, [0, 2, 3, 5]].min()) == 1
-        assert torch.equal(
-            getattr(stack, name)[1], before[name][1]
-        )  # a member without dead latents is untouched
+        assert torch.equal(getattr(stack, name)[1], before[name][1])  # a member without dead latents is untouched
         assert float(moments[name][0][1].min()) == 1
     assert float(moments["b_dec"][0].min()) == 1
 

@@ -29,14 +29,10 @@ class Lasso(Dictionary):
     threshold: float = 0.0
 
     @classmethod
-    def over(
-        cls, W_dec: Tensor, b_dec: Tensor, l1: float, n_iterations: int = 100, threshold: float = 0.0
-    ) -> Lasso:
+    def over(cls, W_dec: Tensor, b_dec: Tensor, l1: float, n_iterations: int = 100, threshold: float = 0.0) -> Lasso:
         """The dictionary that reads the directions `W_dec` (rows) with non-negative lasso codes."""
         b_enc = torch.full((W_dec.shape[0],), -l1, dtype=W_dec.dtype)
-        return cls(
-            W_dec.T.contiguous(), W_dec, b_enc, b_dec, l1=l1, n_iterations=n_iterations, threshold=threshold
-        )
+        return cls(W_dec.T.contiguous(), W_dec, b_enc, b_dec, l1=l1, n_iterations=n_iterations, threshold=threshold)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         correlation = (x - self.b_dec) @ self.W_enc + self.b_enc

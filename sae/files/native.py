@@ -54,9 +54,7 @@ def load_native(path: Path) -> Dictionary:
     tensors = read_tensors(path / WEIGHTS)
     kind = header["kind"]
     if kind not in kinds("sae.dictionaries"):
-        raise ValueError(
-            f"{path / HEADER}: {unknown(str(kind), kinds('sae.dictionaries'), 'kind of dictionary')}"
-        )
+        raise ValueError(f"{path / HEADER}: {unknown(str(kind), kinds('sae.dictionaries'), 'kind of dictionary')}")
     cls: type[Dictionary] = kinds("sae.dictionaries")[kind].KIND
     check_shapes(tensors, path / WEIGHTS)
     try:
@@ -74,9 +72,7 @@ def read_header(file: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{file}: the key {sorted(missing)[0]!r} is missing")
     if header["format"] != FORMAT:
-        raise ValueError(
-            f"{file}: format {header['format']!r} is not {FORMAT}: written by another version of sae?"
-        )
+        raise ValueError(f"{file}: format {header['format']!r} is not {FORMAT}: written by another version of sae?")
     return header
 
 

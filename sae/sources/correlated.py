@@ -75,17 +75,18 @@ class Correlated(Source):
         config: Config,
         directions: Float[Tensor, "n_features d_in"],
         factor: Float[Tensor, "n_features n_features"],
-        probability: Float[Tensor, n_features],
+        probability: Float[Tensor, " n_features"],
     ) -> None:
         self.config = config
         self.factor = factor
+        self.directions = directions
         self.d_in = directions.shape[1]
-        self.truth: Truth = Truth(directions, torch.ones(len(directions), dtype=torch.bool), probability)
+        self.truth = Truth(directions, torch.ones(len(directions), dtype=torch.bool), probability)
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         draw = generator("correlated", self.config.seed, split, step)
         codes = self.config.draw_codes(self.factor, size, draw)
-        acts = codes @ self.truth.directions
+        acts = codes @ self.directions
         if self.config.noise:
             acts += self.config.noise * torch.randn(acts.shape, generator=draw)
         return Batch(acts, codes)

@@ -54,19 +54,20 @@ class Independent(Source):
         self,
         config: Config,
         directions: Float[Tensor, "n_features d_in"],
-        probability: Float[Tensor, n_features],
+        probability: Float[Tensor, " n_features"],
     ) -> None:
         self.config = config
+        self.directions, self.probability = directions, probability
         self.d_in = directions.shape[1]
         everything = torch.ones(len(directions), dtype=torch.bool)
-        self.truth: Truth = Truth(directions, everything, probability)
+        self.truth = Truth(directions, everything, probability)
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         draw = generator("independent", self.config.seed, split, step)
-        shape = (size, len(self.truth.directions))
+        shape = (size, len(self.directions))
         codes = draw_values(self.config.values, shape, draw)
-        codes *= torch.rand(shape, generator=draw) < self.truth.probability
-        acts = codes @ self.truth.directions
+        codes *= torch.rand(shape, generator=draw) < self.probability
+        acts = codes @ self.directions
         if self.config.noise:
             acts += self.config.noise * torch.randn(acts.shape, generator=draw)
         return Batch(acts, codes)

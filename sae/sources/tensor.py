@@ -59,9 +59,7 @@ class Config(SourceConfig):
             raise ValueError(f"{self.file}: say which by source.name: {', '.join(matrices)}")
         acts = matrices[self.name] if self.name is not None else next(iter(matrices.values()))
         if acts.ndim != 2 or not acts.is_floating_point():
-            raise ValueError(
-                f"{self.file}: a float matrix [rows, d_in] expected, not {acts.dtype} {tuple(acts.shape)}"
-            )
+            raise ValueError(f"{self.file}: a float matrix [rows, d_in] expected, not {acts.dtype} {tuple(acts.shape)}")
         if not bool(torch.isfinite(acts).all()):
             raise ValueError(f"{self.file}: the activations hold NaN or infinite values")
         wrong = [n for n, t in labels.items() if len(t) != len(acts)]
@@ -118,6 +116,4 @@ class Rows(Source):
     def labelled(self) -> tuple[Batch, Batch] | None:
         if not self.labels:
             return None
-        return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(
-            0, len(self.parts["test"]), "test"
-        )
+        return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(0, len(self.parts["test"]), "test")

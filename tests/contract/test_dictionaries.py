@@ -19,9 +19,7 @@ def make(kind: str) -> sae.Dictionary:
     rows /= rows.norm(dim=-1, keepdim=True)
     if kind == "lasso":
         return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
-    return Relu(
-        torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g)
-    )
+    return Relu(torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g))
 
 
 @pytest.fixture(params=kinds("sae.dictionaries"))

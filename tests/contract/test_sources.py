@@ -13,9 +13,7 @@ from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 
 SOURCES: dict[str, Callable[[int], Source]] = {
-    "independent": lambda seed: Independent(
-        n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed
-    ).build(),
+    "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
     "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
 }
@@ -40,11 +38,7 @@ def test_a_batch_is_a_function_of_seed_and_step(make: Callable[[int], Source]):
 def test_splits_share_no_row(make: Callable[[int], Source]):
     source = make(0)
     rows = {s: {tuple(r.tolist()) for r in source.batch(0, 20, s).acts} for s in ("train", "choose", "test")}
-    assert (
-        not rows["train"] & rows["test"]
-        and not rows["choose"] & rows["test"]
-        and not rows["train"] & rows["choose"]
-    )
+    assert not rows["train"] & rows["test"] and not rows["choose"] & rows["test"] and not rows["train"] & rows["choose"]
 
 
 def test_shapes_and_truth(make: Callable[[int], Source]):

@@ -29,16 +29,10 @@ def test_firing_rates_are_those_of_the_truth(config: Independent):
 
 
 def test_frequency_shapes():
-    zipf = (
-        Independent(n_features=4, d_in=2, probability=0.1, frequencies="zipf", exponent=1)
-        .build()
-        .truth.probability
-    )
+    zipf = Independent(n_features=4, d_in=2, probability=0.1, frequencies="zipf", exponent=1).build().truth.probability
     torch.testing.assert_close(zipf / zipf[0], torch.tensor([1, 1 / 2, 1 / 3, 1 / 4]))
     geometric = Independent(n_features=4, d_in=2, probability=0.1, frequencies="geometric", ratio=0.5).build()
-    torch.testing.assert_close(
-        geometric.truth.probability / geometric.truth.probability[0], 0.5 ** torch.arange(4.0)
-    )
+    torch.testing.assert_close(geometric.truth.probability / geometric.truth.probability[0], 0.5 ** torch.arange(4.0))
 
 
 def test_a_probability_above_one_is_refused_with_the_reason():
@@ -86,10 +80,7 @@ def test_sharkeys_generator_has_the_facts_of_the_specification():
     rate = (codes > 0).float().mean(0)
     expected = 0.99 ** torch.arange(512.0)
     assert (
-        abs(
-            float(rate[:64].mean() / rate[-64:].mean()) / float(expected[:64].mean() / expected[-64:].mean())
-            - 1
-        )
+        abs(float(rate[:64].mean() / rate[-64:].mean()) / float(expected[:64].mean() / expected[-64:].mean()) - 1)
         < 0.25
     )
     assert float((source.truth.probability - rate).abs().max()) < 0.01
