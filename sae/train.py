@@ -2,7 +2,8 @@
 
 Everything is a function of the configs and the seeds: batches of (source seed, step), initial values of the
 member's seed, resampling of (seed, step). A run that is stopped at any step and resumed from a checkpoint
-continues bit for bit, and a member comes out the same whatever else is in its stack.
+continues bit for bit. A member comes out the same whatever else is in its stack: to the bit where its tensors
+are whole cache lines (``n_latents * d_in`` a multiple of 16, on a CPU), to rounding elsewhere.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ def train(
     full = torch.tensor([c.coefficient for c, _ in members], dtype=torch.float32, device=device)
     optimizer = _adam(stack, state, config)
     work = Workspace.for_stack(stack, config.batch_size)
+    if state.step == config.steps:
+        yield state
 
     for step in range(state.step, config.steps):
         x = source.batch(step, config.batch_size).acts.to(device, torch.float32) * state.scale

@@ -31,7 +31,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-@pytest.mark.parametrize("stop", [10, 20, 30, 50])
+@pytest.mark.parametrize("stop", [10, 20, 30, 60])
 def test_a_resumed_run_ends_on_the_same_bits(stop: int):
     team = members((0.1, 0), (1.0, 1))
     whole = last(train(team, SOURCE, SETTINGS)).checkpoint()
