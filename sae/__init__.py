@@ -9,8 +9,9 @@ s = sae.score(ds[0], x, features=F, codes=C, labels=y)
 from sae.dictionary import Dictionary
 from sae.files import convert, load, save
 from sae.fit import fit
+from sae.score import score
 from sae.source import Batch, Source, Truth
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Dictionary", "Source", "Truth", "convert", "fit", "load", "save"]
+__all__ = ["Batch", "Dictionary", "Source", "Truth", "convert", "fit", "load", "save", "score"]

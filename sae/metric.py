@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.kinds import Settings
+from sae.matching import Matching, cosines
 from sae.source import Batch, Source, Truth
 
 if TYPE_CHECKING:
-    from sae.model import Model
+    from sae.model import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Evidence:
     test: Batch
     truth: Truth | None = None
     labelled: tuple[Batch, Batch] | None = None
-    model: Model | None = None
+    model: Site | None = None
 
     @property
     def provides(self) -> frozenset[str]:
@@ -59,7 +60,7 @@ def _rows(source: Source, n_rows: int, split: str) -> Batch:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One dictionary before the evidence; its codes are computed once, whichever metrics ask for them."""
+    """One dictionary before the evidence; its codes and matches are computed once, whichever metrics ask."""
 
     dictionary: Dictionary
     evidence: Evidence
@@ -71,6 +72,14 @@ class Case:
     @cached_property
     def choose_codes(self) -> Float[Tensor, "rows n_latents"]:
         return encode(self.dictionary, self.evidence.choose.acts)
+
+    @cached_property
+    def matching(self) -> Matching:
+        """The represented features against the latents; the evidence must have ``truth``."""
+        truth = self.evidence.truth
+        assert truth is not None
+        feature = truth.represented.nonzero()[:, 0]
+        return Matching(feature, cosines(truth.directions[feature], self.dictionary.W_dec))
 
 
 def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sae.kinds import Settings
 
 if TYPE_CHECKING:
-    from sae.model import Model
+    from sae.model import Site
 
 Split = Literal["train", "choose", "test"]
 """`train` rows fit dictionaries; `choose` rows pick thresholds and fit probes; `test` rows are only ever scored."""
@@ -67,8 +67,8 @@ class Source(ABC):
         """Rows with real labels, as (choose, test), where the source has any; toy sources have `codes` instead."""
         return None
 
-    def model(self) -> Model | None:
-        """The model that the activations come from, to splice a dictionary into, where there is one."""
+    def model(self) -> Site | None:
+        """Where in a model the activations come from, to splice a dictionary in there, if they come from one."""
         return None
 
 

@@ -1,0 +1,225 @@
+"""The command `sae`: plan, run, status, show, convert. Whatever a user can get wrong is told in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
+    from pipelines.step import Step
+
+
+def _version() -> str:
+    import sae
+
+    return sae.__version__
+
+
+app = App(name="sae", help="Sparse autoencoders from a config to a scored dictionary.", version=_version)
+
+Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
+Out = Annotated[Path | None, Parameter(name="--out")]
+
+
+def main() -> None:
+    """Exit codes: 0 done, 2 a mistake of the user's, told in one line, 130 interrupted."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", 130)
+    except (CycloptsError, ValueError, OSError) as error:
+        _fail(_one_line(error), 2)
+
+
+@app.command
+def plan(config: Path, *, set: Set = None, out: Out = None) -> None:
+    """Show the steps that a config asks for, and which of them are done.
+
+    Parameters
+    ----------
+    config
+        A TOML file.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines.store import Store
+
+    settings, steps, root = _read(config, set, out)
+    store = Store(root)
+    table = Table("step", "what", "done", box=None, header_style="dim")
+    for step in steps:
+        table.add_row(step.name, step.title, "done" if store.done(step) else "")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    missing = sum(not store.done(step) for step in steps)
+    console.print(f"{settings.name}: {len(steps)} steps, {missing} to do, in {root}", markup=False, highlight=False)
+
+
+@app.command
+def run(config: Path, *, set: Set = None, out: Out = None) -> None:
+    """Do every step of a config that is not done, print the scores and the report's path.
+
+    Stopped or killed, it goes on where it was when it is started again; several runs share the work.
+
+    Parameters
+    ----------
+    config
+        A TOML file.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines import runner
+    from pipelines.progress import Board
+    from pipelines.stages.report import print_table
+    from pipelines.store import Store
+
+    settings, steps, root = _read(config, set, out)
+    store = Store(root)
+    runner.run(steps, store, runner.execution(settings.runtime), Board(Console(stderr=True)))
+    directory = store.directory(steps[-1])
+    _point(root / settings.name, directory)
+    console = Console()
+    print_table(directory, console)
+    console.print(f"report: {root / settings.name / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command
+def status(config: Path, *, set: Set = None, out: Out = None) -> None:
+    """Show what is done, under way, stopped, waiting or damaged, from any shell.
+
+    Parameters
+    ----------
+    config
+        A TOML file.
+    set
+        The same as were given to `sae run`.
+    out
+        The same as was given to `sae run`.
+    """
+    from pipelines.runner import standings
+    from pipelines.store import Store
+
+    settings, steps, root = _read(config, set, out)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    found = standings(steps, Store(root))
+    for stage in dict.fromkeys(step.stage for step in steps):
+        count = Counter(s.state for s in found if s.step.stage == stage)
+        console.print(f"{stage:9}", ", ".join(f"{n} {state}" for state, n in count.items()))
+    told = {(s.state, s.status.title, s.status.told(), s.status.pid) for s in found if s.status}
+    for state, title, progress, pid in sorted(told):
+        console.print(f"{state}: {title}: {progress} (process {pid})")
+    for standing in found:
+        if standing.problem:
+            console.print(f"damaged: {standing.problem}")
+    if all(s.state == "done" for s in found):
+        console.print(f"report: {root / settings.name / 'report.html'}")
+
+
+@app.command
+def show(directory: Path) -> None:
+    """Show what is in the directory of a step, or in a saved dictionary of any readable format.
+
+    Parameters
+    ----------
+    directory
+        A step's directory, a report's, or a saved dictionary.
+    """
+    from pipelines.store import MANIFEST, read_manifest
+
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory}: there is no such folder")
+    console = Console()
+    is_step = (directory / MANIFEST).is_file()
+    if is_step:
+        manifest = read_manifest(directory)
+        hidden = {"files"} if len(manifest["inputs"]) <= 2 else {"files", "inputs"}
+        _print_settings(console, {name: value for name, value in manifest.items() if name not in hidden})
+    if (directory / "scores.json").is_file():
+        _print_settings(console, json.loads((directory / "scores.json").read_text()))
+    if (directory / "scores.csv").is_file():
+        from pipelines.stages.report import print_table
+
+        print_table(directory, console)
+    if not is_step or (directory / "dictionary").is_dir():
+        from sae.files import load
+
+        d = load(directory)
+        shape = {"dictionary": d.kind, "d_in": d.d_in, "n_latents": d.n_latents, **d.settings()}
+        _print_settings(console, shape if is_step else {**shape, "card": d.card})
+
+
+@app.command
+def convert(source: Path, target: Path, *, format: str = "native") -> None:
+    """Read a dictionary in any format and write it in another.
+
+    Parameters
+    ----------
+    source
+        A saved dictionary, or a step's directory that holds one.
+    target
+        The folder to write.
+    format
+        The format to write.
+    """
+    from sae.files import convert
+
+    convert(source, target, format)
+
+
+def _read(file: Path, overrides: Sequence[str] | None, out: Path | None) -> tuple[Config, list[Step], Path]:
+    """The config, its steps and the folder that they are in."""
+    from pipelines.config import read
+    from pipelines.plan import plan
+
+    settings = read(file, overrides or ())
+    return settings, plan(settings), out or settings.runtime.out
+
+
+def _point(link: Path, directory: Path) -> None:
+    """Lets a symbolic link point at a report, replacing an older one in one move."""
+    if link.exists() and not link.is_symlink():
+        raise ValueError(f"{link}: in the way of the link to the report; move it, or give the config another name")
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.symlink_to(directory.name, target_is_directory=True)
+    temporary.replace(link)
+
+
+def _print_settings(console: Console, settings: Mapping[str, Any], indent: str = "") -> None:
+    """A name and its value a line, what is nested indented."""
+    for name, value in settings.items():
+        line = f"{indent}{name:<{max(1, 28 - len(indent))}}"
+        nested = isinstance(value, Mapping) and bool(value)  # pyright: ignore[reportUnknownArgumentType]
+        text = line.rstrip() if nested else f"{line} {value}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if nested:
+            _print_settings(console, value, indent + "  ")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"sae: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

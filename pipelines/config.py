@@ -1,0 +1,194 @@
+"""A run as data: a TOML file, overrides through the same validator, lists in place of a value as sweeps.
+
+Every table is checked by the frozen model of the class that it builds, so that a mistake is found before any
+work starts and is told in one line: the field, the value, the remedy.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import BeforeValidator, Field
+
+from pipelines.tables import Table, build, expand, override
+from sae.kinds import Settings, config_class, configurable
+from sae.method import MethodConfig
+from sae.metric import MetricConfig
+from sae.source import SourceConfig
+from sae.stack import DictionaryConfig
+from sae.train import TrainConfig
+
+C = TypeVar("C", bound=Settings)
+
+
+def _as_list(given: Any) -> Any:
+    """``[source]`` is ``[[source]]`` given once."""
+    return [given] if isinstance(given, dict) else given
+
+
+def _as_tables(given: Any) -> Any:
+    """A kind alone is short for ``{kind = ...}``."""
+    if not isinstance(given, list):
+        return given
+    return [{"kind": entry} if isinstance(entry, str) else entry for entry in cast(list[Any], given)]
+
+
+Repeated = Annotated[tuple[Table, ...], BeforeValidator(_as_list)]
+Kinds = Annotated[tuple[Table, ...], BeforeValidator(_as_tables)]
+
+
+class BaselineTable(Settings):
+    """``[baselines]``: classical methods and controls; `seeds` are those of training where unset."""
+
+    kinds: Kinds = ()
+    seeds: Any = None
+
+
+class ScoreTable(Settings):
+    """``[score]``: held-out rows, and the metrics; unset means all that a source can serve."""
+
+    n_rows: int = Field(default=20_000, ge=4)
+    metrics: Kinds | None = None
+
+
+class ReportTable(Settings):
+    """``[report]``: the score that names the best dictionary."""
+
+    best_by: str = "mcc"
+
+
+class RuntimeTable(Settings):
+    """``[runtime]``: how and where the work is done. None of it is part of a step's key."""
+
+    device: str = "auto"
+    threads: int | None = Field(default=None, gt=0)
+    out: Path = Path("runs")
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
+    sinks: tuple[Literal["trackio", "wandb"], ...] = ()
+
+
+class Tables(Settings):
+    """The file as it is written; ``[[source]]`` and ``[[dictionary]]`` may be given several times."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    title: str = ""
+    description: str = ""
+    source: Repeated = Field(min_length=1)
+    dictionary: Repeated = ()
+    train: Table = Field(default_factory=dict)
+    baselines: BaselineTable = BaselineTable()
+    score: ScoreTable = ScoreTable()
+    report: ReportTable = ReportTable()
+    runtime: RuntimeTable = RuntimeTable()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run with every sweep laid out. `given` is what the user wrote, without ``[runtime]``."""
+
+    name: str
+    title: str
+    description: str
+    sources: tuple[SourceConfig, ...]
+    dictionaries: tuple[DictionaryConfig, ...]
+    trainings: tuple[TrainConfig, ...]
+    seeds: tuple[int, ...]
+    baselines: tuple[MethodConfig, ...]
+    baseline_seeds: tuple[int, ...]
+    n_rows: int
+    metrics: tuple[MetricConfig, ...] | None
+    best_by: str
+    runtime: RuntimeTable
+    given: Mapping[str, Any]
+
+
+def read(file: Path, overrides: Sequence[str] = ()) -> Config:
+    """The run that a TOML file describes, with ``key.path=value`` overrides.
+
+    Raises ``FileNotFoundError`` or ``ValueError``, each of one line.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such config file")
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not readable as TOML: {error}") from None
+    return parse(override(table, overrides))
+
+
+def parse(table: Mapping[str, Any]) -> Config:
+    """The run that a table describes. Raises ``ValueError`` of one line."""
+    tables = build(Tables, table, "")
+    dictionaries = _sweep("sae.dictionaries", DictionaryConfig, tables.dictionary, "dictionary")
+    baselines = _baselines(tables.baselines.kinds, widths=list(dict.fromkeys(d.n_latents for d in dictionaries)))
+    if not dictionaries and not baselines:
+        raise ValueError("dictionary is missing: give a [dictionary] table, or kinds under [baselines]")
+    training = dict(tables.train)
+    seeds = _seeds(training.pop("seeds", 0), "train.seeds")
+    own = tables.baselines.seeds
+    metrics = tables.score.metrics
+    return Config(
+        name=tables.name,
+        title=tables.title or tables.name,
+        description=tables.description,
+        sources=_sweep("sae.sources", SourceConfig, tables.source, "source"),
+        dictionaries=dictionaries,
+        trainings=tuple(build(TrainConfig, t, "train") for t in expand(TrainConfig, training, "train")),
+        seeds=seeds,
+        baselines=baselines,
+        baseline_seeds=seeds if own is None else _seeds(own, "baselines.seeds"),
+        n_rows=tables.score.n_rows,
+        metrics=None if metrics is None else tuple(_metric(t) for t in metrics),
+        best_by=tables.report.best_by,
+        runtime=tables.runtime,
+        given={key: value for key, value in table.items() if key != "runtime"},
+    )
+
+
+def _sweep(package: str, noun: type[C], tables: Sequence[Table], where: str) -> tuple[C, ...]:
+    """Every setting of every table, checked by the class of its kind."""
+    found: list[C] = []
+    for table in tables:
+        cls = _class(package, noun, table, where)
+        built = (build(cls, settings, where) for settings in expand(cls, table, where))
+        found += [settings for settings in built if settings not in found]
+    return tuple(found)
+
+
+def _baselines(tables: Sequence[Table], widths: list[int]) -> tuple[MethodConfig, ...]:
+    """The methods; one that takes a number of latents and is given none is run at each width in `widths`."""
+    filled: list[Table] = []
+    for table in tables:
+        fields = _class("sae.baselines", MethodConfig, table, "baselines.kinds").model_fields
+        open_width = "n_latents" in fields and "n_latents" not in table and widths
+        filled.append({**table, "n_latents": widths} if open_width else table)
+    return _sweep("sae.baselines", MethodConfig, filled, "baselines.kinds")
+
+
+def _metric(table: Table) -> MetricConfig:
+    return build(_class("sae.metrics", MetricConfig, table, "score.metrics"), table, "score.metrics")
+
+
+def _class(package: str, noun: type[C], table: Table, where: str) -> type[C]:
+    """The class that a table's kind names."""
+    kind = table.get("kind")
+    if not isinstance(kind, str):
+        problem = "is missing" if kind is None else f"= {kind!r} is not one word"
+        raise ValueError(f"{where}: kind {problem}; choose from {', '.join(configurable(package))}")
+    try:
+        cls = config_class(package, kind)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    assert issubclass(cls, noun)
+    return cls
+
+
+def _seeds(given: Any, where: str) -> tuple[int, ...]:
+    seeds = cast(Sequence[Any], given if isinstance(given, list | tuple) else [given])
+    if not seeds or not all(type(seed) is int for seed in seeds):
+        raise ValueError(f"{where} = {given!r}: give a whole number or a list of them")
+    return tuple(dict.fromkeys(seeds))

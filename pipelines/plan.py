@@ -1,0 +1,165 @@
+"""From a config to the steps that it asks for; whatever cannot work is refused here, before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import Config
+from pipelines.stages import generate, report, score, stream, train
+from pipelines.step import Stage, Step
+from pipelines.store import sha256
+from sae.kinds import Settings, configurable
+from sae.method import MethodConfig
+from sae.metric import MetricConfig
+from sae.source import SourceConfig
+
+STAGES: dict[str, Stage] = {
+    "generate": generate,
+    "stream": stream,
+    "train": train,
+    "score": score,
+    "report": report,
+}
+
+Row = dict[str, Any]
+"""What identifies a dictionary in ``scores.csv``; None where a column does not apply."""
+
+
+def plan(config: Config) -> list[Step]:
+    """The steps in the order of the work: sources, dictionaries, scores, the report.
+
+    A pure function of the config and of the content of the files that it names. Raises ``ValueError`` or
+    ``FileNotFoundError`` of one line where a source cannot serve what is asked of it.
+    """
+    sources = [_source(source) for source in config.sources]
+    labels = _labels([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
+    trained: list[Step] = []
+    scored: list[Step] = []
+    report_inputs: dict[str, Step] = {f"source.{i}": step for i, step in enumerate(sources)}
+    for settings, step, label in zip(config.sources, sources, labels, strict=True):
+        _check_baselines(config.baselines, settings)
+        metrics = [metric.model_dump(mode="json") for metric in _metrics(config, settings)]
+        for dictionary, row in [*_dictionaries(config, step), *_baselines(config, step)]:
+            row = {"source": label, **row, "data_seed": settings.seed}
+            trained.append(dictionary)
+            scored.append(_score(step, dictionary, {"n_rows": config.n_rows, "metrics": metrics}, row))
+    for i, (dictionary, its_score) in enumerate(zip(trained, scored, strict=True)):
+        report_inputs |= {f"train.{i}": dictionary, f"score.{i}": its_score}
+    return [*sources, *trained, *scored, _report(config, report_inputs)]
+
+
+def _source(source: SourceConfig) -> Step:
+    files = {name: _content_hash(path, name) for name, path in source.external_files().items()}
+    config = {"source": source.model_dump(mode="json"), "files": files}
+    version = STAGES[source.stage].VERSION
+    return Step(source.stage, version, config, title=f"{_kind(source)} data_seed={source.seed}")
+
+
+def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
+    """One step for every dictionary to train; those of one shape and training make a stack, and so a group."""
+    pairs = list(product(config.dictionaries, config.trainings))
+    merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
+    labels = _labels(merged, skip={"n_latents", "l1", "target_l0", "k"})
+    for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
+        settings, how = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
+        shared = {name: value for name, value in settings.items() if name not in dictionary.member_axes}
+        stack = Step("train", train.VERSION, {"dictionary": shared, "train": how}, {"source": source})
+        row: Row = {
+            "method": label,
+            "encoder": None,
+            "n_latents": dictionary.n_latents,
+            "l1": settings.get("l1"),
+            "target_l0": settings.get("target_l0", settings.get("k")),
+            "seed": seed,
+        }
+        content = {"dictionary": settings, "train": how, "seed": seed}
+        yield Step("train", train.VERSION, content, {"source": source}, f"train-{stack.key}", _title(row)), row
+
+
+def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
+    """One step for every baseline and seed; a method that does not depend on the seed is run once."""
+    every = [method.model_dump(mode="json") for method in config.baselines]
+    labels = _labels(every, skip={"n_latents"})
+    for method, settings, label in zip(config.baselines, every, labels, strict=True):
+        for seed in config.baseline_seeds if method.seeded else (0,):
+            row: Row = {
+                "method": label,
+                "encoder": settings.get("encoder"),
+                "n_latents": settings.get("n_latents"),
+                "l1": None,
+                "target_l0": None,
+                "seed": seed if method.seeded else None,
+            }
+            content = {"method": settings, "seed": seed}
+            yield Step("train", train.VERSION, content, {"source": source}, title=_title(row)), row
+
+
+def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: Row) -> Step:
+    group = Step("score", score.VERSION, settings, {"source": source})
+    config = {**settings, "row": row}
+    inputs = {"source": source, "dictionary": dictionary}
+    return Step("score", score.VERSION, config, inputs, f"score-{group.key}", dictionary.title)
+
+
+def _report(config: Config, inputs: Mapping[str, Step]) -> Step:
+    content = {
+        "name": config.name,
+        "title": config.title,
+        "description": config.description,
+        "best_by": config.best_by,
+        "config": config.given,
+    }
+    return Step("report", report.VERSION, content, inputs, title=config.name)
+
+
+def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
+    """The metrics that are asked for, or all that the source can serve with their default settings."""
+    if config.metrics is None:
+        every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
+        return [metric for metric in every if metric.served_by(source.provides)]
+    for metric in config.metrics:
+        if not metric.served_by(source.provides):
+            wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
+            raise ValueError(f"score.metrics: {_kind(metric)!r} needs {wanted}, {_lacks(source)}")
+    return list(config.metrics)
+
+
+def _check_baselines(methods: Sequence[MethodConfig], source: SourceConfig) -> None:
+    for method in methods:
+        if not method.needs <= source.provides:
+            wanted = " and ".join(sorted(method.needs))
+            raise ValueError(f"baselines.kinds: {_kind(method)!r} needs {wanted}, {_lacks(source)}")
+
+
+def _lacks(source: SourceConfig) -> str:
+    provided = ", ".join(sorted(source.provides)) or "activations alone"
+    return f"which the source {_kind(source)!r} does not have: it provides {provided}"
+
+
+def _kind(settings: Settings) -> str:
+    return str(settings.model_dump()["kind"])
+
+
+def _labels(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str]:
+    """The kind of each, with the fields in which those of its kind differ, so that no two settings of a sweep
+    look like seeds of one another; `skip` names fields that have columns of their own."""
+    labels: list[str] = []
+    for own in settings:
+        alike = [other for other in settings if other["kind"] == own["kind"]]
+        differ = [f for f in own if f not in skip and any(other[f] != own[f] for other in alike)]
+        labels.append(" ".join([own["kind"], *(f"{f}={own[f]}" for f in differ)]))
+    return labels
+
+
+def _title(row: Row) -> str:
+    named = {name: row[name] for name in ("n_latents", "l1", "target_l0", "seed") if row[name] is not None}
+    return " ".join([row["method"], *(f"{name}={value}" for name, value in named.items())])
+
+
+def _content_hash(file: Path, field: str) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"source.{field}: {file} does not exist, or is not a file")
+    return sha256(file)

@@ -1,0 +1,100 @@
+"""Stage `report`: one page, one table of scores, the figures as files, and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.drawing import to_bytes
+from pipelines.findings import judge, sentences
+from pipelines.gallery import Place, pictures
+from pipelines.page import Section, Shown, render
+from pipelines.scoreboard import (
+    Row,
+    Setting,
+    decided_by,
+    ranked,
+    read_csv,
+    settings_of,
+    write_csv,
+)
+from pipelines.step import Job, Runtime, Tell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+VERSION = 1
+MOST_DRAWN = 6
+"""Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
+
+
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
+    """Leaves ``report.html``, ``scores.csv`` and ``figures/*.svg, *.png`` in every job's directory."""
+    for i, job in enumerate(jobs):
+        tell(i, len(jobs), "reports")
+        _report(job)
+        yield job
+
+
+def _report(job: Job) -> None:
+    numbers = sorted(int(name.removeprefix("score.")) for name in job.inputs if name.startswith("score."))
+    rows = [_row(job.inputs[f"score.{i}"] / "scores.json") for i in numbers]
+    places = [_place(job, i) for i in numbers]
+    job.out.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, job.out / "scores.csv")
+
+    everything = settings_of(rows)
+    score = decided_by(everything, job.step.config["best_by"])
+    sources = list(dict.fromkeys(s.source for s in everything))
+    sections: list[Section] = []
+    for i, source in enumerate(sources):
+        settings = [s for s in everything if s.source == source]
+        verdict = judge(settings, score)
+        shown: list[Shown] = []
+        if verdict is not None and i < MOST_DRAWN:
+            folder = job.out / "figures" / (f"source-{i}" if len(sources) > 1 else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            for picture in pictures(settings, verdict, places):
+                svg = to_bytes(picture.figure, "svg")
+                (folder / f"{picture.name}.svg").write_bytes(svg)
+                (folder / f"{picture.name}.png").write_bytes(to_bytes(picture.figure, "png"))
+                shown.append(Shown(picture.name, picture.title, picture.caption, svg.decode()))
+        told = [] if verdict is None else sentences(settings, verdict)
+        sections.append(Section(source, told, settings, verdict, shown))
+    manifests = [_manifest(place.train) for place in places]
+    (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
+
+
+def _row(file: Path) -> Row:
+    """One dictionary's identity and scores; a score that is undefined is null in the file."""
+    content = json.loads(file.read_text())
+    return Row(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
+
+
+def _place(job: Job, i: int) -> Place:
+    sources = {step.key: job.inputs[name] for name, step in job.step.inputs.items() if name.startswith("source.")}
+    source = job.step.inputs[f"score.{i}"].inputs["source"]
+    return Place(sources[source.key], job.inputs[f"train.{i}"], job.inputs[f"score.{i}"])
+
+
+def _manifest(directory: Path) -> Mapping[str, Any]:
+    file = directory / "manifest.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def print_table(directory: Path, console: Console) -> None:
+    """Prints the scores of a report's directory, the best first, and what they say."""
+    from pipelines.terminal import score_table
+
+    settings = settings_of(read_csv(directory / "scores.csv"))
+    score = decided_by(settings, _manifest(directory).get("config", {}).get("best_by", ""))
+    for source in dict.fromkeys(s.source for s in settings):
+        own: list[Setting] = [s for s in settings if s.source == source]
+        console.print(score_table(own, score, title=source))
+        verdict = judge(own, score)
+        for sentence in [] if verdict is None else sentences(own, verdict)[:3]:
+            console.print(sentence, markup=False, highlight=False)
+    assert ranked is not None

@@ -1,0 +1,66 @@
+"""Stage `score`: every metric on every dictionary of a source, on rows that no dictionary was trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.sources import open_source, refuse_non_finite
+from pipelines.step import Job, Runtime, Tell
+from sae.dictionary import Dictionary
+from sae.files import load
+from sae.files.native import write_whole
+from sae.kinds import config_class
+from sae.metric import Case, Evidence, MetricConfig, gather
+
+VERSION: int = 1
+
+
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
+    """Leaves ``scores.json`` and ``vectors.safetensors`` in every job's directory.
+
+    The evidence is gathered once for all; what a metric computes from it alone is shared by the dictionaries.
+    """
+    directory, config = jobs[0].inputs["source"], jobs[0].step.config
+    evidence = gather(open_source(directory, runtime.device), config["n_rows"])
+    for batch in (evidence.choose, evidence.test):
+        refuse_non_finite(batch, directory)
+    metrics = [_metric(settings) for settings in config["metrics"]]
+    for i, job in enumerate(jobs):
+        tell(i, len(jobs), "dictionaries")
+        _score(job, load(job.inputs["dictionary"]), evidence, metrics)
+        yield job
+    tell(len(jobs), len(jobs), "dictionaries")
+
+
+def _metric(settings: Mapping[str, Any]) -> tuple[str, MetricConfig]:
+    metric = config_class("sae.metrics", settings["kind"])(**settings)
+    assert isinstance(metric, MetricConfig)
+    return settings["kind"], metric
+
+
+def _score(job: Job, d: Dictionary, evidence: Evidence, metrics: Sequence[tuple[str, MetricConfig]]) -> None:
+    case = Case(d, evidence)
+    scalars: dict[str, float | None] = {}
+    vectors: dict[str, Tensor] = {}
+    for kind, metric in metrics:
+        found = metric.score(case)
+        twice = scalars.keys() & found.scalars.keys()
+        assert not twice, f"two metrics give the score {twice}"
+        scalars |= {name: value if math.isfinite(value) else None for name, value in found.scalars.items()}
+        vectors |= {f"{kind}.{name}": vector for name, vector in found.vectors.items()}
+    row = {**job.step.config["row"], "n_latents": d.n_latents}
+    _write(job.out, {"row": row, "scores": scalars}, vectors)
+
+
+def _write(out: Path, scores: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "vectors.safetensors", save({name: v.cpu().contiguous() for name, v in vectors.items()}))
+    write_whole(out / "scores.json", (json.dumps(scores, indent=1) + "\n").encode())

@@ -1,0 +1,16 @@
+"""Stage `stream`: sources that a model must be run for; interrupted, they go on at the last whole shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipelines.sources import prepare
+from pipelines.step import Job, Runtime, Tell
+
+VERSION: int = 1
+
+
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
+    """Fills the directory of every source."""
+    return prepare(jobs, runtime, tell)

@@ -1,0 +1,97 @@
+"""From rows of tokens to shuffled shards of activations.
+
+A shard is a pure function of its rows of tokens: interrupted work does what is missing and nothing twice, and ends
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.corpus import PADDING, Corpus, Selection
+from sae.labels import LabelledRows
+from sae.model import Dtype, Model
+from sae.seeds import Permutation, derive
+from sae.store import Shard, write_shard
+
+
+@dataclass(frozen=True, eq=False)
+class Harvest:
+    """How activations are taken from a model; `shard_rows` rows of tokens go into a shard."""
+
+    model: Model
+    hook: str
+    select: Selection
+    store_dtype: Dtype
+    shard_rows: int
+    rows_at_once: int
+
+    def shards(self, directory: Path, name: str, corpus: Corpus) -> Iterator[int]:
+        """Writes the shards of a corpus that are not there yet, and yields the number of vectors in each.
+
+        A vector has beside it its `document`, its `row` in the corpus, its `position` there and its `token`.
+        """
+        for k in range(-(-len(corpus) // self.shard_rows)):
+            rows = corpus.shuffled(k * self.shard_rows, (k + 1) * self.shard_rows)
+            tokens = corpus.tokens(rows)
+            kept = self.select(tokens).kept
+            n = int(kept.sum())
+            file = shard_file(directory, name, k)
+            if not _holds(file, n):
+                where = torch.nonzero(kept)
+                columns = {
+                    "document": corpus.documents(rows)[kept],
+                    "row": torch.from_numpy(rows)[where[:, 0]].int(),
+                    "position": where[:, 1].int(),
+                    "token": tokens[kept],
+                }
+                # Neighbours in a text are alike; rows were shuffled over the corpus, now vectors over the shard.
+                order = torch.from_numpy(Permutation(n, derive("shard", corpus.seed, k))(np.arange(n)))
+                columns["acts"] = self.vectors(tokens, kept)
+                write_shard(file, {name: column[order] for name, column in columns.items()})
+            yield n
+
+    def labelled(self, file: Path, rows: LabelledRows) -> None:
+        """Writes the activations at the labelled positions, with ``label.<name>`` columns."""
+        at = torch.zeros_like(rows.tokens, dtype=torch.bool)
+        at[rows.row.long(), rows.position.long()] = True
+        columns = {f"label.{name}": column for name, column in rows.labels.items()}
+        write_shard(
+            file, {"acts": self.vectors(rows.tokens, at), "row": rows.row, "position": rows.position, **columns}
+        )
+
+    def vectors(
+        self, tokens: Int[Tensor, "rows n_tokens"], at: Bool[Tensor, "rows n_tokens"]
+    ) -> Float[Tensor, "vectors d_in"]:
+        """The activations at the positions `at`, row by row, in the type that they are stored in."""
+        found: list[Tensor] = []
+        for some, where in zip(tokens.split(self.rows_at_once), at.split(self.rows_at_once), strict=True):
+            longest = int((some != PADDING).sum(1).max())
+            rows = self.select(some[:, :longest])
+            acts = self.model.activations(rows.tokens, rows.attended, self.hook)
+            found.append(acts[where[:, :longest].to(acts.device)].to(getattr(torch, self.store_dtype)).cpu())
+            if not bool(torch.isfinite(found[-1]).all()):
+                raise ValueError(
+                    f"source.hook: {self.hook} of {self.model.name} gives NaN or infinite values, stored as "
+                    f"{self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
+                )
+        return torch.cat(found)
+
+
+def shard_file(directory: Path, name: str, k: int) -> Path:
+    return directory / f"{name}-{k:05d}.safetensors"
+
+
+def _holds(file: Path, n_rows: int) -> bool:
+    """Whether the shard is there, whole, with so many rows."""
+    try:
+        return Shard.open(file).n_rows == n_rows
+    except (FileNotFoundError, ValueError):
+        return False

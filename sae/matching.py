@@ -1,0 +1,57 @@
+"""Which latent stands for which feature: cosines, and partners one to one.
+
+Cosines are signed, because codes are non-negative: a latent that points away from a feature can never
+represent it, and with |cos| one latent could claim both of an antipodal pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+LARGEST_ASSIGNMENT = 20_000
+"""The most rows or columns that are matched one to one: the time grows with the cube, to minutes from here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Represented features against latents.
+
+    `feature` holds the index of each row of `cosine` among all features. Directions of length zero have
+    cosine 0 with everything.
+    """
+
+    feature: Int[Tensor, " n_represented"]
+    cosine: Float[Tensor, "n_represented n_latents"]
+
+    @cached_property
+    def latent(self) -> Int[Tensor, " n_represented"] | None:
+        """The latent assigned to each feature, -1 for none; None above `LARGEST_ASSIGNMENT`."""
+        return one_to_one(self.cosine) if max(self.cosine.shape) <= LARGEST_ASSIGNMENT else None
+
+
+def unit(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
+    """Rows divided by their norms; zero rows stay zero."""
+    norm = rows.norm(dim=-1, keepdim=True)
+    return rows / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def cosines(
+    features: Float[Tensor, "n_features d_in"], latents: Float[Tensor, "n_latents d_in"]
+) -> Float[Tensor, "n_features n_latents"]:
+    """Signed cosines; 0 where either direction has no length."""
+    return unit(features.float()) @ unit(latents.float()).T
+
+
+def one_to_one(cosine: Float[Tensor, "n_features n_latents"]) -> Int[Tensor, " n_features"]:
+    """The latent of each feature in the assignment with the largest sum of cosines, -1 for none (Hungarian)."""
+    from scipy.optimize import linear_sum_assignment
+
+    features, latents = linear_sum_assignment(cosine.cpu().numpy(), maximize=True)
+    partner = torch.full((len(cosine),), -1, dtype=torch.int64)
+    partner[torch.from_numpy(features)] = torch.from_numpy(latents)
+    return partner.to(cosine.device)

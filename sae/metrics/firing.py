@@ -1,0 +1,144 @@
+"""Whether a latent fires where its feature does: support against support, on the test rows.
+
+For a feature and its latent let P be the rows in which the feature is active (code > 0) and A those in which
+the latent fires:
+
+    precision = |A & P| / |A|,    recall = |A & P| / |P|,    f1 = 2 |A & P| / (|A| + |P|)
+
+`precision recall f1`: each feature is paired with the latent that the one-to-one assignment of
+:mod:`sae.metrics.recovery` gives it; means over the represented features, where one without a partner, or whose
+partner never fires, counts 0. A latent fires where its contribution ``||z_j W_dec[j]||`` is above 0.
+
+`precision_chosen recall_chosen f1_chosen`: the same pairs, but a latent fires where its contribution is above
+`threshold` (in units of the activations), one number for the whole dictionary: of 0 and quantiles of the
+contributions, the one with the highest mean f1 on the choose rows. L1 leaves a dust of tiny activations that
+ruins precision at 0; this tells how much of it is only dust. The contribution, not z, is thresholded so that the
+scale of a latent, which is a matter of convention, does not count.
+
+`f1_macro`: the form of SAELens (SynthSAEBench). Each latent is held against the feature with the largest
+|cos|, many to one; it fires where ``z != 0``; the mean is over latents, 0 where undefined. Dead latents lower it,
+and copies of a feature split among latents can all score. Do not compare it with `f1`.
+
+A feature that is active in no test row has no recall and is left out of the means over features. Above
+`sae.matching.LARGEST_ASSIGNMENT` there is no assignment, and all but `f1_macro` are NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from sae.matching import Matching
+from sae.metric import Case, MetricConfig, Scores
+
+ROWS_AT_ONCE = 4096
+NAMES = ("precision", "recall", "f1", "precision_chosen", "recall_chosen", "f1_chosen", "threshold")
+
+
+class Config(MetricConfig):
+    """Needs ``truth`` and ``codes``. Vectors, ``[n_features]``: `f1` and `f1_chosen`, NaN where undefined."""
+
+    kind: Literal["firing"] = "firing"
+    n_thresholds: int = Field(64, gt=0)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"truth", "codes"})
+
+    def score(self, case: Case) -> Scores:
+        matching, true_codes = case.matching, case.evidence.test.codes
+        assert true_codes is not None
+        macro = {"f1_macro": f1_macro(matching, case.test_codes, true_codes)}
+        if matching.latent is None:
+            return Scores(dict.fromkeys(NAMES, float("nan")) | macro)
+        threshold = self.choose(case, matching.latent)
+        grid = torch.stack([torch.zeros_like(threshold), threshold])
+        test = Agreement.at(grid, *supports(case, matching.latent, "test"))
+        means = torch.stack([test.precision, test.recall, test.f1], dim=1).double().nanmean(-1)
+        scalars = dict(zip(NAMES, [*means.flatten().tolist(), float(threshold)], strict=True)) | macro
+        vectors = {
+            name: torch.full((true_codes.shape[1],), torch.nan, device=grid.device) for name in ("f1", "f1_chosen")
+        }
+        for vector, f1 in zip(vectors.values(), test.f1, strict=True):
+            vector[matching.feature] = f1
+        return Scores(scalars, vectors)
+
+    def choose(self, case: Case, latent: Int[Tensor, " n_represented"]) -> Float[Tensor, ""]:
+        """The threshold with the highest mean f1 on the choose rows; the smallest of several."""
+        strength, active = supports(case, latent, "choose")
+        fired = strength[strength > 0].sort().values
+        if len(fired) == 0:
+            return strength.new_zeros(())
+        quantiles = torch.arange(self.n_thresholds, device=fired.device) * len(fired) // self.n_thresholds
+        grid = torch.cat([fired.new_zeros(1), fired[quantiles]])
+        return grid[Agreement.at(grid, strength, active).f1.nanmean(-1).nan_to_num().argmax()]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Rows that count, for each threshold and feature: `hits` |A & P|, `fires` |A|, `positives` |P|."""
+
+    hits: Int[Tensor, "n_thresholds n_represented"]
+    fires: Int[Tensor, "n_thresholds n_represented"]
+    positives: Int[Tensor, " n_represented"]
+
+    @classmethod
+    def at(
+        cls,
+        thresholds: Float[Tensor, " n_thresholds"],
+        strength: Float[Tensor, "rows n_represented"],
+        active: Bool[Tensor, "rows n_represented"],
+    ) -> Agreement:
+        """Counts at all thresholds (ascending, not below 0) in one pass over the contributions that are not 0."""
+        n_bins, n = len(thresholds) + 1, strength.shape[1]
+        row, feature = (strength > 0).nonzero(as_tuple=True)
+        passed = torch.bucketize(strength[row, feature], thresholds)  # how many thresholds are below
+        place = feature * n_bins + passed
+
+        def above(places: Tensor) -> Tensor:
+            counts = places.bincount(minlength=n * n_bins).view(n, n_bins)
+            return counts.flip(1).cumsum(1).flip(1)[:, 1:].T
+
+        return cls(above(place[active[row, feature]]), above(place), active.sum(0))
+
+    @property
+    def precision(self) -> Float[Tensor, "n_thresholds n_represented"]:
+        return self.defined(self.hits / self.fires.clamp_min(1))
+
+    @property
+    def recall(self) -> Float[Tensor, "n_thresholds n_represented"]:
+        return self.defined(self.hits / self.positives.clamp_min(1))
+
+    @property
+    def f1(self) -> Float[Tensor, "n_thresholds n_represented"]:
+        return self.defined(2 * self.hits / (self.fires + self.positives).clamp_min(1))
+
+    def defined(self, score: Float[Tensor, "n_thresholds n_represented"]) -> Tensor:
+        return score.masked_fill(self.positives == 0, torch.nan)
+
+
+def supports(
+    case: Case, latent: Int[Tensor, " n_represented"], half: Literal["choose", "test"]
+) -> tuple[Tensor, Tensor]:
+    """The contribution of each represented feature's latent, 0 without one, and whether the feature is active;
+    both ``[rows, n_represented]``."""
+    batch, z = (case.evidence.choose, case.choose_codes) if half == "choose" else (case.evidence.test, case.test_codes)
+    assert batch.codes is not None
+    norm = case.dictionary.W_dec.norm(dim=-1)[latent] * (latent >= 0)
+    return z[:, latent].abs() * norm, batch.codes[:, case.matching.feature] > 0
+
+
+def f1_macro(matching: Matching, z: Float[Tensor, "rows n_latents"], codes: Float[Tensor, "rows n_features"]) -> float:
+    """Mean over latents of the f1 with the feature nearest by |cos|, 0 where undefined; NaN without features."""
+    if len(matching.feature) == 0:
+        return float("nan")
+    nearest = matching.feature[matching.cosine.abs().argmax(0)]
+    hits, total = torch.zeros(2, z.shape[1], dtype=torch.int64, device=z.device)
+    for latents, features in zip(z.split(ROWS_AT_ONCE), codes.split(ROWS_AT_ONCE), strict=True):
+        fires, active = latents != 0, (features > 0)[:, nearest]
+        hits += (fires & active).sum(0)
+        total += fires.sum(0) + active.sum(0)
+    return float((2 * hits / total.clamp_min(1)).double().mean())

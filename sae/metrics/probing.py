@@ -1,0 +1,211 @@
+"""How well known properties can be read off latents, beside reading them off the activations directly.
+
+Every probe is a score for each row and is fitted on the choose rows; AUC and F1 are measured on the test rows and
+averaged over the tasks.
+
+    logistic      L2 logistic regression (C = 1) on the standardised activations: the baseline to beat
+    diff_means    x . (mu_1 - mu_0), the difference of class means (DiffMean of AxBench)
+    neuron        the one coordinate of the activations with the best AUC on choose, in either direction
+    latent        the one latent with the best AUC on choose, as it stands
+    k1, k5, k16   logistic regression on the k latents with the largest |difference of class means| on choose
+    shuffled      `logistic` with permuted training labels: an AUC above .5 is a leak (with few positives it lies
+                  a little below, since the permuted labels then mostly miss the true rows)
+
+`k*` are the k-sparse probes of Gurnee et al. 2023 with the ranking of Kantamneni et al. 2025, in the form of
+SAEBench's sparse probing (L2, C = 1) but with AUC and F1 where that has accuracy; means are weighted by the
+norm of the decoder row, so that the scale of a latent does not count (with unit rows: the published ranking).
+sae-probes divides by the mean active code before it ranks, and fits with L1. F1 of logistic probes is at even
+odds; of the others at the threshold with the best F1 on choose.
+
+The tasks are the real labels where there are any (a vector of 0/1 is one task, class ids are one task a
+class), else 'feature g is active' for represented features g spread evenly over the ranks of their
+frequencies. A task needs `min_count` rows of either class in both halves; with no such task all scores are NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from sae.metric import Case, Evidence, MetricConfig, Scores, encode
+from sae.probes import best_threshold, f1_score, logistic, mean_difference, rank_auc, standardised
+from sae.seeds import derive
+from sae.source import Batch
+
+
+class Config(MetricConfig):
+    """Needs ``labels`` or ``codes``. `max_rows` bounds the rows of one logistic fit: the rarer class is kept
+    whole up to half of them, and the sampled classes are weighted back to their shares."""
+
+    kind: Literal["probing"] = "probing"
+    k: tuple[PositiveInt, ...] = Field((1, 5, 16), min_length=1)
+    n_tasks: int = Field(32, gt=0)
+    min_count: int = Field(10, gt=0)
+    max_rows: int = Field(4000, gt=1)
+    seed: int = 0
+
+    needs_any: ClassVar[frozenset[str]] = frozenset({"codes", "labels"})
+
+    def score(self, case: Case) -> Scores:
+        # pyright does not see that pydantic gives frozen models a hash
+        tasks, scores = on_activations(self, case.evidence)  # pyright: ignore[reportArgumentType]
+        return Scores({**scores, **on_latents(self, tasks, case)})
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Binary properties of the rows of two batches, one column a task."""
+
+    choose: Batch
+    test: Batch
+    on_choose: Bool[Tensor, "choose_rows n_tasks"]
+    on_test: Bool[Tensor, "test_rows n_tasks"]
+
+    def __len__(self) -> int:
+        return self.on_test.shape[1]
+
+    def measure(self, task: int, score: Tensor, threshold: float) -> tuple[float, float]:
+        """AUC and F1 of one probe on the test rows."""
+        positive = self.on_test[:, task]
+        auc = float(rank_auc(score[:, None], positive[:, None]))
+        return auc, f1_score(score >= threshold, positive)
+
+    def measure_single(self, task: int, on_choose: Tensor, on_test: Tensor) -> tuple[float, float]:
+        """AUC and F1 of a score whose threshold is yet to be chosen."""
+        return self.measure(task, on_test, best_threshold(on_choose, self.on_choose[:, task]))
+
+
+@lru_cache(maxsize=2)
+def on_activations(config: Config, evidence: Evidence) -> tuple[Tasks, Mapping[str, float]]:
+    """The tasks, and the scores of the probes on the activations: once for all dictionaries of a source."""
+    tasks = labelled_tasks(config, evidence) if evidence.labelled is not None else feature_tasks(config, evidence)
+    choose, test = tasks.choose.acts.float(), tasks.test.acts.float()
+    x, x_test = (array(t) for t in standardised(choose, test))
+    direction = mean_difference(choose, tasks.on_choose)
+    auc = rank_auc(choose, tasks.on_choose)
+    found: dict[str, list[tuple[float, float]]] = {n: [] for n in ("logistic", "diff_means", "neuron", "shuffled")}
+    for t in range(len(tasks)):
+        neuron = int((auc[t] - 0.5).abs().argmax())
+        sign = 1 if auc[t, neuron] >= 0.5 else -1
+        found["diff_means"].append(tasks.measure_single(t, choose @ direction[t], test @ direction[t]))
+        found["neuron"].append(tasks.measure_single(t, sign * choose[:, neuron], sign * test[:, neuron]))
+        fit = Sample.of(config, tasks, t)
+        found["logistic"].append(tasks.measure(t, fit.log_odds(x, x_test), 0.0))
+        found["shuffled"].append(tasks.measure(t, fit.shuffled().log_odds(x, x_test), 0.0))
+    return tasks, means(found)
+
+
+def on_latents(config: Config, tasks: Tasks, case: Case) -> dict[str, float]:
+    """The scores of the probes on latents."""
+    choose, test = codes_of(case, tasks.choose).float(), codes_of(case, tasks.test).float()
+    norm = case.dictionary.W_dec.norm(dim=-1)
+    strongest = min(max(config.k), choose.shape[1])
+    ranking = (mean_difference(choose, tasks.on_choose).abs() * norm).topk(strongest).indices
+    best = rank_auc(choose, tasks.on_choose).argmax(1)
+    found: dict[str, list[tuple[float, float]]] = {n: [] for n in ("latent", *(f"k{k}" for k in config.k))}
+    for t in range(len(tasks)):
+        found["latent"].append(tasks.measure_single(t, choose[:, best[t]], test[:, best[t]]))
+        fit = Sample.of(config, tasks, t)
+        x, x_test = (array(z) for z in standardised(choose[:, ranking[t]], test[:, ranking[t]]))
+        for k in config.k:
+            found[f"k{k}"].append(tasks.measure(t, fit.log_odds(x[:, :k], x_test[:, :k]), 0.0))
+    return means(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The choose rows that a logistic probe is fitted on; `weight` restores the classes' shares."""
+
+    rows: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    device: torch.device
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config, tasks: Tasks, task: int) -> Sample:
+        positive = tasks.on_choose[:, task].cpu().numpy()
+        seed = derive("probing", config.seed, task)
+        draw = np.random.default_rng(seed)
+        classes = sorted((np.flatnonzero(positive == c) for c in (False, True)), key=len)
+        kept = [draw.permutation(classes[0])[: config.max_rows // 2]]
+        kept.append(draw.permutation(classes[1])[: config.max_rows - len(kept[0])])
+        rows = np.concatenate(kept)
+        weight = np.concatenate([np.full(len(k), len(c) / len(k)) for k, c in zip(kept, classes, strict=True)])
+        return cls(rows, positive[rows], weight, tasks.on_test.device, seed)
+
+    def shuffled(self) -> Sample:
+        """The same rows with labels, and their weights, permuted."""
+        order = np.random.default_rng(derive("shuffled", self.seed)).permutation(len(self.rows))
+        return Sample(self.rows, self.positive[order], self.weight[order], self.device, self.seed)
+
+    def log_odds(self, x: NDArray[Any], x_test: NDArray[Any]) -> Tensor:
+        """What a logistic probe fitted on these rows of `x` says of `x_test`."""
+        odds = logistic(x[self.rows], self.positive, self.weight, x_test)
+        return torch.from_numpy(odds).to(self.device)
+
+
+def feature_tasks(config: Config, evidence: Evidence) -> Tasks:
+    """'Feature g is active', for at most `n_tasks` represented features from rare to frequent."""
+    choose, test = evidence.choose, evidence.test
+    assert choose.codes is not None and test.codes is not None
+    on_choose, on_test = choose.codes > 0, test.codes > 0
+    usable = enough(config, on_choose, on_test)
+    if evidence.truth is not None:
+        usable &= evidence.truth.represented
+    candidates = usable.nonzero()[:, 0]
+    by_frequency = candidates[on_choose[:, candidates].sum(0).argsort(stable=True)]
+    n = min(config.n_tasks, len(by_frequency))
+    feature = by_frequency[torch.linspace(0, max(0, len(by_frequency) - 1), n).round().long()]
+    return Tasks(choose, test, on_choose[:, feature], on_test[:, feature])
+
+
+def labelled_tasks(config: Config, evidence: Evidence) -> Tasks:
+    """Every label, and every class of a label with classes, that is frequent enough."""
+    assert evidence.labelled is not None
+    choose, test = evidence.labelled
+    columns: list[tuple[Tensor, Tensor]] = []
+    for name, label in choose.labels.items():
+        classes = label.unique().tolist()
+        positives = [1] if set(classes) <= {0, 1} else classes
+        columns += [(label == c, test.labels[name] == c) for c in positives]
+    on_choose, on_test = (torch.stack(half, dim=1) for half in zip(*columns, strict=True))
+    usable = enough(config, on_choose, on_test)
+    return Tasks(choose, test, on_choose[:, usable], on_test[:, usable])
+
+
+def enough(config: Config, *halves: Bool[Tensor, "_ n_tasks"]) -> Bool[Tensor, " n_tasks"]:
+    """Which tasks have `min_count` rows of either class in both halves."""
+    rarer = torch.stack([torch.minimum(half.sum(0), (~half).sum(0)) for half in halves])
+    return (rarer >= config.min_count).all(0)
+
+
+def codes_of(case: Case, batch: Batch) -> Float[Tensor, "rows n_latents"]:
+    """The dictionary's codes of a batch, which may be one that the case has encoded already."""
+    if batch is case.evidence.choose:
+        return case.choose_codes
+    if batch is case.evidence.test:
+        return case.test_codes
+    return encode(case.dictionary, batch.acts)
+
+
+def means(found: Mapping[str, list[tuple[float, float]]]) -> dict[str, float]:
+    """``probe_auc_<probe>`` and ``probe_f1_<probe>``, NaN without tasks."""
+    return {
+        f"probe_{score}_{probe}": float(np.mean([r[i] for r in results])) if results else float("nan")
+        for i, score in enumerate(("auc", "f1"))
+        for probe, results in found.items()
+    }
+
+
+def array(x: Tensor) -> NDArray[np.float32]:
+    return x.cpu().numpy()

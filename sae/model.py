@@ -1,0 +1,252 @@
+"""The noun `Model`: a transformer to read activations from and to splice dictionaries into.
+
+It wraps TransformerLens' Bridge, which runs the Hugging Face model as it is: no folding, no centring of weights. A
+dictionary trained on such activations does not fit those of TransformerLens' folded weights, nor the reverse.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.kinds import unknown
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Edit = Callable[[Tensor], Tensor]
+"""What is put in the place of activations: ``[positions, d_in] -> [positions, d_in]``."""
+
+PROCESSING = "none: the Hugging Face weights as they are, without folding or centring"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """Rows of tokens ``[rows, n_tokens]``: which are real (`attended`, the rest is padding), and which count
+    (`kept`, neither special tokens nor padding)."""
+
+    tokens: Int[Tensor, "rows n_tokens"]
+    attended: Bool[Tensor, "rows n_tokens"]
+    kept: Bool[Tensor, "rows n_tokens"]
+
+    def __getitem__(self, rows: slice) -> TokenRows:
+        return TokenRows(self.tokens[rows], self.attended[rows], self.kept[rows])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def counted(self) -> Bool[Tensor, "rows n_targets"]:
+        """The predictions that count, one fewer a row than tokens: both the position and its target are kept."""
+        return self.kept[:, :-1] & self.kept[:, 1:]
+
+
+class _Reached(Exception):
+    """Raised inside a forward pass once the hook has what it wants; the layers above are never run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A booted transformer. `bridge` is TransformerLens' own object, for whatever is not offered here."""
+
+    name: str
+    bridge: Any
+    device: str
+
+    @classmethod
+    def boot(cls, name: str, device: str = "cpu", dtype: Dtype = "float32", revision: str | None = None) -> Model:
+        """The model of a hub id or a local Hugging Face folder, ready to run.
+
+        Raises ``FileNotFoundError`` or ``ValueError`` with one line where it is not there or cannot be read.
+        """
+        from safetensors import SafetensorError
+        from transformer_lens.model_bridge import TransformerBridge
+
+        _check_folder(name)
+        try:
+            with _quiet():
+                bridge = TransformerBridge.boot_transformers(
+                    name, device=device, dtype=getattr(torch, dtype), revision=revision
+                )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(_one_line(name, error)) from None
+        bridge.eval()
+        return cls(name, bridge, device)
+
+    @property
+    def d_model(self) -> int:
+        return self.bridge.cfg.d_model
+
+    @property
+    def n_layers(self) -> int:
+        return self.bridge.cfg.n_layers
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest context. A rotary model runs on beyond it without a word, so it is checked by us."""
+        return self.bridge.cfg.n_ctx
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit of the weights; None for a local folder."""
+        return getattr(self.bridge.original_model.config, "_commit_hash", None)
+
+    @cached_property
+    def hooks(self) -> list[str]:
+        """The names of all hook points, canonical ones and TransformerLens' older aliases."""
+        return list(self.bridge.hook_dict)
+
+    def check_hook(self, hook: str) -> None:
+        """A ``ValueError`` with the nearest real names where the model has no such hook point."""
+        if hook not in self.hooks:
+            raise ValueError(unknown(hook, self.hooks, f"hook point of {self.name}"))
+
+    def check_context(self, context: int) -> None:
+        """A ``ValueError`` where rows would be longer than what the model was made for."""
+        if context > self.n_ctx:
+            raise ValueError(f"context = {context} is beyond the {self.n_ctx} tokens of {self.name}; lower it")
+
+    def width(self, hook: str) -> int:
+        """The width `d_in` of a hook point; a ``ValueError`` where it does not hold one vector per token."""
+        self.check_hook(hook)
+        # Two lengths, since a number of heads may happen to equal one of them.
+        short, long = (self._read(one, one.bool(), hook).shape for one in (torch.ones(1, n).long() for n in (3, 5)))
+        if not (len(long) in (3, 4) and short[:2] == (1, 3) and long == (1, 5, *short[2:])):
+            raise ValueError(f"{hook!r} has shape {list(long)} for 1 row of 5 tokens, not one vector per token")
+        return long[2:].numel()
+
+    def activations(
+        self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hook: str
+    ) -> Float[Tensor, "rows n_tokens d_in"]:
+        """What passes the hook point, heads joined; values at padding mean nothing. The layers above are not run."""
+        return self._read(tokens, attended, hook).flatten(2).clone()
+
+    def logits(
+        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None
+    ) -> Float[Tensor, "rows n_tokens d_vocab"]:
+        """The model's logits, with ``edit(acts)`` in place of the activations at the kept positions.
+
+        Excluded positions pass unchanged: a dictionary that has never seen BOS is not asked to carry it.
+        """
+        kept = rows.kept.to(self.device)
+
+        def splice(acts: Tensor, hook: Any) -> Tensor:
+            flat = acts.flatten(2).clone()
+            flat[kept] = edit(flat[kept].float()).to(flat)  # pyright: ignore[reportOptionalCall]
+            return flat.view(acts.shape)
+
+        if hook is not None and not spliceable(hook):
+            raise ValueError(f"an edit at {hook!r} would not reach the residual stream; use a block's hook_resid_post")
+        return self._run(rows.tokens, rows.attended, [(hook, splice)] if hook and edit else [])
+
+    def losses(
+        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None
+    ) -> tuple[Float[Tensor, " predictions"], Float[Tensor, "predictions d_vocab"]]:
+        """Cross-entropy in nats of each prediction that counts, and the log-probabilities it was read from.
+
+        A prediction counts where its position and its target are both kept, see :attr:`TokenRows.counted`.
+        """
+        counted = rows.counted.to(self.device)
+        with torch.no_grad():
+            log_probs = self.logits(rows, hook, edit)[:, :-1][counted].float().log_softmax(-1)
+            targets = rows.tokens.to(self.device)[:, 1:][counted]
+            return -log_probs.gather(-1, targets[:, None]).squeeze(-1), log_probs
+
+    def _read(self, tokens: Tensor, attended: Tensor, hook: str) -> Tensor:
+        """The hook's activations, by leaving the forward pass there: it works alike inside blocks and behind
+        the last one, where TransformerLens' own ``stop_at_layer`` would go on to the logits."""
+        found: list[Tensor] = []
+
+        def keep(acts: Tensor, hook: Any) -> None:
+            found.append(acts)
+            raise _Reached
+
+        with suppress(_Reached):
+            self._run(tokens, attended, [(hook, keep)])
+        if not found:
+            raise ValueError(f"hook {hook!r} of {self.name} is never reached in a forward pass; choose another")
+        return found[0]
+
+    def _run(self, tokens: Tensor, attended: Tensor, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Tensor:
+        # Not inference_mode: its tensors could not be used in anything that is differentiated afterwards.
+        with torch.no_grad(), warnings.catch_warnings():
+            # Edits at a normalisation's inside are rebuilt by the Bridge to rounding; it says so on every pass.
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+            return self.bridge.run_with_hooks(
+                tokens.to(self.device),
+                attention_mask=attended.to(self.device, torch.long),
+                fwd_hooks=list(hooks),
+                return_type="logits",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A hook point of a model, with held-out text to measure there. The model is booted when first asked for."""
+
+    hook: str
+    text: TokenRows
+    boot: Callable[[], Model]
+
+    @cached_property
+    def model(self) -> Model:
+        return self.boot()
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of a model as published; the Bridge's own copy has special tokens added to it."""
+    from transformers import AutoTokenizer
+
+    _check_folder(name)
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(_one_line(name, error, "tokenizer")) from None
+
+
+def spliceable(hook: str) -> bool:
+    """Whether an edit at the hook point changes what it stands for.
+
+    The Bridge reads ``hook_resid_mid`` at the input of the second norm: an edit there reaches the MLP, while
+    the residual stream goes past it unedited. The inputs of the norms themselves are the same.
+    """
+    return re.search(r"(hook_resid_mid|ln\d\.hook_in)$", hook) is None
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a place on this disk and not a hub id (which is ``repo`` or ``owner/repo``)."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _check_folder(name: str) -> None:
+    if is_path(name) and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"model: {name} is not a folder with a config.json; give a Hugging Face folder or hub id"
+        )
+
+
+def _one_line(name: str, error: Exception, part: str = "model") -> str:
+    reason = " ".join(str(error).split())
+    return f"model: the {part} of {name!r} cannot be loaded: {reason[:300]}"
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Holds back transformers' own loading bars: the library does not print."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""Binary probes: the area under the ROC curve, thresholds, logistic regression. Plain functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+COLUMNS_AT_ONCE = 1024
+
+
+def rank_auc(
+    scores: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows n_tasks"]
+) -> Float[Tensor, "n_tasks columns"]:
+    """The AUC of every column for every task: the chance that a positive row scores above a negative one.
+
+        AUC = (R - n_pos (n_pos + 1) / 2) / (n_pos n_neg)
+
+    with R the sum of the positives' ranks (Mann and Whitney 1947), ties at their mean rank. Every column is
+    ranked once, whatever the number of tasks. NaN where a class is empty.
+    """
+    y = positive.double()
+    n_pos = y.sum(0)[:, None]
+    rank_sum = torch.cat([y.T @ ranks(part) for part in scores.split(COLUMNS_AT_ONCE, dim=1)], dim=1)
+    return (rank_sum - n_pos * (n_pos + 1) / 2) / (n_pos * (len(y) - n_pos))
+
+
+def ranks(scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """Ranks within each column, from 1, equal scores at the mean of their ranks.
+
+    Only what is not zero is sorted, since codes are sparse: the zeros of a column are one great tie.
+    """
+    n_rows, n_columns = scores.shape
+    row, column = scores.nonzero(as_tuple=True)
+    value = scores[row, column]
+    order = value.argsort()
+    order = order[column[order].argsort(stable=True)]
+    row, column, value = row[order], column[order], value[order]
+
+    new = torch.ones_like(value, dtype=torch.bool)
+    new[1:] = (value[1:] != value[:-1]) | (column[1:] != column[:-1])
+    tie = new.cumsum(0) - 1
+    size = tie.bincount()
+    middle = size.cumsum(0) - (size - 1) / 2  # mean position of a tie among all that is sorted, from 1
+
+    filled = column.bincount(minlength=n_columns)
+    zeros = n_rows - filled
+    below = column[value < 0].bincount(minlength=n_columns)
+    start = filled.cumsum(0) - filled
+    out = (below + (zeros + 1) / 2).double().repeat(n_rows, 1)
+    out[row, column] = middle[tie].double() - start[column] + zeros[column] * (value > 0)
+    return out
+
+
+def mean_difference(
+    x: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows n_tasks"]
+) -> Float[Tensor, "n_tasks columns"]:
+    """The mean of the positive rows less that of the negative rows."""
+    y = positive.to(x.dtype)
+    n_pos = y.sum(0)[:, None]
+    # E[x|1] - E[x|0] = (sum_1 - n_pos E[x]) / n_pos * n / n_neg: one product for both classes
+    return (y.T @ (x - x.mean(0))) * len(y) / (n_pos * (len(y) - n_pos))
+
+
+def best_threshold(scores: Float[Tensor, " rows"], positive: Bool[Tensor, " rows"]) -> float:
+    """The t for which ``scores >= t`` has the highest F1."""
+    value, order = scores.sort(descending=True)
+    hits = positive[order].cumsum(0)
+    f1 = 2 * hits / (torch.arange(1, len(value) + 1, device=value.device) + hits[-1])
+    last_of_tie = torch.cat([value[1:] != value[:-1], torch.ones_like(positive[:1])])
+    return float(value[f1.where(last_of_tie, f1.new_zeros(())).argmax()])
+
+
+def f1_score(predicted: Bool[Tensor, " rows"], positive: Bool[Tensor, " rows"]) -> float:
+    """``2 TP / (predicted + positive)``, 0 where that is undefined."""
+    hits, total = int((predicted & positive).sum()), int(predicted.sum() + positive.sum())
+    return 2 * hits / total if total else 0.0
+
+
+def standardised(
+    choose: Float[Tensor, "choose_rows columns"], test: Float[Tensor, "test_rows columns"]
+) -> tuple[Tensor, Tensor]:
+    """Both with the mean and the standard deviation of `choose` taken out; constant columns become 0 there."""
+    spread, mean = torch.std_mean(choose, dim=0, correction=0)
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    return (choose - mean) / spread, (test - mean) / spread
+
+
+def logistic(
+    x: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    weight: NDArray[np.float64],
+    x_test: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Log odds on `x_test` by L2 logistic regression (C = 1) on weighted rows."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=1.0, max_iter=1000).fit(x, positive, weight).decision_function(x_test)

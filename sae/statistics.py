@@ -1,0 +1,80 @@
+"""How sure one can be of a mean: t-intervals over seeds, differences between methods, the bootstrap over features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of `n` values and half the width of its interval; `half` is NaN where one value gives no interval."""
+
+    mean: float
+    half: float
+    n: int
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """The mean with its two-sided t-interval, ``m +- t_{n-1} s / sqrt(n)``.
+
+    Values that are not finite are left out. No value gives NaN, a single one a mean without an interval.
+    """
+    x = [v for v in values if math.isfinite(v)]
+    if not x:
+        return Estimate(math.nan, math.nan, 0)
+    mean = math.fsum(x) / len(x)
+    return Estimate(mean, _t(level, len(x) - 1) * math.sqrt(_variance_of_mean(x, mean)), len(x))
+
+
+def difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Estimate:
+    """``mean(a) - mean(b)`` with Welch's interval (Welch 1947), which does not suppose equal variances.
+
+    A side of one value counts as a constant, which is right for a method that does not depend on the seed; the
+    interval is then that of the other side alone. `n` is the number of values on both sides.
+    """
+    x, y = ([v for v in side if math.isfinite(v)] for side in (a, b))
+    if not x or not y:
+        return Estimate(math.nan, math.nan, 0)
+    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    sides = [(_variance_of_mean(v, m), len(v)) for v, m in ((x, mean_x), (y, mean_y)) if len(v) > 1]
+    variance = sum(v for v, _ in sides)
+    per_freedom = sum(v**2 / (n - 1) for v, n in sides)
+    freedom = variance**2 / per_freedom if per_freedom else sum(n - 1 for _, n in sides)
+    return Estimate(mean_x - mean_y, _t(level, freedom) * math.sqrt(variance), len(x) + len(y))
+
+
+def bootstrap(values: NDArray[np.float64], seed: int, draws: int = 1000, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of the mean (Efron 1979), for values too skewed or bounded for a t-interval.
+
+    Not finite values are left out; no value gives NaN.
+    """
+    x = values[np.isfinite(values)]
+    if not len(x):
+        return math.nan, math.nan
+    means = x[np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _variance_of_mean(x: Sequence[float], mean: float) -> float:
+    return math.fsum((v - mean) ** 2 for v in x) / max(len(x) - 1, 1) / len(x)
+
+
+def _t(level: float, freedom: float) -> float:
+    return float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else math.nan

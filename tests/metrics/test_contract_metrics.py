@@ -1,0 +1,119 @@
+"""Rules that every metric obeys, save `downstream`, which needs a model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.dictionaries.relu import Relu
+from sae.kinds import configurable
+from sae.metric import Case, Evidence, MetricConfig, Scores, gather
+from sae.source import Batch, Truth
+from sae.sources.independent import Config as Independent
+from sae.toy import random_directions
+
+KINDS = sorted(set(configurable("sae.metrics")) - {"downstream"})
+DEPENDS_ON_AXES = frozenset({"logistic", "neuron"})
+"""Probes on single or standardised coordinates, which a rotation changes."""
+
+
+@pytest.fixture(params=KINDS)
+def metric(request: pytest.FixtureRequest) -> MetricConfig:
+    return configurable("sae.metrics")[request.param].Config()
+
+
+def drawn() -> tuple[Relu, Evidence]:
+    source = Independent(n_features=14, d_in=9, probability=0.15, noise=0.02, seed=5).build()
+    g = torch.Generator().manual_seed(0)
+    assert source.truth is not None
+    rows = source.truth.directions.repeat(2, 1)[:20] + 0.15 * torch.randn(20, 9, generator=g)
+    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(9))
+    return d, gather(source, 2000)
+
+
+def compare(before: Scores, after: Scores, without: frozenset[str] = frozenset()) -> None:
+    assert set(before.scalars) == set(after.scalars) and before.scalars
+    for name, value in before.scalars.items():
+        if name.rpartition("_")[2] not in without:
+            assert after.scalars[name] == pytest.approx(value, abs=2e-3), name
+
+
+def move(batch: Batch, rows: Tensor, rotation: Tensor) -> Batch:
+    assert batch.codes is not None
+    return Batch(batch.acts[rows] @ rotation, batch.codes[rows])
+
+
+def test_named_by_the_file_and_frozen(metric: MetricConfig):
+    assert metric.kind in KINDS and hash(metric) == hash(type(metric)())
+
+
+def test_scores_are_finite_and_vectors_have_an_entry_each(metric: MetricConfig):
+    d, evidence = drawn()
+    found = metric.score(Case(d, evidence))
+    assert all(isinstance(value, float) and math.isfinite(value) for value in found.scalars.values())
+    assert all(len(vector) in (14, 20) for vector in found.vectors.values())
+
+
+def test_scoring_twice_gives_the_same(metric: MetricConfig):
+    d, evidence = drawn()
+    assert metric.score(Case(d, evidence)).scalars == metric.score(Case(d, evidence)).scalars
+
+
+def test_the_order_of_latents_does_not_matter(metric: MetricConfig):
+    d, evidence = drawn()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec)
+    compare(metric.score(Case(d, evidence)), metric.score(Case(shuffled, evidence)))
+
+
+def test_the_order_of_rows_does_not_matter(metric: MetricConfig):
+    d, evidence = drawn()
+    g, still = torch.Generator().manual_seed(2), torch.eye(9)
+    choose, test = (move(b, torch.randperm(1000, generator=g), still) for b in (evidence.choose, evidence.test))
+    other = replace(evidence, choose=choose, test=test)
+    compare(metric.score(Case(d, evidence)), metric.score(Case(d, other)), without=frozenset({"shuffled"}))
+
+
+def test_rotating_the_space_does_not_matter(metric: MetricConfig):
+    d, evidence = drawn()
+    assert evidence.truth is not None
+    rotation = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(3))).Q
+    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec)
+    choose, test = (move(b, torch.arange(1000), rotation) for b in (evidence.choose, evidence.test))
+    other = Evidence(choose, test, replace(evidence.truth, directions=evidence.truth.directions @ rotation))
+    without = DEPENDS_ON_AXES | {"shuffled"}
+    compare(metric.score(Case(d, evidence)), metric.score(Case(turned, other)), without)
+
+
+def test_truth_before_itself_is_perfect(metric: MetricConfig):
+    """Orthonormal features without noise, read by their own directions: every score is at its best."""
+    g = torch.Generator().manual_seed(4)
+    directions = torch.linalg.qr(torch.randn(12, 12, generator=g)).Q
+    codes = (0.5 + torch.rand(2, 900, 12, generator=g)) * (torch.rand(2, 900, 12, generator=g) < 0.08)
+    truth = Truth(directions, torch.ones(12, dtype=torch.bool), codes[0].gt(0).float().mean(0))
+    choose, test = (Batch(c @ directions, c) for c in codes)
+    d = replace(Relu.tied(directions), b_enc=torch.full((12,), -1e-5))  # float32 leaves dust of about 1e-7
+    s = metric.score(Case(d, Evidence(choose, test, truth))).scalars
+    worst_of = {"dead": 0, "dense": 0, "fvu": 0, "threshold": 0}
+    at_chance = {name for name in s if name.endswith(("shuffled", "_neuron"))}
+    not_a_grade = {"l0", "true_l0", "l1_norm"} | at_chance
+    for name in set(s) - not_a_grade:
+        assert s[name] == pytest.approx(worst_of.get(name, 1), abs=0.02), name
+    if "l0" in s:
+        assert s["l0"] == pytest.approx(s["true_l0"], abs=1e-9)
+
+
+def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
+    """The null that every family must show: better than nothing, and nowhere near a perfect score."""
+    source = Independent(n_features=64, d_in=32, probability=0.05, seed=1).build()
+    evidence = gather(source, 3000)
+    d = Relu.tied(random_directions(64, 32, torch.Generator().manual_seed(0)))
+    s = metric.score(Case(d, evidence)).scalars
+    bounds = {"explained_variance": (-1, 0.3), "mcc": (0.3, 0.5), "mmcs_truth": (0.3, 0.5), "recovered_80": (0, 0.05)}
+    bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85)}
+    shown = set(bounds) & set(s)
+    assert shown and all(bounds[name][0] <= s[name] <= bounds[name][1] for name in shown), s

@@ -1,0 +1,34 @@
+"""A run that takes a second, as a table and as a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """Two penalties, two seeds, one seeded baseline and one that is not."""
+    return {
+        "name": "tiny",
+        "source": {"kind": "independent", "n_features": 16, "d_in": 8, "probability": 0.1},
+        "dictionary": {"kind": "relu", "n_latents": 16, "l1": [0.1, 0.5]},
+        "train": {"seeds": [0, 1], "steps": 60, "batch_size": 32, "log_every": 10, "n_scale": 64},
+        "baselines": {"kinds": ["random", "neurons"]},
+        "score": {"n_rows": 400, "metrics": ["reconstruction", "recovery"]},
+        "runtime": {"device": "cpu", "threads": 1, "checkpoint_seconds": 0},
+    }
+
+
+@pytest.fixture
+def tiny_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
+    """The same as a TOML file."""
+    lines = [f"name = {json.dumps(tiny.pop('name'))}"]
+    for name, table in tiny.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    file = tmp_path / "tiny.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return file

@@ -1,0 +1,162 @@
+"""What a plan holds, and what its keys do and do not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.config import parse
+from pipelines.plan import plan
+from pipelines.step import Step
+from pipelines.tables import override
+
+Given = dict[str, Any]
+
+
+def steps_of(table: Mapping[str, Any], *assignments: str) -> list[Step]:
+    return plan(parse(override(table, assignments)))
+
+
+def keys(steps: list[Step], *stages: str) -> set[str]:
+    return {step.name for step in steps if step.stage in (stages or ("generate", "train", "score", "report"))}
+
+
+def test_the_steps_of_a_small_run(tiny: Given):
+    steps = steps_of(tiny)
+    count = {stage: len(keys(steps, stage)) for stage in ("generate", "train", "score", "report")}
+    # 2 penalties x 2 seeds, random x 2 seeds, neurons once because no seed changes it
+    assert count == {"generate": 1, "train": 7, "score": 7, "report": 1}
+    known: set[str] = set()
+    for step in steps:  # in the order of the work
+        assert all(given.name in known for given in step.inputs.values())
+        known.add(step.name)
+    assert len(known) == len(steps)
+
+
+def test_members_of_a_stack_share_a_group(tiny: Given):
+    steps = steps_of(tiny, "dictionary.n_latents=[16, 32]")
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        if step.stage == "train" and "dictionary" in step.config:
+            groups.setdefault(step.group, []).append(step)
+    assert sorted(len(members) for members in groups.values()) == [4, 4]
+    for members in groups.values():
+        assert len({m.config["dictionary"]["n_latents"] for m in members}) == 1
+    before = {s.name: s.group for s in steps}
+    more = steps_of(tiny, "dictionary.n_latents=[16, 32]", "dictionary.l1=[0.1, 0.5, 0.9]", "train.seeds=[1, 5]")
+    shared = [s for s in more if s.name in before]
+    assert shared and all(before[s.name] == s.group for s in shared)  # the same lock, whatever the sweep
+
+
+def test_scores_belong_to_their_dictionaries(tiny: Given):
+    steps = steps_of(tiny, "source.seed=[0, 3]")
+    report = steps[-1]
+    n = sum(name.startswith("score.") for name in report.inputs)
+    assert n == 14
+    for i in range(n):
+        score, trained = report.inputs[f"score.{i}"], report.inputs[f"train.{i}"]
+        assert score.inputs["dictionary"] is trained
+        assert score.inputs["source"] is trained.inputs["source"]
+        row = score.config["row"]
+        assert row["data_seed"] == score.inputs["source"].config["source"]["seed"]
+        if "dictionary" in trained.config:
+            assert (row["method"], row["l1"]) == ("relu", trained.config["dictionary"]["l1"])
+            assert row["seed"] == trained.config["seed"]
+    rows = [tuple(report.inputs[f"score.{i}"].config["row"].items()) for i in range(n)]
+    assert len(set(rows)) == n
+
+
+def test_rows_of_a_sweep_never_look_like_seeds_of_one_another(tiny: Given):
+    steps = steps_of(tiny, "train.lr=[1e-3, 3e-3]", "source.noise=[0, 0.1]", "dictionary.l1=0.1")
+    rows = [s.config["row"] for s in steps if s.stage == "score" and s.config["row"]["l1"] is not None]
+    named = {(r["source"], r["method"]) for r in rows}
+    assert named == {
+        (f"independent noise={noise}", f"relu lr={lr}") for noise in ("0.0", "0.1") for lr in ("0.001", "0.003")
+    }
+
+
+def test_keys_do_not_depend_on_the_order_in_which_things_are_written(tiny: Given):
+    def turned(value: Any) -> Any:
+        return {k: turned(v) for k, v in reversed(value.items())} if isinstance(value, dict) else value
+
+    assert keys(steps_of(tiny)) == keys(steps_of(turned(tiny)))
+    whole, decimal = (steps_of(tiny, f"dictionary.l1={l1}") for l1 in ("[1, 2]", "[1.0, 2.0]"))
+    assert keys(whole, "train", "score") == keys(decimal, "train", "score")
+    written_out = steps_of(tiny, "train.warm_up=0.02", "dictionary.decoder=unit")  # the defaults, said aloud
+    assert keys(written_out, "train", "score") == keys(steps_of(tiny), "train", "score")
+
+
+def test_what_only_changes_the_execution_changes_no_key(tiny: Given):
+    for change in ("device=auto", "threads=2", "out=elsewhere", "checkpoint_seconds=7", 'sinks=["wandb"]'):
+        assert keys(steps_of(tiny, f"runtime.{change}")) == keys(steps_of(tiny))
+
+
+def test_words_for_the_report_change_the_report_alone(tiny: Given):
+    for change in ("report.best_by=f1", "title=T", "description=D", "name=other"):
+        gone = keys(steps_of(tiny)) - keys(steps_of(tiny, change))
+        assert gone == keys(steps_of(tiny), "report")
+
+
+def test_one_changed_penalty_changes_its_own_members_and_the_report(tiny: Given):
+    before, after = steps_of(tiny), steps_of(tiny, "dictionary.l1=[0.1, 0.6]")
+    gone = [step for step in before if step.name not in keys(after)]
+    assert sorted(step.stage for step in gone) == ["report", "score", "score", "train", "train"]
+    assert all(s.config["dictionary"]["l1"] == 0.5 for s in gone if s.stage == "train")
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_every_field_of_training_and_of_the_dictionary_matters(data: st.DataObject):
+    table = {
+        "name": "x",
+        "source": {"kind": "independent", "n_features": 16, "d_in": 8, "probability": 0.1},
+        "dictionary": {"kind": "relu", "n_latents": 16, "l1": 0.1},
+    }
+    trained = next(s for s in steps_of(table) if s.stage == "train")
+    part = data.draw(st.sampled_from(["train", "dictionary", "source"]))
+    holder = trained.inputs["source"].config if part == "source" else trained.config
+    field = data.draw(st.sampled_from(sorted(set(holder[part]) - {"kind"})))
+    value = holder[part][field]
+    others = {"input_scale": "none", "decoder": "weighted", "frequencies": "zipf", "values": "constant"}
+    if isinstance(value, bool):
+        changed = str(not value).lower()
+    elif isinstance(value, int):
+        changed = str(value + data.draw(st.integers(1, 50)))
+    elif isinstance(value, float):
+        changed = str(value + data.draw(st.floats(0.001, 0.009)) if value < 0.99 else 0.5)
+    else:
+        changed = others[field]
+    other = next(s for s in steps_of(table, f"{part}.{field}={changed}") if s.stage == "train")
+    assert other.key != trained.key
+
+
+def test_the_content_of_a_named_file_is_part_of_the_key(tiny: Given, tmp_path: Path):
+    file = tmp_path / "x.npy"
+    tiny["source"] = {"kind": "tensor", "file": str(file)}
+    tiny["score"]["metrics"] = ["reconstruction"]
+    with pytest.raises(FileNotFoundError, match=r"source\.file: .*x\.npy does not exist"):
+        steps_of(tiny)
+    np.save(file, np.zeros((50, 4), dtype=np.float32))
+    zeros = keys(steps_of(tiny))
+    assert keys(steps_of(tiny)) == zeros
+    np.save(file, np.ones((50, 4), dtype=np.float32))
+    assert not keys(steps_of(tiny)) & zeros
+
+
+def test_what_a_source_cannot_serve_is_refused_by_both_names(tiny: Given, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((50, 4), dtype=np.float32))
+    tiny["source"] = {"kind": "tensor", "file": str(tmp_path / "x.npy")}
+    with pytest.raises(ValueError, match="'recovery' needs truth.*'tensor'"):
+        steps_of(tiny)
+    del tiny["score"]["metrics"]
+    served = next(s for s in steps_of(tiny) if s.stage == "score").config["metrics"]
+    assert [m["kind"] for m in served] == ["reconstruction"]
+    tiny["baselines"]["kinds"] = ["oracle"]
+    with pytest.raises(ValueError, match="'oracle' needs truth.*'tensor'"):
+        steps_of(tiny)

@@ -1,0 +1,330 @@
+"""Runs: what is done stays done, what is killed goes on, what is damaged is named, two runs share the work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from pipelines import plan as planning
+from pipelines.config import parse
+from pipelines.plan import plan
+from pipelines.progress import Board, Status, duration, read_status
+from pipelines.runner import execution, group_of, run, standings
+from pipelines.sinks import check
+from pipelines.step import Step
+from pipelines.store import Store, read_manifest
+from pipelines.tables import override
+
+Given = dict[str, Any]
+CHECKOUT = Path(__file__).parents[2]
+
+
+def steps_of(table: Mapping[str, Any], *assignments: str) -> list[Step]:
+    """The steps without the report, which has tests of its own."""
+    return plan(parse(override(table, assignments)))[:-1]
+
+
+def work(table: Mapping[str, Any], out: Path, *assignments: str) -> list[Step]:
+    steps = steps_of(table, *assignments)
+    run(steps, Store(out), execution(parse(table).runtime), Board(Console(quiet=True)))
+    return steps
+
+
+def results(out: Path) -> dict[str, str]:
+    """The hash of every dictionary, score and source file of a run; logs and manifests hold times."""
+    timed = ("log.jsonl", "manifest.json")
+    folders = [f for f in sorted(out.glob("*-*")) if f.suffix != ".partial"]
+    files = [f for folder in folders for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in timed]
+    return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def changed_times(out: Path) -> dict[str, int]:
+    return {f.name: f.stat().st_mtime_ns for f in out.glob("*-*")}
+
+
+def test_a_run_leaves_whole_steps_and_nothing_else(tiny: Given, tmp_path: Path):
+    steps = work(tiny, tmp_path)
+    assert {f.name for f in tmp_path.glob("*")} == {s.name for s in steps} | {".locks", ".scratch"}
+    assert not list((tmp_path / ".scratch").iterdir())
+    for step in steps:
+        manifest = read_manifest(tmp_path / step.name)
+        assert manifest["key"] == step.key and manifest["config"] == json.loads(json.dumps(step.config))
+        assert set(manifest["versions"]) == {"python", "torch", "numpy", "sae"}
+    trained = next(s for s in steps if "dictionary" in s.config)
+    assert set(read_manifest(tmp_path / trained.name)["files"]) == {
+        "log.jsonl",
+        "dictionary/dictionary.json",
+        "dictionary/dictionary.safetensors",
+    }
+
+
+def test_running_again_does_nothing(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    work(tiny, tmp_path)
+    before = changed_times(tmp_path)
+    monkeypatch.setattr(planning.train, "run", None)
+    monkeypatch.setattr(planning.score, "run", None)
+    work(tiny, tmp_path)
+    assert changed_times(tmp_path) == before
+
+
+def test_one_changed_penalty_retrains_its_members_alone(tiny: Given, tmp_path: Path):
+    work(tiny, tmp_path)
+    before = changed_times(tmp_path)
+    steps = work(tiny, tmp_path, "dictionary.l1=[0.1, 0.7]")
+    new = [s for s in steps if s.name not in before]
+    assert sorted(s.stage for s in new) == ["score", "score", "train", "train"]
+    assert all(s.config["dictionary"]["l1"] == 0.7 for s in new if s.stage == "train")
+    assert {name: t for name, t in changed_times(tmp_path).items() if name in before} == before
+
+
+def test_results_do_not_depend_on_the_company(tiny: Given, tmp_path: Path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    work(tiny, together)
+    work(tiny, alone, "dictionary.l1=0.5", "train.seeds=1", "baselines.kinds=[]")
+    of_all, of_one = results(together), results(alone)
+    assert of_one and of_one.items() <= of_all.items()
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("pattern", ["train-*/dictionary/dictionary.safetensors", "generate-*/source.safetensors"])
+def test_a_damaged_file_is_named(tiny: Given, tmp_path: Path, harm: str, pattern: str):
+    tiny["dictionary"]["l1"], tiny["baselines"]["kinds"], tiny["train"]["seeds"] = 0.1, [], 0
+    steps = work(tiny, tmp_path)
+    (file,) = tmp_path.glob(pattern)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if harm == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(content if harm == "flip" else content[:-5])
+    with pytest.raises(ValueError) as caught:
+        work(tiny, tmp_path)
+    assert str(file) in str(caught.value) and "delete" in str(caught.value) and "\n" not in str(caught.value)
+    states = {s.step.name: s.state for s in standings(steps, Store(tmp_path))}
+    assert [name for name, state in states.items() if state == "damaged"] == [file.relative_to(tmp_path).parts[0]]
+
+
+def test_a_damaged_manifest_is_named(tiny: Given, tmp_path: Path):
+    work(tiny, tmp_path)
+    manifest = next(tmp_path.glob("score-*")) / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    with pytest.raises(ValueError, match=r"score-\w+/manifest\.json: missing or damaged; delete"):
+        work(tiny, tmp_path)
+
+
+def test_an_error_leaves_what_was_done(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: Any) -> Iterator[Any]:
+        raise ValueError("the disk is on fire")
+        yield
+
+    monkeypatch.setattr(planning.score, "run", fails)
+    with pytest.raises(ValueError, match="on fire"):
+        work(tiny, tmp_path)
+    assert len(list(tmp_path.glob("train-*"))) == 7 and list(tmp_path.glob("score-*.partial"))
+    monkeypatch.undo()
+    work(tiny, tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+DRIVER = """
+import json, os, signal, sys
+from pathlib import Path
+from rich.console import Console
+from pipelines.config import parse
+from pipelines.plan import plan
+from pipelines.progress import Board
+from pipelines import runner
+from pipelines.store import Store
+from pipelines.stages import train
+
+table, out, moment, nth = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+places = {
+    "commit": (Store, "commit"),
+    "log": (train.Log, "write"),
+    "checkpoint": (train, "_checkpoint"),
+    "checkpoint file": (train, "write_whole"),
+    "dictionary": (train, "save"),
+    "rename": (Path, "rename"),
+    "tidy": (runner.shutil, "rmtree"),
+}
+calls = 0
+
+def killer(function):
+    def call(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+if moment in places:
+    holder, name = places[moment]
+    setattr(holder, name, killer(getattr(holder, name)))
+config = parse(table)
+runner.run(plan(config)[:-1], Store(out), runner.execution(config.runtime), Board(Console(quiet=True)))
+"""
+
+
+def in_a_process(table: Given, out: Path, moment: str = "", nth: int = 0) -> int:
+    arguments = [sys.executable, "-c", DRIVER, json.dumps(table), str(out), moment, str(nth)]
+    return subprocess.run(arguments, cwd=CHECKOUT, timeout=60).returncode
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny: Given, tmp_path: Path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    moments = [
+        ("commit", 1),  # the source is ready, but not yet a step
+        ("log", 10),  # in the middle of training, the log ahead of the checkpoint
+        ("checkpoint", 2),
+        ("checkpoint file", 3),
+        ("dictionary", 3),  # two members saved, two not
+        ("rename", 2),  # a member complete but for its name
+        ("tidy", 1),  # all members done, the scratch still there
+        ("rename", 9),  # among the scores
+    ]
+    for moment, nth in moments:
+        assert in_a_process(tiny, killed, moment, nth) == -9, f"{moment} {nth} was never reached"
+    assert in_a_process(tiny, killed) == 0
+    work(tiny, whole)
+    assert results(killed) == results(whole)
+    assert not list(killed.glob("*.partial")) and not list((killed / ".scratch").iterdir())
+    for log in killed.glob("train-*/log.jsonl"):
+        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_sweep_changed_while_interrupted_keeps_what_was_begun(tiny: Given, tmp_path: Path):
+    changed, whole = tmp_path / "changed", tmp_path / "whole"
+    assert in_a_process(tiny, changed, "checkpoint", 4) == -9
+    (scratch,) = (changed / ".scratch").glob("train-*")
+    assert (scratch / "checkpoint.safetensors").exists()
+    begun = {log.parent.stem: log.read_text().splitlines()[:3] for log in changed.glob("train-*.partial/log.jsonl")}
+    other = override(tiny, ["dictionary.l1=[0.5, 0.9]"])  # two members in the checkpoint, two new ones
+    work(other, changed)
+    work(other, whole)
+    assert results(changed).items() >= results(whole).items()
+    logs = {log.parent.name: log.read_text().splitlines() for log in changed.glob("train-*[!l]/log.jsonl")}
+    kept = [name for name, lines in logs.items() if name in begun and lines[:3] == begun[name]]
+    assert len(logs) == 4 and len(kept) == 2 and all(len(lines) == 6 for lines in logs.values())
+
+
+def test_two_runs_share_the_work(tiny: Given, tmp_path: Path):
+    shared, whole = tmp_path / "shared", tmp_path / "whole"
+    tiny["dictionary"]["n_latents"] = [16, 32]
+    arguments = [sys.executable, "-c", DRIVER, json.dumps(tiny), str(shared), "", "0"]
+    runs = [subprocess.Popen(arguments, cwd=CHECKOUT) for _ in range(2)]
+    assert [r.wait(timeout=60) for r in runs] == [0, 0]
+    work(tiny, whole)
+    assert results(shared) == results(whole)
+    assert not list(shared.glob("*.partial")) and not list((shared / ".scratch").iterdir())
+
+
+def test_work_that_another_run_holds_is_left_to_it(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, console = Store(tmp_path), Console(record=True, quiet=False, file=open("/dev/null", "w"))
+    store.create()
+    steps = steps_of(tiny)
+    group = group_of(next(s for s in steps if "dictionary" in s.config))
+
+    class EnoughWaiting(Exception):
+        pass
+
+    def sleep(_: float) -> None:
+        raise EnoughWaiting
+
+    monkeypatch.setattr("pipelines.runner.time.sleep", sleep)
+    with store.claim(group) as free, pytest.raises(EnoughWaiting):
+        assert free
+        store.scratch(group).mkdir()
+        Status("train", [s.name for s in steps if s.group == group], pid=4242, done=1, total=3).write(
+            store.scratch(group) / "status.json"
+        )
+        run(steps, store, execution(parse(tiny).runtime), Board(console))
+    assert "waiting for another run" in (text := console.export_text()) and "process 4242" in text
+    done = {s.name for s in steps if store.done(s)}
+    assert {s.stage for s in steps if s.name in done} == {"generate", "train", "score"}  # all that did not need it
+    assert all(s.group != group for s in steps if s.name in done)
+
+
+def test_standings_tell_running_from_stopped(tiny: Given, tmp_path: Path):
+    store, steps = Store(tmp_path), steps_of(tiny)
+    assert {s.state for s in standings(steps, store)} == {"waiting"} and not list(tmp_path.iterdir())
+    store.create()
+    group = group_of(next(s for s in steps if "dictionary" in s.config))
+    members = [s.name for s in steps if group_of(s) == group]
+    store.scratch(group).mkdir()
+    Status("t", members, done=20, total=60, unit="steps", rate=10.0, seconds_left=4.0).write(
+        store.scratch(group) / "status.json"
+    )
+    with store.claim(group):
+        assert [s.step.name for s in standings(steps, store) if s.state == "running"] == members
+    stopped = [s for s in standings(steps, store) if s.state == "stopped"]
+    assert [s.step.name for s in stopped] == members
+    assert stopped[0].status is not None and stopped[0].status.told() == "20/60 steps, 10/s, 4 s left"
+
+
+def test_a_board_tells_lines_and_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: float(next(clock)))
+    console = Console(record=True, file=open("/dev/null", "w"), width=200)
+    with Board(console).work("train: x", ["train-1"], tmp_path) as tell:
+        for done in (100, 200, 300):
+            tell(done, 1000, "steps", loss=0.5)
+    status = read_status(tmp_path)
+    assert status is not None and (status.done, status.total, status.figures) == (300, 1000, {"loss": 0.5})
+    assert status.rate == 10.0 and status.seconds_left == 70.0
+    assert "train: x: 200/1000 steps, 10/s, 1 min 20 s left, loss 0.5" in console.export_text()
+
+
+def test_durations():
+    assert [duration(s) for s in (0.2, 59.4, 65, 7800)] == ["0 s", "59 s", "1 min 05 s", "2 h 10 min"]
+
+
+def test_a_machine_without_the_device_or_the_sink_says_so(tiny: Given, monkeypatch: pytest.MonkeyPatch):
+    for device in ("gpu9", "cuda:99"):
+        with pytest.raises(ValueError, match=f"runtime.device = '{device}'"):
+            execution(parse(override(tiny, [f"runtime.device={device}"])).runtime)
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(ValueError, match="'trackio' is not installed"):
+        check(["trackio"])
+
+
+def test_a_folder_that_cannot_be_written(tiny: Given, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="choose another folder with --out"):
+        work(tiny, tmp_path / "file" / "runs")
+
+
+def test_a_source_that_yields_infinities_is_named(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from sae.sources.independent import Independent
+    from sae.source import Batch
+
+    honest = Independent.batch
+
+    def broken(self: Independent, step: int, size: int, split: Any = "train") -> Batch:
+        batch = honest(self, step, size, split)
+        if split == "test":
+            batch.acts[3, 2] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Independent, "batch", broken)
+    with pytest.raises(ValueError, match=r"generate-\w+: 1 of 200 rows of activations hold NaN"):
+        work(tiny, tmp_path)
+
+
+def test_dictionaries_of_steps_load_with_their_card(tiny: Given, tmp_path: Path):
+    import sae
+
+    steps = work(tiny, tmp_path)
+    for step in (s for s in steps if s.stage == "train"):
+        d = sae.load(tmp_path / step.name)
+        assert d.card["source"]["kind"] == "independent" and d.card["seed"] == step.config["seed"]
+        assert d.encode(torch.zeros(2, 8)).shape == (2, 16)

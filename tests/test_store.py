@@ -1,0 +1,96 @@
+"""Shards: what is written comes back, in the order asked for, and damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sae.store import Shards, write_shard
+
+
+def table(n: int, d: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(n)
+    return {
+        "acts": torch.randn(n, d, generator=g).to(dtype),
+        "document": torch.randint(0, 9, (n,), generator=g, dtype=torch.int32),
+        "token": torch.randint(-1, 500, (n,), generator=g, dtype=torch.int32),
+    }
+
+
+def write(folder: Path, sizes: list[int], dtype: torch.dtype = torch.float32) -> tuple[Shards, dict[str, torch.Tensor]]:
+    files, tables = [], []
+    for i, n in enumerate(sizes):
+        files.append(folder / f"train-{i:05d}.safetensors")
+        tables.append(table(n, dtype=dtype))
+        write_shard(files[-1], tables[-1])
+    return Shards(files), {name: torch.cat([t[name] for t in tables]) for name in tables[0]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_come_back_in_the_order_asked_for(tmp_path: Path, dtype: torch.dtype, data: st.DataObject):
+    shards, whole = write(tmp_path, data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=5)), dtype)
+    picks = data.draw(st.lists(st.integers(0, shards.n_rows - 1), max_size=40))
+    index = np.array(picks, dtype=np.int64)
+    assert shards.n_rows == len(whole["acts"]) and shards.width() == 5
+    acts = shards.rows(index)
+    assert acts.dtype == torch.float32 and torch.equal(acts, whole["acts"][index].float())
+    assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+def test_an_empty_shard_among_others(tmp_path: Path):
+    shards, whole = write(tmp_path, [3, 0, 4])
+    assert torch.equal(shards.rows(np.arange(7)[::-1].copy()), whole["acts"].flip(0))
+
+
+def test_the_result_is_the_callers_own(tmp_path: Path):
+    shards, _ = write(tmp_path, [6])
+    first = shards.rows(np.arange(6))
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(shards.rows(np.arange(6)), kept)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 60, -1])
+def test_a_truncated_shard_is_refused_by_name(tmp_path: Path, keep: int):
+    write(tmp_path, [6])
+    file = tmp_path / "train-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train-00000\.safetensors: this shard is cut short or damaged"):
+        Shards([file])
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 200, b"\x05\0\0\0\0\0\0\0[1,2]", b"\x02\0\0\0\0\0\0\0{}"])
+def test_other_bytes_are_refused_by_name(tmp_path: Path, junk: bytes):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(junk)
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        Shards([file])
+
+
+def test_shards_of_different_shape_and_missing_ones_are_refused(tmp_path: Path):
+    write(tmp_path, [6])
+    write_shard(tmp_path / "other.safetensors", table(3, d=4))
+    with pytest.raises(ValueError, match="other tensors"):
+        Shards([tmp_path / "train-00000.safetensors", tmp_path / "other.safetensors"])
+    with pytest.raises(FileNotFoundError, match="gone"):
+        Shards([tmp_path / "gone.safetensors"])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shards, _ = write(tmp_path, [6])
+    before = shards.shards[0].file.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(shards.shards[0].file, table(2))
+    assert shards.shards[0].file.read_bytes() == before
