@@ -34,7 +34,8 @@ Out = Annotated[Path | None, Parameter(name="--out")]
 def main() -> None:
     """Exit codes: 0 done, 2 a mistake of the user's, told in one line, 130 interrupted."""
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        command, bound, *_ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
+        command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", 130)
     except (CycloptsError, ValueError, OSError) as error:
@@ -88,13 +89,15 @@ def run(config: Path, *, set: Set = None, out: Out = None) -> None:
     from pipelines.store import Store
 
     settings, steps, root = _read(config, set, out)
-    store = Store(root)
+    store, link = Store(root), root / settings.name
+    if link.exists() and not link.is_symlink():
+        raise ValueError(f"{link}: in the way of the link to the report; move it, or give the config another name")
     runner.run(steps, store, runner.execution(settings.runtime), Board(Console(stderr=True)))
     directory = store.directory(steps[-1])
-    _point(root / settings.name, directory)
+    _point(link, directory)
     console = Console()
     print_table(directory, console)
-    console.print(f"report: {root / settings.name / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {link / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command
@@ -191,8 +194,6 @@ def _read(file: Path, overrides: Sequence[str] | None, out: Path | None) -> tupl
 
 def _point(link: Path, directory: Path) -> None:
     """Lets a symbolic link point at a report, replacing an older one in one move."""
-    if link.exists() and not link.is_symlink():
-        raise ValueError(f"{link}: in the way of the link to the report; move it, or give the config another name")
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.symlink_to(directory.name, target_is_directory=True)
     temporary.replace(link)

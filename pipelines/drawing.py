@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Label = tuple[float, float, str, str]
 """Where, in data coordinates; the text; its colour."""
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top in pixels."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -82,7 +85,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         import matplotlib
 
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **STYLE}):
+        with matplotlib.rc_context(cast(Any, {**matplotlib.rcParamsDefault, "backend": "agg", **STYLE})):
             return draw(*args, **kwargs)
 
     return inner
@@ -93,8 +96,8 @@ def to_bytes(figure: Figure, form: str) -> bytes:
     """The figure as ``svg`` or ``png``; equal figures give equal bytes."""
     out = io.BytesIO()
     undated = {"svg": {"Date": None, "Creator": None, "Format": None, "Type": None}, "png": {"Software": None}}
-    paper = {"facecolor": "white"} if form == "png" else {}
-    figure.savefig(out, format=form, dpi=200, metadata=undated[form], **paper)
+    paper = "white" if form == "png" else "none"
+    figure.savefig(out, format=form, dpi=200, metadata=undated[form], facecolor=paper)
     return out.getvalue()
 
 
@@ -103,7 +106,7 @@ def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tupl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = cast(NDArray[Any], figure.subplots(rows, columns, squeeze=False))
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -114,23 +117,29 @@ def plain_log(axis: Any) -> None:
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high / max(low, 1e-12) < 200 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if 1e-4 <= v < 1e6 else f"{v:.0e}"))
+    axis.set_major_formatter(FuncFormatter(_plain))
     axis.set_minor_formatter(NullFormatter())
 
 
-def place_labels(
-    ax: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]]
-) -> None:
-    """Writes each label beside its point where it covers no point and no other label."""
+def _plain(value: float, _: float) -> str:
+    return f"{value:g}" if 1e-4 <= value < 1e6 else f"{value:.0e}"
+
+
+def place_labels(ax: Axes, labels: Sequence[Label], paths: Sequence[Sequence[tuple[float, float]]]) -> None:
+    """Writes each label beside its point where it covers no other label and none of the paths and their points."""
     cast("Figure", ax.figure).draw_without_rendering()
     frame = ax.get_window_extent()
     scale = ax.figure.dpi / 72
-    dots = [tuple(ax.transData.transform(p)) for p in points]
-    taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in dots]
+    taken: list[Box] = []
+    for path in paths:
+        dots = ax.transData.transform(np.array(path).reshape(-1, 2))
+        taken += [_around(x, y, 4 * scale) for x, y in dots]
+        for start, end in pairwise(dots):
+            taken += [_around(x, y, scale) for x, y in np.linspace(start, end, 40)]
     for x, y, text, colour in labels:
         px, py = ax.transData.transform((x, y))
-        width, height = len(text) * 5.0 * scale, 10 * scale
-        best: tuple[float, int, float, float, tuple[float, float, float, float]] | None = None
+        width, height = (len(text) * 5.0 + 4) * scale, 10 * scale
+        best: tuple[float, int, float, float, Box] | None = None
         for i, (dx, dy) in enumerate(_AROUND):
             left = px + dx * scale if dx >= 0 else px + dx * scale - width
             left = left - width / 2 if dx == 0 else left
@@ -146,14 +155,21 @@ def place_labels(
         ax.annotate(text, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=colour, fontsize=8)
 
 
-_AROUND = [(7, 0), (0, 11), (-7, 0), (0, -11), (7, 11), (-7, 11), (7, -11), (-7, -11), (0, 22), (0, -22), (7, 24)]
+_AROUND = [
+    *((7, 0), (0, 11), (-7, 0), (0, -11), (7, 11), (-7, 11), (7, -11), (-7, -11)),
+    *((0, 22), (0, -22), (7, 22), (-7, 22), (7, -22), (-7, -22), (0, -33), (7, -33), (-7, -33)),
+]
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+def _around(x: float, y: float, half: float) -> Box:
+    return x - half, y - half, x + half, y + half
+
+
+def _overlap(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _outside(box: tuple[float, ...], frame: Any) -> float:
+def _outside(box: Box, frame: Any) -> float:
     """A cost for leaving the axes, heavier than covering a point."""
     over = max(frame.x0 - box[0], box[2] - frame.x1, 0) + max(frame.y0 - box[1], box[3] - frame.y1, 0)
     return 40 * over

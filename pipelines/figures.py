@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 @styled
 def frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float | None = None) -> Figure | None:
     """A score against l0, one line for each method and width along its sweep, one point for each baseline.
@@ -40,16 +41,23 @@ def frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float | No
         return None
     figure, (ax,) = canvas(5.6, 4.0)
     look = marks([s.label for s in shown])
+    several = {label for label in look if len({s.n_latents for s in shown if s.label == label}) > 1}
+    crowded, named = len({(s.label, s.n_latents) for s in shown if s.penalty}) > 6, set[str]()
     labels: list[Label] = []
     top = math.inf if ceiling is None else ceiling
     for line in _lines(shown):
         colour, marker = look[line[0].label]
         x, mean = (np.array([s.mean(score) for s in line]) for score in ("l0", y))
         half = np.array([np.nan_to_num(s.scores[y].half) for s in line])
+        half[mean > top] = np.nan
         ax.errorbar(x, mean.clip(max=top), half, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
-        ax.plot(x, mean.clip(max=top), color=colour, marker=marker, ms=9 if marker == "*" else 5, lw=1.3)
-        end = int(mean.clip(max=top).argmax())
-        text = line[0].label + (f" {line[0].n_latents}" if line[0].penalty and line[0].n_latents else "")
+        ax.plot(x, mean.clip(max=top), color=colour, marker=marker, ms=9 if marker == "*" else 5, lw=1.3, clip_on=False)
+        # A score is labelled where it peaks; errors all meet at both ends, so those in the middle.
+        end = int(mean.argmax()) if ceiling is None else len(line) // 2
+        text = f"{line[0].label} {line[0].n_latents}" if line[0].label in several else line[0].label
+        if crowded and line[0].label in named:
+            text = str(line[0].n_latents)
+        named |= {line[0].label} if line[0].penalty else set()
         labels.append((x[end], min(mean[end], top), text if mean[end] <= top else f"{text} ↑ {mean[end]:.3g}", colour))
     ax.set(xscale="log", xlabel="l0, active latents per row", ylabel=name)
     plain_log(ax.xaxis)
@@ -57,7 +65,7 @@ def frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float | No
         ax.set_ylim(0, ceiling * 1.04)
     ax.margins(x=0.12)
     _true_l0(ax, shown)
-    place_labels(ax, labels, [(s.mean("l0"), min(s.mean(y), top)) for s in shown])
+    place_labels(ax, labels, [[(s.mean("l0"), min(s.mean(y), top)) for s in line] for line in _lines(shown)])
     return figure
 
 
@@ -86,7 +94,7 @@ def heat_map(settings: Sequence[Setting]) -> Figure | None:
         return None
     n_cells = max(len({s.penalty[0][1] for s in trained}), 4), max(len({s.n_latents for s in trained}), 2)
     height = (0.9 + 0.36 * n_cells[1]) * len(labels) + 0.2
-    figure, axes = canvas(min(11.0, 2 * (1.0 + 0.52 * n_cells[0]) + 0.8), height, 2, len(labels))
+    figure, axes = canvas(min(11.4, 2 * (1.0 + 0.52 * n_cells[0]) + 0.8), height, 2, len(labels))
     image = None
     for i, label in enumerate(labels):
         of = [s for s in trained if s.label == label]
@@ -143,8 +151,7 @@ def cosine_matrix(cosine: Array, matched: NDArray[np.int64], probability: Array)
     rest = np.setdiff1d(np.arange(cosine.shape[1]), matched)
     rest = rest[np.argsort(-cosine[:, rest].max(0), kind="stable")][: max(1200 - len(partners), 0)]
     image = cosine[np.ix_(kept, np.concatenate([partners, rest]))]
-    width = min(9.0, max(4.8, 4.2 * image.shape[1] / image.shape[0] + 1.2))
-    figure, (ax,) = canvas(width, 4.6)
+    figure, (ax,) = canvas(5.6, 4.0)
     shown = ax.imshow(image, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     if len(rest):
         ax.axvline(len(partners) - 0.5, color=FAINT, lw=0.8, ls=(0, (4, 3)))
@@ -163,14 +170,15 @@ def recovery(curves: Mapping[str, tuple[Array, Array]]) -> Figure | None:
     The first entry is drawn feature by feature and in tenths with bootstrap intervals, the others in tenths.
     Where all features fire equally often, they are ranked by their own recovery instead.
     """
-    curves = {k: v for k, v in curves.items() if len(v[0])}
+    # On a log axis a feature that is never active has no place.
+    curves = {k: (p[p > 0], best[p > 0]) for k, (p, best) in curves.items() if (p > 0).any()}
     if not curves:
         return None
     figure, (ax,) = canvas(5.6, 4.0)
     look, labels = marks([_method(k) for k in curves]), list[Label]()
     p = np.concatenate([np.unique(probability) for probability, _ in curves.values()])
-    varied = p.min() > 0 and p.max() / p.min() > 1.5
-    points: list[tuple[float, float]] = []
+    varied = p.max() / p.min() > 1.5
+    paths: list[list[tuple[float, float]]] = []
     for i, (label, (probability, best)) in enumerate(curves.items()):
         colour, marker = look[_method(label)]
         if varied:
@@ -178,17 +186,17 @@ def recovery(curves: Mapping[str, tuple[Array, Array]]) -> Figure | None:
         else:
             x, y = (np.arange(len(best)) + 0.5) / len(best), np.sort(best)[::-1]
             ax.plot(x, y, color=colour, lw=2 if i == 0 else 1.3)
-        points += list(zip(x, y, strict=True))
+        paths.append(list(zip(x.tolist(), y.tolist(), strict=True)))
         at = int((i + 0.5) / len(curves) * len(x))  # spread along the curves, so that labels do not pile up
         labels.append((x[at], y[at], label, colour))
     for level in (0.8, 0.9):
         ax.axhline(level, color=FAINT, lw=0.7, ls=(0, (4, 3)), zorder=0)
-    ax.set(ylabel="cosine of the best latent", ylim=(min(0.0, *(y for _, y in points)), 1.03))
+    ax.set(ylabel="cosine of the best latent", ylim=(min(0.0, *(y for path in paths for _, y in path)), 1.03))
     ax.set_xlabel("share of rows in which the feature is active" if varied else "share of features, the best first")
     if varied:
         ax.set_xscale("log")
         plain_log(ax.xaxis)
-    place_labels(ax, labels, points)
+    place_labels(ax, labels, paths)
     return figure
 
 
@@ -220,7 +228,7 @@ def densities(latents: Mapping[str, Array], features: Array | None) -> Figure | 
         return None
     figure, (ax,) = canvas(5.6, 3.6)
     low, high = math.floor(math.log10(positive.min()) * 4) / 4, math.ceil(math.log10(positive.max()) * 4 + 0.01) / 4
-    bins = 10 ** np.arange(low, max(high, low + 0.5) + 0.05, 0.1)
+    bins: Any = 10 ** np.arange(low, max(high, low + 0.5) + 0.05, 0.1)
     look = marks([_method(k) for k in latents])
     if features is not None:
         share = np.full(len(features), 1 / len(features))
@@ -245,19 +253,20 @@ def loss_curves(logs: Mapping[float, Sequence[Sequence[Mapping[str, float]]]], p
         return None
     from matplotlib import colormaps
 
-    figure, axes = canvas(4.6 * len(panels), 3.4, len(panels))
+    figure, axes = canvas(5.6 * len(panels), 3.4, len(panels))
     for ax, name in zip(axes, panels, strict=True):
         ends: list[Label] = []
         for i, (value, runs) in enumerate(logs.items()):
             shade = 0.1 + 0.75 * i / max(len(logs) - 1, 1)
             red, green, blue, _ = colormaps["plasma"](shade)
             colour = f"#{int(255 * red):02x}{int(255 * green):02x}{int(255 * blue):02x}"
+            last = None
             for run in runs:
                 pairs = [(r["samples"], r[name]) for r in run if name in r and r[name] > 0]
                 ax.plot(*np.array(pairs).reshape(-1, 2).T, color=colour, lw=1.1, alpha=0.8)
                 last = pairs[-1] if pairs else None
-            if runs and last is not None:
-                ends.append((*last, f"{penalty} = {value:g}", colour))
+            if last is not None:
+                ends.append((*last, f"{penalty} = {value:.3g}" if penalty else "", colour))
         ax.set(yscale="log", xlabel="training rows seen", title=name)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(thousands())
@@ -267,21 +276,26 @@ def loss_curves(logs: Mapping[float, Sequence[Sequence[Mapping[str, float]]]], p
 
 
 @styled
-def bars(settings: Sequence[Setting], scores: Mapping[str, str], name: str, chance: float | None = None) -> Figure | None:
-    """Several scores side by side, a row for each score and a mark for each setting, with 95% intervals."""
+def bars(
+    settings: Sequence[Setting], scores: Mapping[str, str], name: str, chance: float | None = None
+) -> Figure | None:
+    """Several scores side by side, a row for each score and a mark for each setting, with 95% intervals; one grey
+    stroke where a score is the same for all."""
     rows = {score: text for score, text in scores.items() if any(math.isfinite(s.mean(score)) for s in settings)}
     if not rows:
         return None
-    figure, (ax,) = canvas(6.4, 0.9 + 0.36 * len(rows) + 0.18 * ((len(settings) + 1) // 2))
+    figure, (ax,) = canvas(5.6, 0.9 + 0.36 * len(rows) + 0.18 * ((len(settings) + 1) // 2))
     look = marks([s.label for s in settings])
+    shared = {n: settings[0].mean(n) for n in rows if len(settings) > 1 and len({s.mean(n) for s in settings}) == 1}
+    ax.scatter(list(shared.values()), [list(rows).index(n) for n in shared], color=FAINT, marker="|", s=90, lw=2)
     for i, s in enumerate(settings):
-        place = [r + 0.5 * ((i + 0.5) / len(settings) - 0.5) for r in range(len(rows))]
-        mean = [s.mean(score) for score in rows]
+        place = [r + 0.6 * ((i + 0.5) / len(settings) - 0.5) for r in range(len(rows))]
+        mean = [math.nan if score in shared else s.mean(score) for score in rows]
         half = [np.nan_to_num(s.scores[score].half) if score in s.scores else 0 for score in rows]
         colour, marker = look[s.label]
         ax.errorbar(mean, place, xerr=half, fmt=marker, ms=5, color=colour, elinewidth=1, label=s.title)
     ax.set_yticks(range(len(rows)), list(rows.values()))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(name)
     if chance is not None:

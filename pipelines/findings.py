@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipelines.scoreboard import Setting, ranked, score_of
 from sae.statistics import Estimate, difference
 
+MINUS, UNDEFINED = "−", "–"  # noqa: RUF001
 NEAR = 1.25
 """Latents count as too dense above this factor of the true L0, and as too sparse below its inverse."""
 
@@ -64,7 +65,8 @@ def _but_penalty(s: Setting) -> tuple[object, ...]:
 def _best(v: Verdict) -> str:
     e = v.best.scores[v.score]
     chosen = f", the best of {v.n_compared} settings" if v.n_compared > 1 else ""
-    return f"By {v.score}, the best dictionary is {v.best.title}: {with_interval(e)}{chosen}."
+    kind = "a baseline, " if v.best.is_baseline else ""
+    return f"By {v.score}, the best dictionary is {kind}{v.best.title}: {with_interval(e)}{chosen}."
 
 
 def _against_baseline(v: Verdict) -> str:
@@ -81,7 +83,7 @@ def _against_baseline(v: Verdict) -> str:
     if math.isnan(gap.half):
         order = "better" if ahead else "worse"
         return f"{subject} is {order} than {name} by {size}; one seed gives no interval."
-    ends = f"95% interval of the difference {number(gap.low)} to {number(gap.high)}"
+    ends = f"95% interval of the difference {number(gap.low)} to {number(gap.high)}".replace("-", MINUS)
     if gap.low <= 0 <= gap.high:
         return f"{subject} cannot be told apart from {name}: {ends}."
     return f"{subject} {'beats' if ahead else 'loses to'} {name} by {size}; {ends}."
@@ -159,17 +161,17 @@ def _probes(s: Setting) -> str:
 
 def _at(s: Setting) -> str:
     name, value = s.penalty[0]
-    return f"{name} = {value:g}"
+    return f"{name} = {value:.4g}"
 
 
 def _span(some: Sequence[Setting], sweep: Sequence[Setting]) -> str:
     """``l1 <= 0.5``, ``l1 >= 4``, or the values one by one where they are neither end."""
     name, values = some[0].penalty[0][0], [s.penalty[0][1] for s in some]
     if len(some) > 1 and list(some) == list(sweep[: len(some)]):
-        return f"{name} ≤ {values[-1]:g}"
+        return f"{name} ≤ {values[-1]:.4g}"
     if len(some) > 1 and list(some) == list(sweep[-len(some) :]):
-        return f"{name} ≥ {values[0]:g}"
-    return f"{name} = {', '.join(f'{v:g}' for v in values)}"
+        return f"{name} ≥ {values[0]:.4g}"
+    return f"{name} = {', '.join(f'{v:.4g}' for v in values)}"
 
 
 def _range(some: Sequence[Setting], score: str) -> str:
@@ -179,15 +181,15 @@ def _range(some: Sequence[Setting], score: str) -> str:
 
 
 def decimals(x: float) -> int:
-    """How many decimals make three significant digits, at most three."""
+    """How many decimals make three significant digits, three for what lies between 0 and 1."""
     size = abs(x)
-    return 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    return 3 if size < 1.0005 else 2 if size < 10 else 1 if size < 100 else 0
 
 
 def number(x: float) -> str:
     """A number to three significant digits, at most three decimals; a dash where there is none."""
     if not math.isfinite(x):
-        return "–" if math.isnan(x) else "∞"
+        return UNDEFINED if math.isnan(x) else "∞"
     return f"{x:.3g}" if abs(x) >= 1e5 else f"{x:.{decimals(x)}f}"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines import figures
 from pipelines.drawing import Array
 from pipelines.findings import Verdict, sweep_of
-from pipelines.scoreboard import Setting, champions
+from pipelines.scoreboard import Setting, champions, ordered
 from pipelines.sources import open_source
 from sae.files import load
 from sae.matching import cosines
@@ -137,16 +137,15 @@ def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) 
 def _densities(v: Verdict, places: Sequence[Place]) -> Drawn:
     density: dict[str, Array] = {}
     features: Array | None = None
-    for s in dict.fromkeys(s.title for s in (v.best, v.trained, v.baseline) if s is not None):
-        setting = next(c for c in (v.best, v.trained, v.baseline) if c is not None and c.title == s)
-        vectors = places[setting.members[0]].vectors()
-        if "reconstruction.density" in vectors:
-            density[s] = array(vectors["reconstruction.density"])
+    for s in (v.trained, v.baseline):
+        vectors = {} if s is None else places[s.members[0]].vectors()
+        if s is not None and "reconstruction.density" in vectors:
+            density[s.title] = array(vectors["reconstruction.density"])
         if "recovery.probability" in vectors:
             features = array(vectors["recovery.probability"][vectors["recovery.represented"].bool()])
     caption = (
-        "The best dictionary and the best baseline, first seed. A latent that stands for a feature fires as often "
-        "as it does"
+        "The best trained dictionary and the best baseline, first seed. A latent that stands for a feature fires "
+        "as often as it does"
         + (", which is the grey histogram" if features is not None else "")
         + "; mass to its right are latents that fire for more than one thing."
     )
@@ -178,16 +177,14 @@ def _bars(settings: Sequence[Setting], v: Verdict) -> Drawn:
     yield "ce-recovered", "What the model keeps", caption, figure
     caption = (
         "Held-out AUC, mean over the probed properties, for the best setting of each method. Above: probes on the "
-        "raw activations, the same for all. Below: on latents. The dashed line is chance, where the shuffled "
-        "control belongs."
+        "raw activations, a grey stroke since they are the same for all. Below: probes on latents. The dashed line "
+        "is chance, where the shuffled control belongs."
     )
     figure = figures.bars(shown, _probes(settings), "AUC", chance=0.5)
     yield "probes", "Latents as probes", caption, figure
 
 
 def _probes(settings: Sequence[Setting]) -> dict[str, str]:
-    from pipelines.scoreboard import ordered
-
     words = {
         "logistic": "logistic regression, raw",
         "diff_means": "difference of means, raw",
@@ -197,7 +194,12 @@ def _probes(settings: Sequence[Setting]) -> dict[str, str]:
     }
     names = ordered(name for s in settings for name in s.scores if name.startswith("probe_auc_"))
     stems = {name: name.removeprefix("probe_auc_") for name in names}
-    return {name: words.get(stem, f"{stem.removeprefix('k')} latents") for name, stem in stems.items()}
+    return {name: words.get(stem, _probe_of(stem)) for name, stem in stems.items()}
+
+
+def _probe_of(stem: str) -> str:
+    k = stem.removeprefix("k")
+    return f"regression on {k} latent{'s' if k != '1' else ''}" if k.isdigit() else stem
 
 
 def array(tensor: Tensor) -> Array:

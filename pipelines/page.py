@@ -9,16 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from pipelines.drawing import FAINT, INK, RULE
-from pipelines.findings import Verdict, decimals, number
+from pipelines.findings import UNDEFINED, Verdict, decimals, number
 from pipelines.scoreboard import Setting, ordered, ranked, score_of
 from pipelines.store import versions
 from sae.kinds import kinds
 
 MAIN = (
-    "l0 fvu dead mmcs_truth mmcs_latents mcc recovered_90 f1 f1_chosen ce_increase ce_recovered_mean kl "
-    "probe_auc_latent probe_auc_k16"
-).split()
+    *("l0", "fvu", "dead", "mmcs_truth", "mmcs_latents", "mcc", "recovered_90", "f1_chosen"),
+    *("ce_increase", "ce_recovered_mean", "kl", "probe_auc_k16"),
+)
 """The scores of the table that one reads first; the others are folded away."""
+
+
+REM_PER_POINT = 0.092
+"""The size at which every figure stands on the page, so that their letters are equally large."""
 
 
 class Shown(NamedTuple):
@@ -66,7 +70,7 @@ def render(
 
     loader = jinja2.PackageLoader("pipelines", "templates")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(prose=prose, inline=inline, plain=lambda v: "–" if v is None else f"{v:g}")
+    page.filters.update(prose=prose, breakable=breakable, plain="{:.4g}".format)
     everything = [s for section in sections for s in section.settings]
     names = [n for n in ordered(n for s in everything for n in s.scores) if any(n in s.scores for s in everything)]
     return page.get_template("report.html").render(
@@ -85,7 +89,7 @@ def render(
         score=score,
         known={name: score_of(name) for name in names},
         facts=facts(everything, manifests),
-        methods=[(kind, words) for kind, words in methods(everything)],
+        methods=methods(everything),
         families=families(names),
         toml=toml(config.get("config", {})),
         versions=versions(),
@@ -108,7 +112,7 @@ def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list
 def cell(s: Setting, name: str, best: float | None) -> Cell:
     e = s.scores.get(name)
     if e is None or e.n == 0:
-        return Cell("–", "", False, "not defined here", float("nan"))
+        return Cell(UNDEFINED, "", False, "not defined here", float("nan"))
     is_best = best is not None and not s.is_oracle and s.goodness(name) == best
     if e.n == 1:
         return Cell(number(e.mean), "", is_best, f"{name} {e.mean:.6g}, one value", e.mean)
@@ -125,15 +129,15 @@ def facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -
     trained = sum(len(s.members) for s in settings if not s.is_baseline)
     baselines = sum(len(s.members) for s in settings if s.is_baseline)
     seeds = {len(s.members) for s in settings if not s.is_baseline} or {len(s.members) for s in settings}
-    seconds = sum(float(m.get("seconds", 0)) for m in manifests)
+    n_sources = len({s.source for s in settings})
     devices = sorted({str(m["device"]) for m in manifests if "device" in m})
     found = [("dictionaries trained", str(trained)), ("baselines and controls", str(baselines))]
-    found += [("seeds each", "–".join(map(str, sorted({min(seeds), max(seeds)}))))]
-    found += [("sources", str(len({s.source for s in settings})))]
-    if seconds:
-        long = f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
-        found.append((f"of training, {' and '.join(devices)}", long))
-    return [(what, value) for what, value in found if value not in ("0",)]
+    found += [
+        ("seeds each" if max(seeds) > 1 else "seed each", " to ".join(map(str, sorted({min(seeds), max(seeds)}))))
+    ]
+    found += [("sources", str(n_sources))] if n_sources > 1 else []
+    found += [("trained on", " and ".join(devices))] if devices else []
+    return [(what, value) for what, value in found if value != "0"]
 
 
 def methods(settings: Iterable[Setting]) -> list[tuple[str, str]]:
@@ -164,6 +168,13 @@ def prose(text: str) -> Any:
     return Markup(re.sub(r"``?([^`]+)``?", r"<code>\1</code>", str(escape(text))))
 
 
+def breakable(name: str) -> Any:
+    """A score's name that may be broken after an underscore."""
+    from markupsafe import Markup, escape
+
+    return escape(name).replace("_", Markup("_<wbr>"))
+
+
 def inline(svg: str, prefix: str) -> Any:
     """A figure as part of the page: its own ids, the page's ink and font, no reference to anything outside."""
     from markupsafe import Markup
@@ -173,6 +184,9 @@ def inline(svg: str, prefix: str) -> Any:
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}-", svg).replace('href="#', f'href="#{prefix}-')
+    points = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # pyright: ignore[reportOptionalSubscript]
+    svg = re.sub(r'width="[\d.]+pt"', f'style="width: {points * REM_PER_POINT:.2f}rem"', svg, count=1)
+    svg = re.sub(r' height="[\d.]+pt"', "", svg, count=1)
     for own, of_page in ((INK, "currentColor"), (FAINT, "var(--faint)"), (RULE, "var(--rule)")):
         svg = svg.replace(own, of_page)
     return Markup(svg)

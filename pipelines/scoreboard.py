@@ -107,7 +107,8 @@ class Row:
 class Setting:
     """The dictionaries that differ in nothing but seeds, with the mean of every score and its 95% interval.
 
-    `members` are indices into the rows. `label` is the method, with its encoder where a method has several. `others` are what a row tells of itself beyond the usual columns.
+    `members` are indices into the rows. `label` is the method, with its encoder where a method has several.
+    `others` are what a row tells of itself beyond the usual columns.
     """
 
     source: str
@@ -139,7 +140,7 @@ class Setting:
     def title(self) -> str:
         """The setting in words, e.g. ``relu, 64 latents, l1 = 2``."""
         parts = [self.label, f"{self.n_latents} latents" if self.n_latents else ""]
-        parts += [f"{name} = {value:g}" for name, value in self.penalty]
+        parts += [f"{name} = {value:.4g}" for name, value in self.penalty]
         parts += [f"{name} = {value}" for name, value in self.others if value not in ("", None)]
         return ", ".join(filter(None, parts))
 

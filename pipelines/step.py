@@ -70,7 +70,10 @@ class Tell(Protocol):
 class Stage(Protocol):
     """What the module of a stage offers."""
 
-    VERSION: int
+    @property
+    def VERSION(self) -> int:
+        """Part of the key: raised when the stage's results change."""
+        ...
 
     def run(self, jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
         """Fills the `out` of every job and yields each one as soon as it is complete. `scratch` is a directory

@@ -39,7 +39,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if not x:
         return Estimate(math.nan, math.nan, 0)
     mean = math.fsum(x) / len(x)
-    return Estimate(mean, _t(level, len(x) - 1) * math.sqrt(_variance_of_mean(x, mean)), len(x))
+    return Estimate(mean, _t(level, float(len(x) - 1)) * math.sqrt(_variance_of_mean(x, mean)), len(x))
 
 
 def difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Estimate:
@@ -53,9 +53,9 @@ def difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> 
         return Estimate(math.nan, math.nan, 0)
     mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
     sides = [(_variance_of_mean(v, m), len(v)) for v, m in ((x, mean_x), (y, mean_y)) if len(v) > 1]
-    variance = sum(v for v, _ in sides)
-    per_freedom = sum(v**2 / (n - 1) for v, n in sides)
-    freedom = variance**2 / per_freedom if per_freedom else sum(n - 1 for _, n in sides)
+    variance = math.fsum(v for v, _ in sides)
+    per_freedom = math.fsum(v**2 / (n - 1) for v, n in sides)
+    freedom = variance**2 / per_freedom if per_freedom else float(sum(n - 1 for _, n in sides))
     return Estimate(mean_x - mean_y, _t(level, freedom) * math.sqrt(variance), len(x) + len(y))
 
 

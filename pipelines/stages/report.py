@@ -12,15 +12,7 @@ from pipelines.drawing import to_bytes
 from pipelines.findings import judge, sentences
 from pipelines.gallery import Place, pictures
 from pipelines.page import Section, Shown, render
-from pipelines.scoreboard import (
-    Row,
-    Setting,
-    decided_by,
-    ranked,
-    read_csv,
-    settings_of,
-    write_csv,
-)
+from pipelines.scoreboard import Row, decided_by, read_csv, settings_of, write_csv
 from pipelines.step import Job, Runtime, Tell
 
 if TYPE_CHECKING:
@@ -87,14 +79,15 @@ def _manifest(directory: Path) -> Mapping[str, Any]:
 
 def print_table(directory: Path, console: Console) -> None:
     """Prints the scores of a report's directory, the best first, and what they say."""
-    from pipelines.terminal import score_table
+    from pipelines.terminal import footnote, score_table
 
     settings = settings_of(read_csv(directory / "scores.csv"))
     score = decided_by(settings, _manifest(directory).get("config", {}).get("best_by", ""))
     for source in dict.fromkeys(s.source for s in settings):
-        own: list[Setting] = [s for s in settings if s.source == source]
-        console.print(score_table(own, score, title=source))
+        own = [s for s in settings if s.source == source]
+        table = score_table(own, score, source, console.width)
+        console.print(table)
+        console.print(footnote(own, score, table.row_count), style="dim", markup=False, highlight=False)
         verdict = judge(own, score)
         for sentence in [] if verdict is None else sentences(own, verdict)[:3]:
             console.print(sentence, markup=False, highlight=False)
-    assert ranked is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.sources import prepare
 from pipelines.step import Job, Runtime, Tell
 
-VERSION: int = 1
+VERSION = 1
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

@@ -28,7 +28,7 @@ from sae.method import MethodConfig
 from sae.stack import DictionaryConfig
 from sae.train import Member, State, TrainConfig, select_members, train
 
-VERSION: int = 1
+VERSION = 1
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,16 @@ def tiny_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
     file = tmp_path / "tiny.toml"
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+@pytest.fixture
+def results() -> Callable[[Path], dict[str, str]]:
+    """The hash of every file of the finished steps in a folder, but for logs and manifests, which hold times."""
+
+    def hashes(out: Path) -> dict[str, str]:
+        folders = [f for f in out.glob("*-*") if f.suffix != ".partial" and not f.name.startswith("report")]
+        files = [f for folder in folders for f in folder.rglob("*") if f.is_file()]
+        timeless = [f for f in files if f.name not in ("log.jsonl", "manifest.json")]
+        return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in timeless}
+
+    return hashes

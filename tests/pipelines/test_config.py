@@ -153,7 +153,7 @@ def test_a_rule_between_fields_keeps_its_own_words():
                 raise ValueError("low must not exceed high")
             return self
 
-    with pytest.raises(ValueError, match="^band: low must not exceed high$"):
+    with pytest.raises(ValueError, match=r"^band: low must not exceed high$"):
         build(Ordered, {"low": 2, "high": 1}, "band")
 
 

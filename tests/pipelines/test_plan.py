@@ -152,11 +152,11 @@ def test_the_content_of_a_named_file_is_part_of_the_key(tiny: Given, tmp_path: P
 def test_what_a_source_cannot_serve_is_refused_by_both_names(tiny: Given, tmp_path: Path):
     np.save(tmp_path / "x.npy", np.zeros((50, 4), dtype=np.float32))
     tiny["source"] = {"kind": "tensor", "file": str(tmp_path / "x.npy")}
-    with pytest.raises(ValueError, match="'recovery' needs truth.*'tensor'"):
+    with pytest.raises(ValueError, match=r"'recovery' needs truth.*'tensor'"):
         steps_of(tiny)
     del tiny["score"]["metrics"]
     served = next(s for s in steps_of(tiny) if s.stage == "score").config["metrics"]
     assert [m["kind"] for m in served] == ["reconstruction"]
     tiny["baselines"]["kinds"] = ["oracle"]
-    with pytest.raises(ValueError, match="'oracle' needs truth.*'tensor'"):
+    with pytest.raises(ValueError, match=r"'oracle' needs truth.*'tensor'"):
         steps_of(tiny)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from pipelines.plan import plan
 from pipelines.progress import Board, Status, duration, read_status
 from pipelines.runner import execution, group_of, run, standings
 from pipelines.sinks import check
+from pipelines.stages import train
 from pipelines.step import Step
 from pipelines.store import Store, read_manifest
 from pipelines.tables import override
 
 Given = dict[str, Any]
+Results = Callable[[Path], dict[str, str]]
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -37,14 +39,6 @@ def work(table: Mapping[str, Any], out: Path, *assignments: str) -> list[Step]:
     steps = steps_of(table, *assignments)
     run(steps, Store(out), execution(parse(table).runtime), Board(Console(quiet=True)))
     return steps
-
-
-def results(out: Path) -> dict[str, str]:
-    """The hash of every dictionary, score and source file of a run; logs and manifests hold times."""
-    timed = ("log.jsonl", "manifest.json")
-    folders = [f for f in sorted(out.glob("*-*")) if f.suffix != ".partial"]
-    files = [f for folder in folders for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in timed]
-    return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def changed_times(out: Path) -> dict[str, int]:
@@ -86,7 +80,7 @@ def test_one_changed_penalty_retrains_its_members_alone(tiny: Given, tmp_path: P
     assert {name: t for name, t in changed_times(tmp_path).items() if name in before} == before
 
 
-def test_results_do_not_depend_on_the_company(tiny: Given, tmp_path: Path):
+def test_results_do_not_depend_on_the_company(tiny: Given, tmp_path: Path, results: Results):
     together, alone = tmp_path / "together", tmp_path / "alone"
     work(tiny, together)
     work(tiny, alone, "dictionary.l1=0.5", "train.seeds=1", "baselines.kinds=[]")
@@ -146,7 +140,7 @@ from pipelines import runner
 from pipelines.store import Store
 from pipelines.stages import train
 
-table, out, moment, nth = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+table, out, moments = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 places = {
     "commit": (Store, "commit"),
     "log": (train.Log, "write"),
@@ -158,7 +152,7 @@ places = {
 }
 calls = 0
 
-def killer(function):
+def killer(function, nth):
     def call(*args, **kwargs):
         global calls
         calls += 1
@@ -167,20 +161,29 @@ def killer(function):
         return function(*args, **kwargs)
     return call
 
-if moment in places:
-    holder, name = places[moment]
-    setattr(holder, name, killer(getattr(holder, name)))
-config = parse(table)
-runner.run(plan(config)[:-1], Store(out), runner.execution(config.runtime), Board(Console(quiet=True)))
+def work():
+    config = parse(table)
+    runner.run(plan(config)[:-1], Store(out), runner.execution(config.runtime), Board(Console(quiet=True)))
+
+for moment, nth in moments:  # a process each, forked before anything was computed
+    if (child := os.fork()) == 0:
+        holder, name = places[moment]
+        setattr(holder, name, killer(getattr(holder, name), nth))
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        sys.exit(f"{moment} {nth} was never reached")
+work()
 """
 
 
-def in_a_process(table: Given, out: Path, moment: str = "", nth: int = 0) -> int:
-    arguments = [sys.executable, "-c", DRIVER, json.dumps(table), str(out), moment, str(nth)]
-    return subprocess.run(arguments, cwd=CHECKOUT, timeout=60).returncode
+def driver(table: Given, out: Path, *moments: tuple[str, int]) -> list[str]:
+    """A program that is killed at each of the moments in turn, before the nth call of something, then left to end."""
+    return [sys.executable, "-c", DRIVER, json.dumps(table), str(out), json.dumps(moments)]
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny: Given, tmp_path: Path):
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny: Given, tmp_path: Path, results: Results):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     moments = [
         ("commit", 1),  # the source is ready, but not yet a step
@@ -192,9 +195,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny: Given, tmp_path
         ("tidy", 1),  # all members done, the scratch still there
         ("rename", 9),  # among the scores
     ]
-    for moment, nth in moments:
-        assert in_a_process(tiny, killed, moment, nth) == -9, f"{moment} {nth} was never reached"
-    assert in_a_process(tiny, killed) == 0
+    subprocess.run(driver(tiny, killed, *moments), cwd=CHECKOUT, check=True, timeout=120)
     work(tiny, whole)
     assert results(killed) == results(whole)
     assert not list(killed.glob("*.partial")) and not list((killed / ".scratch").iterdir())
@@ -202,9 +203,24 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny: Given, tmp_path
         assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10, 20, 30, 40, 50, 60]
 
 
-def test_a_sweep_changed_while_interrupted_keeps_what_was_begun(tiny: Given, tmp_path: Path):
+def interrupted_at(nth: int, function: Callable[..., None]) -> Callable[..., None]:
+    calls = 0
+
+    def call(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise KeyboardInterrupt
+        function(*arguments)
+
+    return call
+
+
+def test_a_sweep_changed_while_interrupted_keeps_what_was_begun(tiny: Given, tmp_path: Path, results: Results):
     changed, whole = tmp_path / "changed", tmp_path / "whole"
-    assert in_a_process(tiny, changed, "checkpoint", 4) == -9
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_checkpoint", interrupted_at(4, train._checkpoint))
+        work(tiny, changed)
     (scratch,) = (changed / ".scratch").glob("train-*")
     assert (scratch / "checkpoint.safetensors").exists()
     begun = {log.parent.stem: log.read_text().splitlines()[:3] for log in changed.glob("train-*.partial/log.jsonl")}
@@ -217,19 +233,8 @@ def test_a_sweep_changed_while_interrupted_keeps_what_was_begun(tiny: Given, tmp
     assert len(logs) == 4 and len(kept) == 2 and all(len(lines) == 6 for lines in logs.values())
 
 
-def test_two_runs_share_the_work(tiny: Given, tmp_path: Path):
-    shared, whole = tmp_path / "shared", tmp_path / "whole"
-    tiny["dictionary"]["n_latents"] = [16, 32]
-    arguments = [sys.executable, "-c", DRIVER, json.dumps(tiny), str(shared), "", "0"]
-    runs = [subprocess.Popen(arguments, cwd=CHECKOUT) for _ in range(2)]
-    assert [r.wait(timeout=60) for r in runs] == [0, 0]
-    work(tiny, whole)
-    assert results(shared) == results(whole)
-    assert not list(shared.glob("*.partial")) and not list((shared / ".scratch").iterdir())
-
-
 def test_work_that_another_run_holds_is_left_to_it(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store, console = Store(tmp_path), Console(record=True, quiet=False, file=open("/dev/null", "w"))
+    store, console = Store(tmp_path), Console(record=True, file=StringIO(), width=200)
     store.create()
     steps = steps_of(tiny)
     group = group_of(next(s for s in steps if "dictionary" in s.config))
@@ -274,7 +279,7 @@ def test_standings_tell_running_from_stopped(tiny: Given, tmp_path: Path):
 def test_a_board_tells_lines_and_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: float(next(clock)))
-    console = Console(record=True, file=open("/dev/null", "w"), width=200)
+    console = Console(record=True, file=StringIO(), width=200)
     with Board(console).work("train: x", ["train-1"], tmp_path) as tell:
         for done in (100, 200, 300):
             tell(done, 1000, "steps", loss=0.5)
@@ -304,8 +309,8 @@ def test_a_folder_that_cannot_be_written(tiny: Given, tmp_path: Path):
 
 
 def test_a_source_that_yields_infinities_is_named(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from sae.sources.independent import Independent
     from sae.source import Batch
+    from sae.sources.independent import Independent
 
     honest = Independent.batch
 

@@ -69,6 +69,7 @@ def test_every_vector_is_the_models_own_at_its_row_and_position(
         torch.testing.assert_close(kept["acts"], acts[row, position], rtol=1e-4, atol=1e-5)
         assert torch.equal(kept["token"], tokens[row, position])
         assert torch.equal(kept["document"], documents[row, position])
+        assert float((row[1:] == row[:-1]).float().mean()) < 0.3  # neighbours in a text are parted
 
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
