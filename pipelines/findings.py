@@ -16,20 +16,21 @@ NEAR = 1.25
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best setting of one source by one score; the oracle is a ceiling and never the best."""
+    """The best setting of one source by one score; a ceiling is never the best."""
 
     score: str
     best: Setting
     trained: Setting | None
     baseline: Setting | None
     oracle: Setting | None
+    copies: tuple[Setting, ...]
     n_compared: int
 
 
 def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
-    """The verdict on the settings of one source, None where no setting but the oracle has the score."""
+    """The verdict on the settings of one source, None where no setting but a ceiling has the score."""
     order = ranked(settings, score)
-    fair = [s for s in order if not s.is_oracle]
+    fair = [s for s in order if not s.is_ceiling(score)]
     if not fair:
         return None
     return Verdict(
@@ -38,6 +39,7 @@ def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
         trained=next((s for s in fair if not s.is_baseline), None),
         baseline=next((s for s in fair if s.is_baseline), None),
         oracle=next((s for s in order if s.is_oracle), None),
+        copies=tuple(s for s in order if s.is_ceiling(score) and not s.is_oracle),
         n_compared=len(fair),
     )
 
@@ -90,6 +92,9 @@ def _against_baseline(v: Verdict) -> str:
 
 
 def _ceiling(v: Verdict) -> str:
+    if v.copies:
+        names = " and ".join(dict.fromkeys(s.label for s in v.copies))
+        return f"A ceiling, not a rival: {names} with {v.copies[0].n_latents} latents copy the activations exactly."
     if v.oracle is None:
         return ""
     return f"The oracle, which is given the true directions, reaches {number(v.oracle.mean(v.score))}."

@@ -118,7 +118,10 @@ def _cosines(v: Verdict, places: Sequence[Place]) -> Drawn:
 
 
 def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Drawn:
-    shown = [v.best, *(s for s in champions(settings, v.score) if s.label != v.best.label and not s.is_oracle)]
+    shown = [
+        v.best,
+        *(s for s in champions(settings, v.score) if s.label != v.best.label and not s.is_ceiling(v.score)),
+    ]
     curves: dict[str, tuple[Array, Array]] = {}
     for s in shown[:6]:
         vectors = places[s.members[0]].vectors()

@@ -98,30 +98,30 @@ def render(
 
 
 def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[Line]:
-    """The settings, best first, with the best of every column marked; the oracle is never the best."""
+    """The settings, best first, with the best of every column marked; a ceiling is never the best."""
     order = ranked(settings, score)
     order += [s for s in settings if s not in order]
     best: dict[str, float] = {}
     for name in names:
         known = score_of(name)
         if known is not None and known.better:
-            best[name] = max((s.goodness(name) for s in settings if not s.is_oracle), default=float("nan"))
-    return [Line(s, note(s), [cell(s, name, best.get(name)) for name in names]) for s in order]
+            best[name] = max((s.goodness(name) for s in settings if not s.is_ceiling(name)), default=float("nan"))
+    return [Line(s, note(s, score), [cell(s, name, best.get(name)) for name in names]) for s in order]
 
 
 def cell(s: Setting, name: str, best: float | None) -> Cell:
     e = s.scores.get(name)
     if e is None or e.n == 0:
         return Cell(UNDEFINED, "", False, "not defined here", float("nan"))
-    is_best = best is not None and not s.is_oracle and s.goodness(name) == best
+    is_best = best is not None and not s.is_ceiling(name) and s.goodness(name) == best
     if e.n == 1:
         return Cell(number(e.mean), "", is_best, f"{name} {e.mean:.6g}, one value", e.mean)
     hint = f"{name} {e.mean:.6g}, 95% interval {e.low:.6g} to {e.high:.6g}, n = {e.n}"
     return Cell(number(e.mean), f"±{e.half:.{decimals(e.mean)}f}".replace("±0.", "±."), is_best, hint, e.mean)
 
 
-def note(s: Setting) -> str:
-    return "ceiling" if s.is_oracle else "baseline" if s.is_baseline else ""
+def note(s: Setting, score: str) -> str:
+    return "ceiling" if s.is_ceiling(score) else "baseline" if s.is_baseline else ""
 
 
 def facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

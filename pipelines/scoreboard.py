@@ -75,6 +75,14 @@ SCORES: dict[str, Score] = {
 }
 """Known scores in the order in which tables show them; a number at the end of a name may be left out here."""
 
+FIDELITY = frozenset(
+    ["explained_variance", "fvu", "ce_spliced", "ce_increase", "ce_recovered_mean", "ce_recovered_zero", "kl"]
+)
+"""Scores that a copy of the activations has perfect."""
+
+COPY = 1e-6
+"""The fvu below which a reconstruction is a copy, up to rounding."""
+
 BEST_BY = ("mcc", "ce_recovered_mean", "f1", "probe_auc_latent", "explained_variance")
 """What names the best dictionary where the score that was asked for does not exist."""
 
@@ -101,6 +109,14 @@ class Row:
 
     identity: Mapping[str, Value]
     scores: Mapping[str, float]
+
+
+def goodness(value: float, score: str) -> float:
+    """A value with its sign turned where less is better; minus infinity where it is undefined."""
+    known = score_of(score)
+    if math.isnan(value):
+        return -math.inf
+    return -value if known is not None and known.better == "less" else value
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,16 @@ class Setting:
         return self.kind == "oracle"
 
     @property
+    def copies(self) -> bool:
+        """Whether the activations come back exactly, as from a complete basis: nothing was compressed."""
+        return self.mean("fvu") < COPY
+
+    def is_ceiling(self, score: str) -> bool:
+        """Whether the score is no merit of the setting: the oracle was given the features, and a copy of the
+        activations has every score of fidelity perfect without having found anything."""
+        return self.is_oracle or (self.copies and score in FIDELITY)
+
+    @property
     def title(self) -> str:
         """The setting in words, e.g. ``relu, 64 latents, l1 = 2``."""
         parts = [self.label, f"{self.n_latents} latents" if self.n_latents else ""]
@@ -156,10 +182,7 @@ class Setting:
 
     def goodness(self, score: str) -> float:
         """The mean, with its sign turned where less is better; minus infinity where there is none."""
-        known, mean = score_of(score), self.mean(score)
-        if math.isnan(mean):
-            return -math.inf
-        return -mean if known is not None and known.better == "less" else mean
+        return goodness(self.mean(score), score)
 
 
 def settings_of(rows: Sequence[Row]) -> list[Setting]:

@@ -38,7 +38,7 @@ def score_table(settings: Sequence[Setting], score: str, title: str, width: int 
         table.add_column(name, no_wrap=True)
     for line in kept:
         s = line.setting
-        method = f"{s.label} *" if s.is_oracle else s.label
+        method = f"{s.label} *" if s.is_ceiling(score) else s.label
         penalty = [f"{s.penalty[0][1]:.3g}" if s.penalty else ""] if has_penalty else []
         scores = [f"[bold]{c.text:>5}[/] {c.half}" if c.best else f"{c.text:>5} {c.half}" for c in line.cells]
         table.add_row(escape(method), str(s.n_latents or ""), *penalty, *scores)
@@ -60,6 +60,8 @@ def footnote(settings: Sequence[Setting], score: str, n_shown: int) -> str:
     parts = [f"best first by {score}; {about}; bold: best of its column"]
     if any(s.is_oracle for s in settings):
         parts.append("* ceiling: knows the true directions")
+    elif any(s.is_ceiling(score) for s in settings):
+        parts.append("* ceiling: copies the activations exactly")
     if len(settings) > n_shown:
         parts.append(f"{len(settings) - n_shown} more settings in scores.csv")
     return "; ".join(parts)

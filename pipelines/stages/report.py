@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +13,20 @@ from pipelines.drawing import to_bytes
 from pipelines.findings import judge, sentences
 from pipelines.gallery import Place, pictures
 from pipelines.page import Section, Shown, render
-from pipelines.scoreboard import Row, decided_by, read_csv, settings_of, write_csv
+from pipelines.scoreboard import Row, decided_by, goodness, read_csv, settings_of, write_csv
 from pipelines.step import Job, Runtime, Tell
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-VERSION = 1
+VERSION = 2
 MOST_DRAWN = 6
 """Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``report.html``, ``scores.csv`` and ``figures/*.svg, *.png`` in every job's directory."""
+    """Leaves ``report.html``, ``scores.csv``, ``figures/*.svg, *.png`` and a copy of the best dictionary, ``best/``,
+    in every job's directory."""
     for i, job in enumerate(jobs):
         tell(i, len(jobs), "reports")
         _report(job)
@@ -54,6 +56,9 @@ def _report(job: Job) -> None:
                 (folder / f"{picture.name}.svg").write_bytes(svg)
                 (folder / f"{picture.name}.png").write_bytes(to_bytes(picture.figure, "png"))
                 shown.append(Shown(picture.name, picture.title, picture.caption, svg.decode()))
+        if verdict is not None and i == 0:
+            best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
+            shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
         told = [] if verdict is None else sentences(settings, verdict)
         sections.append(Section(source, told, settings, verdict, shown))
     manifests = [_manifest(place.train) for place in places]

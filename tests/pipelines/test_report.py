@@ -27,7 +27,7 @@ from sae.baselines.oracle import Config as Oracle
 from sae.baselines.random import Config as Random
 from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
-from sae.files import save
+from sae.files import load, save
 from sae.metric import Case, gather
 from sae.metrics.reconstruction import Config as Reconstruction
 from sae.metrics.recovery import Config as Recovery
@@ -153,7 +153,8 @@ def test_the_same_inputs_give_the_same_bytes(job: Job, finished: Path, tmp_path:
     again = made(job, tmp_path / "again")
     files = {f.relative_to(finished) for f in finished.rglob("*") if f.is_file()}
     assert {f.relative_to(again) for f in again.rglob("*") if f.is_file()} == files
-    assert {f.suffix for f in files} == {".html", ".csv", ".svg", ".png"} and len(files) == 2 + 2 * 7
+    suffixes = {".html", ".csv", ".svg", ".png", ".json", ".safetensors"}  # the last two are the best dictionary
+    assert {f.suffix for f in files} == suffixes and len(files) == 2 + 2 * 7 + 2
     for f in files:
         assert (again / f).read_bytes() == (finished / f).read_bytes(), f
 
@@ -289,6 +290,7 @@ def scored(folder: Path, rows: list[tuple[dict[str, Any], dict[str, float]]]) ->
     for i, (identity, scores) in enumerate(rows):
         score = inputs[f"score.{i}"] = written(folder, f"score-{i}", {})
         inputs[f"train.{i}"] = written(folder, f"train-{i}", {})
+        save(Relu.tied(torch.eye(3)).with_card(i=i), inputs[f"train.{i}"] / "dictionary")
         (score / "scores.json").write_text(json.dumps({"row": identity, "scores": scores}))
         step = Step("score", 1, {}, {"source": source_steps[identity["source"]]})
         steps |= {f"train.{i}": Step("train", 1, {"i": i}), f"score.{i}": step}
@@ -313,7 +315,18 @@ def test_a_real_model_is_judged_by_its_loss(tmp_path: Path):
     assert {f.stem for f in out.rglob("*.svg")} == {"l0-fvu", "l0-ce-recovered", "ce-recovered", "probes"}
     assert "the best is named by <code>ce_recovered_mean</code>" in page
     assert "Spliced into the model, relu, 24 latents, l1 = 2 raises the loss by 0.800 nats per token" in page
+    assert load(out / "best").card["i"] == 1, "the best seed of the best setting"
     assert "5 of its latents 0.900; logistic regression on the raw activations 0.950." in page
+
+
+def test_a_copy_of_the_activations_is_a_ceiling_of_fidelity_and_a_rival_in_recovery():
+    copy = Row(row("neurons", None), {"l0": 24.0, "fvu": 0.0, "ce_recovered_mean": 1.0, "mcc": 0.99})
+    found = [copy, *(Row(row("relu", s, l1=2.0), of_a_model(0.8, s) | {"mcc": 0.5}) for s in (0, 1))]
+    settings = settings_of(found)
+    by_loss, by_match = judge(settings, "ce_recovered_mean"), judge(settings, "mcc")
+    assert by_loss is not None and by_loss.best.method == "relu" and [s.method for s in by_loss.copies] == ["neurons"]
+    assert "A ceiling, not a rival: neurons" in " ".join(sentences(settings, by_loss))
+    assert by_match is not None and by_match.best.method == "neurons" and not by_match.copies
 
 
 def test_every_source_has_its_own_section_and_best(tmp_path: Path):
