@@ -8,8 +8,8 @@ averaged over the tasks.
     neuron        the one coordinate of the activations with the best AUC on choose, in either direction
     latent        the one latent with the best AUC on choose, as it stands
     k1, k5, k16   logistic regression on the k latents with the largest |difference of class means| on choose
-    shuffled      `logistic` with permuted training labels: an AUC above .5 is a leak (with few positives it lies
-                  a little below, since the permuted labels then mostly miss the true rows)
+    shuffled      `logistic` with permuted training labels, mean of `n_shuffles` permutations a task. It is .5 on
+                  average; a single one is a random direction, whose AUC for one feature may well be .4 or .6
 
 `k*` are the k-sparse probes of Gurnee et al. 2023 with the ranking of Kantamneni et al. 2025, in the form of
 SAEBench's sparse probing (L2, C = 1) but with AUC and F1 where that has accuracy; means are weighted by the
@@ -50,6 +50,7 @@ class Config(MetricConfig):
     k: tuple[PositiveInt, ...] = Field((1, 5, 16), min_length=1)
     n_tasks: int = Field(32, gt=0)
     min_count: int = Field(10, gt=0)
+    n_shuffles: int = Field(5, gt=0)
     max_rows: int = Field(4000, gt=1)
     seed: int = 0
 
@@ -100,7 +101,9 @@ def on_activations(config: Config, evidence: Evidence) -> tuple[Tasks, Mapping[s
         found["neuron"].append(tasks.measure_single(t, sign * choose[:, neuron], sign * test[:, neuron]))
         fit = Sample.of(config, tasks, t)
         found["logistic"].append(tasks.measure(t, fit.log_odds(x, x_test), 0.0))
-        found["shuffled"].append(tasks.measure(t, fit.shuffled().log_odds(x, x_test), 0.0))
+        found["shuffled"] += [
+            tasks.measure(t, fit.shuffled(n).log_odds(x, x_test), 0.0) for n in range(config.n_shuffles)
+        ]
     return tasks, means(found)
 
 
@@ -143,9 +146,9 @@ class Sample:
         weight = np.concatenate([np.full(len(k), len(c) / len(k)) for k, c in zip(kept, classes, strict=True)])
         return cls(rows, positive[rows], weight, tasks.on_test.device, seed)
 
-    def shuffled(self) -> Sample:
-        """The same rows with labels, and their weights, permuted."""
-        order = np.random.default_rng(derive("shuffled", self.seed)).permutation(len(self.rows))
+    def shuffled(self, n: int = 0) -> Sample:
+        """The same rows with labels, and their weights, in their n-th permutation."""
+        order = np.random.default_rng(derive("shuffled", self.seed, n)).permutation(len(self.rows))
         return Sample(self.rows, self.positive[order], self.weight[order], self.device, self.seed)
 
     def log_odds(self, x: NDArray[Any], x_test: NDArray[Any]) -> Tensor:
