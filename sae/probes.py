@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -97,4 +100,13 @@ def logistic(
     """Log odds on `x_test` by L2 logistic regression (C = 1) on weighted rows."""
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=1.0, max_iter=1000).fit(x, positive, weight).decision_function(x_test)
+    # The products are small: threads that wait for each other at every one of them cost more than they do.
+    with _thread_pools().limit(limits=1):
+        return LogisticRegression(C=1.0, max_iter=1000).fit(x, positive, weight).decision_function(x_test)
+
+
+@lru_cache
+def _thread_pools() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
