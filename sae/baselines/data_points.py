@@ -10,15 +10,23 @@ from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig, training_rows
 from sae.source import Source
 
+SPARE = 8
+"""Rows looked at for every one that is needed: sparse toy data have rows in which nothing is active."""
+
 
 class Config(MethodConfig):
-    """Settings; `n_latents` training rows, each scaled to norm one."""
+    """Settings; `n_latents` training rows other than zero, each scaled to norm one."""
 
     kind: Literal["data_points"] = "data_points"
     n_latents: int = Field(gt=0)
 
     def fit(self, source: Source, seed: int) -> Relu:
-        rows = training_rows(source, self.n_latents, seed)
-        if len(rows) < self.n_latents:
-            raise ValueError(f"data_points: n_latents = {self.n_latents}, but the source has {len(rows)} rows")
-        return Relu.tied(rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        rows = training_rows(source, SPARE * self.n_latents, seed)
+        norm = rows.norm(dim=-1, keepdim=True)
+        points = (rows / norm)[norm[:, 0] > 0][: self.n_latents]
+        if len(points) < self.n_latents:
+            raise ValueError(
+                f"data_points: n_latents = {self.n_latents}, but the source has {len(points)} rows other than zero; "
+                "ask for fewer"
+            )
+        return Relu.tied(points)

@@ -1,0 +1,80 @@
+"""The results that the README claims, reproduced from the ready configs through the command's own path."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import runner
+from pipelines.config import read
+from pipelines.plan import plan
+from pipelines.progress import Board
+from pipelines.store import Store
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def both_cores():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def scores(name: str, out: Path, *given: str) -> list[dict[str, str]]:
+    from rich.console import Console
+
+    config = read(CONFIGS / f"{name}.toml", given)
+    steps = plan(config)
+    runner.run(steps, Store(out), runner.execution(config.runtime), Board(Console(quiet=True)))
+    with (Store(out).directory(steps[-1]) / "scores.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+def of(rows: list[dict[str, str]], score: str, **identity: Any) -> list[float]:
+    return [float(r[score]) for r in rows if all(r[k] == str(v) for k, v in identity.items())]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.usefixtures("both_cores")
+def test_the_demo_tells_its_story(tmp_path: Path):
+    rows = scores("demo", tmp_path)
+    best = {l1: mean(of(rows, "mcc", method="relu", n_latents=128, l1=l1)) for l1 in (0.1, 2.0, 8.0)}
+    error = {l1: mean(of(rows, "fvu", method="relu", n_latents=128, l1=l1)) for l1 in best}
+    assert mean(of(rows, "mmcs_truth", method="relu", n_latents=128, l1=2.0)) >= 0.95
+    assert best[2.0] > best[0.1] + 0.2 and best[2.0] > best[8.0], "too little, right, too much"
+    assert error[0.1] < error[2.0] < error[8.0], "reconstruction ranks the sweep otherwise"
+    baselines = {r["method"] for r in rows} - {"relu", "oracle"}
+    assert baselines == {"random", "data_points", "neurons", "pca", "ica"}
+    assert all(best[2.0] > max(of(rows, "mcc", method=b)) for b in baselines)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("both_cores")
+def test_sharkeys_toy_in_the_middle_of_the_grid(tmp_path: Path):
+    """About eight minutes on two cores."""
+    rows = scores("sharkey-small", tmp_path, "dictionary.l1=0.1")
+    assert min(of(rows, "mcc", method="relu", n_latents=512)) >= 0.90
+    assert min(of(rows, "mcc", method="relu", n_latents=1024)) >= 0.98
+    at_512 = [mean(of(rows, "mcc", method=m, n_latents=512)) for m in ("random", "data_points")]
+    pca, ica = (mean(of(rows, "mcc", method=m)) for m in ("pca", "ica"))
+    assert at_512[0] < pca < at_512[1] < ica < mean(of(rows, "mcc", method="relu", n_latents=512))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("both_cores")
+def test_a_real_model_keeps_its_loss(tmp_path: Path, shared_data: Path):
+    """About four minutes on two cores."""
+    model, text = shared_data / "models" / "stories260k", shared_data / "text" / "tinystories_train.txt"
+    rows = scores("tinystories-local", tmp_path, f"source.model={model}", f"source.text={text}", "dictionary.l1=1.3")
+    assert min(of(rows, "ce_recovered_mean", method="relu")) >= 0.90
+    assert max(of(rows, "l0", method="relu")) <= 20
+    [neurons] = [r for r in rows if r["method"] == "neurons"]
+    assert neurons["ce_spliced"] == neurons["ce_clean"] and float(neurons["fvu"]) < 1e-12
