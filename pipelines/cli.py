@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ app = App(name="sae", help="Sparse autoencoders from a config to a scored dictio
 
 Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Out = Annotated[Path | None, Parameter(name="--out")]
+Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
 
 def main() -> None:
@@ -69,7 +71,7 @@ def plan(config: Path, *, set: Set = None, out: Out = None) -> None:
 
 
 @app.command
-def run(config: Path, *, set: Set = None, out: Out = None) -> None:
+def run(config: Path, *, set: Set = None, out: Out = None, profile: Profile = False) -> None:
     """Do every step of a config that is not done, print the scores and the report's path.
 
     Stopped or killed, it goes on where it was when it is started again; several runs share the work.
@@ -82,7 +84,10 @@ def run(config: Path, *, set: Set = None, out: Out = None) -> None:
         A value in place of the file's, such as train.steps=200; may be given several times.
     out
         The folder of all steps, in place of runtime.out.
+    profile
+        Also print where the time of this run went, and write a trace of it that ui.perfetto.dev opens.
     """
+    from pipelines import profile as profiling
     from pipelines import runner
     from pipelines.progress import Board
     from pipelines.stages.report import print_table
@@ -92,11 +97,16 @@ def run(config: Path, *, set: Set = None, out: Out = None) -> None:
     store, link = Store(root), root / settings.name
     if link.exists() and not link.is_symlink():
         raise ValueError(f"{link}: in the way of the link to the report; move it, or give the config another name")
-    runner.run(steps, store, runner.execution(settings.runtime), Board(Console(stderr=True)))
+    runtime = runner.execution(settings.runtime)
+    if profile:
+        runtime = replace(runtime, spans=profiling.recorder(runtime.device))
+    runner.run(steps, store, runtime, Board(Console(stderr=True)))
     directory = store.directory(steps[-1])
     _point(link, directory)
     console = Console()
     print_table(directory, console)
+    if profile:
+        profiling.tell(runtime.spans, root / f"{settings.name}.trace.json", console)
     console.print(f"report: {link / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 

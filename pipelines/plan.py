@@ -59,14 +59,13 @@ def _source(source: SourceConfig) -> Step:
 
 
 def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
-    """One step for every dictionary to train; those of one shape and training make a stack, and so a group."""
+    """One step for every dictionary to train; those on one source with one training share batches: a group."""
     pairs = list(product(config.dictionaries, config.trainings))
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
     labels = _labels(merged, skip={"n_latents", "l1", "target_l0", "k"})
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
         settings, how = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
-        shared = {name: value for name, value in settings.items() if name not in dictionary.member_axes}
-        stack = Step("train", train.VERSION, {"dictionary": shared, "train": how}, {"source": source})
+        together = Step("train", train.VERSION, {"train": how}, {"source": source})
         row: Row = {
             "method": label,
             "encoder": None,
@@ -76,7 +75,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
             "seed": seed,
         }
         content = {"dictionary": settings, "train": how, "seed": seed}
-        yield Step("train", train.VERSION, content, {"source": source}, f"train-{stack.key}", _title(row)), row
+        yield Step("train", train.VERSION, content, {"source": source}, f"train-{together.key}", _title(row)), row
 
 
 def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:

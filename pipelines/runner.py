@@ -95,7 +95,8 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     scratch.mkdir(parents=True, exist_ok=True)
     jobs = [_job(step, store) for step in missing]
     began = time.monotonic()
-    with board.work(_title(missing), [step.name for step in missing], scratch) as tell:
+    seen, timed = board.work(_title(missing), [step.name for step in missing], scratch), runtime.spans(missing[0].stage)
+    with seen as tell, timed:
         for job in STAGES[missing[0].stage].run(jobs, scratch, runtime, tell):
             store.commit(job.step, runtime.device, time.monotonic() - began)
     undone = [step.name for step in missing if not store.done(step)]

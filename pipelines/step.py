@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from sae.spans import NO_SPANS, Spans
+
 
 @dataclass(frozen=True)
 class Step:
@@ -58,6 +60,8 @@ class Runtime:
     checkpoint_seconds: float = 30.0
     sinks: tuple[str, ...] = ()
     """Where training logs go besides log.jsonl: ``trackio`` and ``wandb``."""
+    spans: Spans = NO_SPANS
+    """Records where time goes: a span for each group of steps, named by its stage, with finer ones inside."""
 
 
 class Tell(Protocol):

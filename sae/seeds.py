@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+HAS_NUMBA = find_spec("numba") is not None
+"""Whether loops are compiled. NumPy gives the same without, more slowly."""
 
 
 def derive(*path: str | int) -> int:
@@ -57,6 +61,16 @@ class Permutation:
 
     def __call__(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The images of `index` (integers in ``[0, n)``), of the same shape."""
+        if not HAS_NUMBA:
+            return self._by_numpy(index)
+        from sae.compiled import permute
+
+        flat = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
+        out = np.empty_like(flat)
+        permute(flat, np.uint64(self.n), np.uint64(self._half_bits), np.array(self._keys), out)
+        return out.reshape(index.shape)
+
+    def _by_numpy(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         out = self._encrypt(index.astype(np.uint64))
         while (outside := out >= self.n).any():
             out[outside] = self._encrypt(out[outside])
@@ -68,13 +82,12 @@ def epoch_rows(step: int, size: int, n_rows: int, seed: int) -> NDArray[np.int64
 
     Positions ``step * size ...`` are counted on over the epochs, so a batch may end one and begin the next.
     """
-    position = np.arange(step * size, (step + 1) * size)
-    epoch = position // n_rows
-    rows = np.empty(size, dtype=np.int64)
-    for e in np.unique(epoch):
-        here = epoch == e
-        rows[here] = Permutation(n_rows, derive("epoch", seed, int(e)))(position[here] % n_rows)
-    return rows
+    begin, end = step * size, (step + 1) * size
+    pieces: list[NDArray[np.int64]] = []
+    for epoch in range(begin // n_rows, -(-end // n_rows)):
+        position = np.arange(max(begin - epoch * n_rows, 0), min(end - epoch * n_rows, n_rows))
+        pieces.append(Permutation(n_rows, derive("epoch", seed, epoch))(position))
+    return np.concatenate(pieces)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,7 +7,10 @@ position, token), or rows of tokens. Shards may differ in their number of rows, 
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.seeds import HAS_NUMBA
+
 DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -29,6 +34,10 @@ DTYPES = {
 }
 # NumPy has no bfloat16; rows are moved as plain words of the right size and named for what they are afterwards.
 WORDS = {4: np.uint32, 2: np.uint16, 8: np.uint64, 1: np.uint8}
+MEMORY_SHARE = 0.5
+"""Shards that take more of the machine's memory are not counted on to stay there."""
+BYTES_PER_THREAD = 1 << 18
+"""What a thread must have to copy to be worth its start."""
 
 
 def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -77,15 +86,25 @@ class Shard:
         return next(iter(self.entries.values()))["shape"][0]
 
     @cached_property
-    def _map(self) -> NDArray[np.uint8]:
-        return np.memmap(self.file, dtype=np.uint8, mode="r")
+    def _map(self) -> mmap.mmap:
+        with self.file.open("rb") as f:
+            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
     def words(self, name: str) -> NDArray[Any]:
         """The tensor as a memory map of words ``[rows, ...]``; the operating system loads the pages touched."""
         entry = self.entries[name]
         begin, end = entry["data_offsets"]
         word = WORDS[DTYPES[entry["dtype"]].itemsize]
-        return self._map[self.start + begin : self.start + end].view(word).reshape(entry["shape"])
+        count = (end - begin) // np.dtype(word).itemsize
+        return np.frombuffer(self._map, word, count, self.start + begin).reshape(entry["shape"])
+
+    def call_in(self, name: str, row: int) -> None:
+        """Asks the disk for one row, and does not wait for it."""
+        entry = self.entries[name]
+        size = (entry["data_offsets"][1] - entry["data_offsets"][0]) // self.n_rows
+        begin = self.start + entry["data_offsets"][0] + row * size
+        page = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, page, begin + size - page)
 
 
 class Shards:
@@ -101,6 +120,7 @@ class Shards:
                 raise ValueError(f"{shard.file}: it holds other tensors than {first.file.name}; prepare it again")
         self.ends = np.cumsum([s.n_rows for s in self.shards])
         self.n_rows = int(self.ends[-1])
+        self._found: dict[str, NDArray[np.uint64]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -112,25 +132,77 @@ class Shards:
     def rows(self, index: NDArray[np.int64], name: str = "acts", device: str = "cpu") -> Tensor:
         """The rows asked for, in the order asked for, on `device`; floating-point ones as float32.
 
-        Each shard is visited once and in ascending order, so that the disk sees a sweep; rows travel to the
-        device in the type they are stored in, and are widened there.
+        Rows travel to the device in the type they are stored in, and are widened there.
         """
         entry = self.shards[0].entries[name]
-        dtype = DTYPES[entry["dtype"]]
-        out = np.empty((len(index), *entry["shape"][1:]), dtype=WORDS[dtype.itemsize])
+        dtype, on_gpu = DTYPES[entry["dtype"]], device.startswith("cuda")
+        assert len(index) == 0 or (index.min() >= 0 and index.max() < self.n_rows), "no such row"
+        rows = torch.empty((len(index), *entry["shape"][1:]), dtype=dtype, pin_memory=on_gpu)
+        words = rows.view(torch.uint8).numpy().view(WORDS[dtype.itemsize])
+        if self._beyond_memory:
+            self._call_in(index, name)
+        if HAS_NUMBA:
+            self._gather(np.ascontiguousarray(index, dtype=np.int64), name, words)
+        else:
+            self._by_numpy(index, name, words)
+        rows = rows.to(device, non_blocking=on_gpu)
+        return rows.float() if dtype.is_floating_point else rows
+
+    def _gather(self, index: NDArray[np.int64], name: str, out: NDArray[Any]) -> None:
+        """Copies the rows, in as many threads as torch takes where there is enough to copy.
+
+        Called from a thread of its own it stays there: batches that are made beside one another take the cores up
+        already, and not every threading layer of numba's may be entered twice at once.
+        """
+        from sae.compiled import gather, gather_in_pieces
+
+        start, out = self._addresses(name), out.reshape(len(index), math.prod(out.shape[1:]))
+        pieces = min(torch.get_num_threads(), out.nbytes // BYTES_PER_THREAD)
+        if pieces > 1 and threading.current_thread() is threading.main_thread():
+            gather_in_pieces(start, self.ends, index, out, pieces)
+        else:
+            gather(start, self.ends, index, out)
+
+    def _by_numpy(self, index: NDArray[np.int64], name: str, out: NDArray[Any]) -> None:
         order = np.argsort(index, kind="stable")
         sorted_index = index[order]
-        assert len(index) == 0 or (sorted_index[0] >= 0 and sorted_index[-1] < self.n_rows), "no such row"
         cuts = np.searchsorted(sorted_index, self.ends)
         begin = 0
-        for shard, end, first in zip(self.shards, cuts, self.ends - [s.n_rows for s in self.shards], strict=True):
+        for shard, end, first in zip(self.shards, cuts, self._firsts, strict=True):
             if end > begin:
                 out[order[begin:end]] = shard.words(name)[sorted_index[begin:end] - first]
             begin = end
-        rows = torch.from_numpy(out).view(dtype)
-        if device != "cpu":
-            rows = (rows.pin_memory() if device.startswith("cuda") else rows).to(device, non_blocking=True)
-        return rows.float() if dtype.is_floating_point else rows
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        return self.ends - np.array([s.n_rows for s in self.shards])
+
+    def _addresses(self, name: str) -> NDArray[np.uint64]:
+        """Where in memory each shard's tensor lies; the maps are kept as long as the shards are."""
+        if name not in self._found:
+            self._found[name] = np.array([s.words(name).ctypes.data for s in self.shards], dtype=np.uint64)
+        return self._found[name]
+
+    @cached_property
+    def _beyond_memory(self) -> bool:
+        """Whether the shards are too large to stay in memory once they were read."""
+        size = sum(shard.file.stat().st_size for shard in self.shards)
+        return hasattr(mmap, "MADV_WILLNEED") and size > MEMORY_SHARE * _memory()
+
+    def _call_in(self, index: NDArray[np.int64], name: str) -> None:
+        """Asks the disk for all rows at once, in the order in which they lie there.
+
+        Touched one after the other, each would be waited for, and its neighbourhood read for nothing.
+        """
+        index = np.sort(index)
+        part = np.searchsorted(self.ends, index, side="right")
+        for k, row in zip(part.tolist(), (index - self._firsts[part]).tolist(), strict=True):
+            self.shards[k].call_in(name, row)
+
+
+def _memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _columns(shard: Shard) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -2,28 +2,34 @@
 
 Everything is a function of the configs and the seeds: batches of (source seed, step), initial values of the
 member's seed, resampling of (seed, step). A run that is stopped at any step and resumed from a checkpoint
-continues bit for bit. A member comes out the same whatever else is in its stack: to the bit where its tensors
-are whole cache lines (``n_latents * d_in`` a multiple of 16, on a CPU), to rounding elsewhere.
+continues bit for bit. A member comes out the same whatever else is in its stack: on a CPU to the bit, where its
+tensors are whole cache lines (``n_latents * d_in`` a multiple of 16), and to rounding elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from sae.dense import Terms
 from sae.dictionary import Dictionary
-from sae.gradients import Workspace, backward, forward
+from sae.engine import Engine, Precision
+from sae.kernels import Adam
 from sae.kinds import Settings
 from sae.liveness import count_silence_, resample_
+from sae.prefetch import training_rows
 from sae.schedule import trapezoid
 from sae.source import Source
-from sae.stack import Architecture, DictionaryConfig, Stack
+from sae.spans import NO_SPANS, Spans
+from sae.stack import DictionaryConfig, Stack
 
 
 class TrainConfig(Settings):
@@ -32,7 +38,9 @@ class TrainConfig(Settings):
     `input_scale`: ``sqrt_d`` multiplies the input by ``sqrt(d_in) / E||x||``, so that one l1 means the same on
     every source; ``none`` leaves it. Both the scale and the mean are taken from the first `n_scale` rows.
     Latents that were silent for `dead_after` steps count as dead, and are resampled every `resample_every`
-    steps (0: never) during the first share `resample_until`.
+    steps (0: never) during the first share `resample_until`. `precision` is that of the encoder's product
+    once codes are sparse: ``screen`` finds the candidates in bfloat16 and computes their codes in float32, so that
+    codes are those of ``float32``; ``bfloat16`` takes the rounded product for the codes.
     """
 
     steps: int = Field(10_000, gt=0)
@@ -51,6 +59,7 @@ class TrainConfig(Settings):
     resample_until: float = Field(0.6, ge=0, le=1)
     resample_pool: int = Field(8192, gt=0)
     log_every: int = Field(100, gt=0)
+    precision: Precision = "float32"
 
 
 Member = tuple[DictionaryConfig, int]
@@ -68,6 +77,7 @@ class State:
     stack: Stack
     moments: Mapping[str, list[Tensor]]
     silent_for: Int[Tensor, "n_members n_latents"]
+    is_sparse: Bool[Tensor, " n_members"]
     scale: float
     figures: dict[str, Tensor | float]
 
@@ -87,8 +97,9 @@ class State:
         tensors = {f"parameter.{k}": v.detach().clone() for k, v in self.stack.parameters().items()}
         for name, pair in self.moments.items():
             tensors |= {f"moment{i}.{name}": moment.clone() for i, moment in enumerate(pair)}
-        tensors["silent_for"] = self.silent_for.clone()
         return tensors | {
+            "silent_for": self.silent_for.clone(),
+            "is_sparse": self.is_sparse.clone(),
             "step": torch.tensor(self.step),
             "scale": torch.tensor(self.scale, dtype=torch.float64),
         }
@@ -113,6 +124,7 @@ def train(
     config: TrainConfig,
     device: str = "cpu",
     resume: Mapping[str, Tensor] | None = None,
+    spans: Spans = NO_SPANS,
 ) -> Iterator[State]:
     """Trains a stack and yields its state every ``config.log_every`` steps and at the end.
 
@@ -120,41 +132,100 @@ def train(
     Ba 2015); where the architecture holds decoder rows at unit norm, the part of the gradient along the row
     is projected out before the step and the row renormalised after it (Bricken et al. 2023).
     """
-    architecture = members[0][0].architecture()
-    state = _start(members, source, config, device) if resume is None else _restore(members, config, device, resume)
-    stack = state.stack
-    full = torch.tensor([c.coefficient for c, _ in members], dtype=torch.float32, device=device)
-    optimizer = _adam(stack, state, config)
-    work = Workspace.for_stack(stack, config.batch_size)
-    if state.step == config.steps:
+    for [state] in train_side_by_side([members], source, config, device, [resume], spans):
         yield state
 
-    for step in range(state.step, config.steps):
-        x = source.batch(step, config.batch_size).acts.to(device, torch.float32) * state.scale
-        lr = config.lr * trapezoid(step, config.steps, config.warm_up, config.decay)
-        coefficient = full * trapezoid(step, config.steps, config.penalty_warm_up, 0.0)
 
-        forward(stack, architecture, x, work.z, work.residual)
-        z_sum, penalty = backward(stack, architecture, x, coefficient, work)
-        count_silence_(state.silent_for, z_sum)
-        _update(stack, architecture, members[0][0].decoder_bias, optimizer, work, lr)
+def train_side_by_side(
+    stacks: Sequence[Sequence[Member]],
+    source: Source,
+    config: TrainConfig,
+    device: str = "cpu",
+    resumes: Sequence[Mapping[str, Tensor] | None] | None = None,
+    spans: Spans = NO_SPANS,
+) -> Iterator[list[State]]:
+    """Trains stacks of different shapes or architectures in one pass over the data, each as it would be alone.
 
-        state.step = step + 1
-        if _resamples_after(state.step, config):
-            _resample(state, architecture, source, config)
-        if state.step % config.log_every == 0 or state.step == config.steps:
-            state.figures = _figures(work, penalty, coefficient, state.silent_for >= config.dead_after, lr)
-            yield state
+    Yields the states of all; checkpoints to `resumes` must be of the same step.
+    """
+    resumes = resumes or [None] * len(stacks)
+    begin = _Beginnings(source, config)
+    states = [
+        begin(members, device) if resume is None else _restore(members, config, device, resume)
+        for members, resume in zip(stacks, resumes, strict=True)
+    ]
+    assert len({state.step for state in states}) == 1, "stacks side by side stand at the same step"
+    teams = [_Team(state, config, spans) for state in states]
+    step = states[0].step
+    if step == config.steps:
+        yield states
+    with closing(training_rows(source, range(step, config.steps), config.batch_size, device)) as batches:
+        while step < config.steps:
+            with spans("data"):
+                x = next(batches)
+            step += 1
+            logged = step % config.log_every == 0 or step == config.steps
+            for team in teams:
+                team.step(x, source, logged)
+            if logged:
+                yield states
 
 
-def _start(members: Sequence[Member], source: Source, config: TrainConfig, device: str) -> State:
-    mean, scale = _moments_of_input(source, config)
-    centre = mean * scale if config.centre and members[0][0].decoder_bias else torch.zeros_like(mean)
-    n_latents = members[0][0].n_latents
-    stack = Stack.initialise([seed for _, seed in members], source.d_in, n_latents, centre, device)
-    moments = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
-    silent = torch.zeros(stack.n_members, n_latents, dtype=torch.int32, device=device)
-    return State(0, config.steps, config.batch_size, members, stack, moments, silent, scale, {})
+class _Team:
+    """A stack in training."""
+
+    def __init__(self, state: State, config: TrainConfig, spans: Spans) -> None:
+        self.state, self.config, self.spans = state, config, spans
+        first, device = state.members[0][0], state.stack.W_dec.device
+        self.full = torch.tensor([c.coefficient for c, _ in state.members], dtype=torch.float32, device=device)
+        self.engine = Engine(
+            state.stack,
+            state.moments,
+            state.is_sparse,
+            first.architecture(),
+            config.batch_size,
+            decoder_bias=first.decoder_bias,
+            precision=config.precision,
+            spans=spans,
+        )
+
+    def step(self, x: Float[Tensor, "batch d_in"], source: Source, logged: bool) -> None:
+        """One step on rows that are not scaled yet."""
+        state, config = self.state, self.config
+        lr = config.lr * trapezoid(state.step, config.steps, config.warm_up, config.decay)
+        coefficient = self.full * trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
+        state.step += 1
+        adam = Adam.at(state.step, lr, config.beta1, config.beta2)
+        with self.spans("bookkeeping"):
+            x = x * state.scale
+        terms = self.engine.step(x, state.step, adam, coefficient)
+        with self.spans("bookkeeping"):
+            count_silence_(state.silent_for, terms.fired)
+            if _resamples_after(state.step, config):
+                _resample(state, self.engine, source, config)
+            if logged:
+                state.figures = _figures(terms, coefficient, state.silent_for >= config.dead_after, lr)
+
+
+class _Beginnings:
+    """First states of stacks on one source, whose moments are taken once."""
+
+    def __init__(self, source: Source, config: TrainConfig) -> None:
+        self.source, self.config = source, config
+
+    @cached_property
+    def _moments(self) -> tuple[Float[Tensor, " d_in"], float]:
+        return _moments_of_input(self.source, self.config)
+
+    def __call__(self, members: Sequence[Member], device: str) -> State:
+        (mean, scale), config, first = self._moments, self.config, members[0][0]
+        centre = mean * scale if config.centre and first.decoder_bias else torch.zeros_like(mean)
+        seeds = [seed for _, seed in members]
+        stack = Stack.initialise(seeds, self.source.d_in, first.n_latents, centre, device)
+        moments = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
+        silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
+        dense = torch.zeros(stack.n_members, dtype=torch.bool)
+        return State(0, config.steps, config.batch_size, members, stack, moments, silent, dense, scale, {})
 
 
 def _moments_of_input(source: Source, config: TrainConfig) -> tuple[Float[Tensor, " d_in"], float]:
@@ -175,39 +246,8 @@ def _restore(members: Sequence[Member], config: TrainConfig, device: str, saved:
     stack = Stack(**{name: tensor[f"parameter.{name}"] for name in Stack.NAMES})
     moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in Stack.NAMES}
     step, scale = int(saved["step"]), float(saved["scale"])
-    return State(step, config.steps, config.batch_size, members, stack, moments, tensor["silent_for"], scale, {})
-
-
-def _adam(stack: Stack, state: State, config: TrainConfig) -> torch.optim.Adam:
-    """Torch's fused Adam over the stack's parameters, holding the state's moments."""
-    parameters = stack.parameters()
-    adam = torch.optim.Adam(parameters.values(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-    for name, p in parameters.items():
-        taken = torch.tensor(float(state.step), device=p.device)
-        adam.state[p] = {"step": taken, "exp_avg": state.moments[name][0], "exp_avg_sq": state.moments[name][1]}
-    return adam
-
-
-def _update(
-    stack: Stack,
-    architecture: Architecture,
-    decoder_bias: bool,
-    adam: torch.optim.Adam,
-    work: Workspace,
-    lr: float,
-) -> None:
-    gradient = work.gradients
-    if not decoder_bias:
-        gradient["b_dec"].zero_()
-    if architecture.unit_rows:
-        along = (gradient["W_dec"] * stack.W_dec).sum(-1, keepdim=True)
-        gradient["W_dec"].addcmul_(along, stack.W_dec, value=-1)
-    for name, p in stack.parameters().items():
-        p.grad = gradient[name]
-    adam.param_groups[0]["lr"] = lr
-    adam.step()
-    if architecture.unit_rows:
-        stack.W_dec /= stack.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    silent, is_sparse = tensor["silent_for"], saved["is_sparse"].clone()
+    return State(step, config.steps, config.batch_size, members, stack, moments, silent, is_sparse, scale, {})
 
 
 def _resamples_after(step: int, config: TrainConfig) -> bool:
@@ -215,29 +255,28 @@ def _resamples_after(step: int, config: TrainConfig) -> bool:
     return every > 0 and step % every == 0 and step <= config.resample_until * config.steps
 
 
-def _resample(state: State, architecture: Architecture, source: Source, config: TrainConfig) -> None:
+def _resample(state: State, engine: Engine, source: Source, config: TrainConfig) -> None:
     """Resamples dead latents on the rows of the coming steps, `resample_pool` of them or a little more."""
     dead = state.silent_for >= config.dead_after
     if not bool(dead.any()):
         return
-    stack, batch = state.stack, config.batch_size
-    pieces: list[Tensor] = []
-    errors: list[Tensor] = []
-    work = Workspace.for_stack(stack, batch)
-    for k in range(-(-config.resample_pool // batch)):
-        x = source.batch(state.step + k, batch).acts.to(stack.W_dec.device, torch.float32) * state.scale
-        _, residual = forward(stack, architecture, x, work.z, work.residual)
-        pieces.append(x)
-        errors.append(residual.square().sum(-1))
+    batch, device = config.batch_size, state.stack.W_dec.device
+    coming = range(state.step, state.step + -(-config.resample_pool // batch))
+    pieces = [source.batch(k, batch).acts.to(device, torch.float32) * state.scale for k in coming]
+    errors = torch.cat([engine.errors(x) for x in pieces], 1)
     seeds = [seed for _, seed in state.members]
-    resample_(stack, state.moments, dead, torch.cat(pieces), torch.cat(errors, 1), seeds, state.step)
+    resample_(state.stack, state.moments, dead, torch.cat(pieces), errors, seeds, state.step)
+    engine.refresh()
     state.silent_for.masked_fill_(dead, 0)
 
 
-def _figures(
-    work: Workspace, penalty: Tensor, coefficient: Tensor, dead: Tensor, lr: float
-) -> dict[str, Tensor | float]:
-    mse = work.residual.square().sum(-1).mean(-1)
-    l0 = (work.z > 0).sum(-1, dtype=torch.float32).mean(-1)
-    figures = {"loss": mse + penalty, "mse": mse, "penalty": penalty, "l0": l0, "coefficient": coefficient}
-    return {**figures, "dead": dead.float().mean(-1), "lr": lr}
+def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:
+    return {
+        "loss": terms.mse + terms.penalty,
+        "mse": terms.mse,
+        "penalty": terms.penalty,
+        "l0": terms.l0,
+        "coefficient": coefficient,
+        "dead": dead.float().mean(-1),
+        "lr": lr,
+    }

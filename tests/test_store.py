@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sae.store import Shards, write_shard
+from sae.store import Shard, Shards, write_shard
 
 
 def table(n: int, d: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -94,3 +94,50 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         write_shard(shards.shards[0].file, table(2))
     assert shards.shards[0].file.read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_numpy_and_compiled_loops_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+    pytest.importorskip("numba")
+    shards, whole = write(tmp_path, [70, 0, 1, 200, 33], dtype)
+    index = np.random.default_rng(0).integers(0, shards.n_rows, 500)
+    index[:4] = 0, 69, 70, shards.n_rows - 1
+    for name in shards.names:
+        for some in (index, index[::2], index[:0]):
+            monkeypatch.setattr("sae.store.HAS_NUMBA", True)
+            compiled = shards.rows(some, name)
+            monkeypatch.setattr("sae.store.HAS_NUMBA", False)
+            assert compiled.dtype == shards.rows(some, name).dtype and torch.equal(compiled, shards.rows(some, name))
+            assert torch.equal(compiled, whole[name][some].to(compiled.dtype))
+
+
+def test_shards_beyond_memory_are_called_in_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shards, whole = write(tmp_path, [700, 0, 900], torch.bfloat16)
+    assert not shards._beyond_memory
+    called: list[int] = []
+    call_in = Shard.call_in
+    monkeypatch.setattr(Shard, "call_in", lambda shard, name, row: called.append(row) or call_in(shard, name, row))
+    monkeypatch.setattr("sae.store.MEMORY_SHARE", 0.0)
+    shards = Shards([shard.file for shard in shards.shards])
+    index = np.array([1599, 0, 699, 700, 0])
+    assert torch.equal(shards.rows(index), whole["acts"][index].float())
+    assert called == [0, 0, 699, 0, 899]
+    assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+def test_rows_are_the_same_whatever_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr("sae.store.BYTES_PER_THREAD", 100)
+    shards, whole = write(tmp_path, [70, 1, 200])
+    index = np.random.default_rng(0).integers(0, shards.n_rows, 501)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(shards.rows(index), whole["acts"][index])
+        assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+@pytest.mark.parametrize("index", [-1, 6, 2**40])
+def test_a_row_that_is_not_there_is_refused(tmp_path: Path, index: int):
+    shards, _ = write(tmp_path, [2, 4])
+    with pytest.raises(AssertionError, match="no such row"):
+        shards.rows(np.array([0, index]))

@@ -10,7 +10,7 @@ from sae.liveness import resample_
 from sae.schedule import trapezoid
 from sae.sources.independent import Config as Independent
 from sae.stack import Stack
-from sae.train import State, TrainConfig, select_members, train
+from sae.train import State, TrainConfig, select_members, train, train_side_by_side
 
 SOURCE = Independent(n_features=12, d_in=8, probability=0.1).build()
 SETTINGS = TrainConfig(steps=60, batch_size=32, log_every=10, resample_every=20, dead_after=10, resample_pool=64)
@@ -52,6 +52,13 @@ def test_members_picked_out_of_a_checkpoint_go_on_alone():
     saved = next(s.checkpoint() for s in train(team, SOURCE, SETTINGS) if s.step == 30)
     alone = last(train([team[2], team[0]], SOURCE, SETTINGS, resume=select_members(saved, [2, 0])))
     assert_same(alone.checkpoint(), select_members(whole, [2, 0]))
+
+
+def test_stacks_side_by_side_see_the_same_rows_and_come_out_as_they_do_alone():
+    wide = [(Relu(n_latents=32, l1=0.3), 4)]
+    both = last(train_side_by_side([members((0.1, 0), (1.0, 1)), wide], SOURCE, SETTINGS))
+    assert_same(both[0].checkpoint(), last(train(members((0.1, 0), (1.0, 1)), SOURCE, SETTINGS)).checkpoint())
+    assert_same(both[1].checkpoint(), last(train(wide, SOURCE, SETTINGS)).checkpoint())
 
 
 def test_seeds_matter():

@@ -1,18 +1,20 @@
 """Stage `train`: from a source to dictionaries, whether by gradient descent or by a classical method.
 
-Dictionaries of one shape are trained together as a stack. The loop lives in :mod:`sae.train`; here are its
-log, its checkpoints and its end. A checkpoint knows its members by their steps, so that a run which was killed
+Dictionaries of one shape are trained together as a stack, and stacks on one source side by side in one pass over
+the data. The loop lives in :mod:`sae.train`; here are its log, its checkpoints and its end. A checkpoint knows its members by their steps, so that a run which was killed
 while it saved its dictionaries, or whose sweep was changed in between, goes on with those that are missing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -26,9 +28,9 @@ from sae.files.native import read_tensors, write_whole
 from sae.kinds import config_class
 from sae.method import MethodConfig
 from sae.stack import DictionaryConfig
-from sae.train import Member, State, TrainConfig, select_members, train
+from sae.train import Member, State, TrainConfig, select_members, train_side_by_side
 
-VERSION = 1
+VERSION = 2
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
@@ -36,14 +38,15 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
     baselines = [job for job in jobs if "method" in job.step.config]
     for i, job in enumerate(baselines):
         tell(i, len(baselines), "dictionaries")
-        _fit(job, runtime)
+        with runtime.spans("baselines"):
+            _fit(job, runtime)
         yield job
-    stack = [job for job in jobs if "method" not in job.step.config]
+    trained = [job for job in jobs if "method" not in job.step.config]
     checkpoint = scratch / "checkpoint.safetensors"
-    begun = _members_of(checkpoint)
-    for part in ([j for j in stack if j.step.key in begun], [j for j in stack if j.step.key not in begun]):
-        if part:
-            yield from _train(part, checkpoint, runtime, tell)
+    begun = [key for stack in _members_of(checkpoint) for key in stack]
+    for part in ([j for j in trained if j.step.key in begun], [j for j in trained if j.step.key not in begun]):
+        for sitting in _sittings(part, runtime):
+            yield from _train(sitting, checkpoint, runtime, tell)
 
 
 def _fit(job: Job, runtime: Runtime) -> None:
@@ -55,24 +58,74 @@ def _fit(job: Job, runtime: Runtime) -> None:
     _save(method.fit(source, job.step.config["seed"]), job)
 
 
-def _train(jobs: Sequence[Job], checkpoint: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Trains one stack, from its checkpoint where there is one."""
-    members = [_member(job) for job in jobs]
+def _sittings(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
+    """Stacks to train side by side, as many at a time as half of the memory holds with their moments; a stack that
+    is larger by itself is cut. Nothing that comes out depends on the cuts."""
+    if not jobs:
+        return
+    room, used = _memory(runtime.device) // 2, 0
+    sitting: list[list[Job]] = []
+    d_in = open_source(jobs[0].inputs["source"], "cpu").d_in
+    for stack in _stacks(jobs):
+        size = 3 * 2 * 4 * d_in * _member(stack[0])[0].n_latents
+        for job in stack:
+            if used + size > room and sitting:
+                yield sitting
+                sitting, used = [], 0
+            if not sitting or not _alike(sitting[-1][0], job):
+                sitting.append([])
+            sitting[-1].append(job)
+            used += size
+    yield sitting
+
+
+def _stacks(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs whose dictionaries make a stack: one shape, one architecture."""
+    stacks: list[list[Job]] = []
+    for job in jobs:
+        own = next((stack for stack in stacks if _alike(stack[0], job)), None)
+        if own is None:
+            stacks.append([job])
+        else:
+            own.append(job)
+    return stacks
+
+
+def _alike(a: Job, b: Job) -> bool:
+    one, other = (_member(job)[0] for job in (a, b))
+    free = set(one.member_axes)
+    return type(one) is type(other) and one.model_dump(exclude=free) == other.model_dump(exclude=free)
+
+
+def _memory(device: str) -> int:
+    """Bytes of memory of the device."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _train(stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
+    """Trains stacks side by side, from their checkpoint where there is one."""
+    jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
     source = open_source(jobs[0].inputs["source"], runtime.device)
-    resume = _resume(checkpoint, jobs)
-    logs = [Log(job.out / "log.jsonl", up_to=0 if resume is None else int(resume["step"])) for job in jobs]
+    resumes = _resume(checkpoint, stacks)
+    begun = 0 if resumes is None else int(resumes[0]["step"])
+    logs = [Log(job.out / "log.jsonl", up_to=begun) for job in jobs]
     sinks = Sinks(runtime.sinks, jobs[0].step.group, [job.step.title for job in jobs], jobs[0].step.config)
     saved_at = time.monotonic()
-    for state in train(members, source, config, runtime.device, resume):
-        if state.figures:  # none where the checkpoint is that of the end: then all is logged already
-            _record(state, jobs, logs, sinks, tell)
-        finished = state.step == config.steps
-        if finished or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
-            _checkpoint(state, jobs, checkpoint)
-            saved_at = time.monotonic()
-        if finished:
-            for job, dictionary in zip(jobs, state.dictionaries(), strict=True):
+    members = [[_member(job) for job in stack] for stack in stacks]
+    for states in train_side_by_side(members, source, config, runtime.device, resumes, spans=runtime.spans):
+        step = states[0].step
+        with runtime.spans("bookkeeping"):
+            if all(state.figures for state in states):  # none where the checkpoint is that of the end: all is logged
+                _record(states, jobs, logs, sinks, tell)
+            if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
+                _checkpoint(states, stacks, checkpoint)
+                saved_at = time.monotonic()
+        if step == config.steps:
+            dictionaries = [dictionary for state in states for dictionary in state.dictionaries()]
+            for job, dictionary in zip(jobs, dictionaries, strict=True):
                 _save(dictionary, job)
                 yield job
     sinks.close()
@@ -91,19 +144,19 @@ def _save(dictionary: Dictionary, job: Job) -> None:
     save(dictionary.with_card(**card), job.out / "dictionary")
 
 
-def _record(state: State, jobs: Sequence[Job], logs: Sequence[Log], sinks: Sinks, tell: Tell) -> None:
-    records = state.records()
+def _record(states: Sequence[State], jobs: Sequence[Job], logs: Sequence[Log], sinks: Sinks, tell: Tell) -> None:
+    records, step = [record for state in states for record in state.records()], states[0].step
     for job, record in zip(jobs, records, strict=True):
         if not abs(record["loss"]) < float("inf"):
             raise ValueError(
-                f"{job.step.title}: the loss is {record['loss']} at step {state.step}; "
+                f"{job.step.title}: the loss is {record['loss']} at step {step}; "
                 "lower train.lr, or check the source for extreme values"
             )
     for log, record in zip(logs, records, strict=True):
         log.write(record)
-    sinks.log(state.step, records)
+    sinks.log(step, records)
     mean = {name: sum(r[name] for r in records) / len(records) for name in ("loss", "l0", "dead")}
-    tell(state.step, state.steps, "steps", **mean)
+    tell(step, states[0].steps, "steps", **mean)
 
 
 class Log:
@@ -133,13 +186,19 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
 
 
-def _checkpoint(state: State, jobs: Sequence[Job], file: Path) -> None:
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.checkpoint().items()}
-    write_whole(file, to_bytes(tensors, {"members": json.dumps([job.step.key for job in jobs])}))
+def _checkpoint(states: Sequence[State], stacks: Sequence[Sequence[Job]], file: Path) -> None:
+    tensors = {
+        f"{i}.{name}": tensor.cpu().contiguous()
+        for i, state in enumerate(states)
+        for name, tensor in state.checkpoint().items()
+    }
+    members = [[job.step.key for job in stack] for stack in stacks]
+    write_whole(file, to_bytes(tensors, {"members": json.dumps(members)}))
 
 
-def _members_of(checkpoint: Path) -> list[str]:
-    """The keys of the steps that a checkpoint holds, in the order of its members; none where it is unreadable."""
+def _members_of(checkpoint: Path) -> list[list[str]]:
+    """The keys of the steps that a checkpoint holds, stack by stack in the order of their members; none where it is
+    unreadable."""
     try:
         with safe_open(checkpoint, "pt") as f:
             return json.loads(f.metadata()["members"])
@@ -147,9 +206,16 @@ def _members_of(checkpoint: Path) -> list[str]:
         return []
 
 
-def _resume(checkpoint: Path, jobs: Sequence[Job]) -> dict[str, Tensor] | None:
-    """The part of a checkpoint that belongs to these jobs; None where they have not begun."""
+def _resume(checkpoint: Path, stacks: Sequence[Sequence[Job]]) -> list[dict[str, Tensor]] | None:
+    """The parts of a checkpoint that belong to these stacks; None where they have not begun."""
     begun = _members_of(checkpoint)
-    if not all(job.step.key in begun for job in jobs):
+    where = {key: (i, j) for i, stack in enumerate(begun) for j, key in enumerate(stack)}
+    if not all(job.step.key in where for stack in stacks for job in stack):
         return None
-    return select_members(read_tensors(checkpoint), [begun.index(job.step.key) for job in jobs])
+    tensors, parts = read_tensors(checkpoint), list[dict[str, Tensor]]()
+    for stack in stacks:
+        places = [where[job.step.key] for job in stack]
+        prefix = f"{places[0][0]}."
+        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        parts.append(select_members(own, [j for _, j in places]))
+    return parts

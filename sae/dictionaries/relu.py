@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.stack import Architecture, DictionaryConfig
+from sae.kernels import Positive, Selection
+from sae.stack import Architecture, DictionaryConfig, raw_units
 
 
 class Config(DictionaryConfig):
@@ -60,39 +61,21 @@ class Relu(Dictionary):
 
 
 KIND = Relu
+POSITIVE = Positive()
 
 
 @dataclass(frozen=True)
 class ReluArchitecture(Architecture):
-    """What is ReLU's and L1's own: the activation, its derivative, the penalty."""
+    """What is ReLU's and L1's own."""
 
     unit_rows: bool
+    selection: Selection = POSITIVE
 
-    def activate_(self, pre: Float[Tensor, "n_members batch n_latents"]) -> Tensor:
-        return pre.relu_()
+    def penalty(self, u: Tensor) -> Tensor:
+        return u
 
-    def derivative_(self, grad: Float[Tensor, "n_members batch n_latents"], z: Tensor) -> Tensor:
-        """``grad * [z > 0]``, in one pass over the buffer."""
-        return torch.ops.aten.threshold_backward.grad_input(grad, z, 0, grad_input=grad)
-
-    def penalty(
-        self, z: Tensor, z_sum: Tensor, row_norm: Tensor, coefficient: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        weight = coefficient[:, None] * row_norm
-        in_norm = None if self.unit_rows else coefficient[:, None] * z_sum
-        return (weight * z_sum).sum(-1), weight[:, None, :], in_norm
+    def slope(self, u: Tensor) -> float:
+        return 1.0
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> Relu:
-        """Folds the scale in and makes every decoder row a unit vector, which leaves ``x_hat`` as it was.
-
-        With x' = s x, ``z' = s z``: dividing both biases by s gives codes in raw units. A row of norm r is
-        divided by r and its latent multiplied by r, since ReLU commutes with positive factors.
-        """
-        norm = tensors["W_dec"].norm(dim=-1)
-        norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-        return Relu(
-            W_enc=tensors["W_enc"] * norm,
-            W_dec=tensors["W_dec"] / norm[:, None],
-            b_enc=tensors["b_enc"] * norm / input_scale,
-            b_dec=tensors["b_dec"] / input_scale,
-        )
+        return Relu(**raw_units(tensors, input_scale))

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from sae.draws import keep_, uniform
 from sae.seeds import generator
 from sae.source import Batch, Source, Split, Truth
 from sae.toy import ToyConfig, random_directions
@@ -58,11 +59,10 @@ class Config(ToyConfig):
         """Coefficients of `size` rows."""
         n = self.n_features
         z = torch.randn(1 if self.per_batch_z else size, n, generator=draw) @ factor.T
-        p = torch.special.ndtr(z) * self.ratio ** torch.arange(n)
+        p = torch.special.ndtr(z).mul_(self.ratio ** torch.arange(n))
         p *= self.n_active / n / p.mean(-1, keepdim=True)
-        codes = torch.rand(size, n, generator=draw)
-        codes *= torch.rand(size, n, generator=draw) < p
-        empty = (codes == 0).all(-1).nonzero()[:, 0]
+        codes = keep_(uniform((size, n), draw), p, draw)
+        empty = (codes.amax(-1) == 0).nonzero()[:, 0]
         codes[empty, torch.randint(n, (len(empty),), generator=draw)] = 1.0
         return codes
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from sae.draws import keep_, uniform
 from sae.seeds import generator
 from sae.source import Batch, Source, Split, Truth
 from sae.toy import ToyConfig, random_directions, with_mean
@@ -65,8 +66,7 @@ class Independent(Source):
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         draw = generator("independent", self.config.seed, split, step)
         shape = (size, len(self.directions))
-        codes = draw_values(self.config.values, shape, draw)
-        codes *= torch.rand(shape, generator=draw) < self.probability
+        codes = keep_(draw_values(self.config.values, shape, draw), self.probability, draw)
         acts = codes @ self.directions
         if self.config.noise:
             acts += self.config.noise * torch.randn(acts.shape, generator=draw)
@@ -76,7 +76,7 @@ class Independent(Source):
 def draw_values(name: str, shape: tuple[int, int], draw: torch.Generator) -> Tensor:
     """Magnitudes of active features: U[0, 1], 1, |N(0, 1)|, LogNormal(0, 1/4) or Exponential(1)."""
     if name == "uniform":
-        return torch.rand(shape, generator=draw)
+        return uniform(shape, draw)
     if name == "constant":
         return torch.ones(shape)
     if name == "exponential":

@@ -111,7 +111,7 @@ class Rows(Source):
         else:
             where = (step * size + np.arange(size)) % len(part)
         index = torch.from_numpy(part[where])
-        return Batch(self.acts[index], labels={name: t[index] for name, t in self.labels.items()})
+        return Batch(self.acts.index_select(0, index), labels={name: t[index] for name, t in self.labels.items()})
 
     def labelled(self) -> tuple[Batch, Batch] | None:
         if not self.labels:

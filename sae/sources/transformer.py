@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from sae.corpus import SPLITS, BosAt, Corpus, Packer, Packing, Selection, write_corpus
 from sae.harvest import Harvest, shard_file
@@ -218,21 +216,17 @@ class Activations(Source):
         self.d_in = facts["d_in"]
         self.shards: dict[Split, Shards] = {s: self._open(s) for s in SPLITS}
         self.n_rows: Mapping[Split, int | None] = {s: shards.n_rows for s, shards in self.shards.items()}
-        # The next batch is fetched while the device works on this one; a CPU has nothing to gain by it.
-        self._fetch = Ahead(self._train_rows) if device != "cpu" else self._train_rows
 
     def _open(self, split: Split) -> Shards:
         return Shards([shard_file(self.directory, split, k) for k in range(self.facts["splits"][split]["shards"])])
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        shards = self.shards[split]
         if split == "train":
-            return Batch(self._fetch(step, size))
-        index = (step * size + np.arange(size)) % self.shards[split].n_rows
-        return Batch(self.shards[split].rows(index, device=self.device))
-
-    def _train_rows(self, step: int, size: int) -> Tensor:
-        shards = self.shards["train"]
-        return shards.rows(epoch_rows(step, size, shards.n_rows, self.config.seed), device=self.device)
+            index = epoch_rows(step, size, shards.n_rows, self.config.seed)
+        else:
+            index = (step * size + np.arange(size)) % shards.n_rows
+        return Batch(shards.rows(index, device=self.device))
 
     def labelled(self) -> tuple[Batch, Batch] | None:
         if self.config.labels is None:
@@ -259,18 +253,3 @@ class Activations(Source):
 
     def model(self) -> Site | None:
         return self._site if "model" in self.config.provides else None
-
-
-class Ahead:
-    """Calls a function of (step, size) one step ahead, in a thread of its own; the values are the function's."""
-
-    def __init__(self, function: Callable[[int, int], Tensor]) -> None:
-        self._function = function
-        self._pool = ThreadPoolExecutor(1)
-        self._coming: dict[tuple[int, int], Future[Tensor]] = {}
-
-    def __call__(self, step: int, size: int) -> Tensor:
-        coming = self._coming.pop((step, size), None)
-        value = coming.result() if coming else self._function(step, size)
-        self._coming = {(step + 1, size): self._pool.submit(self._function, step + 1, size)}
-        return value

@@ -10,6 +10,7 @@ import torch
 import sae
 from sae.dictionaries.lasso import Lasso
 from sae.dictionaries.relu import Relu
+from sae.dictionaries.topk import TopK
 from sae.kinds import kinds
 
 
@@ -19,6 +20,8 @@ def make(kind: str) -> sae.Dictionary:
     rows /= rows.norm(dim=-1, keepdim=True)
     if kind == "lasso":
         return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
+    if kind == "topk":
+        return TopK(torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g), k=3)
     return Relu(torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g))
 
 

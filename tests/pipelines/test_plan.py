@@ -39,15 +39,15 @@ def test_the_steps_of_a_small_run(tiny: Given):
     assert len(known) == len(steps)
 
 
-def test_members_of_a_stack_share_a_group(tiny: Given):
+def test_what_trains_on_the_same_batches_shares_a_group(tiny: Given):
     steps = steps_of(tiny, "dictionary.n_latents=[16, 32]")
     groups: dict[str, list[Step]] = {}
     for step in steps:
         if step.stage == "train" and "dictionary" in step.config:
             groups.setdefault(step.group, []).append(step)
-    assert sorted(len(members) for members in groups.values()) == [4, 4]
-    for members in groups.values():
-        assert len({m.config["dictionary"]["n_latents"] for m in members}) == 1
+    assert [len(members) for members in groups.values()] == [8]
+    other = steps_of(tiny, "train.steps=[60, 70]")
+    assert len({s.group for s in other if s.stage == "train" and "dictionary" in s.config}) == 2
     before = {s.name: s.group for s in steps}
     more = steps_of(tiny, "dictionary.n_latents=[16, 32]", "dictionary.l1=[0.1, 0.5, 0.9]", "train.seeds=[1, 5]")
     shared = [s for s in more if s.name in before]

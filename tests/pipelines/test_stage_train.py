@@ -74,7 +74,7 @@ def test_a_log_goes_on_after_its_checkpoint(tmp_path: Path):
 
 def test_checkpoints_come_by_time_and_at_the_end(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     steps: list[int] = []
-    monkeypatch.setattr(train, "_checkpoint", lambda state, *_: steps.append(state.step))
+    monkeypatch.setattr(train, "_checkpoint", lambda states, *_: steps.append(states[0].step))
     work(jobs, tmp_path, checkpoint_seconds=1e9)
     assert steps == [60]
     steps.clear()
@@ -112,3 +112,64 @@ def test_sinks_are_fed_every_member(jobs: list[Job], tmp_path: Path, monkeypatch
     assert begun[0]["name"] == jobs[0].step.group and ended == ["ended"]
     assert [step for _, step in logged] == [10, 20, 30, 40, 50, 60]
     assert {f"{job.step.title}/loss" for job in jobs} <= set(logged[0][0])
+
+
+@pytest.fixture
+def two_widths(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
+    """Two stacks on one source."""
+    from pipelines.stages import generate
+
+    store = Store(tmp_path)
+    steps = plan(parse({**tiny, "dictionary": {**tiny["dictionary"], "n_latents": [16, 32]}}))
+    for job in generate.run([job_of(steps[0], store)], tmp_path, Runtime(), lambda *_, **__: None):
+        store.commit(job.step, "cpu", 0.0)
+    return [job_of(s, store) for s in steps if s.stage == "train" and "dictionary" in s.config]
+
+
+def results(jobs: list[Job]) -> list[bytes]:
+    return [(job.out / "dictionary" / "dictionary.safetensors").read_bytes() for job in jobs]
+
+
+def test_stacks_side_by_side_come_out_as_they_do_alone(two_widths: list[Job], tmp_path: Path):
+    told = work(two_widths, tmp_path)
+    assert len(two_widths) == 8 and [t[0] for t in told] == list(range(10, 61, 10))  # one pass for both widths
+    together = results(two_widths)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    work(two_widths[4:], tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    work(two_widths[:4], tmp_path)
+    assert results(two_widths) == together
+
+
+def test_what_memory_cannot_hold_is_trained_in_several_sittings(
+    two_widths: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    work(two_widths, tmp_path)
+    together = results(two_widths)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    d_in = train.open_source(two_widths[0].inputs["source"], "cpu").d_in
+    monkeypatch.setattr(train, "_memory", lambda device: 2 * 24 * d_in * (3 * 16))  # three of the smaller ones
+    cut = [
+        [[j.step.config["dictionary"]["n_latents"] for j in s] for s in t]
+        for t in train._sittings(two_widths, Runtime())
+    ]
+    assert cut == [[[16, 16, 16]], [[16], [32]], [[32]], [[32]], [[32]]]
+    work(two_widths, tmp_path)
+    assert results(two_widths) == together
+
+
+def test_side_by_side_a_stopped_run_goes_on(two_widths: list[Job], tmp_path: Path):
+    work(two_widths, tmp_path)
+    together = results(two_widths)
+    (tmp_path / "again").mkdir()
+
+    def stop_at(done: int, *_: Any, **__: Any) -> None:
+        if done == 40:
+            raise KeyboardInterrupt
+
+    running = train.run(two_widths, tmp_path / "again", Runtime(checkpoint_seconds=0), stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        list(running)
+    told = work(two_widths, tmp_path / "again")
+    assert [t[0] for t in told] == [40, 50, 60]
+    assert results(two_widths) == together

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sae.seeds import generator
 from sae.sources.correlated import Config as Correlated
 from sae.sources.independent import Config as Independent
 
@@ -108,3 +109,44 @@ def test_prepared_and_built_sources_are_the_same(tmp_path: Path):
         config.prepare(tmp_path / name, lambda done, total, unit: None, "cpu")
         a, b = config.open(tmp_path / name, "cpu").batch(4, 10, "test"), config.build().batch(4, 10, "test")
         assert torch.equal(a.acts, b.acts) and torch.equal(a.codes, b.codes)
+
+
+@pytest.mark.parametrize("values", ["uniform", "constant", "half_normal", "lognormal", "exponential"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_independent_rows_are_what_torch_alone_draws(values: str, noise: float):
+    """Compiled draws change no bit; all results on toy data hang on these numbers."""
+    source = Independent(n_features=50, d_in=12, probability=0.1, values=values, noise=noise).build()
+    batch = source.batch(3, 65)
+    draw = generator("independent", 0, "train", 3)
+    codes = {
+        "uniform": lambda: torch.rand(65, 50, generator=draw),
+        "constant": lambda: torch.ones(65, 50),
+        "half_normal": lambda: torch.randn(65, 50, generator=draw).abs(),
+        "lognormal": lambda: (torch.randn(65, 50, generator=draw) * 0.25).exp(),
+        "exponential": lambda: torch.empty(65, 50).exponential_(generator=draw),
+    }[values]()
+    codes *= torch.rand(65, 50, generator=draw) < torch.full((50,), 0.1)
+    acts = codes @ source.truth.directions
+    if noise:
+        acts += noise * torch.randn(acts.shape, generator=draw)
+    assert torch.equal(batch.codes, codes) and torch.equal(batch.acts, acts)
+
+
+@pytest.mark.parametrize("per_batch_z", [False, True])
+@pytest.mark.parametrize("n_active", [0.5, 5.0])
+def test_correlated_rows_are_what_torch_alone_draws(per_batch_z: bool, n_active: float):
+    config = Correlated(n_features=50, d_in=12, n_active=n_active, per_batch_z=per_batch_z, noise=0.1)
+    source = config.build()
+    batch = source.batch(3, 65)
+    draw = generator("correlated", 0, "train", 3)
+    z = torch.randn(1 if per_batch_z else 65, 50, generator=draw) @ config.tensors()["factor"].T
+    p = torch.special.ndtr(z) * 0.99 ** torch.arange(50)
+    p *= n_active / 50 / p.mean(-1, keepdim=True)
+    codes = torch.rand(65, 50, generator=draw)
+    codes *= torch.rand(65, 50, generator=draw) < p
+    empty = (codes == 0).all(-1).nonzero()[:, 0]
+    codes[empty, torch.randint(50, (len(empty),), generator=draw)] = 1.0
+    acts = codes @ source.truth.directions
+    acts += 0.1 * torch.randn(acts.shape, generator=draw)
+    assert torch.equal(batch.codes, codes) and torch.equal(batch.acts, acts)
+    assert len(empty) > 0 or n_active > 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sae.model import Model, load_tokenizer
-from sae.sources.transformer import Activations, Ahead, Config
+from sae.sources.transformer import Activations, Config
 from sae.store import Shards
 
 HOOK = "blocks.0.hook_resid_post"
@@ -160,19 +160,6 @@ def test_batches_are_a_function_of_seed_and_step_and_an_epoch_sees_every_row_onc
     assert not torch.equal(*epochs)
     assert torch.equal(*(e[torch.argsort((e * torch.arange(1, 17)).sum(1))] for e in epochs))
     assert torch.equal(source.batch(1, 20, "test").acts, source.shards["test"].rows(np.arange(20, 40)))
-
-
-def test_fetching_ahead_changes_no_value():
-    calls: list[tuple[int, int]] = []
-
-    def rows(step: int, size: int) -> torch.Tensor:
-        calls.append((step, size))
-        return torch.full((size,), float(step))
-
-    ahead = Ahead(rows)
-    asked = [(0, 2), (1, 2), (2, 2), (7, 3), (8, 3), (3, 2)]
-    assert all(torch.equal(ahead(*a), torch.full((a[1],), float(a[0]))) for a in asked)
-    assert len(calls) <= len(asked) + 3  # three of the six were fetched ahead, three guesses went unused
 
 
 def test_too_little_text_is_an_error_or_a_counted_repeat(tmp_path: Path, base: dict[str, Any]):
