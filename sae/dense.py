@@ -29,7 +29,8 @@ BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
 
 @dataclass
 class Terms:
-    """What a step leaves behind, one entry a member; `l0` is the mean number of active latents."""
+    """What a step leaves behind, one entry a member; `l0` is the mean number of active latents, which the dense path
+    counts only when it is asked to."""
 
     fired: Bool[Tensor, "n_members n_latents"]
     l0: Float[Tensor, " n_members"]
@@ -83,6 +84,7 @@ class Dense:
         x: Float[Tensor, "batch d_in"],
         coefficient: Float[Tensor, " n_members"],
         terms: Terms,
+        count: bool = True,
         spans: Spans = NO_SPANS,
     ) -> tuple[Latents, Float[Tensor, "n_members d_in"]]:
         """The gradients of the latents' parameters, in buffers that the next call overwrites, and of b_dec."""
@@ -110,7 +112,8 @@ class Dense:
                 g_sum += g.sum(1)
                 r_sum += r.sum(1)
                 square += r.square().sum((1, 2))
-                l0 += torch.count_nonzero(z, (1, 2))
+                if count:
+                    l0 += (z > 0).sum((1, 2), dtype=l0.dtype)
                 if isinstance(slope, Tensor):
                     penalty += architecture.penalty(u).sum((1, 2))
                     in_norm += (z * slope).sum(1)

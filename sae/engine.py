@@ -19,6 +19,7 @@ from sae import sparse
 from sae.dense import Dense, Terms
 from sae.kernels import Adam, Kernels, Rounded
 from sae.kernels.backend import kernels_for
+from sae.kernels.graph import Replay
 from sae.kernels.reference import adam_
 from sae.spans import NO_SPANS, Spans
 from sae.stack import Architecture, Stack
@@ -28,6 +29,9 @@ LOOK = 10
 """The path is chosen anew after the first step and every so many steps."""
 LARGE = {"cpu": 1 << 18}
 """From so many codes on, members are taken one at a time on the dense path, each while it is in the cache."""
+
+REPLAYED = 1 << 25
+"""Up to so many codes a GPU is done with a dense step before it is asked for all of it: it is captured and replayed."""
 
 
 class Engine:
@@ -56,18 +60,26 @@ class Engine:
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None
         self._stale = torch.ones(n_members, dtype=torch.bool)
+        # Spans that wait for the device would do so in the midst of a capture.
+        self._replays = stack.W_dec.is_cuda and n_members * codes <= REPLAYED and spans is NO_SPANS
+        self._captured: dict[tuple[int, int], Replay[tuple[Terms, Tensor]]] = {}
 
-    def step(self, x: Float[Tensor, "batch d_in"], t: int, adam: Adam, coefficient: Tensor) -> Terms:
-        """The `t`-th step, counted from 1, on one batch for all members."""
-        terms = Terms.empty(self.stack)
+    def step(
+        self, x: Float[Tensor, "batch d_in"], t: int, adam: Adam, coefficient: Tensor, count: bool = True
+    ) -> Terms:
+        """The `t`-th step, counted from 1, on one batch for all members; `l0` may be left out unless `count`."""
+        terms, look = Terms.empty(self.stack), t == 1 or t % LOOK == 0
         for is_sparse, first, last in self._runs():
-            take = self._sparse_step if is_sparse else self._dense_step
-            of_b_dec = take(first, last, x, adam, coefficient[first:last], terms.part(first, last))
+            own, weight = terms.part(first, last), coefficient[first:last]
+            if is_sparse:
+                of_b_dec = self._sparse_step(first, last, x, adam, weight, own)
+            else:
+                of_b_dec = self._dense_step(first, last, x, adam, weight, own, count or look)
             if self.decoder_bias:
                 with self.spans("optimizer"):
                     p, m, v = (part.b_dec[first:last] for part in (self.stack, self.m, self.v))
                     adam_(p, m, v, of_b_dec, adam)
-        if t == 1 or t % LOOK == 0:
+        if look:
             self._choose_paths(terms.l0)
         return terms
 
@@ -113,13 +125,31 @@ class Engine:
             self.spans,
         )
 
-    def _dense_step(self, first: int, last: int, x: Tensor, adam: Adam, coefficient: Tensor, terms: Terms) -> Tensor:
+    def _dense_step(
+        self, first: int, last: int, x: Tensor, adam: Adam, coefficient: Tensor, terms: Terms, count: bool
+    ) -> Tensor:
+        self._stale[first:last] = True
+        if not self._replays:
+            return self._descend(first, last, x, adam, coefficient, terms, count)
+
+        def work(x: Tensor, coefficient: Tensor, step_size: Tensor, root: Tensor) -> tuple[Terms, Tensor]:
+            own, held = Terms.empty(self.stack.part(first, last)), adam._replace(step_size=step_size, root=root)
+            return own, self._descend(first, last, x, held, coefficient, own)
+
+        replay = self._captured.setdefault((first, last), Replay(work))
+        own, of_b_dec = replay(x, coefficient, adam.step_size, adam.root)
+        for to, new in zip(vars(terms).values(), vars(own).values(), strict=True):
+            to.copy_(new)
+        return of_b_dec
+
+    def _descend(
+        self, first: int, last: int, x: Tensor, adam: Adam, coefficient: Tensor, terms: Terms, count: bool = True
+    ) -> Tensor:
         some = self.stack.part(first, last)
-        gradient, of_b_dec = self._dense.gradients(some, self.architecture, x, coefficient, terms, self.spans)
+        gradient, of_b_dec = self._dense.gradients(some, self.architecture, x, coefficient, terms, count, self.spans)
         with self.spans("optimizer"):
             p, m, v = (part.part(first, last).latents() for part in (self.stack, self.m, self.v))
             self.kernels.descend(p, m, v, gradient, adam, self.architecture.unit_rows, None)
-        self._stale[first:last] = True
         return of_b_dec
 
     def _rounded_part(self, first: int, last: int) -> Rounded | None:
@@ -139,4 +169,7 @@ class Engine:
     def _choose_paths(self, l0: Tensor) -> None:
         density = (l0 / self.stack.W_dec.shape[1]).to(self.is_sparse.device)
         bound = torch.where(self.is_sparse, self.kernels.dense_above, self.kernels.sparse_below)
-        self.is_sparse.copy_(density < bound)
+        is_sparse = density < bound
+        if not torch.equal(is_sparse, self.is_sparse):
+            self._captured.clear()
+        self.is_sparse.copy_(is_sparse)

@@ -80,7 +80,8 @@ class Model:
             raise ValueError(_one_line(name, error)) from None
         bridge.eval()
         # Rows are read whole and once: keys and values of earlier tokens need not be kept for later ones.
-        bridge.original_model.config.use_cache = False
+        config: Any = bridge.original_model.config
+        config.use_cache = False
         return cls(name, bridge, device)
 
     @property

@@ -198,7 +198,7 @@ class _Team:
         adam = Adam.at(state.step, lr, config.beta1, config.beta2)
         with self.spans("bookkeeping"):
             x = x * state.scale
-        terms = self.engine.step(x, state.step, adam, coefficient)
+        terms = self.engine.step(x, state.step, adam, coefficient, count=logged)
         with self.spans("bookkeeping"):
             count_silence_(state.silent_for, terms.fired)
             if _resamples_after(state.step, config):

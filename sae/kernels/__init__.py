@@ -48,11 +48,12 @@ class Latents(NamedTuple):
 class Adam(NamedTuple):
     """One step of Adam (Kingma and Ba 2015): ``p -= step_size m / (sqrt(v) root + eps)``.
 
-    `step_size` is the learning rate over ``1 - beta1^t`` and `root` is ``(1 - beta2^t)^(-1/2)``.
+    `step_size` is the learning rate over ``1 - beta1^t`` and `root` is ``(1 - beta2^t)^(-1/2)``. Both change from
+    step to step: where a step is captured and replayed, they are tensors without dimensions.
     """
 
-    step_size: float
-    root: float
+    step_size: float | Tensor
+    root: float | Tensor
     beta1: float
     beta2: float
     eps: float = 1e-8

@@ -240,7 +240,7 @@ def _hyper(adam: Adam, p: Latents) -> tuple[Any, ...]:
     """Adam's numbers in the parameters' own type, so that nothing is widened to float64."""
     kind = p.W_dec.numpy().dtype.type
     betas = (adam.beta1, 1 - adam.beta1, adam.beta2, 1 - adam.beta2)
-    return tuple(kind(value) for value in (adam.step_size, adam.root, *betas, adam.eps))
+    return tuple(kind(float(value)) for value in (adam.step_size, adam.root, *betas, adam.eps))
 
 
 def _rounded(rounded: Rounded | None, p: Latents) -> list[Array]:

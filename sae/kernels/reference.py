@@ -112,7 +112,11 @@ def adam_(p: Tensor, m: Tensor, v: Tensor, gradient: Tensor, adam: Adam) -> None
     """One step of Adam on one tensor."""
     m.lerp_(gradient, 1 - adam.beta1)
     v.mul_(adam.beta2).addcmul_(gradient, gradient, value=1 - adam.beta2)
-    p.addcdiv_(m, v.sqrt().mul_(adam.root).add_(adam.eps), value=-adam.step_size)
+    divisor = v.sqrt().mul_(adam.root).add_(adam.eps)
+    if isinstance(adam.step_size, Tensor):
+        p.sub_(m.mul(adam.step_size).div_(divisor))
+    else:
+        p.addcdiv_(m, divisor, value=-adam.step_size)
 
 
 PAIRS_AT_ONCE = 1 << 16
