@@ -1,8 +1,9 @@
 # make demo: install, run the demo, print the scores. make test: the tests. make check: format, lint, types, contracts.
+# make bench: the benchmarks at a small size.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow bench check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +19,9 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

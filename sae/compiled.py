@@ -58,18 +58,31 @@ def _mixed(x: Any) -> Any:
 
 @compiled
 def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: Words, out: NDArray[np.int64]) -> None:
-    """The Feistel network of :class:`sae.seeds.Permutation`; `n` and `half_bits` are unsigned 64-bit words."""
+    """The Feistel network of :class:`sae.seeds.Permutation`; `n` and `half_bits` are unsigned 64-bit words.
+
+    A round is made for all numbers at once, many to a vector register; those that fall outside go round again.
+    """
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = np.empty(len(index), np.uint64), np.empty(len(index), np.uint64)
+    place = np.arange(len(index))
     for i in range(len(index)):
         x = np.uint64(index[i])
-        while True:
-            left, right = x >> half_bits, x & mask
-            for key in keys:
-                left, right = right, left ^ (_mixed(right + key) & mask)
-            x = (left << half_bits) | right
+        left[i], right[i] = x >> half_bits, x & mask
+    outside = len(index)
+    while outside:
+        for key in keys:
+            for i in range(outside):
+                before = right[i]
+                right[i] = left[i] ^ (_mixed(before + key) & mask)
+                left[i] = before
+        inside, outside = outside, 0
+        for i in range(inside):
+            x = (left[i] << half_bits) | right[i]
             if x < n:
-                break
-        out[i] = x
+                out[place[i]] = x
+            else:
+                left[outside], right[outside], place[outside] = left[i], right[i], place[i]
+                outside += 1
 
 
 @compiled

@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,6 +108,37 @@ class Shard:
         self._map.madvise(mmap.MADV_WILLNEED, page, begin + size - page)
 
 
+class Pace:
+    """Whether work is faster in one thread or in many, by how long it took of late.
+
+    Many threads wait for the last of them, which takes long where other processes have the cores. The way that was
+    the slower one is tried again every `AGAIN` times.
+    """
+
+    AGAIN = 50
+    NEWEST = 0.3
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._times = 0
+
+    def untried(self, threads: int) -> list[int]:
+        return [n for n in (threads, 1) if n not in self._seconds]
+
+    def choose(self, threads: int) -> int:
+        """`threads` or 1."""
+        self._times += 1
+        if untried := self.untried(threads):
+            return untried[0]
+        faster, slower = sorted((threads, 1), key=self._seconds.__getitem__)
+        return faster if self._times % self.AGAIN else slower
+
+    def took(self, threads: int, seconds: float) -> None:
+        """Notes what a piece of work took, for its size."""
+        before = self._seconds.get(threads, seconds)
+        self._seconds[threads] = before + self.NEWEST * (seconds - before)
+
+
 class Shards:
     """All shards of a split as one table of ``n_rows`` rows."""
 
@@ -121,6 +153,7 @@ class Shards:
         self.ends = np.cumsum([s.n_rows for s in self.shards])
         self.n_rows = int(self.ends[-1])
         self._found: dict[str, NDArray[np.uint64]] = {}
+        self._pace = Pace()
 
     @property
     def names(self) -> list[str]:
@@ -149,7 +182,7 @@ class Shards:
         return rows.float() if dtype.is_floating_point else rows
 
     def _gather(self, index: NDArray[np.int64], name: str, out: NDArray[Any]) -> None:
-        """Copies the rows, in as many threads as torch takes where there is enough to copy.
+        """Copies the rows, in as many threads as torch takes where there is enough to copy and it is faster so.
 
         Called from a thread of its own it stays there: batches that are made beside one another take the cores up
         already, and not every threading layer of numba's may be entered twice at once.
@@ -158,10 +191,15 @@ class Shards:
 
         start, out = self._addresses(name), out.reshape(len(index), math.prod(out.shape[1:]))
         pieces = min(torch.get_num_threads(), out.nbytes // BYTES_PER_THREAD)
-        if pieces > 1 and threading.current_thread() is threading.main_thread():
-            gather_in_pieces(start, self.ends, index, out, pieces)
-        else:
+        if pieces < 2 or threading.current_thread() is not threading.main_thread():
             gather(start, self.ends, index, out)
+            return
+        for warm in self._pace.untried(pieces):
+            gather_in_pieces(start, self.ends, index[:0], out[:0], warm)
+        pieces = self._pace.choose(pieces)
+        began = time.perf_counter()
+        gather_in_pieces(start, self.ends, index, out, pieces)
+        self._pace.took(pieces, (time.perf_counter() - began) / out.nbytes)
 
     def _by_numpy(self, index: NDArray[np.int64], name: str, out: NDArray[Any]) -> None:
         order = np.argsort(index, kind="stable")

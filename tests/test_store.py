@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sae.store import Shard, Shards, write_shard
+from sae.store import Pace, Shard, Shards, write_shard
 
 
 def table(n: int, d: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -134,6 +134,28 @@ def test_rows_are_the_same_whatever_the_number_of_threads(tmp_path: Path, monkey
         torch.set_num_threads(threads)
         assert torch.equal(shards.rows(index), whole["acts"][index])
         assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+def test_the_way_that_was_faster_of_late_is_taken():
+    pace = Pace()
+    seconds = {4: 1.0, 1: 2.0}
+
+    def taken(times: int) -> list[int]:
+        found: list[int] = []
+        for _ in range(times):
+            found.append(pace.choose(4))
+            pace.took(found[-1], seconds[found[-1]])
+        return found
+
+    assert pace.untried(4) == [4, 1] and taken(2) == [4, 1] and pace.untried(4) == []
+    assert set(taken(Pace.AGAIN - 3)) == {4}
+    assert taken(1) == [1]
+    seconds[4] = 9.0
+    assert taken(10)[-1] == 1
+    seconds[4] = 0.1
+    assert 4 in taken(Pace.AGAIN)
+    taken(20 * Pace.AGAIN)
+    assert taken(1) == [4]
 
 
 @pytest.mark.parametrize("index", [-1, 6, 2**40])

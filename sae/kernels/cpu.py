@@ -55,7 +55,9 @@ class Numba(Kernels):
         of_members = W_enc.unflatten(0, (n_members, n_latents)), offset.view(n_members, n_latents)
         search: Search = Exact(x, *of_members, rows) if rounded is None else Screen(x, *of_members, rows, rounded)
         start = np.zeros(n_members * batch + 1, np.int64)
-        least: list[float] = []
+        floor = np.zeros(batch, offset.numpy().dtype)
+        size = torch.linalg.vector_norm(x, dim=-1).numpy() if isinstance(selection, Largest) else floor
+        shares: list[float] = []
         at = 0
         for first in range(0, n_members, members):
             some = slice(first, min(first + members, n_members))
@@ -63,9 +65,9 @@ class Numba(Kernels):
                 here = slice(row, min(row + rows, batch))
                 found = self._found.head((some.stop - some.start) * (here.stop - here.start))
                 if isinstance(selection, Largest):
-                    least.append(self._largest(search, some, here, found, selection.k))
+                    shares.append(self._largest(search, some, here, found, selection.k, size[here]))
                 else:
-                    search(some, here, found, 0.0)
+                    search(some, here, found, floor[here])
                 ends = start[at : at + len(found.count) + 1]
                 at += len(found.count)
                 np.cumsum(found.count, out=ends[1:])
@@ -73,8 +75,8 @@ class Numba(Kernels):
                 self._make_room(int(ends[0]), int(ends[-1]))
                 per = here.stop - here.start
                 loops.collect(found.latent, found.value, ends, first * n_latents, n_latents, per, *self._codes)
-        # What the largest codes will exceed next time is a guess: it saves time, and is checked.
-        self._likely = 0.9 * min(least, default=0.0)
+        # What the largest codes of a row will exceed next time is a guess: it saves time, and is checked.
+        self._likely = 0.9 * min(shares, default=0.0)
         latent, value = (torch.from_numpy(part[: start[-1]]) for part in self._codes)
         return Codes(torch.from_numpy(start), latent, value)
 
@@ -83,14 +85,16 @@ class Numba(Kernels):
             self._found = Found.room(rows, n_latents, dtype)
             self._codes = np.empty(0, np.int32), np.empty(0, dtype)
 
-    def _largest(self, search: Search, members: slice, rows: slice, found: Found, k: int) -> float:
-        """Keeps the `k` largest of each row; the value that most rows' smallest kept code exceeds."""
-        search(members, rows, found, self._likely)
+    def _largest(self, search: Search, members: slice, rows: slice, found: Found, k: int, size: Array) -> float:
+        """Keeps the `k` largest of each row. What the smallest that is kept exceeds, as a share of the row's norm
+        `size`, in most rows."""
+        search(members, rows, found, (self._likely * size).astype(size.dtype))
         if self._likely > 0 and int(found.count.min()) < k:
-            search(members, rows, found, 0.0)
+            search(members, rows, found, np.zeros_like(size))
         least = np.empty(len(found.count), found.value.dtype)
         loops.keep_largest(found.latent, found.value, found.count, k, least)
-        return float(np.quantile(least, 0.02))
+        shares = least.reshape(-1, len(size)) / np.maximum(size, np.finfo(size.dtype).tiny)
+        return float(np.quantile(shares, 0.02))
 
     def _make_room(self, used: int, needed: int) -> None:
         """Grows the arrays of codes, keeping what they hold."""
@@ -153,8 +157,8 @@ class Found:
         return Found(self.latent[:rows], self.value[:rows], self.count[:rows])
 
 
-Search = Callable[[slice, slice, Found, float], None]
-"""Finds the codes of some members above a floor in some rows of the batch."""
+Search = Callable[[slice, slice, Found, Array], None]
+"""Finds the codes of some members in some rows of the batch, above a floor for each row."""
 
 
 def _block(batch: int, n_latents: int, n_members: int) -> tuple[int, int]:
@@ -173,9 +177,9 @@ class Exact:
         self.x, self.W_enc, self.offset, self.rows = x, W_enc, offset, rows
         self.pre = x.new_empty(0)
 
-    def __call__(self, members: slice, rows: slice, found: Found, floor: float) -> None:
+    def __call__(self, members: slice, rows: slice, found: Found, floor: Array) -> None:
         pre = _products(self, self.x, self.W_enc, members, rows).numpy()
-        loops.find(pre, self.offset[members].numpy(), rows.stop - rows.start, pre.dtype.type(floor), *_parts(found))
+        loops.find(pre, self.offset[members].numpy(), rows.stop - rows.start, floor, *_parts(found))
 
 
 class Screen:
@@ -196,15 +200,15 @@ class Screen:
         else:
             self.by_norm = self.by_error = torch.zeros(len(x))
 
-    def __call__(self, members: slice, rows: slice, found: Found, floor: float) -> None:
+    def __call__(self, members: slice, rows: slice, found: Found, floor: Array) -> None:
         words = _products(self, self.short, self.rounded, members, rows).view(torch.uint16)
         bound = (self.by_norm[rows], self.by_error[rows], self.norm[members], self.error[members])
         # The product comes rounded to bfloat16: an error of at most 2^-9 of it, and a little of its own rounding.
         share, per = np.float32(2.0**-8 if self.exact else 0.0), rows.stop - rows.start
         offset = self.offset[members].numpy()
-        loops.find_rounded(words.numpy(), offset, per, np.float32(floor), *_arrays(*bound), share, *_parts(found))
+        loops.find_rounded(words.numpy(), offset, per, floor, *_arrays(*bound), share, *_parts(found))
         if self.exact:
-            loops.exactly(*_arrays(self.x[rows], self.W_enc[members]), offset, np.float32(floor), *_parts(found))
+            loops.exactly(*_arrays(self.x[rows], self.W_enc[members]), offset, floor, *_parts(found))
 
 
 def _products(search: Exact | Screen, x: Tensor, W_enc: Tensor, members: slice, rows: slice) -> Tensor:

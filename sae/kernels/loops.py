@@ -72,24 +72,24 @@ def lowest(word: int) -> int:
 # Slices of 64 are taken first, because an index that is a sum must be checked for being negative, and a loop
 # with such checks does not fill vector registers: it takes nine times as long.
 @threaded
-def find(pre: Array, offset: Array, per: int, floor: float, latent: Array, value: Array, count: Array) -> None:
-    """The entries of ``pre + offset`` above `floor`, row by row, `per` rows to a member."""
+def find(pre: Array, offset: Array, per: int, floor: Array, latent: Array, value: Array, count: Array) -> None:
+    """The entries of ``pre + offset`` above each row's `floor`, `per` rows to a member."""
     rows, n_latents = pre.shape
     whole = n_latents - n_latents % 64
     for b in prange(rows):
-        to_latent, to_value, own, n = latent[b], value[b], offset[b // per], 0
+        to_latent, to_value, own, least, n = latent[b], value[b], offset[b // per], floor[b % per], 0
         for j in range(0, whole, 64):
             row, off = pre[b, j : j + 64], own[j : j + 64]
             active = np.uint64(0)
             for i in range(64):
-                active |= np.uint64(row[i] + off[i] > floor) << np.uint64(i)
+                active |= np.uint64(row[i] + off[i] > least) << np.uint64(i)
             while active:
                 k = lowest(active)
                 to_latent[n], to_value[n] = j + k, row[k] + off[k]
                 n += 1
                 active &= active - np.uint64(1)
         for k in range(whole, n_latents):
-            if pre[b, k] + own[k] > floor:
+            if pre[b, k] + own[k] > least:
                 to_latent[n], to_value[n] = k, pre[b, k] + own[k]
                 n += 1
         count[b] = n
@@ -100,7 +100,7 @@ def find_rounded(
     words: Array,
     offset: Array,
     per: int,
-    floor: float,
+    floor: Array,
     by_norm: Array,
     by_error: Array,
     norm: Array,
@@ -110,12 +110,12 @@ def find_rounded(
     value: Array,
     count: Array,
 ) -> None:
-    """The entries of ``pre + offset`` that may lie above `floor`; `pre` is bfloat16, its error is bounded by
+    """The entries of ``pre + offset`` that may lie above the row's `floor`; `pre` is bfloat16, its error is bounded by
     ``by_norm norm + by_error error + share |pre|``."""
     rows, n_latents = words.shape
     whole = n_latents - n_latents % 64
     for b in prange(rows):
-        s, u, w = b // per, by_norm[b % per], by_error[b % per]
+        s, u, w, least = b // per, by_norm[b % per], by_error[b % per], floor[b % per]
         to_latent, to_value, n = latent[b], value[b], 0
         own, sizes, misses = offset[s], norm[s], error[s]
         for j in range(0, whole, 64):
@@ -124,7 +124,7 @@ def find_rounded(
             for i in range(64):
                 y = widened(row[i])
                 most = y + max(y, -y) * share + u * size[i] + w * miss[i] + off[i]
-                active |= np.uint64(most > floor) << np.uint64(i)
+                active |= np.uint64(most > least) << np.uint64(i)
             while active:
                 k = lowest(active)
                 to_latent[n], to_value[n] = j + k, widened(row[k]) + off[k]
@@ -132,7 +132,7 @@ def find_rounded(
                 active &= active - np.uint64(1)
         for k in range(whole, n_latents):
             y = widened(words[b, k])
-            if y + max(y, -y) * share + u * sizes[k] + w * misses[k] + own[k] > floor:
+            if y + max(y, -y) * share + u * sizes[k] + w * misses[k] + own[k] > least:
                 to_latent[n], to_value[n] = k, y + own[k]
                 n += 1
         count[b] = n
@@ -161,8 +161,8 @@ def products(v: Array, rows: Array, index: Array, out: Array) -> None:
 
 
 @threaded
-def exactly(x: Array, W_enc: Array, offset: Array, floor: float, latent: Array, value: Array, count: Array) -> None:
-    """Computes the candidates in full and keeps those above `floor`."""
+def exactly(x: Array, W_enc: Array, offset: Array, floor: Array, latent: Array, value: Array, count: Array) -> None:
+    """Computes the candidates in full and keeps those above the row's `floor`."""
     per = x.shape[0]
     for b in prange(count.shape[0]):
         candidates, s = count[b], b // per
@@ -170,7 +170,7 @@ def exactly(x: Array, W_enc: Array, offset: Array, floor: float, latent: Array, 
         n = 0
         for p in range(candidates):
             y = value[b, p] + offset[s, latent[b, p]]
-            if y > floor:
+            if y > floor[b % per]:
                 latent[b, n], value[b, n] = latent[b, p], y
                 n += 1
         count[b] = n

@@ -21,7 +21,9 @@ def make(kind: str) -> sae.Dictionary:
     if kind == "lasso":
         return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
     if kind == "topk":
-        return TopK(torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g), k=3)
+        return TopK(
+            torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g), k=3
+        )
     return Relu(torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g))
 
 

@@ -1,0 +1,53 @@
+"""Every program at a small size, in about three minutes; README.md has the real sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.data import data
+from benchmarks.generate import generate
+from benchmarks.harvest import harvest
+from benchmarks.lines import note, run
+from benchmarks.stack import stack
+from benchmarks.step import step
+from benchmarks.whole import whole
+
+SOME = ("sae-relu", "sae-topk", "dictionary_learning-standard", "saelens-standard", "sparsify-topk")
+
+
+def everything(*, threads: int = 2, cache: Path = Path("runs/bench")) -> None:
+    """Print the lines of every program at a small size.
+
+    Parameters
+    ----------
+    threads
+        Threads of every process.
+    cache
+        The folder for trained states, batches and shards.
+    """
+    note("step: 128 -> 512")
+    step(
+        only=SOME,
+        d_in=128,
+        n_latents=512,
+        batch=1024,
+        l0=16,
+        threads=threads,
+        seconds=2.0,
+        least_steps=300,
+        cache=cache,
+    )
+    note("stack: 8 x 64 -> 256")
+    stack(members=8, batch=512, steps=200, threads=threads, seconds=2.0)
+    note("whole: 64 -> 256")
+    whole(d_in=64, n_latents=256, batch=512, steps=300, threads=threads, repeats=1, cache=cache)
+    note("data: 100,000 rows")
+    data(rows=100_000, shard_rows=20_000, threads=threads, seconds=1.0, cache=cache)
+    note("generate")
+    generate(threads=threads, seconds=0.5)
+    note("harvest")
+    harvest(threads=threads, batches=2, seconds=2.0)
+
+
+if __name__ == "__main__":
+    run(everything)

@@ -1,0 +1,152 @@
+"""A stack of dictionaries on shared batches, beside its batched roofline and beside a loop over a library's trainer.
+
+python -m benchmarks.stack --members 16 --d-in 64 --n-latents 256 --batch 1024
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from benchmarks import trainers
+from benchmarks.clock import seconds as seconds_of
+from benchmarks.isolated import Failed, call
+from benchmarks.lines import Line, emit, note, run
+from benchmarks.memory import held_mb, peak_mb
+from benchmarks.roofline import Roofline
+from benchmarks.trainers import Setting, Trainer
+from benchmarks.trainers.ours import Run, config_of
+
+ROUNDS = 5
+OURS = "sae-relu"
+PEERS = ("dictionary_learning-standard", "saelens-standard")
+LEAST_L1, MOST_L1 = 0.5, 4.0
+
+
+def stack(
+    *,
+    members: int = 16,
+    d_in: int = 64,
+    n_latents: int = 256,
+    batch: int = 1024,
+    l0: int = 16,
+    steps: int = 500,
+    threads: int = 2,
+    device: str = "cpu",
+    seconds: float = 10.0,
+    seed: int = 0,
+) -> list[Line]:
+    """Print a line for our stack and for a loop over each library's L1 trainer that is installed.
+
+    Parameters
+    ----------
+    members
+        Dictionaries of the stack; their l1 values are spread evenly on a logarithmic scale.
+    d_in
+        Width of the activations.
+    n_latents
+        Width of each dictionary.
+    batch
+        Rows of a batch, which all members share.
+    l0
+        How dense the data is: half as many planted features are active in a row.
+    steps
+        How long our stack is trained before it is timed.
+    threads
+        Threads of every process.
+    device
+        Where everything runs.
+    seconds
+        How long each is timed for, in five stretches with the roofline measured between them.
+    seed
+        Of the data and of the first member.
+    """
+    setting = Setting(d_in, n_latents, batch, l0, device=device, seed=seed)
+    lines: list[Line] = []
+    for name in (OURS, *PEERS):
+        if absent := trainers.missing(name):
+            note(f"{name}: left out, there is no {absent}")
+            continue
+        note(f"{name} x {members}")
+        settings = {"name": name, "members": members, "steps": steps, "seconds": seconds, "setting": asdict(setting)}
+        try:
+            taken = call("benchmarks.stack:measure", settings, threads)
+        except Failed as failure:
+            note(f"{name}: {failure}")
+            continue
+        shape = {"members": members, "d_in": d_in, "n_latents": n_latents, "batch": batch}
+        line = {
+            "name": name if name == OURS else f"{name}-loop",
+            **shape,
+            "device": device,
+            "threads": threads,
+            **taken,
+        }
+        line["fraction"] = line["samples_per_s"] / line["roofline_samples_per_s"]
+        lines.append(emit("stack", line, device))
+    return lines
+
+
+class Loop:
+    """One trainer after another on each batch, as a Python loop over a sweep would have it."""
+
+    stride = 1
+
+    def __init__(self, name: str, settings: list[Setting], batches: list[torch.Tensor]) -> None:
+        self.trainers = [trainers.build(name, setting, batches) for setting in settings]
+
+    def steps(self, n: int) -> None:
+        for _ in range(n):
+            for trainer in self.trainers:
+                trainer.steps(1)
+
+    def l0(self) -> float:
+        return mean(trainer.l0() for trainer in self.trainers)
+
+
+def build(name: str, members: int, setting: Setting) -> Trainer:
+    batches = trainers.pool_of(setting)
+    l1s = torch.logspace(0, 1, members, base=MOST_L1 / LEAST_L1).mul(LEAST_L1).tolist()
+    settings = [replace(setting, l1=l1, seed=setting.seed + i) for i, l1 in enumerate(l1s)]
+    if name == OURS:
+        return Run([(config_of("relu", s), s.seed) for s in settings], setting, batches)
+    return Loop(name, settings, batches)
+
+
+def measure(name: str, members: int, steps: int, seconds: float, setting: dict[str, Any]) -> Line:
+    """Times a stack, or a loop, in this process. Only ours is trained first: the others are dense in any state."""
+    it = Setting(**setting)
+    build(name, members, replace(it, d_in=8, n_latents=64, batch=64, l0=2)).steps(10)
+    before = held_mb(it.device)
+    trainer = build(name, members, it)
+    trainer.steps(steps if name == OURS else 4)
+    peak = peak_mb(it.device) - before
+
+    one = seconds_of(lambda: trainer.steps(trainer.stride), it.device) / trainer.stride
+    n = trainer.stride * max(1, round(seconds / ROUNDS / one / trainer.stride))
+    roofline = Roofline(it.d_in, it.n_latents, it.batch, it.dtype, it.device, members, seconds / ROUNDS / 6)
+    stretches: list[float] = []
+    l0s: list[float] = []
+    for _ in range(ROUNDS):
+        roofline.seconds()
+        stretches.append(seconds_of(lambda: trainer.steps(n), it.device) / n)
+        l0s.append(trainer.l0())
+    roofline.seconds()
+    dense = median(roofline.measured)
+    return {
+        "l0": mean(l0s),
+        "samples_per_s": it.batch / median(stretches),
+        "roofline_samples_per_s": it.batch / dense,
+        "step_ms": 1000 * median(stretches),
+        "roofline_ms": 1000 * dense,
+        "gflops": roofline.flops / dense / 1e9,
+        "steps": ROUNDS * n,
+        "peak_mb": max(0.0, peak),
+    }
+
+
+if __name__ == "__main__":
+    run(stack)

@@ -1,0 +1,180 @@
+"""The tables of README.md from measured lines: every number there is printed by a command.
+
+python -m benchmarks.table benchmarks/results/*.jsonl
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.lines import Line, note, read, run
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+HERE = Path(__file__).parent
+Column = tuple[str, Callable[[Line], str]]
+
+
+def table(*files: Path, readme: Path = HERE / "README.md") -> None:
+    """Write the lines of result files into a README, between its markers.
+
+    Parameters
+    ----------
+    files
+        JSON lines; by default all in `benchmarks/results`.
+    readme
+        The Markdown file with the markers.
+    """
+    lines = read(files or sorted((HERE / "results").glob("*.jsonl")))
+    text = fill(readme.read_text(encoding="utf-8"), lines)
+    readme.write_text(text, encoding="utf-8")
+    note(f"{len(lines)} lines in {readme}")
+
+
+def fill(text: str, lines: Sequence[Line]) -> str:
+    """The text with a table in every place ``<!-- NAME --> ... <!-- /NAME -->`` that there are lines for."""
+    for name, render in TABLES.items():
+        of_name = [line for line in lines if line["benchmark"] == name]
+        if of_name:
+            place = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+            filled = f"<!-- {name} -->\n{render(of_name)}\n<!-- /{name} -->"
+            text = place.sub(lambda _, filled=filled: filled, text)
+    return text
+
+
+def step(lines: Sequence[Line]) -> str:
+    """One table a setting, fastest first; a line measured again stands in place of the older one."""
+    parts: list[str] = []
+    keys = ("d_in", "n_latents", "batch", "l0_wanted", "dtype", "device", "threads", "machine")
+    for setting, group in grouped(lines, keys).items():
+        d_in, n_latents, batch, l0, dtype, device, threads, machine = setting
+        newest = {_shown(line): line for line in group}
+        rows = sorted(newest.values(), key=lambda line: -line["fraction"])
+        rates = {name: line["fraction"] for name, line in newest.items()}
+        best = rates.get("sae-relu")
+        columns: list[Column] = [
+            ("trainer", _shown),
+            ("l0", lambda line: f"{line['l0']:.1f}"),
+            ("ms a step", lambda line: f"{line['step_ms']:.4g}"),
+            ("rows/s", lambda line: f"{line['samples_per_s']:,.0f}"),
+            ("of the roofline", lambda line: f"{line['fraction']:.2f}"),
+            ("sae-relu is faster by", lambda line, best=best: f"{best / line['fraction']:.1f}{TIMES}" if best else ""),
+            ("peak MB", lambda line: f"{line['peak_mb']:,.0f}"),
+        ]
+        where = machine if str(device).startswith("cuda") else f"{machine}, {threads} threads"
+        title = f"**{d_in} → {n_latents}, batch {batch}, L0 {l0}, {dtype}** ({where})"
+        parts.append(f"{title}\n\n{markdown(columns, rows)}")
+    return "\n\n".join(parts)
+
+
+def stack(lines: Sequence[Line]) -> str:
+    parts: list[str] = []
+    keys = ("members", "d_in", "n_latents", "batch", "device", "threads", "machine")
+    for setting, group in grouped(lines, keys).items():
+        members, d_in, n_latents, batch, device, threads, machine = setting
+        newest = {line["name"]: line for line in group}
+        ours = newest.get("sae-relu")
+        columns: list[Column] = [
+            ("trainer", lambda line: line["name"]),
+            ("l0", lambda line: f"{line['l0']:.1f}"),
+            ("ms a step of all", lambda line: f"{line['step_ms']:.4g}"),
+            ("of the batched roofline", lambda line: f"{line['fraction']:.2f}"),
+            (
+                "ours is faster by",
+                lambda line, ours=ours: f"{ours['fraction'] / line['fraction']:.1f}{TIMES}" if ours else "",
+            ),
+            ("peak MB", lambda line: f"{line['peak_mb']:,.0f}"),
+        ]
+        title = f"**{members} {TIMES} {d_in} → {n_latents}, batch {batch}** ({machine}, {device}, {threads} threads)"
+        parts.append(f"{title}\n\n{markdown(columns, list(newest.values()))}")
+    return "\n\n".join(parts)
+
+
+def whole(lines: Sequence[Line]) -> str:
+    parts: list[str] = []
+    keys = ("d_in", "n_latents", "batch", "samples", "l1", "lr", "threads", "machine")
+    for setting, group in grouped(lines, keys).items():
+        d_in, n_latents, batch, samples, l1, lr, threads, machine = setting
+        newest = {line["name"]: line for line in group}
+        columns: list[Column] = [
+            ("library", lambda line: line["name"]),
+            ("seconds", lambda line: f"{line['seconds']:.1f}"),
+            (
+                "ours is faster by",
+                lambda line: f"{line['ratio_to_ours']:.1f}{TIMES}" if "ratio_to_ours" in line else "",
+            ),
+            ("l0", lambda line: f"{line['l0']:.1f}"),
+            ("fvu", lambda line: f"{line['fvu']:.3f}"),
+            ("mcc", lambda line: f"{line['mcc']:.3f}"),
+        ]
+        title = f"**{d_in} → {n_latents}, {samples:,} rows in batches of {batch}, l1 {l1:g}, lr {lr:g}**"
+        parts.append(f"{title} ({machine}, {threads} threads)\n\n{markdown(columns, list(newest.values()))}")
+    return "\n\n".join(parts)
+
+
+def data(lines: Sequence[Line]) -> str:
+    newest = {(line["rows"], line["d_in"], line["batch"], line["threads"]): line for line in lines}
+    columns: list[Column] = [
+        (f"rows {TIMES} width", lambda line: f"{line['rows']:,} {TIMES} {line['d_in']}"),
+        ("batch", lambda line: str(line["batch"])),
+        ("threads", lambda line: str(line["threads"])),
+        ("rows/s", lambda line: f"{line['rows_per_s']:,.0f}"),
+        ("plain copy, rows/s", lambda line: f"{line['copy_rows_per_s']:,.0f} ({line['copy']})"),
+        ("of the copy", lambda line: f"{line['fraction']:.2f}"),
+    ]
+    return markdown(columns, list(newest.values()))
+
+
+def generate(lines: Sequence[Line]) -> str:
+    newest = {(line["name"], line["d_in"], line["n_latents"], line["batch"]): line for line in lines}
+    columns: list[Column] = [
+        ("source", lambda line: line["name"]),
+        ("width", lambda line: str(line["d_in"])),
+        ("rows/s", lambda line: f"{line['rows_per_s']:,.0f}"),
+        ("dense roofline of a step, rows/s", lambda line: f"{line['roofline_samples_per_s']:,.0f}"),
+        ("ahead of it by", lambda line: f"{line['fraction']:.2f}{TIMES}"),
+    ]
+    return markdown(columns, list(newest.values()))
+
+
+def harvest(lines: Sequence[Line]) -> str:
+    newest = {(line["model"], line["layer"], line["rows"], line["context"], line["device"]): line for line in lines}
+    columns: list[Column] = [
+        ("model", lambda line: line["model"]),
+        ("block", lambda line: str(line["layer"])),
+        ("batch", lambda line: f"{line['rows']} {TIMES} {line['context']}"),
+        ("tokens/s", lambda line: f"{line['tokens_per_s']:,.0f}"),
+        ("bare hook, tokens/s", lambda line: f"{line['bare_tokens_per_s']:,.0f}"),
+        ("seconds, ours by the hook's", lambda line: f"{line['ratio']:.2f}"),
+    ]
+    return markdown(columns, list(newest.values()))
+
+
+TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
+    "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
+}  # fmt: skip
+
+
+def markdown(columns: Sequence[Column], lines: Sequence[Line]) -> str:
+    head = "| " + " | ".join(name for name, _ in columns) + " |"
+    rule = "|" + "---|" * len(columns)
+    return "\n".join([head, rule, *("| " + " | ".join(cell(line) for _, cell in columns) + " |" for line in lines)])
+
+
+def grouped(lines: Iterable[Line], keys: Sequence[str]) -> dict[tuple[object, ...], list[Line]]:
+    """Lines by what they agree in, in the order in which they first come."""
+    groups: dict[tuple[object, ...], list[Line]] = {}
+    for line in lines:
+        groups.setdefault(tuple(line.get(key) for key in keys), []).append(line)
+    return groups
+
+
+def _shown(line: Line) -> str:
+    """A trainer's name, with the settings of our loop that were not the default."""
+    extra = ", ".join(f"{key} = {value}" for key, value in line.get("train", {}).items())
+    return f"{line['name']} ({extra})" if extra else line["name"]
+
+
+if __name__ == "__main__":
+    run(table)

@@ -1,0 +1,161 @@
+"""From a random start to a trained dictionary: the wall time of whole runs on correlated toy data.
+
+    python -m benchmarks.whole --repeats 3
+
+All see the same batches from one pool, in the same order, in units of ``E||x|| = sqrt(d_in)``, so that one l1 means
+the same to all: each minimises ``sum_d (x_hat - x)^2 + l1 sum_j ||W_dec[j]|| z_j``. Learning rate and warm-ups are the
+same; decay, resampling, clipping and whatever else a library does by default is its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.clock import settle
+from benchmarks.isolated import Failed, call
+from benchmarks.lines import Line, emit, note, run
+from benchmarks.pool import scaled
+from benchmarks.trainers import Setting, missing
+from sae.dictionaries.relu import ReluArchitecture
+from sae.score import score
+from sae.sources.correlated import Config as Correlated
+
+N_FEATURES = 512
+POOL = 64
+HELD_OUT = 20_000
+WARM_UP = 0.05
+NAMES = ("sae-relu", "dictionary_learning-standard", "saelens-standard")
+
+
+def whole(
+    *,
+    d_in: int = 256,
+    n_latents: int = 2048,
+    batch: int = 1024,
+    steps: int = 5000,
+    l1: float = 1.0,
+    lr: float = 3e-3,
+    threads: int = 2,
+    device: str = "cpu",
+    repeats: int = 2,
+    cache: Path = Path("runs/bench"),
+    seed: int = 0,
+) -> list[Line]:
+    """Print a line for each library's whole run: its seconds, and how good the dictionary became.
+
+    Parameters
+    ----------
+    d_in
+        Width of the activations; 512 features are hidden in it.
+    n_latents
+        Width of the dictionary.
+    batch
+        Rows of a batch.
+    steps
+        Steps of a run; the same for all.
+    l1
+        Weight of the penalty, in summed units of the scaled input.
+    lr
+        Learning rate.
+    threads
+        Threads of every process.
+    device
+        Where everything runs.
+    repeats
+        Runs of each, one of each in turn; times are medians, scores means.
+    cache
+        The folder where the batches are kept.
+    seed
+        Of the data and of the dictionaries of the first repeat.
+    """
+    names = [name for name in NAMES if not _left_out(name)]
+    file = cache / f"correlated-{d_in}-b{batch}-{seed}.safetensors"
+    call("benchmarks.whole:prepare", {"file": str(file), "d_in": d_in, "batch": batch, "seed": seed}, threads)
+    found: dict[str, list[Line]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        setting = Setting(d_in, n_latents, batch, 0, device=device, seed=seed + repeat, l1=l1)
+        for name in names:
+            settings = {
+                "name": name,
+                "file": str(file),
+                "steps": steps,
+                "lr": lr,
+                "data_seed": seed,
+                "setting": asdict(setting),
+            }
+            try:
+                found[name].append(call("benchmarks.whole:measure", settings, threads))
+            except Failed as failure:
+                note(f"{name}: {failure}")
+                continue
+            note(f"{name}, run {repeat + 1} of {repeats}: {found[name][-1]}")
+    lines: list[Line] = []
+    for name in (name for name in names if found[name]):
+        runs = found[name]
+        taken = median(r["seconds"] for r in runs)
+        ours = [r["seconds"] for r in found[NAMES[0]]]
+        line: Line = {"name": name, "d_in": d_in, "n_latents": n_latents, "batch": batch, "samples": steps * batch}
+        line |= {"l1": l1, "lr": lr, "device": device, "threads": threads, "repeats": len(runs), "seconds": taken}
+        line |= {"ratio_to_ours": taken / median(ours)} if ours else {}
+        line |= {key: mean(r[key] for r in runs) for key in ("l0", "fvu", "mcc")}
+        lines.append(emit("whole", line, device))
+    return lines
+
+
+def prepare(file: str, d_in: int, batch: int, seed: int) -> dict[str, Any]:
+    """Draws the pool of batches once, as every run will read it."""
+    from safetensors.torch import save_file
+
+    if not Path(file).is_file():
+        source = Correlated(n_features=N_FEATURES, d_in=d_in, seed=seed).build()
+        batches = scaled([source.batch(step, batch).acts for step in range(POOL)], "cpu")
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"acts": torch.stack(batches)}, file)
+    return {}
+
+
+def measure(name: str, file: str, steps: int, lr: float, data_seed: int, setting: dict[str, Any]) -> Line:
+    """One run in this process. The clock runs from the first parameter to the last step."""
+    from safetensors.torch import load_file
+
+    it = Setting(**setting)
+    batches = list(load_file(file)["acts"].to(it.device))
+    library = importlib.import_module(f"benchmarks.trainers.{'ours' if name == NAMES[0] else name.split('-')[0]}")
+    small = Setting(**{**setting, "d_in": 8, "n_latents": 16, "batch": 64})
+    library.fit(small, 10, lr, WARM_UP, [x[:64, :8].contiguous() for x in batches[:2]])  # imports, compiled kernels
+    settle(it.device)
+    begin = time.perf_counter()
+    tensors = library.fit(it, steps, lr, WARM_UP, batches)
+    settle(it.device)
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, **quality({k: v.float().cpu() for k, v in tensors.items()}, it.d_in, data_seed)}
+
+
+def quality(tensors: dict[str, Tensor], d_in: int, seed: int) -> dict[str, float]:
+    """L0, unexplained variance and recovery on held-out rows of the same source, in the units of the pool."""
+    source = Correlated(n_features=N_FEATURES, d_in=d_in, seed=seed).build()
+    assert source.truth is not None
+    rows = source.batch(0, HELD_OUT, "test")
+    [x] = scaled([rows.acts], "cpu")
+    d = ReluArchitecture(unit_rows=False).build(tensors, 1.0)
+    scores = score(d, x, features=source.truth.directions, codes=rows.codes)
+    return {key: scores[key] for key in ("l0", "fvu", "mcc")}
+
+
+def _left_out(name: str) -> bool:
+    absent = missing(name)
+    if absent:
+        note(f"{name}: left out, there is no {absent}")
+    return absent is not None
+
+
+if __name__ == "__main__":
+    run(whole)

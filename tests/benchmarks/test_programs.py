@@ -1,0 +1,143 @@
+"""The programs at tiny sizes: what they print, and that the numbers in a line agree with one another."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import trainers
+from benchmarks.data import data
+from benchmarks.generate import generate
+from benchmarks.harvest import harvest
+from benchmarks.isolated import Failed, call
+from benchmarks.memory import held_mb, peak_mb
+from benchmarks.pool import Pool, planted
+from benchmarks.roofline import Roofline
+from benchmarks.stack import stack
+from benchmarks.step import step
+from benchmarks.whole import whole
+
+UNTRAINED = [name for name in trainers.names() if name != "sae-relu"]
+KEYS = {
+    "name", "d_in", "n_latents", "batch", "l0", "dtype", "device", "threads", "samples_per_s",
+    "roofline_samples_per_s", "fraction", "peak_mb",
+}  # fmt: skip
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_step_is_timed_in_a_trained_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    tiny = {"d_in": 16, "n_latents": 64, "batch": 256, "l0": 4, "threads": 1, "seconds": 0.05, "cache": tmp_path}
+    [line] = step(only=["sae-relu"], least_steps=100, **tiny)
+    [shown] = printed(capsys)
+    assert shown.keys() >= KEYS and shown["name"] == "sae-relu"
+    assert line["fraction"] == pytest.approx(line["samples_per_s"] / line["roofline_samples_per_s"])
+    assert line["samples_per_s"] == pytest.approx(1000 * 256 / line["step_ms"])
+    assert line["trained_steps"] >= 100
+    assert 2 < line["l0"] < 8
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(kept) == 1
+    step(only=["sae-relu"], least_steps=100, **tiny)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == kept, "the state is used again"
+
+
+def test_a_trainer_that_is_not_there_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    absent = [name for name in trainers.names() if trainers.missing(name)]
+    assert step(only=absent, threads=1, seconds=0.05, cache=tmp_path) == []
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="is no trainer"):
+        step(only=["sae-lasso"], cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_steps_from_the_start(name: str, tmp_path: Path):
+    if absent := trainers.missing(name):
+        pytest.skip(f"no {absent}")
+    tiny = {"d_in": 16, "n_latents": 64, "batch": 64, "l0": 4, "threads": 1, "seconds": 0.05}
+    [line] = step(only=[name], cache=tmp_path, **tiny)
+    assert line.keys() >= KEYS and line["steps"] > 0
+    if "topk" in name:
+        assert line["l0"] == pytest.approx(4, rel=0.2)
+
+
+def test_a_stack(capsys: pytest.CaptureFixture[str]):
+    lines = stack(members=3, d_in=16, n_latents=64, batch=64, l0=4, steps=20, threads=1, seconds=0.05)
+    assert lines[0]["name"] == "sae-relu" and lines[0]["members"] == 3
+    for line, shown in zip(lines, printed(capsys), strict=True):
+        assert shown["benchmark"] == "stack"
+        assert line["fraction"] == pytest.approx(line["roofline_ms"] / line["step_ms"])
+
+
+def test_a_whole_run_ends_in_scores(tmp_path: Path):
+    lines = whole(d_in=32, n_latents=64, batch=64, steps=30, threads=1, repeats=1, cache=tmp_path)
+    assert lines[0]["ratio_to_ours"] == 1
+    for line in lines:
+        assert line["samples"] == 30 * 64
+        assert 0 <= line["mcc"] <= 1 and line["fvu"] > 0 and line["l0"] > 0
+
+
+def test_reading(tmp_path: Path):
+    tiny = {"rows": 1000, "d_in": 8, "batch": 64, "shard_rows": 300, "threads": 1, "seconds": 0.05}
+    [line] = data(cache=tmp_path, **tiny)
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 4
+    assert line["fraction"] == pytest.approx(line["rows_per_s"] / line["copy_rows_per_s"])
+
+
+def test_every_kind_of_toy_source_is_drawn():
+    lines = generate(d_in=16, n_latents=32, batch=64, threads=1, seconds=0.05)
+    assert {"independent", "correlated"} <= {line["name"] for line in lines}
+    for line in lines:
+        assert line["fraction"] == pytest.approx(line["rows_per_s"] / line["roofline_samples_per_s"])
+
+
+def test_harvesting_gives_what_the_bare_hook_gives(tiny_models: dict[str, Path]):
+    tiny = {"rows": 2, "context": 16, "batches": 2, "threads": 1, "seconds": 0.05}
+    for name in ("llama", "gpt2"):
+        [line] = harvest(model=tiny_models[name], **tiny)  # the program compares the vectors themselves
+        assert line["ratio"] == pytest.approx(line["bare_tokens_per_s"] / line["tokens_per_s"])
+        assert line["layer"] == 1
+
+
+def test_harvesting_is_left_out_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert harvest(model=tmp_path) == []
+    assert "left out" in capsys.readouterr().err
+
+
+def test_a_call_runs_in_a_process_of_its_own():
+    assert call("os:getpid", {}, threads=1) != os.getpid()
+    assert call("torch:get_num_threads", {}, threads=2) == 2
+    assert call("os:getenv", {"key": "OMP_NUM_THREADS"}, threads=3) == "3"
+    with pytest.raises(Failed, match="os:no_such_function"):
+        call("os:no_such_function", {}, threads=1)
+
+
+def test_the_roofline_counts_five_products():
+    roofline = Roofline(d_in=8, n_latents=16, batch=32, n_members=3, at_least=0.0)
+    assert roofline.flops == 5 * 2 * 3 * 32 * 8 * 16
+    assert all(roofline.seconds() > 0 for _ in range(2))
+    assert len(roofline.measured) == 2
+
+
+def test_the_peak_counts_what_was_held_and_freed_since():
+    hidden = torch.ones(16 * 2**20)
+    del hidden
+    before = held_mb("cpu")
+    torch.ones(8 * 2**20)  # 32 MB, freed at once
+    assert 30 <= peak_mb("cpu") - before <= 45
+
+
+def test_the_pool_hands_out_its_batches_in_turn():
+    batches = planted(d_in=16, n_features=32, batch=8, n_active=2)
+    pool = Pool(batches)
+    assert torch.equal(pool.batch(len(batches) + 1, 8).acts, batches[1])
+    norm = torch.stack([x.norm(dim=-1).mean() for x in batches]).mean()
+    assert math.isclose(float(norm), 4.0, rel_tol=1e-3)

@@ -1,0 +1,46 @@
+"""Markdown from measured lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.table import HERE, TABLES, fill
+from benchmarks.table import table as write
+
+SHAPE = {"d_in": 256, "n_latents": 2048, "batch": 4096, "l0_wanted": 32, "dtype": "float32", "device": "cpu"}
+LINE = {"benchmark": "step", **SHAPE, "threads": 2, "machine": "a CPU", "l0": 32.4, "step_ms": 31.25, "peak_mb": 99.6}
+OURS = {**LINE, "name": "sae-relu", "samples_per_s": 131_072.0, "fraction": 2.0}
+PEER = {**LINE, "name": "saelens-standard", "samples_per_s": 26_214.4, "fraction": 0.4}
+
+
+def test_a_table_for_each_setting_fastest_first():
+    wide = {**OURS, "d_in": 768}
+    text = TABLES["step"]([PEER, OURS, wide])
+    assert text.index("sae-relu |") < text.index("saelens-standard")
+    assert "| saelens-standard | 32.4 | 31.25 | 26,214 | 0.40 | 5.0\N{MULTIPLICATION SIGN} | 100 |" in text
+    assert text.count("| trainer |") == 2 and "768 → 2048" in text
+
+
+def test_a_line_measured_again_stands_in_place_of_the_older_one():
+    text = TABLES["step"]([{**OURS, "fraction": 1.5}, OURS])
+    assert "| 2.00 |" in text and "1.50" not in text
+    text = TABLES["step"]([OURS, {**OURS, "train": {"precision": "screen"}}])
+    assert "sae-relu (precision = screen)" in text and text.count("| 2.00 |") == 2
+
+
+def test_only_what_is_between_the_markers_changes(tmp_path: Path):
+    readme, lines = tmp_path / "README.md", tmp_path / "lines.jsonl"
+    readme.write_text("before\n<!-- step -->\nold\n<!-- /step -->\nbetween\n<!-- data -->\nkept\n<!-- /data -->\n")
+    lines.write_text("a note\n" + json.dumps(OURS) + "\n")
+    write(lines, readme=readme)
+    once = readme.read_text()
+    assert "old" not in once and "kept" in once and once.startswith("before\n") and "| sae-relu |" in once
+    write(lines, readme=readme)
+    assert readme.read_text() == once
+
+
+def test_the_readme_has_a_place_for_every_table():
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for name in TABLES)
+    assert fill(text, []) == text
