@@ -36,7 +36,10 @@ def harvest(
     device: str = "cpu",
     seconds: float = 10.0,
 ) -> list[Line]:
-    """Print a line with both rates and ``ratio``, our seconds by the bare hook's.
+    """Print a line with both rates and ``ratio``, our seconds by the bare hook's, for each of two bare hooks.
+
+    TransformerLens computes attention in its eager form, which shows every pattern; `eager` is a bare model that
+    does the same sums, `sdpa` one with the fused attention that is the library's default.
 
     Parameters
     ----------
@@ -66,13 +69,16 @@ def harvest(
     text = text or next(iter(sorted((folder.parents[1] / "text").glob("*train*.txt"))), None)
     settings = {"model": str(folder), "text": str(text) if text else None, "layer": layer, "rows": rows}
     settings |= {"context": context, "batches": batches, "device": device, "seconds": seconds}
-    try:
-        taken = call("benchmarks.harvest:measure", settings, threads)
-    except Failed as failure:
-        note(f"harvest: {failure}")
-        return []
     shape = {"name": "sae-harvest", "model": folder.name, "rows": rows, "context": context, "threads": threads}
-    return [emit("harvest", {**shape, "device": device, **taken}, device)]
+    lines: list[Line] = []
+    for attention in ("eager", "sdpa"):
+        try:
+            taken = call("benchmarks.harvest:measure", {**settings, "attention": attention}, threads)
+        except Failed as failure:
+            note(f"harvest: {failure}")
+            continue
+        lines.append(emit("harvest", {**shape, "device": device, "bare_attention": attention, **taken}, device))
+    return lines
 
 
 def measure(
@@ -84,6 +90,7 @@ def measure(
     batches: int,
     device: str,
     seconds: float,
+    attention: str,
 ) -> dict[str, Any]:
     """Both ways over the same rows of tokens, in turn, each with its own copy of the model.
 
@@ -104,7 +111,7 @@ def measure(
     tokens = _tokens(tokenizer, text, rows * batches, context, ours.bridge.cfg.d_vocab)
     kept = select(tokens).kept
 
-    bare = AutoModelForCausalLM.from_pretrained(model).to(device).eval()
+    bare = AutoModelForCausalLM.from_pretrained(model, attn_implementation=attention).to(device).eval()
     layers = [m for _, m in bare.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == ours.n_layers]
     found: list[torch.Tensor] = []
 

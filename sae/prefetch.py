@@ -24,7 +24,7 @@ def default_workers(device: str) -> int:
     return min(8, max(1, (os.cpu_count() or 1) - 1)) if device.startswith("cuda") else 0
 
 
-def training_rows(
+def batches_of(
     source: Source,
     steps: range,
     size: int,

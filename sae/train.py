@@ -25,7 +25,7 @@ from sae.engine import Engine, Precision
 from sae.kernels import Adam
 from sae.kinds import Settings
 from sae.liveness import count_silence_, resample_
-from sae.prefetch import training_rows
+from sae.prefetch import batches_of
 from sae.schedule import trapezoid
 from sae.source import Source
 from sae.spans import NO_SPANS, Spans
@@ -159,7 +159,8 @@ def train_side_by_side(
     step = states[0].step
     if step == config.steps:
         yield states
-    with closing(training_rows(source, range(step, config.steps), config.batch_size, device)) as batches:
+    coming = range(step, config.steps)
+    with closing(batches_of(source, coming, config.batch_size, device, spans=spans)) as batches:
         while step < config.steps:
             with spans("data"):
                 x = next(batches)

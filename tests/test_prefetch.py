@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from sae.prefetch import SPAN, default_workers, training_rows
+from sae.prefetch import SPAN, batches_of, default_workers
 from sae.source import Batch, Source, Split
 from sae.sources.correlated import Config as Correlated
 from sae.sources.tensor import Rows
@@ -44,7 +44,7 @@ def test_values_and_order_are_the_sources(workers: int):
     ]
     for source in sources:
         for steps in (range(3, 12), range(0, 2), range(5, 5)):
-            rows = list(training_rows(source, steps, 16, workers=workers))
+            rows = list(batches_of(source, steps, 16, workers=workers))
             assert len(rows) == len(steps)
             assert all(torch.equal(x, source.batch(s, 16).acts) for x, s in zip(rows, steps, strict=True))
     assert not fetching()
@@ -53,20 +53,20 @@ def test_values_and_order_are_the_sources(workers: int):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_step_is_fetched_once_and_no_further_than_needed(workers: int):
     source = Recorded()
-    rows = training_rows(source, range(10), 4, workers=workers)
+    rows = batches_of(source, range(10), 4, workers=workers)
     assert float(next(rows)[0, 0]) == 0
     assert float(next(rows)[0, 0]) == 1
     rows.close()
     assert len(set(source.asked)) == len(source.asked) and max(source.asked) <= workers + 2
     assert not fetching()
     source = Recorded()
-    assert [float(x[0, 0]) for x in training_rows(source, range(10), 4, workers=workers)] == list(range(10))
+    assert [float(x[0, 0]) for x in batches_of(source, range(10), 4, workers=workers)] == list(range(10))
     assert sorted(source.asked) == list(range(10))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_an_error_is_raised_at_its_own_step(workers: int):
-    rows = training_rows(Recorded(fails_at=2), range(10), 4, workers=workers)
+    rows = batches_of(Recorded(fails_at=2), range(10), 4, workers=workers)
     assert [float(next(rows)[0, 0]) for _ in range(2)] == [0, 1]
     with pytest.raises(ValueError, match="no step 2"):
         next(rows)
@@ -81,7 +81,7 @@ def test_rows_are_float32_and_a_cpu_fetches_nothing_ahead():
     assert default_workers("cpu") == 0 and default_workers("cuda:1") >= 1
     for workers in (None, 1):
         source = Doubles()
-        rows = training_rows(source, range(5), 4, workers=workers)
+        rows = batches_of(source, range(5), 4, workers=workers)
         assert next(rows).dtype == torch.float32
         assert workers or source.asked == [0]
         rows.close()
@@ -90,7 +90,7 @@ def test_rows_are_float32_and_a_cpu_fetches_nothing_ahead():
 def test_time_spent_fetching_is_told_apart_from_the_steps():
     spans = Spans()
     with spans("train"):
-        for _ in training_rows(Recorded(), range(6), 4, workers=1, spans=spans):
+        for _ in batches_of(Recorded(), range(6), 4, workers=1, spans=spans):
             pass
     by_path = spans.by_path()
     assert by_path[(SPAN,)].count == 6 and by_path[("train",)].self_seconds == by_path[("train",)].seconds
@@ -99,6 +99,6 @@ def test_time_spent_fetching_is_told_apart_from_the_steps():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu():
     source = Correlated(n_features=64, d_in=32, n_active=2).build()
-    for step, x in enumerate(training_rows(source, range(20), 256, "cuda")):
+    for step, x in enumerate(batches_of(source, range(20), 256, "cuda")):
         torch.cuda._sleep(1_000_000)  # pyright: ignore
         assert x.device.type == "cuda" and torch.equal(x.cpu(), source.batch(step, 256).acts)

@@ -1,8 +1,9 @@
 """Stage `train`: from a source to dictionaries, whether by gradient descent or by a classical method.
 
 Dictionaries of one shape are trained together as a stack, and stacks on one source side by side in one pass over
-the data. The loop lives in :mod:`sae.train`; here are its log, its checkpoints and its end. A checkpoint knows its members by their steps, so that a run which was killed
-while it saved its dictionaries, or whose sweep was changed in between, goes on with those that are missing.
+the data. The loop lives in :mod:`sae.train`; here are its log, its checkpoints and its end. A checkpoint knows its
+members by their steps, so that a run which was killed while it saved its dictionaries, or whose sweep was changed
+in between, goes on with those that are missing.
 """
 
 from __future__ import annotations

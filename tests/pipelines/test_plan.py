@@ -123,7 +123,13 @@ def test_every_field_of_training_and_of_the_dictionary_matters(data: st.DataObje
     holder = trained.inputs["source"].config if part == "source" else trained.config
     field = data.draw(st.sampled_from(sorted(set(holder[part]) - {"kind"})))
     value = holder[part][field]
-    others = {"input_scale": "none", "decoder": "weighted", "frequencies": "zipf", "values": "constant"}
+    others = {
+        "input_scale": "none",
+        "decoder": "weighted",
+        "frequencies": "zipf",
+        "values": "constant",
+        "precision": "screen",
+    }
     if isinstance(value, bool):
         changed = str(not value).lower()
     elif isinstance(value, int):
