@@ -139,9 +139,11 @@ def generate(lines: Sequence[Line]) -> str:
 
 
 def harvest(lines: Sequence[Line]) -> str:
-    newest = {(line["model"], line["layer"], line["rows"], line["context"], line["device"]): line for line in lines}
+    keys = ("model", "layer", "rows", "context", "device", "bare_attention")
+    newest = {tuple(line[key] for key in keys): line for line in lines}
     columns: list[Column] = [
         ("model", lambda line: line["model"]),
+        ("bare hook's attention", lambda line: line["bare_attention"]),
         ("block", lambda line: str(line["layer"])),
         ("batch", lambda line: f"{line['rows']} {TIMES} {line['context']}"),
         ("tokens/s", lambda line: f"{line['tokens_per_s']:,.0f}"),
