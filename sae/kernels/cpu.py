@@ -22,7 +22,9 @@ from sae.kernels import Adam, ByLatent, Codes, Kernels, Largest, Latents, Pull, 
 
 Array = NDArray[Any]
 BLOCK = 1 << 20
-"""Pre-activations that are computed, and searched while they are in the cache, at a time."""
+"""Pre-activations that are computed, and searched while they are in the cache, at a time; but never fewer rows than
+these, with which a wide encoder is read too often: 128 rows took half as long again as 512."""
+LEAST_ROWS = 512
 
 
 class Numba(Kernels):
@@ -166,7 +168,7 @@ def _block(batch: int, n_latents: int, n_members: int) -> tuple[int, int]:
 
     The rows do not depend on the company, so that a member's products are the same whatever it is.
     """
-    rows = min(batch, max(128, BLOCK // n_latents))
+    rows = min(batch, max(LEAST_ROWS, BLOCK // n_latents))
     return rows, min(n_members, max(1, BLOCK // (rows * n_latents))) if rows == batch else 1
 
 
