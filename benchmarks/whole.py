@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from cyclopts import Parameter
 from torch import Tensor
 
 from benchmarks.clock import settle
@@ -46,6 +48,7 @@ def whole(
     threads: int = 2,
     device: str = "cpu",
     repeats: int = 2,
+    train: Annotated[Sequence[str] | None, Parameter(name="--train", negative=())] = None,
     cache: Path = Path("runs/bench"),
     seed: int = 0,
 ) -> list[Line]:
@@ -71,17 +74,20 @@ def whole(
         Where everything runs.
     repeats
         Runs of each, one of each in turn; times are medians, scores means.
+    train
+        KEY=VALUE for our training loop, may be given several times; the line shows it.
     cache
         The folder where the batches are kept.
     seed
         Of the data and of the dictionaries of the first repeat.
     """
+    extra = dict(pair.split("=", 1) for pair in train or ())
     names = [name for name in NAMES if not _left_out(name)]
     file = cache / f"correlated-{d_in}-b{batch}-{seed}.safetensors"
     call("benchmarks.whole:prepare", {"file": str(file), "d_in": d_in, "batch": batch, "seed": seed}, threads)
     found: dict[str, list[Line]] = {name: [] for name in names}
     for repeat in range(repeats):
-        setting = Setting(d_in, n_latents, batch, 0, device=device, seed=seed + repeat, l1=l1)
+        setting = Setting(d_in, n_latents, batch, 0, device=device, seed=seed + repeat, l1=l1, extra=extra)
         for name in names:
             settings = {
                 "name": name,
@@ -106,6 +112,7 @@ def whole(
         line |= {"l1": l1, "lr": lr, "device": device, "threads": threads, "repeats": len(runs), "seconds": taken}
         line |= {"ratio_to_ours": taken / median(ours)} if ours else {}
         line |= {key: mean(r[key] for r in runs) for key in ("l0", "fvu", "mcc")}
+        line |= {"train": extra} if extra and name == NAMES[0] else {}
         lines.append(emit("whole", line, device))
     return lines
 

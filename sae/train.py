@@ -40,7 +40,8 @@ class TrainConfig(Settings):
     Latents that were silent for `dead_after` steps count as dead, and are resampled every `resample_every`
     steps (0: never) during the first share `resample_until`. `precision` is that of the encoder's product
     once codes are sparse: ``screen`` finds the candidates in bfloat16 and computes their codes in float32, so that
-    codes are those of ``float32``; ``bfloat16`` takes the rounded product for the codes.
+    codes are those of ``float32``; ``bfloat16`` takes the rounded product for the codes. Encoder rows begin at the norm
+    `encoder_norm`; .1, where other libraries begin, finds features in fewer steps on wide dictionaries.
     """
 
     steps: int = Field(10_000, gt=0)
@@ -60,6 +61,7 @@ class TrainConfig(Settings):
     resample_pool: int = Field(8192, gt=0)
     log_every: int = Field(100, gt=0)
     precision: Precision = "float32"
+    encoder_norm: float = Field(1.0, gt=0)
 
 
 Member = tuple[DictionaryConfig, int]
@@ -223,6 +225,7 @@ class _Beginnings:
         centre = mean * scale if config.centre and first.decoder_bias else torch.zeros_like(mean)
         seeds = [seed for _, seed in members]
         stack = Stack.initialise(seeds, self.source.d_in, first.n_latents, centre, device)
+        stack.W_enc *= config.encoder_norm
         moments = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
         silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
         dense = torch.zeros(stack.n_members, dtype=torch.bool)

@@ -61,6 +61,12 @@ def test_stacks_side_by_side_see_the_same_rows_and_come_out_as_they_do_alone():
     assert_same(both[1].checkpoint(), last(train(wide, SOURCE, SETTINGS)).checkpoint())
 
 
+def test_encoder_rows_begin_at_the_norm_asked_for():
+    settings = TrainConfig(**{**SETTINGS.model_dump(), "steps": 1, "log_every": 1, "lr": 1e-9, "encoder_norm": 0.1})
+    state = last(train(members((0.1, 0)), SOURCE, settings))
+    torch.testing.assert_close(state.stack.W_enc.norm(dim=-1), torch.full((1, 16), 0.1), rtol=1e-4, atol=0)
+
+
 def test_seeds_matter():
     d, e = last(train(members((0.1, 0), (0.1, 1)), SOURCE, SETTINGS)).dictionaries()
     assert not torch.equal(d.W_dec, e.W_dec)
