@@ -6,21 +6,19 @@ python -m benchmarks.stack --members 16 --d-in 64 --n-latents 256 --batch 1024
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import torch
 
 from benchmarks import trainers
-from benchmarks.clock import seconds as seconds_of
 from benchmarks.isolated import Failed, call
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.memory import held_mb, peak_mb
-from benchmarks.roofline import Roofline
+from benchmarks.rounds import beside_roofline
 from benchmarks.trainers import Setting, Trainer
 from benchmarks.trainers.ours import Run, config_of
 
-ROUNDS = 5
 OURS = "sae-relu"
 PEERS = ("dictionary_learning-standard", "saelens-standard")
 LEAST_L1, MOST_L1 = 0.5, 4.0
@@ -124,28 +122,7 @@ def measure(name: str, members: int, steps: int, seconds: float, setting: dict[s
     trainer = build(name, members, it)
     trainer.steps(steps if name == OURS else 4)
     peak = peak_mb(it.device) - before
-
-    one = seconds_of(lambda: trainer.steps(trainer.stride), it.device) / trainer.stride
-    n = trainer.stride * max(1, round(seconds / ROUNDS / one / trainer.stride))
-    roofline = Roofline(it.d_in, it.n_latents, it.batch, it.dtype, it.device, members, seconds / ROUNDS / 6)
-    stretches: list[float] = []
-    l0s: list[float] = []
-    for _ in range(ROUNDS):
-        roofline.seconds()
-        stretches.append(seconds_of(lambda: trainer.steps(n), it.device) / n)
-        l0s.append(trainer.l0())
-    roofline.seconds()
-    dense = median(roofline.measured)
-    return {
-        "l0": mean(l0s),
-        "samples_per_s": it.batch / median(stretches),
-        "roofline_samples_per_s": it.batch / dense,
-        "step_ms": 1000 * median(stretches),
-        "roofline_ms": 1000 * dense,
-        "gflops": roofline.flops / dense / 1e9,
-        "steps": ROUNDS * n,
-        "peak_mb": max(0.0, peak),
-    }
+    return {**beside_roofline(trainer, it, seconds, members), "peak_mb": max(0.0, peak)}
 
 
 if __name__ == "__main__":

@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, median
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from benchmarks import trainers
-from benchmarks.clock import seconds as seconds_of
 from benchmarks.isolated import Failed, call
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.memory import held_mb, peak_mb
-from benchmarks.roofline import Roofline
+from benchmarks.rounds import beside_roofline
 from benchmarks.trainers import Setting
 
-ROUNDS = 5
 WARM_UP = 4
 
 
@@ -130,28 +127,7 @@ def measure(name: str, seconds: float, setting: dict[str, Any]) -> Line:
     trainer = trainers.build(name, it, batches)
     trainer.steps(WARM_UP if trainer.stride == 1 else trainer.stride)
     peak = peak_mb(it.device) - before
-
-    one = seconds_of(lambda: trainer.steps(trainer.stride), it.device) / trainer.stride
-    n = trainer.stride * max(1, round(seconds / ROUNDS / one / trainer.stride))
-    roofline = Roofline(it.d_in, it.n_latents, it.batch, it.dtype, it.device, at_least=seconds / ROUNDS / 6)
-    stretches: list[float] = []
-    l0s: list[float] = []
-    for _ in range(ROUNDS):
-        roofline.seconds()
-        stretches.append(seconds_of(lambda: trainer.steps(n), it.device) / n)
-        l0s.append(trainer.l0())
-    roofline.seconds()
-    dense = median(roofline.measured)
-    return {
-        "l0": mean(l0s),
-        "samples_per_s": it.batch / median(stretches),
-        "roofline_samples_per_s": it.batch / dense,
-        "step_ms": 1000 * median(stretches),
-        "roofline_ms": 1000 * dense,
-        "gflops": roofline.flops / dense / 1e9,
-        "steps": ROUNDS * n,
-        "peak_mb": max(0.0, peak),
-    }
+    return {**beside_roofline(trainer, it, seconds), "peak_mb": max(0.0, peak)}
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ They release the interpreter's lock, so that batches can be made beside one anot
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,19 +16,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., Any])
+from sae.jit import compiled, threaded
+
 Words = NDArray[np.uint64]
-
-
-def compiled(function: F, parallel: bool = False) -> F:
-    """Compiles a function, bare of the type checks that tests put around it."""
-    bare = inspect.unwrap(function)
-    loop: Any = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=parallel)(bare)
-    return loop
-
-
-def threaded(function: F) -> F:
-    return compiled(function, parallel=True)
 
 
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]

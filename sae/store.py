@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.memory import memory_of
 from sae.seeds import HAS_NUMBA
 
 DTYPES = {
@@ -225,7 +226,7 @@ class Shards:
     def _beyond_memory(self) -> bool:
         """Whether the shards are too large to stay in memory once they were read."""
         size = sum(shard.file.stat().st_size for shard in self.shards)
-        return hasattr(mmap, "MADV_WILLNEED") and size > MEMORY_SHARE * _memory()
+        return hasattr(mmap, "MADV_WILLNEED") and size > MEMORY_SHARE * memory_of("cpu")
 
     def _call_in(self, index: NDArray[np.int64], name: str) -> None:
         """Asks the disk for all rows at once, in the order in which they lie there.
@@ -236,11 +237,6 @@ class Shards:
         part = np.searchsorted(self.ends, index, side="right")
         for k, row in zip(part.tolist(), (index - self._firsts[part]).tolist(), strict=True):
             self.shards[k].call_in(name, row)
-
-
-def _memory() -> int:
-    """The machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _columns(shard: Shard) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Literal
 
 import torch
@@ -151,9 +151,11 @@ def train_side_by_side(
     Yields the states of all; checkpoints to `resumes` must be of the same step.
     """
     resumes = resumes or [None] * len(stacks)
-    begin = _Beginnings(source, config)
+    moments = cache(lambda: _moments_of_input(source, config))  # taken once, and only where a stack begins
     states = [
-        begin(members, device) if resume is None else _restore(members, config, device, resume)
+        _start(members, source, config, device, moments())
+        if resume is None
+        else _restore(members, config, device, resume)
         for members, resume in zip(stacks, resumes, strict=True)
     ]
     assert len({state.step for state in states}) == 1, "stacks side by side stand at the same step"
@@ -210,29 +212,23 @@ class _Team:
                 state.figures = _figures(terms, coefficient, state.silent_for >= config.dead_after, lr)
 
 
-class _Beginnings:
-    """First states of stacks on one source, whose moments are taken once."""
-
-    def __init__(self, source: Source, config: TrainConfig) -> None:
-        self.source, self.config = source, config
-
-    @cached_property
-    def _moments(self) -> tuple[Float[Tensor, " d_in"], float]:
-        return _moments_of_input(self.source, self.config)
-
-    def __call__(self, members: Sequence[Member], device: str) -> State:
-        (mean, scale), config, first = self._moments, self.config, members[0][0]
-        centre = mean * scale if config.centre and first.decoder_bias else torch.zeros_like(mean)
-        seeds = [seed for _, seed in members]
-        stack = Stack.initialise(seeds, self.source.d_in, first.n_latents, centre, device)
-        stack.W_enc *= config.encoder_norm
-        moments = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
-        silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
-        dense = torch.zeros(stack.n_members, dtype=torch.bool)
-        return State(0, config.steps, config.batch_size, members, stack, moments, silent, dense, scale, {})
+def _start(members: Sequence[Member], source: Source, config: TrainConfig, device: str, moments: InputMoments) -> State:
+    (mean, scale), first = moments, members[0][0]
+    centre = mean * scale if config.centre and first.decoder_bias else torch.zeros_like(mean)
+    seeds = [seed for _, seed in members]
+    stack = Stack.initialise(seeds, source.d_in, first.n_latents, centre, device)
+    stack.W_enc *= config.encoder_norm
+    zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
+    silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
+    dense = torch.zeros(stack.n_members, dtype=torch.bool)
+    return State(0, config.steps, config.batch_size, members, stack, zeros, silent, dense, scale, {})
 
 
-def _moments_of_input(source: Source, config: TrainConfig) -> tuple[Float[Tensor, " d_in"], float]:
+InputMoments = tuple[Float[Tensor, " d_in"], float]
+"""The mean of the input and its scale."""
+
+
+def _moments_of_input(source: Source, config: TrainConfig) -> InputMoments:
     """The mean of the first training rows and the input scale, both accumulated in float64."""
     batches = -(-config.n_scale // config.batch_size)
     total, norm, rows = torch.zeros(source.d_in, dtype=torch.float64), 0.0, 0

@@ -9,13 +9,11 @@ in between, goes on with those that are missing.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -27,6 +25,7 @@ from sae.dictionary import Dictionary
 from sae.files import save
 from sae.files.native import read_tensors, write_whole
 from sae.kinds import config_class
+from sae.memory import memory_of
 from sae.method import MethodConfig
 from sae.stack import DictionaryConfig
 from sae.train import Member, State, TrainConfig, select_members, train_side_by_side
@@ -64,7 +63,7 @@ def _sittings(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]
     is larger by itself is cut. Nothing that comes out depends on the cuts."""
     if not jobs:
         return
-    room, used = _memory(runtime.device) // 2, 0
+    room, used = memory_of(runtime.device) // 2, 0
     sitting: list[list[Job]] = []
     d_in = open_source(jobs[0].inputs["source"], "cpu").d_in
     for stack in _stacks(jobs):
@@ -96,13 +95,6 @@ def _alike(a: Job, b: Job) -> bool:
     one, other = (_member(job)[0] for job in (a, b))
     free = set(one.member_axes)
     return type(one) is type(other) and one.model_dump(exclude=free) == other.model_dump(exclude=free)
-
-
-def _memory(device: str) -> int:
-    """Bytes of memory of the device."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _train(stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from sae.kernels import Kernels
+from sae.seeds import HAS_NUMBA
 
 
 def kernels_for(weights: Tensor) -> Kernels:
     """The fastest kernels that there are for parameters on this device and of this precision."""
-    if weights.device.type == "cpu" and weights.dtype in (torch.float32, torch.float64) and _has("numba"):
+    if weights.device.type == "cpu" and weights.dtype in (torch.float32, torch.float64) and HAS_NUMBA:
         from sae.kernels.cpu import Numba
 
         return Numba()
-    if weights.device.type == "cuda" and weights.dtype == torch.float32 and _has("triton"):
+    if weights.device.type == "cuda" and weights.dtype == torch.float32 and find_spec("triton") is not None:
         from sae.kernels.gpu import Triton
 
         return Triton()
     from sae.kernels.reference import Reference
 
     return Reference()
-
-
-def _has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None

@@ -7,15 +7,15 @@ They take arrays and nothing else, so that each is compiled once for a precision
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from sae import jit
 
 Array = NDArray[Any]
 
@@ -25,14 +25,8 @@ PARTS = 8
 """Pieces into which the counting sort cuts the rows."""
 
 
-def compiled(function: Callable[..., Any], parallel: bool = False) -> Any:
-    """Compiles a function, bare of the type checks that tests put around it."""
-    bare = inspect.unwrap(function)
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST, parallel=parallel)(bare)
-
-
-def threaded(function: Callable[..., Any]) -> Any:
-    return compiled(function, parallel=True)
+compiled = partial(jit.compiled, fastmath=FAST)
+threaded = partial(jit.threaded, fastmath=FAST)
 
 
 @intrinsic

@@ -148,7 +148,7 @@ def test_what_memory_cannot_hold_is_trained_in_several_sittings(
     together = results(two_widths)
     (tmp_path / "checkpoint.safetensors").unlink()
     d_in = train.open_source(two_widths[0].inputs["source"], "cpu").d_in
-    monkeypatch.setattr(train, "_memory", lambda device: 2 * 24 * d_in * (3 * 16))  # three of the smaller ones
+    monkeypatch.setattr(train, "memory_of", lambda device: 2 * 24 * d_in * (3 * 16))  # three of the smaller ones
     cut = [
         [[j.step.config["dictionary"]["n_latents"] for j in s] for s in t]
         for t in train._sittings(two_widths, Runtime())
