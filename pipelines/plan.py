@@ -62,7 +62,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
     """One step for every dictionary to train; those on one source with one training share batches: a group."""
     pairs = list(product(config.dictionaries, config.trainings))
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
-    labels = _labels(merged, skip={"n_latents", "l1", "target_l0", "k"})
+    labels = _labels(merged, skip={"n_latents", "l1", "l0", "k"})
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
         settings, how = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
         together = Step("train", train.VERSION, {"train": how}, {"source": source})
@@ -71,7 +71,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
             "encoder": None,
             "n_latents": dictionary.n_latents,
             "l1": settings.get("l1"),
-            "target_l0": settings.get("target_l0", settings.get("k")),
+            "target_l0": settings.get("l0") or settings.get("k"),
             "seed": seed,
         }
         content = {"dictionary": settings, "train": how, "seed": seed}

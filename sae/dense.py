@@ -1,51 +1,86 @@
 """The gradient of a stack's loss by dense batched products, in blocks of rows.
 
-With r = x_hat - x and g the gradient of ``1/2 (loss * batch)`` in the pre-activations,
+With r = x_hat - x and h = r W_dec^T, an architecture turns candidates v into codes z and h into g, the gradient of
+``1/2 (loss * batch)`` in the pre-activations. For ReLU and a penalty phi,
 
-    z = select(x W_enc^T + b_enc - W_enc b_dec)      g = [z > 0] (r W_dec^T + 1/2 dpenalty/dz)
+    v = z = select(x W_enc^T + b_enc - W_enc b_dec)  g = [z > 0] (h + 1/2 dphi/dz)
     dW_dec = 2/B z^T r                               db_enc = 2/B sum_b g
     dW_enc = 2/B (g^T x - (sum_b g) b_dec^T)         db_dec = 2/B (sum_b r - (sum_b g) W_enc)
 
 The gradient of b_dec sums over the batch first: the sixth product that autograd would make is a
 matrix-vector product here. Codes exist for a block of rows at a time, small enough for the cache.
+
+Nested levels of widths w_1 < ... < w_L have a residual each, r_l. A latent of the s-th level and not of the one
+before is in the levels s..L, so that ``(r_s + ... + r_L) / L`` takes the place of r for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.kernels import Latents
+from sae.auxiliary import FromDead, from_dead
+from sae.kernels import LargestOfBatch, Latents
 from sae.kernels.reference import select_
 from sae.spans import NO_SPANS, Spans
-from sae.stack import Architecture, Stack, products_
+from sae.stack import Architecture, Own, Pursuit, Stack, products_
 
 BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
 """Codes of a block of rows of one member. How rows are cut does not depend on the company a member is in."""
+LIKELY = 0.7
+"""The bar of a batch is looked for above this share of the one that was followed."""
 
 
 @dataclass
 class Terms:
     """What a step leaves behind, one entry a member; `l0` is the mean number of active latents, which the dense path
-    counts only when it is asked to."""
+    counts only when it is asked to. `auxiliary` is what the loss has beside the error and the penalty."""
 
     fired: Bool[Tensor, "n_members n_latents"]
     l0: Float[Tensor, " n_members"]
     mse: Float[Tensor, " n_members"]
     penalty: Float[Tensor, " n_members"]
+    auxiliary: Float[Tensor, " n_members"]
+    bar: Float[Tensor, " n_members"]
 
     @classmethod
     def empty(cls, stack: Stack) -> Terms:
         n_members, n_latents, _ = stack.W_dec.shape
-        l0, mse, penalty = stack.W_dec.new_zeros(3, n_members)
-        return cls(torch.zeros(n_members, n_latents, dtype=torch.bool, device=stack.W_dec.device), l0, mse, penalty)
+        fired = torch.zeros(n_members, n_latents, dtype=torch.bool, device=stack.W_dec.device)
+        return cls(fired, *stack.W_dec.new_zeros(5, n_members))
+
+    @property
+    def loss(self) -> Float[Tensor, " n_members"]:
+        return self.mse + self.penalty + self.auxiliary
 
     def part(self, first: int, last: int) -> Terms:
         """Those of some members in a row, as views."""
-        return Terms(self.fired[first:last], self.l0[first:last], self.mse[first:last], self.penalty[first:last])
+        return Terms(*(own[first:last] for own in vars(self).values()))
+
+
+@dataclass
+class Gradient:
+    """The gradient of all parameters of a stack; the latents' rows lie in buffers that the next step overwrites."""
+
+    latents: Latents
+    own: dict[str, Float[Tensor, "n_members n_latents"]]
+    b_dec: Float[Tensor, "n_members d_in"]
+
+
+def segments(architecture: Architecture, n_latents: int) -> list[slice]:
+    """The latents of each level that are not in the one before."""
+    return [slice(*ends) for ends in pairwise((0, *(architecture.levels or (n_latents,))))]
+
+
+def pulls_of_levels(residuals: list[Tensor]) -> list[Tensor]:
+    """What takes the place of the residual for the latents of each segment, in the same memory."""
+    for inner, outer in pairwise(range(len(residuals) - 1, -1, -1)):
+        residuals[outer] += residuals[inner]
+    return [r.div_(len(residuals)) for r in residuals] if len(residuals) > 1 else residuals
 
 
 class Dense:
@@ -53,83 +88,199 @@ class Dense:
 
     def __init__(self, n_members: int, n_latents: int, d_in: int, batch: int, like: Tensor) -> None:
         self.rows = min(batch, max(256, BLOCK.get(like.device.type, 1 << 21) // n_latents))
-        self.z, self.g = like.new_empty(2, n_members, self.rows, n_latents)
+        self.v, self.h = like.new_empty(2, n_members, self.rows, n_latents)
         self.residual = like.new_empty(n_members, self.rows, d_in)
         shape = (n_members, n_latents, d_in)
         self.W_enc, self.W_dec = like.new_empty(2, *shape)
 
-    def forward(
-        self,
-        stack: Stack,
-        architecture: Architecture,
-        x: Float[Tensor, "rows d_in"],
-        offset: Tensor,
-        spans: Spans = NO_SPANS,
-    ) -> tuple[Float[Tensor, "n_members rows n_latents"], Float[Tensor, "n_members rows d_in"]]:
-        """Codes and residuals ``x_hat - x`` of a block of at most `rows` rows."""
-        z, r = self.z[: stack.n_members, : len(x)], self.residual[: stack.n_members, : len(x)]
-        with spans("encode"):
-            products_(z, x.expand(stack.n_members, *x.shape), stack.W_enc.mT)
-            z += offset[:, None, :]
-            select_(z, architecture.selection)
-        with spans("decode"):
-            torch.sub(stack.b_dec[:, None, :], x, out=r)
-            products_(r, z, stack.W_dec, keep=True)
-        return z, r
+    def candidates(
+        self, stack: Stack, architecture: Architecture, x: Float[Tensor, "rows d_in"], offset: Tensor, bar: Tensor
+    ) -> Float[Tensor, "n_members rows n_latents"]:
+        """Those of a block of at most `rows` rows, from an offset less the margin and the `bar` of the batch."""
+        v = self.v[: stack.n_members, : len(x)]
+        products_(v, x.expand(stack.n_members, *x.shape), stack.W_enc.mT)
+        v += offset[:, None, :]
+        if isinstance(architecture.selection, LargestOfBatch):
+            torch.relu_(v)
+            return v.masked_fill_(v < bar[:, None, None], 0)
+        assert not isinstance(architecture.selection, Pursuit)
+        return select_(v, architecture.selection)
+
+    def errors(
+        self, stack: Stack, architecture: Architecture, x: Float[Tensor, "rows d_in"], y: Float[Tensor, "rows d_in"]
+    ) -> Float[Tensor, "n_members rows"]:
+        """The squared error of at most `rows` rows; a bar is the one that was followed."""
+        own = broadcast(stack.numbers())
+        v = self.candidates(stack, architecture, x, searched_offset(stack, architecture), stack.bar)
+        z = architecture.read(v, own)[0]
+        return self._residuals(stack, z, y, [slice(0, z.shape[-1])])[0].square().sum(-1)
+
+    def cost(self, stack: Stack, architecture: Architecture, x: Float[Tensor, "batch d_in"]) -> Tensor:
+        """The penalty of some of the rows, without its weight."""
+        own, norm = broadcast(stack.numbers()), None if architecture.unit_rows else stack.norm()[:, None, :]
+        v = self.candidates(stack, architecture, x[: self.rows], searched_offset(stack, architecture), stack.bar)
+        return architecture.cost(v, architecture.read(v, own), norm, own).sum((1, 2))
+
+    def _residuals(self, stack: Stack, z: Tensor, y: Tensor, parts: list[slice]) -> list[Tensor]:
+        """``x_hat - y`` of each level."""
+        found = list[Tensor]()
+        for part in parts:
+            buffer = self.residual[: stack.n_members, : len(y)]
+            r = buffer if part is parts[-1] else torch.empty_like(buffer)
+            r.copy_(found[-1]) if found else torch.sub(stack.b_dec[:, None, :], y, out=r)
+            products_(r, z[..., part], stack.W_dec[:, part], keep=True)
+            found.append(r)
+        return found
+
+    def bar(
+        self, stack: Stack, architecture: Architecture, x: Float[Tensor, "batch d_in"], offset: Tensor
+    ) -> Float[Tensor, " n_members"]:
+        """The least code that a selection over the batch keeps; zero for other selections."""
+        if not isinstance(architecture.selection, LargestOfBatch):
+            return torch.zeros_like(stack.bar)
+        wanted = architecture.selection.k * len(x)
+        for likely in (LIKELY * stack.bar, torch.zeros_like(stack.bar)):
+            found: list[list[Tensor]] = [[] for _ in range(stack.n_members)]
+            for some in x.split(self.rows):
+                v = self.candidates(stack, architecture, some, offset, likely)
+                for own, of_member in zip(found, v, strict=True):
+                    own.append(of_member[of_member > 0])
+            codes = [torch.cat(own) for own in found]
+            if all(len(own) >= wanted for own in codes):
+                break
+        return torch.stack([bar_of(own, wanted) for own in codes])
+
+    def mean_l0(self, stack: Stack, architecture: Architecture, x: Tensor, offset: Tensor, bar: Tensor) -> Tensor:
+        """The mean number of active latents, where the gradient depends on it."""
+        l0, own = stack.b_enc.new_zeros(stack.n_members), broadcast(stack.numbers())
+        if architecture.needs_l0:
+            for some in x.split(self.rows):
+                v = self.candidates(stack, architecture, some, offset, bar)
+                l0 += (architecture.read(v, own)[0] > 0).sum((1, 2), dtype=l0.dtype)
+        return l0 / len(x)
 
     def gradients(
         self,
         stack: Stack,
         architecture: Architecture,
         x: Float[Tensor, "batch d_in"],
+        y: Float[Tensor, "batch d_in"],
         coefficient: Float[Tensor, " n_members"],
+        target_l0: Float[Tensor, " n_members"],
         terms: Terms,
+        dead: Bool[Tensor, "n_members n_latents"] | None = None,
         count: bool = True,
         spans: Spans = NO_SPANS,
-    ) -> tuple[Latents, Float[Tensor, "n_members d_in"]]:
-        """The gradients of the latents' parameters, in buffers that the next call overwrites, and of b_dec."""
+    ) -> Gradient:
+        """The gradients of all parameters, where codes of `x` are to reconstruct `y`."""
         n_members, scale = stack.n_members, 2 / len(x)
         to_enc, to_dec = self.W_enc[:n_members], self.W_dec[:n_members]
-        norm = None if architecture.unit_rows else stack.W_dec.norm(dim=-1).clamp_min(1e-12)
-        offset = stack.offset()
+        norm = None if architecture.unit_rows else stack.norm()
+        wide = None if norm is None else norm[:, None, :]
+        own, parts = broadcast(stack.numbers()), segments(architecture, to_enc.shape[1])
+        offset = searched_offset(stack, architecture)
+        bar = self.bar(stack, architecture, x, offset)
+        l0 = self.mean_l0(stack, architecture, x, offset, bar)
+        weight, value = architecture.weigh(coefficient, l0, target_l0)
+        half = weight[:, None, None] / 2
         z_sum, g_sum, in_norm = stack.b_enc.new_zeros(3, *stack.b_enc.shape)
+        own_sum = {name: torch.zeros_like(z_sum) for name in stack.own}
         r_sum = torch.zeros_like(stack.b_dec)
-        l0, square, penalty = stack.b_enc.new_zeros(3, n_members)
+        l0, square, cost, auxiliary = stack.b_enc.new_zeros(4, n_members)
         for first in range(0, len(x), self.rows):
-            some = x[first : first + self.rows]
-            z, r = self.forward(stack, architecture, some, offset, spans)
+            some, goal = x[first : first + self.rows], y[first : first + self.rows]
+            with spans("encode"):
+                v = self.candidates(stack, architecture, some, offset, bar)
+                codes = architecture.read(v, own)
+                z = codes[0]
+            with spans("decode"):
+                residuals = self._residuals(stack, z, goal, parts)
             with spans("backward"):
-                g = self.g[:n_members, : len(some)]
-                u = z if norm is None else z * norm[:, None, :]
-                slope = architecture.slope(u)
-                half = coefficient[:, None, None] / 2 * slope
-                g.copy_((half if norm is None else half * norm[:, None, :]).expand_as(g))
-                products_(g, r, stack.W_dec.mT, keep=True)
-                torch.ops.aten.threshold_backward.grad_input(g, z, 0, grad_input=g)
-                products_(to_dec, z.mT, r, keep=first > 0)
+                squares = [r.square().sum((1, 2)) for r in residuals]
+                square += squares[-1]
+                auxiliary += torch.stack(squares).mean(0) - squares[-1]
+                additions = self._from_dead(stack, architecture, some, residuals[-1], dead)
+                pulls = pulls_of_levels(residuals)
+                r_sum += pulls[0].sum(1)
+                h = self._along_decoder(stack, pulls, parts, len(some))
+                beyond = [self._beyond(stack, a, goal) for a in codes[1:]]
+                auxiliary += sum((part[1] for part in beyond), torch.zeros_like(auxiliary))
+                cost += architecture.cost(v, codes, wide, own).sum((1, 2))
+                if wide is not None:
+                    in_norm += (z * architecture.slope(z * wide)).sum(1)
+                pulled = architecture.pull(v, codes, (h, *(part[0] for part in beyond)), wide, half, own)
+                g = pulled.pre
+                torch.ops.aten.threshold_backward.grad_input(g, v, 0, grad_input=g)
+                for part, r in zip(parts, pulls, strict=True):
+                    products_(to_dec[:, part], z[..., part].mT, r, keep=first > 0)
                 products_(to_enc, g.mT, some.expand(n_members, *some.shape), keep=first > 0)
                 z_sum += z.sum(1)
                 g_sum += g.sum(1)
-                r_sum += r.sum(1)
-                square += r.square().sum((1, 2))
+                for name, by_code in pulled.own.items():
+                    own_sum[name] += torch.where(v > 0, by_code, 0).sum(1)
+                for i, more in additions:
+                    to_dec[i].index_add_(0, more.latent, more.z_r)
+                    to_enc[i].index_add_(0, more.latent, more.g_x)
+                    g_sum[i].index_add_(0, more.latent, more.g)
+                    for name, by_latent in more.own.items():
+                        own_sum[name][i].index_add_(0, more.latent, by_latent)
+                    auxiliary[i] += more.loss
                 if count:
                     l0 += (z > 0).sum((1, 2), dtype=l0.dtype)
-                if isinstance(slope, Tensor):
-                    penalty += architecture.penalty(u).sum((1, 2))
-                    in_norm += (z * slope).sum(1)
-        slope = architecture.slope(z_sum)
-        if not isinstance(slope, Tensor):
-            penalty = slope * (z_sum if norm is None else z_sum * norm).sum(1)
-            in_norm = slope * z_sum
         to_bias = g_sum.mul_(scale)
         to_dec.mul_(scale)
-        to_enc.mul_(scale).addcmul_(to_bias[:, :, None], stack.b_dec[:, None, :], value=-1)
+        to_enc.mul_(scale).addcmul_(to_bias[:, :, None], stack.subtracted[:, None, :], value=-1)
         if norm is not None:
             along = coefficient[:, None] * in_norm / norm / len(x)
             to_dec.addcmul_(along[:, :, None], stack.W_dec)
         torch.gt(z_sum, 0, out=terms.fired)
         terms.l0.copy_(l0 / len(x))
         terms.mse.copy_(square / len(x))
-        terms.penalty.copy_(coefficient * penalty / len(x))
+        terms.penalty.copy_(torch.where(value.isnan(), coefficient * cost / len(x), value))
+        terms.auxiliary.copy_(auxiliary / len(x))
+        terms.bar.copy_(bar)
         of_b_dec = scale * r_sum - stack.along_encoder(to_bias)
-        return Stack(to_enc, to_dec, to_bias, of_b_dec).latents(), of_b_dec
+        latents = Latents(to_enc.flatten(0, 1), to_dec.flatten(0, 1), to_bias.flatten())
+        return Gradient(latents, {name: total.mul_(scale) for name, total in own_sum.items()}, of_b_dec)
+
+    def _along_decoder(self, stack: Stack, pulls: list[Tensor], parts: list[slice], rows: int) -> Tensor:
+        """``h = r W_dec^T``."""
+        h = self.h[: stack.n_members, :rows]
+        for part, r in zip(parts, pulls, strict=True):
+            products_(h[..., part], r, stack.W_dec[:, part].mT)
+        return h
+
+    def _beyond(self, stack: Stack, codes: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``h`` and the squared error of further codes."""
+        r = (stack.b_dec[:, None, :] - y).contiguous()
+        products_(r, codes, stack.W_dec, keep=True)
+        h = torch.empty_like(codes)
+        products_(h, r, stack.W_dec.mT)
+        return h, r.square().sum((1, 2))
+
+    def _from_dead(
+        self, stack: Stack, architecture: Architecture, x: Tensor, residual: Tensor, dead: Tensor | None
+    ) -> list[tuple[int, FromDead]]:
+        """What dead latents learn, member by member."""
+        if dead is None:
+            return []
+        one = (from_dead(stack.part(i, i + 1), architecture, x, residual[i], which) for i, which in enumerate(dead))
+        return [(i, found) for i, found in enumerate(one) if found is not None]
+
+
+def searched_offset(stack: Stack, architecture: Architecture) -> Tensor:
+    """The offset of pre-activations, less the margin."""
+    margin = architecture.margin(stack.numbers())
+    return stack.offset() if margin is None else stack.offset() - margin
+
+
+def broadcast(own: Own) -> Own:
+    """Numbers of latents, to be met by codes of any number of rows."""
+    return {name: numbers[:, None, :] for name, numbers in own.items()}
+
+
+def bar_of(codes: Float[Tensor, " codes"], wanted: int) -> Tensor:
+    """The least of the `wanted` largest codes; zero where there are fewer."""
+    if len(codes) < wanted:
+        return codes.new_zeros(())
+    return codes.kthvalue(len(codes) - wanted + 1).values

@@ -15,18 +15,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae import sparse
-from sae.dense import Dense, Terms
-from sae.kernels import Adam, Kernels, Rounded
+from sae import pursuit, sparse
+from sae.dense import Dense, Gradient, Terms
+from sae.kernels import Adam, Kernels, LargestOfBatch, Rounded
 from sae.kernels.backend import kernels_for
 from sae.kernels.graph import Replay
 from sae.kernels.reference import adam_
 from sae.spans import NO_SPANS, Spans
-from sae.stack import Architecture, Stack
+from sae.stack import Architecture, Pursuit, Stack
 
 Precision = Literal["float32", "screen", "bfloat16"]
 LOOK = 10
 """The path is chosen anew after the first step and every so many steps."""
+BAR_FOLLOWS = 0.01
+"""The share of a batch's bar in the one that is followed."""
 LARGE = {"cpu": 1 << 18}
 """From so many codes on, members are taken one at a time on the dense path, each while it is in the cache."""
 
@@ -48,10 +50,12 @@ class Engine:
         precision: Precision = "float32",
         spans: Spans = NO_SPANS,
         kernels: Kernels | None = None,
+        target_l0: Float[Tensor, " n_members"] | None = None,
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
         self.is_sparse, self.precision = is_sparse, precision
-        self.m, self.v = (Stack(**{name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
+        self.target_l0 = torch.full_like(stack.bar, torch.nan) if target_l0 is None else target_l0
+        self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
         n_members, n_latents, d_in = stack.W_dec.shape
         codes = batch * n_latents
@@ -62,36 +66,68 @@ class Engine:
         self._stale = torch.ones(n_members, dtype=torch.bool)
         # Spans that wait for the device would do so in the midst of a capture.
         self._replays = stack.W_dec.is_cuda and n_members * codes <= REPLAYED and spans is NO_SPANS
-        self._captured: dict[tuple[int, int], Replay[tuple[Terms, Tensor]]] = {}
+        self._captured: dict[tuple[int, int], Replay[tuple[Terms, Gradient]]] = {}
 
     def step(
-        self, x: Float[Tensor, "batch d_in"], t: int, adam: Adam, coefficient: Tensor, count: bool = True
+        self,
+        x: Float[Tensor, "batch d_in"],
+        t: int,
+        adam: Adam,
+        coefficient: Tensor,
+        count: bool = True,
+        y: Float[Tensor, "batch d_in"] | None = None,
+        dead: Bool[Tensor, "n_members n_latents"] | None = None,
     ) -> Terms:
-        """The `t`-th step, counted from 1, on one batch for all members; `l0` may be left out unless `count`."""
+        """The `t`-th step, counted from 1, on one batch for all members; `l0` may be left out unless `count`.
+
+        `y` is what is to be reconstructed where it is not `x`; `dead` are the latents that may be revived.
+        """
         terms, look = Terms.empty(self.stack), t == 1 or t % LOOK == 0
+        y = x if y is None else y
+        if self.architecture.revival is None or dead is None or not bool(dead.any()):
+            dead = None
         for is_sparse, first, last in self._runs():
             own, weight = terms.part(first, last), coefficient[first:last]
+            of_dead = None if dead is None else dead[first:last]
             if is_sparse:
-                of_b_dec = self._sparse_step(first, last, x, adam, weight, own)
+                rest = self._sparse_step(first, last, x, y, adam, weight, own, of_dead)
             else:
-                of_b_dec = self._dense_step(first, last, x, adam, weight, own, count or look)
-            if self.decoder_bias:
-                with self.spans("optimizer"):
-                    p, m, v = (part.b_dec[first:last] for part in (self.stack, self.m, self.v))
-                    adam_(p, m, v, of_b_dec, adam)
+                rest = self._dense_step(first, last, x, y, adam, weight, own, of_dead, count or look)
+            with self.spans("optimizer"):
+                self._settle(first, last, rest, adam)
+        if isinstance(self.architecture.selection, LargestOfBatch):
+            met, bar = terms.bar > 0, self.stack.bar
+            bar.copy_(torch.where(met, torch.where(bar > 0, bar.lerp(terms.bar, BAR_FOLLOWS), terms.bar), bar))
         if look:
             self._choose_paths(terms.l0)
         return terms
 
-    def errors(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "n_members batch"]:
+    def errors(
+        self, x: Float[Tensor, "batch d_in"], y: Float[Tensor, "batch d_in"] | None = None
+    ) -> Float[Tensor, "n_members batch"]:
         """The squared error of every row, member by member."""
-        found, offset = x.new_empty(self.stack.n_members, len(x)), self.stack.offset()
+        found, y = x.new_empty(self.stack.n_members, len(x)), x if y is None else y
         for i in range(self.stack.n_members):
+            if isinstance(self.architecture.selection, Pursuit):
+                found[i] = pursuit.errors(self.stack.part(i, i + 1), self.architecture.selection, x)
+                continue
             for row in range(0, len(x), self._dense.rows):
-                some, own = slice(row, row + self._dense.rows), slice(i, i + 1)
-                _, residual = self._dense.forward(self.stack.part(i, i + 1), self.architecture, x[some], offset[own])
-                found[i, some] = residual[0].square().sum(-1)
+                some = slice(row, row + self._dense.rows)
+                found[i, some] = self._dense.errors(self.stack.part(i, i + 1), self.architecture, x[some], y[some])[0]
         return found
+
+    def anneal(self, architecture: Architecture, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " n_members"]:
+        """Goes on with another state of the same architecture. How much larger the penalty of `x` was before."""
+        ratio = torch.ones_like(self.stack.bar)
+        if architecture != self.architecture:
+            costs = [
+                torch.cat([self._dense.cost(self.stack.part(i, i + 1), one, x) for i in range(self.stack.n_members)])
+                for one in (self.architecture, architecture)
+            ]
+            ratio = torch.where(costs[1] > 0, costs[0] / costs[1], ratio)
+            self.architecture = architecture
+            self._captured.clear()
+        return ratio
 
     def refresh(self) -> None:
         """To be called when somebody else has changed parameters."""
@@ -107,50 +143,95 @@ class Engine:
                 yield is_sparse, begin, min(begin + at_once, last)
             first = last
 
-    def _sparse_step(self, first: int, last: int, x: Tensor, adam: Adam, coefficient: Tensor, terms: Terms) -> Tensor:
+    def _sparse_step(
+        self,
+        first: int,
+        last: int,
+        x: Tensor,
+        y: Tensor,
+        adam: Adam,
+        coefficient: Tensor,
+        terms: Terms,
+        dead: Tensor | None,
+    ) -> sparse.Rest:
         if len(self._residual) < last - first:
             self._residual = x.new_empty(last - first, *x.shape)
-        return sparse.descend(
+        members = sparse.Members(
             self.kernels,
             self.stack.part(first, last),
             self.m.part(first, last),
             self.v.part(first, last),
             self.architecture,
-            x,
             coefficient,
-            adam,
+            self.target_l0[first:last],
             self._residual[: last - first],
             terms,
             self._rounded_part(first, last),
+            dead,
             self.spans,
         )
+        return sparse.descend(members, x, y, adam)
 
     def _dense_step(
-        self, first: int, last: int, x: Tensor, adam: Adam, coefficient: Tensor, terms: Terms, count: bool
-    ) -> Tensor:
+        self,
+        first: int,
+        last: int,
+        x: Tensor,
+        y: Tensor,
+        adam: Adam,
+        coefficient: Tensor,
+        terms: Terms,
+        dead: Tensor | None,
+        count: bool,
+    ) -> Gradient:
         self._stale[first:last] = True
-        if not self._replays:
-            return self._descend(first, last, x, adam, coefficient, terms, count)
+        # What waits for the device, as a search for a bar or for what is dead does, cannot be captured.
+        plain = dead is None and not isinstance(self.architecture.selection, LargestOfBatch | Pursuit)
+        if not self._replays or not plain:
+            return self._descend(first, last, x, y, adam, coefficient, terms, dead, count)
 
-        def work(x: Tensor, coefficient: Tensor, step_size: Tensor, root: Tensor) -> tuple[Terms, Tensor]:
+        def work(x: Tensor, y: Tensor, coefficient: Tensor, step_size: Tensor, root: Tensor) -> tuple[Terms, Gradient]:
             own, held = Terms.empty(self.stack.part(first, last)), adam._replace(step_size=step_size, root=root)
-            return own, self._descend(first, last, x, held, coefficient, own)
+            return own, self._descend(first, last, x, y, held, coefficient, own)
 
         replay = self._captured.setdefault((first, last), Replay(work))
-        own, of_b_dec = replay(x, coefficient, adam.step_size, adam.root)
+        own, gradient = replay(x, y, coefficient, adam.step_size, adam.root)
         for to, new in zip(vars(terms).values(), vars(own).values(), strict=True):
             to.copy_(new)
-        return of_b_dec
+        return gradient
 
     def _descend(
-        self, first: int, last: int, x: Tensor, adam: Adam, coefficient: Tensor, terms: Terms, count: bool = True
-    ) -> Tensor:
+        self,
+        first: int,
+        last: int,
+        x: Tensor,
+        y: Tensor,
+        adam: Adam,
+        coefficient: Tensor,
+        terms: Terms,
+        dead: Tensor | None = None,
+        count: bool = True,
+    ) -> Gradient:
         some = self.stack.part(first, last)
-        gradient, of_b_dec = self._dense.gradients(some, self.architecture, x, coefficient, terms, count, self.spans)
+        if isinstance(self.architecture.selection, Pursuit):
+            gradient = pursuit.gradients(some, self.architecture.selection, x, y, terms)
+        else:
+            gradient = self._dense.gradients(
+                some, self.architecture, x, y, coefficient, self.target_l0[first:last], terms, dead, count, self.spans
+            )
         with self.spans("optimizer"):
             p, m, v = (part.part(first, last).latents() for part in (self.stack, self.m, self.v))
-            self.kernels.descend(p, m, v, gradient, adam, self.architecture.unit_rows, None)
-        return of_b_dec
+            self.kernels.descend(p, m, v, gradient.latents, adam, self.architecture.unit_rows, None)
+        return gradient
+
+    def _settle(self, first: int, last: int, rest: sparse.Rest | Gradient, adam: Adam) -> None:
+        """The step of what is left when the latents' rows and biases have made theirs."""
+        some, m, v = (part.part(first, last) for part in (self.stack, self.m, self.v))
+        if self.decoder_bias:
+            adam_(some.b_dec, m.b_dec, v.b_dec, rest.b_dec, adam)
+        for name, numbers in some.own.items():
+            adam_(numbers, m.own[name], v.own[name], rest.own[name], adam)
+        self.architecture.hold_(some.numbers())
 
     def _rounded_part(self, first: int, last: int) -> Rounded | None:
         """The rounded encoders of some members, brought up to date."""
@@ -169,7 +250,7 @@ class Engine:
     def _choose_paths(self, l0: Tensor) -> None:
         density = (l0 / self.stack.W_dec.shape[1]).to(self.is_sparse.device)
         bound = torch.where(self.is_sparse, self.kernels.dense_above, self.kernels.sparse_below)
-        is_sparse = density < bound
+        is_sparse = (density < bound) & (not isinstance(self.architecture.selection, Pursuit))
         if not torch.equal(is_sparse, self.is_sparse):
             self._captured.clear()
         self.is_sparse.copy_(is_sparse)

@@ -29,6 +29,7 @@ from sae.prefetch import batches_of
 from sae.schedule import trapezoid
 from sae.source import Source
 from sae.spans import NO_SPANS, Spans
+from sae.sparsity import Control
 from sae.stack import DictionaryConfig, Stack
 
 
@@ -61,7 +62,7 @@ class TrainConfig(Settings):
     resample_pool: int = Field(8192, gt=0)
     log_every: int = Field(100, gt=0)
     precision: Precision = "float32"
-    encoder_norm: float = Field(1.0, gt=0)
+    encoder_norm: float = Field(0.1, gt=0)
 
 
 Member = tuple[DictionaryConfig, int]
@@ -78,6 +79,8 @@ class State:
     members: Sequence[Member]
     stack: Stack
     moments: Mapping[str, list[Tensor]]
+    weight: Float[Tensor, " n_members"]
+    smooth_l0: Float[Tensor, " n_members"]
     silent_for: Int[Tensor, "n_members n_latents"]
     is_sparse: Bool[Tensor, " n_members"]
     scale: float
@@ -96,10 +99,12 @@ class State:
 
     def checkpoint(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on; per-member tensors lead with the member axis."""
-        tensors = {f"parameter.{k}": v.detach().clone() for k, v in self.stack.parameters().items()}
+        tensors = {f"parameter.{k}": v.detach().clone() for k, v in self.stack.tensors().items()}
         for name, pair in self.moments.items():
             tensors |= {f"moment{i}.{name}": moment.clone() for i, moment in enumerate(pair)}
         return tensors | {
+            "weight": self.weight.clone(),
+            "smooth_l0": self.smooth_l0.clone(),
             "silent_for": self.silent_for.clone(),
             "is_sparse": self.is_sparse.clone(),
             "step": torch.tensor(self.step),
@@ -181,32 +186,44 @@ class _Team:
 
     def __init__(self, state: State, config: TrainConfig, spans: Spans) -> None:
         self.state, self.config, self.spans = state, config, spans
-        first, device = state.members[0][0], state.stack.W_dec.device
-        self.full = torch.tensor([c.coefficient for c, _ in state.members], dtype=torch.float32, device=device)
+        configs, like = [member for member, _ in state.members], state.weight
+        self.first = configs[0]
+        self.full = torch.tensor([c.coefficient for c in configs]).to(like)
+        target = torch.tensor([c.target_l0 or torch.nan for c in configs]).to(like)
+        controlled = torch.tensor([c.controlled for c in configs], device=like.device)
+        free = torch.full_like(target, torch.nan)
+        self.control = Control(torch.where(controlled, target, free), state.weight, state.smooth_l0, config.steps)
+        self.controls = self.control.at_work
         self.engine = Engine(
             state.stack,
             state.moments,
             state.is_sparse,
-            first.architecture(),
+            self.first.architecture(state.step / config.steps),
             config.batch_size,
-            decoder_bias=first.decoder_bias,
+            decoder_bias=self.first.decoder_bias,
             precision=config.precision,
             spans=spans,
+            target_l0=target,
         )
 
     def step(self, x: Float[Tensor, "batch d_in"], source: Source, logged: bool) -> None:
         """One step on rows that are not scaled yet."""
         state, config = self.state, self.config
         lr = config.lr * trapezoid(state.step, config.steps, config.warm_up, config.decay)
-        coefficient = self.full * trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
-        state.step += 1
-        adam = Adam.at(state.step, lr, config.beta1, config.beta2)
+        warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
         with self.spans("bookkeeping"):
             x = x * state.scale
-        terms = self.engine.step(x, state.step, adam, coefficient, count=logged)
+            state.weight *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
+        coefficient = self.full * state.weight * warm
+        state.step += 1
+        adam = Adam.at(state.step, lr, config.beta1, config.beta2)
+        dead = state.silent_for >= config.dead_after
+        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, dead=dead)
         with self.spans("bookkeeping"):
             count_silence_(state.silent_for, terms.fired)
-            if _resamples_after(state.step, config):
+            if self.controls and warm == 1:
+                self.control.follow_(terms.l0)
+            if self.first.resampled and _resamples_after(state.step, config):
                 _resample(state, self.engine, source, config)
             if logged:
                 state.figures = _figures(terms, coefficient, state.silent_for >= config.dead_after, lr)
@@ -218,10 +235,13 @@ def _start(members: Sequence[Member], source: Source, config: TrainConfig, devic
     seeds = [seed for _, seed in members]
     stack = Stack.initialise(seeds, source.d_in, first.n_latents, centre, device)
     stack.W_enc *= config.encoder_norm
+    begins = first.architecture(0.0).begins
+    stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in begins.items()}
     zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
     silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
     dense = torch.zeros(stack.n_members, dtype=torch.bool)
-    return State(0, config.steps, config.batch_size, members, stack, zeros, silent, dense, scale, {})
+    weight, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar)
+    return State(0, config.steps, config.batch_size, members, stack, zeros, weight, smooth, silent, dense, scale, {})
 
 
 InputMoments = tuple[Float[Tensor, " d_in"], float]
@@ -243,11 +263,13 @@ def _moments_of_input(source: Source, config: TrainConfig) -> InputMoments:
 
 def _restore(members: Sequence[Member], config: TrainConfig, device: str, saved: Mapping[str, Tensor]) -> State:
     tensor = {name: value.to(device).clone() for name, value in saved.items()}
-    stack = Stack(**{name: tensor[f"parameter.{name}"] for name in Stack.NAMES})
-    moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in Stack.NAMES}
+    stack = Stack.of(
+        {name.removeprefix("parameter."): t for name, t in tensor.items() if name.startswith("parameter.")}
+    )
+    moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in stack.parameters()}
+    held = tensor["weight"], tensor["smooth_l0"], tensor["silent_for"], saved["is_sparse"].clone()
     step, scale = int(saved["step"]), float(saved["scale"])
-    silent, is_sparse = tensor["silent_for"], saved["is_sparse"].clone()
-    return State(step, config.steps, config.batch_size, members, stack, moments, silent, is_sparse, scale, {})
+    return State(step, config.steps, config.batch_size, members, stack, moments, *held, scale, {})
 
 
 def _resamples_after(step: int, config: TrainConfig) -> bool:
@@ -266,13 +288,16 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
     errors = torch.cat([engine.errors(x) for x in pieces], 1)
     seeds = [seed for _, seed in state.members]
     resample_(state.stack, state.moments, dead, torch.cat(pieces), errors, seeds, state.step)
+    for name, value in state.members[0][0].architecture(0.0).begins.items():
+        for numbers, to in ((state.stack.own[name], value), *((moment, 0.0) for moment in state.moments[name])):
+            numbers.masked_fill_(dead, to)
     engine.refresh()
     state.silent_for.masked_fill_(dead, 0)
 
 
 def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:
     return {
-        "loss": terms.mse + terms.penalty,
+        "loss": terms.loss,
         "mse": terms.mse,
         "penalty": terms.penalty,
         "l0": terms.l0,

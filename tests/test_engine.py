@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from sae.dense import Dense, Terms
+from sae.dense import Terms
 from sae.dictionaries.relu import Config as Relu
 from sae.engine import LOOK, Engine
 from sae.kernels import Adam
 from sae.kernels.backend import kernels_for
 from sae.kernels.reference import Reference
 from sae.stack import Stack, raw_units
-from tests.stacks import ARCHITECTURES, gradients_by_autograd, losses, random_rows, random_stack, zero_moments
+from tests.stacks import (
+    ARCHITECTURES,
+    DENSE_ONLY,
+    gradients_by_autograd,
+    losses,
+    random_dead,
+    random_rows,
+    random_stack,
+    zero_moments,
+)
 
 L1 = torch.tensor([0.3, 0.0, 1.7], dtype=torch.float64)
 KERNELS = {"reference": Reference(), "fast": kernels_for(torch.zeros(1))}
@@ -20,6 +30,7 @@ KERNELS = {"reference": Reference(), "fast": kernels_for(torch.zeros(1))}
 
 def engine_of(stack: Stack, architecture: str, batch: int, sparse: bool, kernels: str = "fast", **settings) -> Engine:
     paths = torch.full((stack.n_members,), sparse)
+    settings.setdefault("target_l0", torch.full((stack.n_members,), 5.0, dtype=stack.W_dec.dtype))
     return Engine(
         stack,
         zero_moments(stack),
@@ -31,31 +42,53 @@ def engine_of(stack: Stack, architecture: str, batch: int, sparse: bool, kernels
     )
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("n_members", [1, 3])
-def test_gradients_equal_autograds(architecture: str, sparse: bool, n_members: int, kernels: str):
+CASES = [
+    pytest.param(name, sparse, n, kernels, id=f"{name}-{'sparse' if sparse else 'dense'}-{n}-{kernels}")
+    for name in ARCHITECTURES
+    for sparse in (False, True)
+    for n in (1, 3)
+    for kernels in KERNELS
+    if not (sparse and name in DENSE_ONLY)
+]
+
+
+@pytest.mark.parametrize(("name", "sparse", "n_members", "kernels"), CASES)
+def test_gradients_equal_autograds(name: str, sparse: bool, n_members: int, kernels: str):
     """After one step of Adam from zero moments, the first moment is a tenth of the gradient."""
-    unit = ARCHITECTURES[architecture].unit_rows
-    stack = random_stack(n_members, 70, 5, unit)
+    architecture = ARCHITECTURES[name]
+    stack = random_stack(n_members, 70, 5, architecture)
     x, l1 = random_rows(300, 5), L1[:n_members]  # 300 rows are more than one block
-    expected = gradients_by_autograd(stack, ARCHITECTURES[architecture], x, l1)
-    loss = losses(stack, ARCHITECTURES[architecture], x, l1)
-    if unit:
+    given = {"dead": random_dead(n_members, 70), "target_l0": torch.tensor([3.0, 20.0, 9.0]).double()[:n_members]}
+    check_step(engine_of(stack, name, len(x), sparse, kernels, target_l0=given["target_l0"]), x, l1, **given)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", ["weighted", "gated", "jumprelu", "matryoshka-aux"])
+def test_what_is_reconstructed_may_be_something_else(name: str, sparse: bool):
+    """A transcoder: the encoder subtracts a constant, and b_dec has no part in it."""
+    stack = random_stack(2, 70, 5, ARCHITECTURES[name])
+    stack.centre = torch.linspace(-1, 1, 10, dtype=torch.float64).view(2, 5)
+    x = random_rows(300, 5)
+    y = torch.tanh(x @ torch.linspace(-1, 1, 25, dtype=torch.float64).view(5, 5))
+    check_step(engine_of(stack, name, len(x), sparse), x, L1[:2], y=y, dead=random_dead(2, 70))
+
+
+def check_step(engine: Engine, x: Tensor, l1: Tensor, y: Tensor | None = None, **given: Tensor) -> None:
+    stack, architecture = engine.stack, engine.architecture
+    loss = losses(stack, architecture, x, l1, y, **given)
+    expected = gradients_by_autograd(stack, architecture, x, l1, y=y, **given)
+    if architecture.unit_rows:
         along = (expected["W_dec"] * stack.W_dec).sum(-1, keepdim=True)
         expected["W_dec"] -= along * stack.W_dec
-
-    engine = engine_of(stack, architecture, len(x), sparse, kernels)
-    terms = engine.step(x, 2, Adam.at(1, 1e-3, 0.9, 0.999), l1)
-    torch.testing.assert_close(terms.mse + terms.penalty, loss, rtol=1e-12, atol=1e-12)
-    for name in Stack.NAMES:
-        gradient = getattr(engine.m, name) / (1 - 0.9)
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-11, msg=name)
+    terms = engine.step(x, 2, Adam.at(1, 1e-3, 0.9, 0.999), l1, y=y, dead=given["dead"])
+    torch.testing.assert_close(terms.loss, loss, rtol=1e-12, atol=1e-12)
+    for name, moment in engine.m.parameters().items():
+        gradient = moment / (1 - 0.9)
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_adam_is_torchs():
-    stack = random_stack(1, 8, 5)
+    stack = random_stack(1, 8, 5, ARCHITECTURES["weighted"])
     reference = {name: p.clone().requires_grad_() for name, p in stack.parameters().items()}
     adam = torch.optim.Adam(list(reference.values()), lr=1e-2, betas=(0.9, 0.99))
     engine = engine_of(stack, "weighted", 40, sparse=True)
@@ -69,21 +102,22 @@ def test_adam_is_torchs():
         torch.testing.assert_close(p, reference[name].detach(), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in DENSE_ONLY])
 def test_both_paths_train_alike(architecture: str):
     ends = []
     for sparse in (False, True):
-        stack = random_stack(2, 70, 6, ARCHITECTURES[architecture].unit_rows)
+        stack = random_stack(2, 70, 6, ARCHITECTURES[architecture])
         engine = engine_of(stack, architecture, 200, sparse)
         for t in range(2, 9):
-            terms = engine.step(random_rows(200, 6), t, Adam.at(t, 1e-3, 0.9, 0.999), L1[:2])
-        ends.append({**stack.parameters(), **vars(terms)})
+            adam, x = Adam.at(t, 1e-3, 0.9, 0.999), random_rows(200, 6)
+            terms = engine.step(x, t, adam, L1[:2], dead=random_dead(2, 70))
+        ends.append({**stack.tensors(), **vars(terms)})
     for name in ends[0]:
         torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_the_terms_are_counts_of_what_fired():
-    stack = random_stack(1, 70, 5, True)
+    stack = random_stack(1, 70, 5, ARCHITECTURES["unit"])
     x = random_rows(64, 5)
     z = torch.relu((x - stack.b_dec[0]) @ stack.W_enc[0].T + stack.b_enc[0])
     for sparse in (False, True):
@@ -98,7 +132,7 @@ def test_the_terms_are_counts_of_what_fired():
 def test_the_screen_finds_the_codes_of_float32_and_the_rounded_product_only_nearly(precision: str):
     ends = []
     for how in ("float32", precision):
-        stack = random_stack(1, 130, 24, True, torch.float32)
+        stack = random_stack(1, 130, 24, ARCHITECTURES["unit"], torch.float32)
         stack.b_enc -= 6
         engine = engine_of(stack, "unit", 300, True, precision=how)
         for t in range(2, 9):
@@ -114,7 +148,7 @@ def test_the_screen_finds_the_codes_of_float32_and_the_rounded_product_only_near
 
 
 def test_the_path_follows_the_density_with_hysteresis():
-    engine = engine_of(random_stack(4, 100, 5), "unit", 10, sparse=False)
+    engine = engine_of(random_stack(4, 100, 5, ARCHITECTURES["weighted"]), "unit", 10, sparse=False)
     engine.is_sparse.copy_(torch.tensor([False, False, True, True]))
     below, above = engine.kernels.sparse_below, engine.kernels.dense_above
     assert 0 < below < above < 1
@@ -126,7 +160,7 @@ def test_the_path_follows_the_density_with_hysteresis():
 def test_a_member_takes_its_own_path_whatever_its_company():
     """One member is dense, one sparse: both change as they do alone, to the bit."""
     x, l1 = random_rows(64, 16, torch.float32), torch.tensor([0.1, 0.5])
-    stack = random_stack(2, 64, 16, True, torch.float32)
+    stack = random_stack(2, 64, 16, ARCHITECTURES["unit"], torch.float32)
     stack.b_enc[1] -= 8
     alone = [Stack(**{k: p[i : i + 1].clone() for k, p in stack.parameters().items()}) for i in (0, 1)]
     together = engine_of(stack, "unit", 64, False)
@@ -143,17 +177,17 @@ def test_a_member_takes_its_own_path_whatever_its_company():
 
 
 def test_a_folded_dictionary_reconstructs_what_the_scaled_one_did():
-    stack, x, scale = random_stack(1, 7, 5), random_rows(11, 5), 3.7
-    room = Dense(1, 7, 5, 11, x)
-    _, residual = room.forward(stack, ARCHITECTURES["weighted"], x * scale, stack.offset())
+    stack, x, scale = random_stack(1, 7, 5, ARCHITECTURES["weighted"]), random_rows(11, 5), 3.7
+    z = torch.relu((x * scale - stack.b_dec) @ stack.W_enc[0].T + stack.b_enc)
+    x_hat = (z @ stack.W_dec[0] + stack.b_dec) / scale
     d = Relu(n_latents=7, l1=0.1).architecture().build(stack.member(0), scale)
     torch.testing.assert_close(d.W_dec.norm(dim=-1), torch.ones(7, dtype=torch.float64))
-    torch.testing.assert_close(d.decode(d.encode(x)), x + residual[0] / scale)
+    torch.testing.assert_close(d.decode(d.encode(x)), x_hat)
     assert raw_units(stack.member(0), 1.0)["W_enc"].shape == (5, 7)
 
 
 def test_the_errors_are_those_of_the_forward_pass():
-    stack, x = random_stack(2, 9, 5), random_rows(300, 5)
+    stack, x = random_stack(2, 9, 5, ARCHITECTURES["weighted"]), random_rows(300, 5)
     engine = engine_of(stack, "weighted", 300, False)
     found = engine.errors(x)
     for i in range(2):
@@ -162,6 +196,6 @@ def test_the_errors_are_those_of_the_forward_pass():
 
 
 def test_terms_of_a_part_are_views():
-    terms = Terms.empty(random_stack(3, 7, 5))
+    terms = Terms.empty(random_stack(3, 7, 5, ARCHITECTURES["unit"]))
     terms.part(1, 2).mse.fill_(4)
     assert terms.mse.tolist() == [0, 4, 0]

@@ -1,11 +1,19 @@
 """The ReLU dictionary with an L1 penalty: the sparse autoencoder that the field began with.
 
     z = ReLU((x - b_dec) W_enc + b_enc),    x_hat = z W_dec + b_dec
-    loss = sum_d (x_hat - x)^2 + l1 * sum_j ||W_dec[j]|| z_j,    averaged over the batch
+    loss = sum_d (x_hat - x)^2 + l1 * sum_j phi(||W_dec[j]|| z_j),    averaged over the batch
 
 Bricken et al. 2023, 'Towards Monosemanticity'; the summed units and the weight ||W_dec[j]|| are those of
 Conerly et al. 2024, 'Update on how we train SAEs'. ``decoder = "unit"`` holds the rows of W_dec at norm one,
 so that the weight is one; ``decoder = "weighted"`` leaves them free, as in the 2024 update.
+
+Penalties that shrink strong codes less than L1, each with slope one or more at zero and less beyond:
+
+    l1    phi(u) = u
+    lp    phi(u) = (u + e)^p - e^p,  e = width / 100; Karvonen et al. 2024, 'Measuring progress in dictionary
+          learning', who anneal p from 1 and keep the penalty's size whenever p changes (`p_anneal`)
+    tanh  phi(u) = width tanh(u / width); Jermyn et al. 2024, 'Tanh penalty in dictionary learning'
+    log   phi(u) = width log(1 + u / width); Candes, Wakin and Boyd 2008
 """
 
 from __future__ import annotations
@@ -16,29 +24,39 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kernels import Positive, Selection
-from sae.stack import Architecture, DictionaryConfig, raw_units
+from sae.stack import Architecture, PenalisedConfig, raw_units
+
+ANNEALED = 10
+"""The number of steps in which p goes from 1 to its end."""
 
 
-class Config(DictionaryConfig):
-    """Settings of a ReLU dictionary; `l1` is in summed units of the scaled input."""
+class Config(PenalisedConfig):
+    """Settings of a ReLU dictionary; `l1` is in summed units of the scaled input, and `width` in units of codes.
+
+    `p_anneal` is the share of the steps over which `p` comes down from 1; 0 begins with it.
+    """
 
     kind: Literal["relu"] = "relu"
-    l1: float = Field(ge=0)
     decoder: Literal["unit", "weighted"] = "unit"
+    penalty: Literal["l1", "lp", "tanh", "log"] = "l1"
+    p: float = Field(0.5, gt=0, le=1)
+    p_anneal: float = Field(0.0, ge=0, le=1)
+    width: float = Field(1.0, gt=0)
 
-    member_axes: ClassVar[tuple[str, ...]] = ("l1",)
+    @model_validator(mode="after")
+    def _only_p_is_annealed(self) -> Config:
+        if self.p_anneal and self.penalty != "lp":
+            raise ValueError(f'p_anneal = {self.p_anneal} with penalty = "{self.penalty}": only penalty = "lp" has a p')
+        return self
 
-    def architecture(self) -> ReluArchitecture:
-        return ReluArchitecture(unit_rows=self.decoder == "unit")
-
-    @property
-    def coefficient(self) -> float:
-        return self.l1
+    def architecture(self, share: float = 1.0) -> ReluArchitecture:
+        done = min(1.0, share / self.p_anneal) if self.p_anneal else 1.0
+        p = 1 + (self.p - 1) * int(done * ANNEALED) / ANNEALED
+        return ReluArchitecture(unit_rows=self.decoder == "unit", shape=self.penalty, p=p, width=self.width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +79,30 @@ class Relu(Dictionary):
 
 
 KIND = Relu
-POSITIVE = Positive()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReluArchitecture(Architecture):
-    """What is ReLU's and L1's own."""
+    """What is ReLU's own: the penalty."""
 
-    unit_rows: bool
-    selection: Selection = POSITIVE
+    shape: Literal["l1", "lp", "tanh", "log"] = "l1"
+    p: float = 1.0
+    width: float = 1.0
 
     def penalty(self, u: Tensor) -> Tensor:
-        return u
+        if self.shape == "lp":
+            least = self.width / 100
+            return (u + least) ** self.p - least**self.p
+        if self.shape == "tanh":
+            return self.width * torch.tanh(u / self.width)
+        return u if self.shape == "l1" else self.width * torch.log1p(u / self.width)
 
-    def slope(self, u: Tensor) -> float:
-        return 1.0
+    def slope(self, u: Tensor) -> Tensor | float:
+        if self.shape == "lp":
+            return self.p * (u + self.width / 100) ** (self.p - 1)
+        if self.shape == "tanh":
+            return 1 - torch.tanh(u / self.width) ** 2
+        return 1.0 if self.shape == "l1" else 1 / (1 + u / self.width)
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> Relu:
         return Relu(**raw_units(tensors, input_scale))

@@ -1,7 +1,7 @@
 """The TopK dictionary: the k largest pre-activations of a row are its codes, as far as they are positive.
 
     z = TopK(ReLU((x - b_dec) W_enc + b_enc)),    x_hat = z W_dec + b_dec
-    loss = sum_d (x_hat - x)^2,    averaged over the batch
+    loss = sum_d (x_hat - x)^2 + AuxK,    averaged over the batch
 
 Makhzani and Frey 2013; Gao et al. 2024, 'Scaling and evaluating sparse autoencoders'. Decoder rows are held at
 norm one. With ``k = n_latents`` it is the ReLU dictionary without a penalty.
@@ -15,32 +15,20 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kernels import Largest, Selection
-from sae.stack import Architecture, DictionaryConfig, raw_units
+from sae.kernels import Largest
+from sae.stack import Architecture, SelectingConfig, raw_units
 
 
-class Config(DictionaryConfig):
+class Config(SelectingConfig):
     """Settings of a TopK dictionary."""
 
     kind: Literal["topk"] = "topk"
-    k: int = Field(gt=0)
 
-    @model_validator(mode="after")
-    def _k_fits(self) -> Config:
-        if self.k > self.n_latents:
-            raise ValueError(f"k = {self.k} is more than n_latents = {self.n_latents}")
-        return self
-
-    def architecture(self) -> TopKArchitecture:
-        return TopKArchitecture(Largest(self.k))
-
-    @property
-    def coefficient(self) -> float:
-        return 0.0
+    def architecture(self, share: float = 1.0) -> TopKArchitecture:
+        return TopKArchitecture(selection=Largest(self.k_at(share)), revival=self.revival)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +49,14 @@ class TopK(Dictionary):
 
 
 KIND = TopK
+ONE = Largest(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TopKArchitecture(Architecture):
     """The selection is all that it has; there is no penalty."""
 
-    selection: Selection
-    unit_rows: bool = True
-
-    def penalty(self, u: Tensor) -> Tensor:
-        return torch.zeros_like(u)
-
-    def slope(self, u: Tensor) -> float:
-        return 0.0
+    selection: Largest = ONE
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> TopK:
-        assert isinstance(self.selection, Largest)
         return TopK(**raw_units(tensors, input_scale), k=self.selection.k)

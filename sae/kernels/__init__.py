@@ -76,6 +76,16 @@ class Largest:
     k: int
 
 
+@dataclass(frozen=True)
+class LargestOfBatch:
+    """Codes are the ``k * batch`` largest pre-activations of all rows together, as far as they are positive.
+
+    No kernel knows of it: it is made of positive pre-activations, see :mod:`sae.sparse` and :mod:`sae.dense`.
+    """
+
+    k: int
+
+
 Selection = Positive | Largest
 
 
@@ -186,7 +196,7 @@ class Pull(NamedTuple):
     """All that the gradient of a latent's parameters is made of, for codes z and pre-activations' gradients g:
 
     dW_dec[j] = scale sum_b z_bj r_b + along_j W_dec[j]
-    dW_enc[j] = scale (sum_b g_bj x_b - (sum_b g_bj) b_dec)
+    dW_enc[j] = scale (sum_b g_bj x_b - (sum_b g_bj) centre)
     db_enc[j] = scale sum_b g_bj
     """
 
@@ -195,7 +205,7 @@ class Pull(NamedTuple):
     g: Float[Tensor, " pairs"]
     residual: Float[Tensor, "rows d_in"]
     x: Float[Tensor, "batch d_in"]
-    b_dec: Float[Tensor, "n_members d_in"]
+    centre: Float[Tensor, "n_members d_in"]
     W_dec: Float[Tensor, "latents d_in"]
     along: Float[Tensor, " latents"] | None
     scale: float

@@ -234,7 +234,7 @@ def _arrays(*tensors: Tensor) -> list[Array]:
 
 def _pull(pull: Pull) -> list[Any]:
     along = pull.z.new_empty(0) if pull.along is None else pull.along
-    tensors = (*pull.by, pull.z, pull.g, pull.residual, pull.x, pull.b_dec, pull.W_dec, along)
+    tensors = (*pull.by, pull.z, pull.g, pull.residual, pull.x, pull.centre, pull.W_dec, along)
     return [*_arrays(*tensors), pull.W_dec.numpy().dtype.type(pull.scale)]
 
 

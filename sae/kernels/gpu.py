@@ -237,13 +237,13 @@ class Triton(Kernels):
         pairs = *pull.by, pull.z, pull.g, pull.residual, pull.x
         chunks = first, self._chunks
         launch(sum_chunk, (most,), *pairs, *chunks, latent, n_latents, *sizes_of(pull), CHUNK=CHUNK, **row_of(d_in))
-        return *pairs, *chunks, pull.b_dec, pull.W_dec, pull.along, float(pull.scale)
+        return *pairs, *chunks, pull.centre, pull.W_dec, pull.along, float(pull.scale)
 
 
 def sizes_of(pull: Pull) -> tuple[int, int, int]:
     """The latents of a member, the batch and the width."""
     batch, d_in = pull.x.shape
-    return len(pull.W_dec) // len(pull.b_dec), batch, d_in
+    return len(pull.W_dec) // len(pull.centre), batch, d_in
 
 
 def numbers_of(adam: Adam, unit_rows: bool) -> dict[str, Any]:

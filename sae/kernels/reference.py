@@ -73,7 +73,7 @@ class Reference(Kernels):
             into.W_dec.index_add_(0, latent[some], z[some, None] * pull.residual[row[some]])
             into.W_enc.index_add_(0, latent[some], g[some, None] * pull.x[row[some] % len(pull.x)])
         g_sum = _segment_sums(pull.by, g)
-        b_dec = pull.b_dec.repeat_interleave(len(g_sum) // len(pull.b_dec), 0)
+        b_dec = pull.centre.repeat_interleave(len(g_sum) // len(pull.centre), 0)
         into.W_enc.addcmul_(g_sum[:, None], b_dec, value=-1).mul_(pull.scale)
         into.W_dec.mul_(pull.scale)
         if pull.along is not None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import sae
+from sae.dictionaries.gated import Gated
 from sae.dictionaries.lasso import Lasso
-from sae.dictionaries.relu import Relu
+from sae.dictionaries.matching_pursuit import MatchingPursuit
+from sae.dictionaries.matryoshka import Matryoshka
 from sae.dictionaries.topk import TopK
 from sae.kinds import kinds
 
@@ -20,11 +22,18 @@ def make(kind: str) -> sae.Dictionary:
     rows /= rows.norm(dim=-1, keepdim=True)
     if kind == "lasso":
         return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
+    b_enc, b_dec, own = torch.randn(10, generator=g), torch.randn(6, generator=g), torch.rand(10, generator=g)
+    if kind == "matching_pursuit":
+        return MatchingPursuit(rows.T.contiguous(), rows, torch.zeros(10), b_dec, k=3)
+    parts = torch.randn(6, 10, generator=g), rows, b_enc, b_dec
     if kind == "topk":
-        return TopK(
-            torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g), k=3
-        )
-    return Relu(torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g))
+        return TopK(*parts, k=3)
+    if kind == "gated":
+        return Gated(*parts, gain=1 + own, shift=own)
+    if kind == "matryoshka":
+        return Matryoshka(*parts, threshold=own, levels=(5, 10))
+    cls = kinds("sae.dictionaries")[kind].KIND
+    return cls(*parts, threshold=own) if kind in ("jumprelu", "batchtopk") else cls(*parts)
 
 
 @pytest.fixture(params=kinds("sae.dictionaries"))
@@ -45,7 +54,7 @@ def test_any_leading_shape(d: sae.Dictionary):
 
 def test_permuting_latents_permutes_codes(d: sae.Dictionary):
     x, order = torch.randn(5, 6), torch.randperm(10)
-    tensors = {**d.tensors(), "W_enc": d.W_enc[:, order], "W_dec": d.W_dec[order], "b_enc": d.b_enc[order]}
+    tensors = {name: t[order] if len(t) == 10 else t for name, t in d.tensors().items()} | {"W_enc": d.W_enc[:, order]}
     shuffled = type(d)(**tensors, **d.settings())
     torch.testing.assert_close(shuffled.encode(x), d.encode(x)[:, order], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(shuffled.decode(shuffled.encode(x)), d.decode(d.encode(x)), rtol=1e-4, atol=1e-5)

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from sae.dense import Terms
+from sae.dictionaries.gated import GatedArchitecture
+from sae.dictionaries.relu import ReluArchitecture
 from sae.kernels import Adam, Codes, Largest, Latents, Positive, Pull, Rounded, Selection
 from sae.kernels.backend import kernels_for
 from sae.kernels.gpu import INTERPRETED, Triton
 from sae.kernels.graph import Replay
 from sae.kernels.reference import Reference
-from sae.sparse import descend
+from sae.sparse import Members, descend
 from sae.stack import Architecture, Stack
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -229,39 +231,22 @@ def test_a_step_is_the_same_every_time():
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-class Penalised(Architecture):
-    """An L1 penalty."""
-
-    selection = Positive()
-
-    def __init__(self, unit_rows: bool) -> None:
-        self.unit_rows = unit_rows
-
-    def penalty(self, u: Tensor) -> Tensor:
-        return u
-
-    def slope(self, u: Tensor) -> float:
-        return 1.0
-
-    def build(self, tensors, input_scale):
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize("unit_rows", [True, False])
-def test_whole_steps(unit_rows: bool):
+@pytest.mark.parametrize("kind", [ReluArchitecture(), ReluArchitecture(unit_rows=False), GatedArchitecture()])
+def test_whole_steps(kind: Architecture):
     """The sparse step of two members, with a screen, twice in a row."""
     ends = []
     for kernels in (REFERENCE, Triton()):
         x, p, b_dec = problem(3, 5, 16, 2)
         stack = Stack(*(t.unflatten(0, (2, 5)) for t in p), b_dec)
-        m, v = (Stack(**{name: torch.zeros_like(t) for name, t in stack.parameters().items()}) for _ in range(2))
+        stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in kind.begins.items()}
+        m, v = (Stack.of({name: torch.zeros_like(t) for name, t in stack.parameters().items()}) for _ in range(2))
         rounded, residual, terms = Rounded.of(p.W_enc, exact=True), x.new_empty(2, *x.shape), Terms.empty(stack)
-        coefficient, gradient = torch.tensor([0.3, 0.1], device=DEVICE), b_dec
+        coefficient, free, rest = torch.tensor([0.3, 0.1], device=DEVICE), torch.zeros(2, device=DEVICE), None
+        members = Members(kernels, stack, m, v, kind, coefficient, free, residual, terms, rounded)
         for t in (1, 2):
-            adam, kind = Adam.at(t, 1e-2, 0.9, 0.999), Penalised(unit_rows)
-            gradient = descend(kernels, stack, m, v, kind, x, coefficient, adam, residual, terms, rounded)
+            rest = descend(members, x, x, Adam.at(t, 1e-2, 0.9, 0.999))
         parts = (part.latents() for part in (stack, m, v))
-        ends.append([*(t for part in parts for t in part), gradient, *vars(terms).values()])
+        ends.append([*(t for part in parts for t in part), rest.b_dec, *rest.own.values(), *vars(terms).values()])
     for slow, quick in zip(*ends, strict=True):
         torch.testing.assert_close(quick, slow, rtol=1e-3, atol=1e-4)
 

@@ -1,0 +1,61 @@
+"""The BatchTopK dictionary: k codes a row on average, so that rows may have more or fewer.
+
+    z = pre [pre among the k * batch largest of the batch],    pre = ReLU((x - b_dec) W_enc + b_enc)
+    loss = sum_d (x_hat - x)^2 + AuxK,    averaged over the batch
+
+Bussmann, Leask and Nanda 2024, 'BatchTopK sparse autoencoders'. Read alone, a row has no batch: then codes are the
+pre-activations above a threshold, the moving average of the least code that batches kept, so that what comes out
+never depends on what else is read. Decoder rows are held at norm one. On a batch of one it is TopK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.dictionary import Dictionary, above
+from sae.kernels import LargestOfBatch
+from sae.stack import Architecture, SelectingConfig, raw_units
+
+
+class Config(SelectingConfig):
+    """Settings of a BatchTopK dictionary."""
+
+    kind: Literal["batchtopk"] = "batchtopk"
+
+    def architecture(self, share: float = 1.0) -> BatchTopKArchitecture:
+        return BatchTopKArchitecture(selection=LargestOfBatch(self.k_at(share)), revival=self.revival)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchTopK(Dictionary):
+    """``z = pre [pre > threshold]``."""
+
+    kind: ClassVar[str] = "batchtopk"
+
+    threshold: Float[Tensor, " n_latents"]
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
+
+    def settings(self) -> dict[str, float | int | str | bool]:
+        return {}
+
+
+KIND = BatchTopK
+ONE = LargestOfBatch(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTopKArchitecture(Architecture):
+    """The selection is all that it has; there is no penalty."""
+
+    selection: LargestOfBatch = ONE
+
+    def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> BatchTopK:
+        threshold = tensors["bar"].expand_as(tensors["b_enc"])
+        return BatchTopK(**raw_units({**tensors, "threshold": threshold}, input_scale))

@@ -1,0 +1,168 @@
+"""The JumpReLU dictionary: a threshold for each latent, learned through a window around it.
+
+    z = pre [pre > threshold],    pre = (x - b_dec) W_enc + b_enc,    x_hat = z W_dec + b_dec
+    loss = sum_d (x_hat - x)^2 + P,    averaged over the batch
+
+    step       P = l0_coefficient * L0,   L0 = sum_j [pre_j > threshold_j]
+    tanh       P = l0_coefficient * sum_j tanh(sharpness z_j)
+    quadratic  P = l0_coefficient * (mean L0 / l0 - 1)^2
+
+Rajamanoharan et al. 2024, 'Jumping ahead', eqs. 11 and 12: with the window ``K = [|pre - threshold| < bandwidth / 2]``,
+
+    dz/dthreshold = -threshold / bandwidth K          d[pre > threshold]/dthreshold = -1 / bandwidth K
+
+and nothing of the window reaches `pre`, unless ``through_input``, which gives the jump of the penalty to `pre` with
+the opposite sign (Conerly et al. 2025). The threshold is trained as it is, not as a logarithm, which Adam hardly
+moves. Decoder rows are held at norm one. With a threshold of zero it is the ReLU dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae.dictionary import Dictionary, above
+from sae.stack import Architecture, DictionaryConfig, Nearer, Own, Pulled, one_of_two, raw_units
+
+
+class Config(DictionaryConfig):
+    """Settings of a JumpReLU dictionary; `threshold` (where it begins) and `bandwidth` are in units of the scaled
+    input. Give ``l0`` to have the mean number of active latents end there, or ``l0_coefficient``. `pre_act` is
+    the weight of the loss that draws dead latents to their threshold.
+    """
+
+    kind: Literal["jumprelu"] = "jumprelu"
+    l0_coefficient: float | None = Field(None, ge=0)
+    l0: float | None = Field(None, gt=0)
+    penalty: Literal["step", "tanh", "quadratic"] = "step"
+    threshold: float = Field(0.1, ge=0)
+    bandwidth: float = Field(0.5, gt=0)
+    sharpness: float = Field(1.0, gt=0)
+    through_input: bool = False
+    pre_act: float = Field(0.0, ge=0)
+
+    member_axes: ClassVar[tuple[str, ...]] = ("l0_coefficient", "l0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quadratic_has_a_weight(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("penalty") == "quadratic":
+            return {"l0_coefficient": 1.0, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Config:
+        if self.penalty != "quadratic":
+            one_of_two("l0_coefficient", self.l0_coefficient, "l0", self.l0)
+        elif self.l0 is None:
+            raise ValueError('penalty = "quadratic" needs l0, the number of active latents to be reached')
+        return self
+
+    def architecture(self, share: float = 1.0) -> JumpReLUArchitecture:
+        revival = Nearer(self.pre_act) if self.pre_act else None
+        return JumpReLUArchitecture(
+            shape=self.penalty,
+            start=self.threshold,
+            bandwidth=self.bandwidth,
+            sharpness=self.sharpness,
+            through_input=self.through_input,
+            revival=revival,
+        )
+
+    @property
+    def coefficient(self) -> float:
+        return 1.0 if self.l0_coefficient is None else self.l0_coefficient
+
+    @property
+    def target_l0(self) -> float | None:
+        return self.l0
+
+    @property
+    def controlled(self) -> bool:
+        return self.l0 is not None and self.penalty != "quadratic"
+
+
+@dataclass(frozen=True, eq=False)
+class JumpReLU(Dictionary):
+    """``z = pre [pre > threshold]``."""
+
+    kind: ClassVar[str] = "jumprelu"
+
+    threshold: Float[Tensor, " n_latents"]
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
+
+    def settings(self) -> dict[str, float | int | str | bool]:
+        return {}
+
+
+KIND = JumpReLU
+
+
+@dataclass(frozen=True, kw_only=True)
+class JumpReLUArchitecture(Architecture):
+    """What is JumpReLU's own: candidates are pre-activations from the lower end of the window on."""
+
+    shape: Literal["step", "tanh", "quadratic"]
+    start: float
+    bandwidth: float
+    sharpness: float
+    through_input: bool
+
+    @property
+    def begins(self) -> Mapping[str, float]:
+        return {"threshold": self.start}
+
+    @property
+    def needs_l0(self) -> bool:
+        return self.shape == "quadratic"
+
+    def margin(self, own: Own) -> Tensor:
+        return own["threshold"] - self.bandwidth / 2
+
+    def _pre(self, v: Tensor, own: Own) -> Tensor:
+        return v + self.margin(own)
+
+    def read(self, v: Tensor, own: Own) -> tuple[Tensor, ...]:
+        # Above the margin by half the bandwidth is above the threshold.
+        return (torch.where(v > self.bandwidth / 2, self._pre(v, own), torch.zeros_like(v)),)
+
+    def pull(
+        self, v: Tensor, codes: tuple[Tensor, ...], h: tuple[Tensor, ...], norm: Tensor | None, half: Tensor, own: Own
+    ) -> Pulled:
+        active = v > self.bandwidth / 2
+        window = (v < self.bandwidth) / self.bandwidth
+        by_z = h[0]
+        if self.shape == "tanh":
+            by_z = by_z + half * self.sharpness / torch.cosh(self.sharpness * codes[0]) ** 2
+            by_jump = window * own["threshold"] * by_z
+            by_input = torch.zeros_like(v)
+        else:
+            by_input = window * half
+            by_jump = window * own["threshold"] * by_z + by_input
+        pre = by_z * active
+        return Pulled(pre + by_input if self.through_input else pre, {"threshold": -by_jump})
+
+    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: Own) -> Tensor:
+        if self.shape == "tanh":
+            return torch.tanh(self.sharpness * codes[0])
+        return (v > self.bandwidth / 2).to(v.dtype)
+
+    def weigh(self, coefficient: Tensor, l0: Tensor, target_l0: Tensor) -> tuple[Tensor, Tensor]:
+        if self.shape != "quadratic":
+            return super().weigh(coefficient, l0, target_l0)
+        beyond = l0 / target_l0 - 1
+        return 2 * coefficient * beyond / target_l0, coefficient * beyond**2
+
+    def hold_(self, own: Own) -> None:
+        own["threshold"].clamp_(min=0)
+
+    def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> JumpReLU:
+        return JumpReLU(**raw_units(tensors, input_scale))

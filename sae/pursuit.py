@@ -1,0 +1,88 @@
+"""The gradient of matching pursuit, by hand.
+
+With r_0 = x - b_dec, each of k steps takes the direction that the residual shows most of,
+
+    j_t = argmax_j r_t . W_j      a_t = ReLU(r_t . W_jt)      r_{t+1} = r_t - a_t W_jt
+
+and codes are the sums of the `a_t` by latent; the loss is ``||r_k||^2``. Backwards, with G the gradient in r_{t+1} and
+w the direction that was taken,
+
+    dw = -(a_t G + (G . w) r_t)      dr_t = G - (G . w) w
+
+The choice of the direction has no gradient. Mallat and Zhang 1993; Costa et al. 2025, 'From flat to hierarchical:
+extracting sparse representations with matching pursuit'.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.dense import Gradient, Terms
+from sae.kernels import Latents
+from sae.stack import Pursuit, Stack
+
+ROWS = 4096
+"""Rows that are pursued at a time."""
+
+
+class Path(NamedTuple):
+    """What was taken step by step, and what was left before each."""
+
+    latent: list[Int[Tensor, " rows"]]
+    amount: list[Float[Tensor, " rows"]]
+    residual: list[Float[Tensor, "rows d_in"]]
+
+
+def pursue(r: Float[Tensor, "rows d_in"], W_dec: Float[Tensor, "n_latents d_in"], k: int) -> Path:
+    """`k` steps from `r`; the last residual is what no latent explains."""
+    path = Path([], [], [r])
+    for _ in range(k):
+        amount, latent = (r @ W_dec.T).max(-1)
+        amount = amount.relu_()
+        r = torch.addcmul(r, amount[:, None], W_dec[latent], value=-1)
+        for part, new in zip(path, (latent, amount, r), strict=True):
+            part.append(new)
+    return path
+
+
+def errors(stack: Stack, how: Pursuit, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, " rows"]:
+    """The squared error of every row, for a stack of one."""
+    pieces = (pursue(some - stack.b_dec[0], stack.W_dec[0], how.k).residual[-1] for some in x.split(ROWS))
+    return torch.cat([r.square().sum(-1) for r in pieces])
+
+
+def gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) -> Gradient:
+    """The gradient of every member's mean squared error; the encoder has none."""
+    assert y is x, "a pursuit explains the rows that it reads"
+    total, scale = torch.zeros_like(stack.W_dec), 2 / len(x)
+    of_b_dec = torch.zeros_like(stack.b_dec)
+    terms.l0.zero_()
+    for i, (W_dec, to_dec) in enumerate(zip(stack.W_dec, total, strict=True)):
+        for some in x.split(ROWS):
+            path = pursue(some - stack.b_dec[i], W_dec, how.k)
+            pull = path.residual[-1]
+            terms.mse[i] += pull.square().sum() / len(x)
+            terms.l0[i] += _count(path, len(W_dec)) / len(x)
+            for latent, amount, r in reversed(list(zip(*path[:2], path.residual[:-1], strict=True))):
+                w = W_dec[latent]
+                along = ((pull * w).sum(-1) * (amount > 0))[:, None]
+                to_dec.index_add_(0, latent, -(amount[:, None] * pull + along * r))
+                terms.fired[i, latent[amount > 0]] = True
+                pull = pull - along * w
+            of_b_dec[i] -= pull.sum(0)
+    total *= scale
+    none = torch.zeros_like(stack.b_enc)
+    latents = Latents(torch.zeros_like(total).flatten(0, 1), total.flatten(0, 1), none.flatten())
+    return Gradient(latents, {}, of_b_dec * scale)
+
+
+def _count(path: Path, n_latents: int) -> Tensor:
+    """How many different latents were taken, summed over rows."""
+    taken = torch.stack(path.latent, -1).masked_fill(torch.stack(path.amount, -1) <= 0, n_latents).sort(-1).values
+    new = torch.ones_like(taken, dtype=torch.bool)
+    new[:, 1:] = taken[:, 1:] != taken[:, :-1]
+    return (new & (taken < n_latents)).sum().to(path.residual[0].dtype)
