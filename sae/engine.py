@@ -27,7 +27,7 @@ from sae.stack import Architecture, Pursuit, Stack
 Precision = Literal["float32", "screen", "bfloat16"]
 LOOK = 10
 """The path is chosen anew after the first step and every so many steps."""
-BAR_FOLLOWS = 0.01
+BAR_FOLLOWS = 0.03
 """The share of a batch's bar in the one that is followed."""
 LARGE = {"cpu": 1 << 18}
 """From so many codes on, members are taken one at a time on the dense path, each while it is in the cache."""
@@ -77,10 +77,12 @@ class Engine:
         count: bool = True,
         y: Float[Tensor, "batch d_in"] | None = None,
         dead: Bool[Tensor, "n_members n_latents"] | None = None,
+        steady: Adam | None = None,
     ) -> Terms:
         """The `t`-th step, counted from 1, on one batch for all members; `l0` may be left out unless `count`.
 
-        `y` is what is to be reconstructed where it is not `x`; `dead` are the latents that may be revived.
+        `y` is what is to be reconstructed where it is not `x`; `dead` are the latents that may be revived; `steady` is
+        the step of own numbers whose rate does not decay.
         """
         terms, look = Terms.empty(self.stack), t == 1 or t % LOOK == 0
         y = x if y is None else y
@@ -94,7 +96,7 @@ class Engine:
             else:
                 rest = self._dense_step(first, last, x, y, adam, weight, own, of_dead, count or look)
             with self.spans("optimizer"):
-                self._settle(first, last, rest, adam)
+                self._settle(first, last, rest, adam, (steady or adam) if self.architecture.steady else adam)
         if isinstance(self.architecture.selection, LargestOfBatch):
             met, bar = terms.bar > 0, self.stack.bar
             bar.copy_(torch.where(met, torch.where(bar > 0, bar.lerp(terms.bar, BAR_FOLLOWS), terms.bar), bar))
@@ -224,13 +226,13 @@ class Engine:
             self.kernels.descend(p, m, v, gradient.latents, adam, self.architecture.unit_rows, None)
         return gradient
 
-    def _settle(self, first: int, last: int, rest: sparse.Rest | Gradient, adam: Adam) -> None:
+    def _settle(self, first: int, last: int, rest: sparse.Rest | Gradient, adam: Adam, of_own: Adam) -> None:
         """The step of what is left when the latents' rows and biases have made theirs."""
         some, m, v = (part.part(first, last) for part in (self.stack, self.m, self.v))
         if self.decoder_bias:
             adam_(some.b_dec, m.b_dec, v.b_dec, rest.b_dec, adam)
         for name, numbers in some.own.items():
-            adam_(numbers, m.own[name], v.own[name], rest.own[name], adam)
+            adam_(numbers, m.own[name], v.own[name], rest.own[name], of_own)
         self.architecture.hold_(some.numbers())
 
     def _rounded_part(self, first: int, last: int) -> Rounded | None:

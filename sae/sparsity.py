@@ -1,41 +1,68 @@
 """Control of sparsity: the weight of a penalty that leads to a wanted mean number of active latents.
 
-    log w  +=  gain * clip(log(L0 / target), -1, 1)
+    off = clip(log(L0 / target), -1, 1)          L0 a moving average over :data:`SMOOTH` steps
+    integral  +=  reach / steps * off            once a step
+    weight = exp(integral + prompt * off)        where a penalty shrinks codes (L1 and its kin), or
+    weight = integral + prompt * off             where it counts them (JumpReLU)
 
-once a step, L0 being a moving average over :data:`SMOOTH` steps. An integral controller in logarithms: the relation
-between weight and L0 is close to a power law over orders of magnitude, so that one gain serves every source, and at
-rest L0 can be nothing but the target. The gain is `REACH` over the number of steps, so that the weight can move by a
-factor of e^REACH in a run; where L0 falls as ``w^-s``, the loop's time constant is ``steps / (REACH s)``, which is
-long beside the hundred or so steps in which L0 follows the weight.
+A controller with a proportional and an integral part: at rest, L0 can be nothing but the target. For penalties that
+shrink codes it works in logarithms: L0 falls about as a power of the weight, over orders of magnitude, so that one gain
+serves every source. A penalty that counts moves thresholds, and they move at the pace of the learning rate whatever its
+weight: there the proportional part leads, and the weight may be a reward, for thresholds that have risen too far see so
+few codes that no positive weight, however small, brings them down again; and the integral waits until L0 is within 30%
+of the target, or it would be full of the time that thresholds took to come near. Measured on the demo's source; with less of
+the integral part L1 ends several percent off, with more JumpReLU overshoots and stays there.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-REACH = 20.0
+SHRINKS = 60.0, 1.0
+COUNTS = 300.0, 50.0
+"""`reach` and `prompt`."""
+NEAR = 0.3
 SMOOTH = 20
 
 
 class Control:
-    """The weights of the members of a stack; those without a target (NaN) keep theirs.
+    """The weights of the members of a stack; those without a target (NaN) have weight one.
 
-    `weight` and `smooth` are changed in place: they belong to the state of training.
+    `integral` and `smooth` (the moving average, zero before the first step) are changed in place: they belong to the
+    state of training. `counts` says which members' penalty counts codes.
     """
 
-    def __init__(self, target: Tensor, weight: Tensor, smooth: Tensor, steps: int) -> None:
-        self.target, self.weight, self.smooth = target, weight, smooth
-        self.gain = min(REACH / steps, 0.05)
+    def __init__(
+        self,
+        target: Float[Tensor, " n_members"],
+        counts: Bool[Tensor, " n_members"],
+        integral: Float[Tensor, " n_members"],
+        smooth: Float[Tensor, " n_members"],
+        steps: int,
+    ) -> None:
+        self.target, self.counts, self.integral, self.smooth = target, counts, integral, smooth
+        reach, self.prompt = (
+            torch.where(counts, at_jumps, elsewhere) for elsewhere, at_jumps in zip(SHRINKS, COUNTS, strict=True)
+        )
+        self.gain = (reach / steps).clamp(max=0.3)
 
     @property
     def at_work(self) -> bool:
         return not bool(self.target.isnan().all())
 
+    def _off(self) -> Tensor:
+        off = (self.smooth.clamp_min(1e-3) / self.target).log().clamp(-1, 1)
+        return torch.where(self.target.isnan() | (self.smooth == 0), 0.0, off)
+
+    def weight(self) -> Float[Tensor, " n_members"]:
+        """The weights of the coming step."""
+        drive = self.integral + self.prompt * self._off()
+        return torch.where(self.counts & ~self.target.isnan(), drive, drive.exp())
+
     def follow_(self, l0: Float[Tensor, " n_members"]) -> None:
         """After a step in which so many latents were active."""
-        known = self.smooth > 0
-        self.smooth.copy_(torch.where(known, self.smooth.lerp(l0, 1 / SMOOTH), l0))
-        off = (self.smooth.clamp_min(1e-3) / self.target).log().clamp(-1, 1)
-        self.weight.mul_(torch.where(self.target.isnan(), 0.0, self.gain * off).exp())
+        self.smooth.copy_(torch.where(self.smooth > 0, self.smooth.lerp(l0, 1 / SMOOTH), l0))
+        off = self._off()
+        self.integral += self.gain * torch.where(self.counts & (off.abs() > NEAR), 0.0, off)

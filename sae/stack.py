@@ -89,6 +89,11 @@ class Architecture(ABC):
         return {}
 
     @property
+    def steady(self) -> bool:
+        """Whether own numbers learn at the full rate to the end, so that what controls them can hold its target."""
+        return False
+
+    @property
     def needs_l0(self) -> bool:
         """Whether the penalty's weight depends on the batch's mean number of active latents."""
         return False
@@ -163,6 +168,11 @@ class DictionaryConfig(Settings, ABC):
     def controlled(self) -> bool:
         """Whether the penalty's weight is to be controlled for `target_l0`."""
         return self.target_l0 is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the penalty counts codes, in place of shrinking them."""
+        return False
 
     @property
     def resampled(self) -> bool:

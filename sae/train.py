@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.dense import Terms
+from sae.dense import Terms, bar_of
 from sae.dictionary import Dictionary
 from sae.engine import Engine, Precision
 from sae.kernels import Adam
@@ -79,7 +79,8 @@ class State:
     members: Sequence[Member]
     stack: Stack
     moments: Mapping[str, list[Tensor]]
-    weight: Float[Tensor, " n_members"]
+    factor: Float[Tensor, " n_members"]
+    integral: Float[Tensor, " n_members"]
     smooth_l0: Float[Tensor, " n_members"]
     silent_for: Int[Tensor, "n_members n_latents"]
     is_sparse: Bool[Tensor, " n_members"]
@@ -103,7 +104,8 @@ class State:
         for name, pair in self.moments.items():
             tensors |= {f"moment{i}.{name}": moment.clone() for i, moment in enumerate(pair)}
         return tensors | {
-            "weight": self.weight.clone(),
+            "factor": self.factor.clone(),
+            "integral": self.integral.clone(),
             "smooth_l0": self.smooth_l0.clone(),
             "silent_for": self.silent_for.clone(),
             "is_sparse": self.is_sparse.clone(),
@@ -186,13 +188,15 @@ class _Team:
 
     def __init__(self, state: State, config: TrainConfig, spans: Spans) -> None:
         self.state, self.config, self.spans = state, config, spans
-        configs, like = [member for member, _ in state.members], state.weight
+        configs, like = [member for member, _ in state.members], state.factor
         self.first = configs[0]
         self.full = torch.tensor([c.coefficient for c in configs]).to(like)
         target = torch.tensor([c.target_l0 or torch.nan for c in configs]).to(like)
         controlled = torch.tensor([c.controlled for c in configs], device=like.device)
         free = torch.full_like(target, torch.nan)
-        self.control = Control(torch.where(controlled, target, free), state.weight, state.smooth_l0, config.steps)
+        counts = torch.tensor([c.counts for c in configs], device=like.device)
+        wanted = torch.where(controlled, target, free)
+        self.control = Control(wanted, counts, state.integral, state.smooth_l0, config.steps)
         self.controls = self.control.at_work
         self.engine = Engine(
             state.stack,
@@ -213,20 +217,35 @@ class _Team:
         warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
         with self.spans("bookkeeping"):
             x = x * state.scale
-            state.weight *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
-        coefficient = self.full * state.weight * warm
+            state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
+        coefficient = self.full * state.factor * self.control.weight() * warm
         state.step += 1
-        adam = Adam.at(state.step, lr, config.beta1, config.beta2)
+        adam, steady = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
         dead = state.silent_for >= config.dead_after
-        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, dead=dead)
+        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, dead=dead, steady=steady)
         with self.spans("bookkeeping"):
             count_silence_(state.silent_for, terms.fired)
             if self.controls and warm == 1:
                 self.control.follow_(terms.l0)
             if self.first.resampled and _resamples_after(state.step, config):
                 _resample(state, self.engine, source, config)
+            if state.step == config.steps:
+                self._calibrate(source)
             if logged:
                 state.figures = _figures(terms, coefficient, state.silent_for >= config.dead_after, lr)
+
+    def _calibrate(self, source: Source) -> None:
+        """Has thresholds that were controlled meet the target on the pool of the coming rows, by one factor for all."""
+        for i in (self.control.counts & ~self.control.target.isnan()).nonzero()[:, 0].tolist():
+            own, target = self.state.stack.part(i, i + 1), float(self.control.target[i])
+            ratios = list[Tensor]()
+            pool = _pool(self.state, source, self.config)
+            for x in pool:
+                pre = torch.addmm(own.b_enc[0], x - own.subtracted[0], own.W_enc[0].T)
+                ratio = (pre / own.own["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
+                ratios.append(ratio.topk(min(len(ratio), round(4 * target * len(x)))).values)
+            factor = bar_of(torch.cat(ratios), round(target * sum(len(x) for x in pool)))
+            own.own["threshold"].mul_(factor.clamp(0.5, 2))
 
 
 def _start(members: Sequence[Member], source: Source, config: TrainConfig, device: str, moments: InputMoments) -> State:
@@ -240,8 +259,10 @@ def _start(members: Sequence[Member], source: Source, config: TrainConfig, devic
     zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
     silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
     dense = torch.zeros(stack.n_members, dtype=torch.bool)
-    weight, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar)
-    return State(0, config.steps, config.batch_size, members, stack, zeros, weight, smooth, silent, dense, scale, {})
+    factor, integral, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar), torch.zeros_like(stack.bar)
+    return State(
+        0, config.steps, config.batch_size, members, stack, zeros, factor, integral, smooth, silent, dense, scale, {}
+    )
 
 
 InputMoments = tuple[Float[Tensor, " d_in"], float]
@@ -267,7 +288,7 @@ def _restore(members: Sequence[Member], config: TrainConfig, device: str, saved:
         {name.removeprefix("parameter."): t for name, t in tensor.items() if name.startswith("parameter.")}
     )
     moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in stack.parameters()}
-    held = tensor["weight"], tensor["smooth_l0"], tensor["silent_for"], saved["is_sparse"].clone()
+    held = tensor["factor"], tensor["integral"], tensor["smooth_l0"], tensor["silent_for"], saved["is_sparse"].clone()
     step, scale = int(saved["step"]), float(saved["scale"])
     return State(step, config.steps, config.batch_size, members, stack, moments, *held, scale, {})
 
@@ -278,13 +299,11 @@ def _resamples_after(step: int, config: TrainConfig) -> bool:
 
 
 def _resample(state: State, engine: Engine, source: Source, config: TrainConfig) -> None:
-    """Resamples dead latents on the rows of the coming steps, `resample_pool` of them or a little more."""
+    """Resamples dead latents on the pool of the coming rows."""
     dead = state.silent_for >= config.dead_after
     if not bool(dead.any()):
         return
-    batch, device = config.batch_size, state.stack.W_dec.device
-    coming = range(state.step, state.step + -(-config.resample_pool // batch))
-    pieces = [source.batch(k, batch).acts.to(device, torch.float32) * state.scale for k in coming]
+    pieces = _pool(state, source, config)
     errors = torch.cat([engine.errors(x) for x in pieces], 1)
     seeds = [seed for _, seed in state.members]
     resample_(state.stack, state.moments, dead, torch.cat(pieces), errors, seeds, state.step)
@@ -293,6 +312,13 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
             numbers.masked_fill_(dead, to)
     engine.refresh()
     state.silent_for.masked_fill_(dead, 0)
+
+
+def _pool(state: State, source: Source, config: TrainConfig) -> list[Tensor]:
+    """The scaled rows of the coming steps, `resample_pool` of them or a little more."""
+    batch, device = config.batch_size, state.stack.W_dec.device
+    coming = range(state.step, state.step + -(-config.resample_pool // batch))
+    return [source.batch(k, batch).acts.to(device, torch.float32) * state.scale for k in coming]
 
 
 def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:

@@ -87,6 +87,10 @@ class Config(DictionaryConfig):
     def controlled(self) -> bool:
         return self.l0 is not None and self.penalty != "quadratic"
 
+    @property
+    def counts(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class JumpReLU(Dictionary):
@@ -119,6 +123,10 @@ class JumpReLUArchitecture(Architecture):
     @property
     def begins(self) -> Mapping[str, float]:
         return {"threshold": self.start}
+
+    @property
+    def steady(self) -> bool:
+        return True
 
     @property
     def needs_l0(self) -> bool:

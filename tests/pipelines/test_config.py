@@ -134,7 +134,7 @@ def test_what_is_missing_is_named(tiny: Given):
         del place[path[-1]]
         with pytest.raises(ValueError, match=words):
             parse(table)
-    with pytest.raises(ValueError, match="give l1, .* or l0, .*: neither is given"):
+    with pytest.raises(ValueError, match=r"give l1, .* or l0, .*: neither is given"):
         parse({**tiny, "dictionary": {"kind": "relu", "n_latents": 16}})
     with pytest.raises(ValueError, match="dictionary is missing"):
         parse({"name": "x", "source": tiny["source"]})
