@@ -131,6 +131,11 @@ def _check_baselines(methods: Sequence[MethodConfig], source: SourceConfig) -> N
         if not method.needs <= source.provides:
             wanted = " and ".join(sorted(method.needs))
             raise ValueError(f"baselines.kinds: {_kind(method)!r} needs {wanted}, {_lacks(source)}")
+        if "targets" in source.provides and not method.fits_targets:
+            raise ValueError(
+                f"baselines.kinds: {_kind(method)!r} gives back what it reads, and the source {_kind(source)!r} has "
+                "targets to give back instead; take it out, or use 'linear'"
+            )
 
 
 def _lacks(source: SourceConfig) -> str:
@@ -148,7 +153,7 @@ def _labels(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str]:
     labels: list[str] = []
     for own in settings:
         alike = [other for other in settings if other["kind"] == own["kind"]]
-        differ = [f for f in own if f not in skip and any(other[f] != own[f] for other in alike)]
+        differ = [f for f in own if f not in skip and any(other.get(f) != own[f] for other in alike)]
         labels.append(" ".join([own["kind"], *(f"{f}={own[f]}" for f in differ)]))
     return labels
 

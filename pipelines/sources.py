@@ -41,7 +41,7 @@ def settings(table: Mapping[str, Any]) -> SourceConfig:
 
 def refuse_non_finite(batch: Batch, directory: Path) -> None:
     """A ``ValueError`` of one line where activations are NaN or infinite."""
-    rows = int((~torch.isfinite(batch.acts)).any(-1).sum())
+    rows = int((~torch.isfinite(batch.acts) | ~torch.isfinite(batch.wanted)).any(-1).sum())
     if rows:
         raise ValueError(
             f"{directory}: {rows} of {len(batch.acts)} rows of activations hold NaN or infinite values; "

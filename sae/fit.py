@@ -17,7 +17,7 @@ from sae.train import TrainConfig, train
 
 
 def fit(
-    x: Tensor | Source,
+    x: Tensor | tuple[Tensor, Tensor] | Source,
     kind: str = "relu",
     *,
     n_latents: int,
@@ -27,10 +27,11 @@ def fit(
 ) -> list[Dictionary]:
     """Trains dictionaries on activations and returns them, in raw units, on the CPU.
 
-    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training) or a `Source`. `settings`
-    are those of the dictionary kind (``l1`` for ``relu``) and of :class:`sae.train.TrainConfig` (``steps``,
-    ``batch_size``, ``lr``, ...). A list in place of a value that members of a stack may differ in (``l1``) is a
-    sweep: one dictionary for each value and seed, values outermost, all trained together.
+    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair of them (x, y) for
+    transcoders that read x and give back y, or a `Source`. `settings` are those of the dictionary kind (``l1`` for
+    ``relu``) and of :class:`sae.train.TrainConfig` (``steps``, ``batch_size``, ``lr``, ...). A list in place of a
+    value that members of a stack may differ in (``l1``) is a sweep: one dictionary for each value and seed, values
+    outermost, all trained together.
 
     Raises ``ValueError`` for settings that do not fit, with the field and the value.
     """
@@ -51,15 +52,23 @@ def fit(
     ]
 
 
-def rows_of(x: Tensor) -> Source:
-    """A matrix of activations as a source."""
+def rows_of(given: Tensor | tuple[Tensor, Tensor]) -> Source:
+    """A matrix of activations, or one with its targets, as a source."""
     from sae.sources.tensor import Rows
 
-    if x.ndim != 2:
-        raise ValueError(f"x: a matrix [rows, d_in] expected, not a tensor of shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("x: the activations hold NaN or infinite values")
-    return Rows(x.float())
+    x, y = given if isinstance(given, tuple) else (given, None)
+    for name, matrix in (("x", x), ("y", y)):
+        if matrix is None:
+            continue
+        if matrix.ndim != 2:
+            raise ValueError(f"{name}: a matrix [rows, d_in] expected, not a tensor of shape {tuple(matrix.shape)}")
+        if not bool(torch.isfinite(matrix).all()):
+            raise ValueError(f"{name}: the activations hold NaN or infinite values")
+    if y is not None and y.shape != x.shape:
+        raise ValueError(
+            f"y: shape {list(y.shape)} where x has {list(x.shape)}; a dictionary reads and writes one width"
+        )
+    return Rows(x.float(), targets=None if y is None else y.float())
 
 
 def default_device() -> str:

@@ -1,4 +1,4 @@
-"""From rows of tokens to shuffled shards of activations.
+"""From rows of tokens to shuffled shards of activations, and of targets where they are asked for.
 
 A shard is a pure function of its rows of tokens: interrupted work does what is missing and nothing twice, and ends
 with the same bytes.
@@ -6,7 +6,7 @@ with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,19 @@ from sae.model import Dtype, Model
 from sae.seeds import Permutation, derive
 from sae.store import Shard, write_shard
 
+FIELDS = {"acts": "hook", "targets": "target"}
+"""The columns of vectors that a shard may have, and the setting that names the hook point of each."""
+
 
 @dataclass(frozen=True, eq=False)
 class Harvest:
-    """How activations are taken from a model; `shard_rows` rows of tokens go into a shard."""
+    """How activations are taken from a model; `shard_rows` rows of tokens go into a shard.
+
+    `hooks` names the hook point of each column of vectors: ``acts``, and ``targets`` for a transcoder.
+    """
 
     model: Model
-    hook: str
+    hooks: Mapping[str, str]
     select: Selection
     store_dtype: Dtype
     shard_rows: int
@@ -54,36 +60,37 @@ class Harvest:
                 }
                 # Neighbours in a text are alike; rows were shuffled over the corpus, now vectors over the shard.
                 order = torch.from_numpy(Permutation(n, derive("shard", corpus.seed, k))(np.arange(n)))
-                columns["acts"] = self.vectors(tokens, kept)
+                columns |= self.vectors(tokens, kept)
                 write_shard(file, {name: column[order] for name, column in columns.items()})
             yield n
 
     def labelled(self, file: Path, rows: LabelledRows) -> None:
-        """Writes the activations at the labelled positions, with ``label.<name>`` columns."""
+        """Writes the vectors at the labelled positions, with ``label.<name>`` columns."""
         at = torch.zeros_like(rows.tokens, dtype=torch.bool)
         at[rows.row.long(), rows.position.long()] = True
         columns = {f"label.{name}": column for name, column in rows.labels.items()}
-        write_shard(
-            file, {"acts": self.vectors(rows.tokens, at), "row": rows.row, "position": rows.position, **columns}
-        )
+        write_shard(file, {**self.vectors(rows.tokens, at), "row": rows.row, "position": rows.position, **columns})
 
     def vectors(
         self, tokens: Int[Tensor, "rows n_tokens"], at: Bool[Tensor, "rows n_tokens"]
-    ) -> Float[Tensor, "vectors d_in"]:
-        """The activations at the positions `at`, row by row, in the type that they are stored in."""
-        found: list[Tensor] = []
+    ) -> dict[str, Float[Tensor, "vectors d_in"]]:
+        """The activations of every hook at the positions `at`, row by row, in the type that they are stored in."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.hooks}
         for some, where in zip(tokens.split(self.rows_at_once), at.split(self.rows_at_once), strict=True):
             longest = int((some != PADDING).sum(1).max())
             rows = self.select(some[:, :longest])
-            acts = self.model.activations(rows.tokens, rows.attended, self.hook).flatten(0, 1)
-            index = where[:, :longest].flatten().nonzero().squeeze(1).to(acts.device)
-            found.append(acts.index_select(0, index).to(getattr(torch, self.store_dtype)).cpu())
-            if not _is_finite(found[-1]):
-                raise ValueError(
-                    f"source.hook: {self.hook} of {self.model.name} gives NaN or infinite values, stored as "
-                    f"{self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
-                )
-        return torch.cat(found)
+            every = self.model.activations_at(rows.tokens, rows.attended, list(self.hooks.values()))
+            index = where[:, :longest].flatten().nonzero().squeeze(1)
+            for name, acts in zip(self.hooks, every, strict=True):
+                kept = acts.flatten(0, 1).index_select(0, index.to(acts.device))
+                stored = kept.to(getattr(torch, self.store_dtype)).cpu()
+                if not _is_finite(stored):
+                    raise ValueError(
+                        f"source.{FIELDS[name]}: {self.hooks[name]} of {self.model.name} gives NaN or infinite values, "
+                        f"stored as {self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
+                    )
+                found[name].append(stored)
+        return {name: torch.cat(pieces) for name, pieces in found.items()}
 
 
 def shard_file(directory: Path, name: str, k: int) -> Path:

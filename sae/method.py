@@ -18,11 +18,14 @@ class MethodConfig(Settings, ABC):
     """Settings of one classical method or control.
 
     `needs` names what the source must provide (``truth`` for the oracle). `seeded` is False where the
-    result does not depend on the seed, so that the method is run once and not once a seed.
+    result does not depend on the seed, so that the method is run once and not once a seed. `fits_targets` is True
+    where the method gives back a source's targets; the others give back what they read, which says nothing of a
+    transcoder, and are refused on a source that has targets.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     seeded: ClassVar[bool] = True
+    fits_targets: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, source: Source, seed: int) -> Dictionary: ...
@@ -31,6 +34,13 @@ class MethodConfig(Settings, ABC):
 def training_rows(source: Source, n_rows: int, seed: int) -> Float[Tensor, "rows d_in"]:
     """`n_rows` training rows (fewer where the source is smaller); different seeds take different rows where
     the source has them."""
+    return training_pairs(source, n_rows, seed)[0]
+
+
+def training_pairs(
+    source: Source, n_rows: int, seed: int
+) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"]]:
+    """The same rows, and what is to be given back for each."""
     available = source.n_rows["train"]
-    rows = min(n_rows, available or n_rows)
-    return source.batch(seed, rows, "train").acts.to(torch.float32).cpu()
+    batch = source.batch(seed, min(n_rows, available or n_rows), "train")
+    return batch.acts.to(torch.float32).cpu(), batch.wanted.to(torch.float32).cpu()

@@ -37,12 +37,13 @@ class Evidence:
 
     @property
     def provides(self) -> frozenset[str]:
-        """The subset of ``truth, codes, labels, model`` that is here."""
+        """The subset of ``truth, codes, labels, model, targets`` that is here."""
         present = {
             "truth": self.truth is not None,
             "codes": self.test.codes is not None,
             "labels": self.labelled is not None,
             "model": self.model is not None,
+            "targets": self.test.targets is not None,
         }
         return frozenset(name for name, here in present.items() if here)
 

@@ -121,37 +121,67 @@ class Model:
         """The width `d_in` of a hook point; a ``ValueError`` where it does not hold one vector per token."""
         self.check_hook(hook)
         # Two lengths, since a number of heads may happen to equal one of them.
-        short, long = (self._read(one, one.bool(), hook).shape for one in (torch.ones(1, n).long() for n in (3, 5)))
+        short, long = (
+            self._read(one, one.bool(), hook)[hook].shape for one in (torch.ones(1, n).long() for n in (3, 5))
+        )
         if not (len(long) in (3, 4) and short[:2] == (1, 3) and long == (1, 5, *short[2:])):
             raise ValueError(f"{hook!r} has shape {list(long)} for 1 row of 5 tokens, not one vector per token")
         return long[2:].numel()
+
+    def check_target(self, hook: str, target: str) -> None:
+        """A ``ValueError`` where no dictionary can map `hook` to `target`: another width, or a target that the
+        model passes before it reaches the hook."""
+        widths = [self.width(name) for name in (hook, target)]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"{hook!r} has width {widths[0]} and {target!r} {widths[1]}; a dictionary reads and writes one width"
+            )
+        one = torch.ones(1, 3).long()
+        if next(iter(self._read(one, one.bool(), hook, target))) != hook:
+            raise ValueError(_too_early(hook, target))
 
     def activations(
         self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hook: str
     ) -> Float[Tensor, "rows n_tokens d_in"]:
         """What passes the hook point, heads joined; values at padding mean nothing. The layers above are not run."""
-        return self._read(tokens, attended, hook).flatten(2).clone()
+        return self.activations_at(tokens, attended, [hook])[0]
+
+    def activations_at(
+        self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hooks: Sequence[str]
+    ) -> list[Float[Tensor, "rows n_tokens _"]]:
+        """The same at several hook points, in one forward pass."""
+        found = self._read(tokens, attended, *hooks)
+        return [found[hook].flatten(2) for hook in hooks]
 
     def logits(
-        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None
+        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None, target: str | None = None
     ) -> Float[Tensor, "rows n_tokens d_vocab"]:
-        """The model's logits, with ``edit(acts)`` in place of the activations at the kept positions.
+        """The model's logits, with ``edit(acts)`` in place of the activations at the kept positions; or, where
+        `target` is given, in place of those at the target, which comes later in the same forward pass.
 
         Excluded positions pass unchanged: a dictionary that has never seen BOS is not asked to carry it.
         """
-        kept = rows.kept.to(self.device)
+        if hook is None or edit is None:
+            return self._run(rows.tokens, rows.attended, [])
+        start, place = hook, target or hook
+        kept, read = rows.kept.to(self.device), list[Tensor]()
+
+        def keep(acts: Tensor, hook: Any) -> None:
+            read.append(acts.flatten(2)[kept].float())
 
         def splice(acts: Tensor, hook: Any) -> Tensor:
+            if not read:
+                raise ValueError(_too_early(start, place))
             flat = acts.flatten(2).clone()
-            flat[kept] = edit(flat[kept].float()).to(flat)  # pyright: ignore[reportOptionalCall]
+            flat[kept] = edit(read.pop()).to(flat)
             return flat.view(acts.shape)
 
-        if hook is not None and not spliceable(hook):
-            raise ValueError(f"an edit at {hook!r} would not reach the residual stream; use a block's hook_resid_post")
-        return self._run(rows.tokens, rows.attended, [(hook, splice)] if hook and edit else [])
+        if not spliceable(place):
+            raise ValueError(f"an edit at {place!r} would not reach the residual stream; use a block's hook_resid_post")
+        return self._run(rows.tokens, rows.attended, [(start, keep), (place, splice)])
 
     def losses(
-        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None
+        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None, target: str | None = None
     ) -> tuple[Float[Tensor, " predictions"], Float[Tensor, "predictions d_vocab"]]:
         """Cross-entropy in nats of each prediction that counts, and the log-probabilities it was read from.
 
@@ -159,24 +189,30 @@ class Model:
         """
         counted = rows.counted.to(self.device)
         with torch.no_grad():
-            log_probs = self.logits(rows, hook, edit)[:, :-1][counted].float().log_softmax(-1)
+            log_probs = self.logits(rows, hook, edit, target)[:, :-1][counted].float().log_softmax(-1)
             targets = rows.tokens.to(self.device)[:, 1:][counted]
             return -log_probs.gather(-1, targets[:, None]).squeeze(-1), log_probs
 
-    def _read(self, tokens: Tensor, attended: Tensor, hook: str) -> Tensor:
-        """The hook's activations, by leaving the forward pass there: it works alike inside blocks and behind
-        the last one, where TransformerLens' own ``stop_at_layer`` would go on to the logits."""
-        found: list[Tensor] = []
+    def _read(self, tokens: Tensor, attended: Tensor, *hooks: str) -> dict[str, Tensor]:
+        """The hooks' activations in the order in which they are reached, by leaving the forward pass at the last of
+        them: it works alike inside blocks and behind the last one, where TransformerLens' own ``stop_at_layer``
+        would go on to the logits."""
+        found: dict[str, Tensor] = {}
 
-        def keep(acts: Tensor, hook: Any) -> None:
-            found.append(acts)
-            raise _Reached
+        def keeping(name: str) -> Callable[..., None]:
+            def keep(acts: Tensor, hook: Any) -> None:
+                found[name] = acts.clone()
+                if len(found) == len(hooks):
+                    raise _Reached
+
+            return keep
 
         with suppress(_Reached):
-            self._run(tokens, attended, [(hook, keep)])
-        if not found:
-            raise ValueError(f"hook {hook!r} of {self.name} is never reached in a forward pass; choose another")
-        return found[0]
+            self._run(tokens, attended, [(hook, keeping(hook)) for hook in hooks])
+        for hook in hooks:
+            if hook not in found:
+                raise ValueError(f"hook {hook!r} of {self.name} is never reached in a forward pass; choose another")
+        return found
 
     def _run(self, tokens: Tensor, attended: Tensor, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Tensor:
         # Not inference_mode: its tensors could not be used in anything that is differentiated afterwards.
@@ -193,11 +229,16 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A hook point of a model, with held-out text to measure there. The model is booted when first asked for."""
+    """A hook point of a model, with held-out text to measure there. The model is booted when first asked for.
+
+    A dictionary reads the activations at `hook`, and what it gives back stands in for those at `target`.
+    """
 
     hook: str
     text: TokenRows
     boot: Callable[[], Model]
+    target: str | None = None
+    """Another hook point, behind `hook`; None for `hook` itself."""
 
     @cached_property
     def model(self) -> Model:
@@ -234,6 +275,10 @@ def _check_folder(name: str) -> None:
         raise FileNotFoundError(
             f"model: {name} is not a folder with a config.json; give a Hugging Face folder or hub id"
         )
+
+
+def _too_early(hook: str, target: str) -> str:
+    return f"target {target!r} comes before hook {hook!r} in a forward pass; a dictionary cannot write back in time"
 
 
 def _one_line(name: str, error: Exception, part: str = "model") -> str:

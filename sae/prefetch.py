@@ -7,16 +7,25 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.source import Source
+from sae.source import Batch, Source
 from sae.spans import NO_SPANS, Spans
 
 SPAN = "fetch ahead"
 """The name of the time that the threads take; it runs beside the steps and is not part of theirs."""
+
+
+class Pair(NamedTuple):
+    """Rows on the device in float32: what a dictionary reads, and what it is to give back (`x` itself, the same
+    tensor, where the source has no targets)."""
+
+    x: Float[Tensor, "batch d_in"]
+    y: Float[Tensor, "batch d_in"]
 
 
 def default_workers(device: str) -> int:
@@ -31,8 +40,8 @@ def batches_of(
     device: str = "cpu",
     workers: int | None = None,
     spans: Spans = NO_SPANS,
-) -> Generator[Float[Tensor, "batch d_in"]]:
-    """Yields ``source.batch(step, size).acts`` for every step, on `device` in float32.
+) -> Generator[Pair]:
+    """Yields the rows of ``source.batch(step, size)`` for every step, with their targets, on `device` in float32.
 
     A batch depends on nothing but its step, so that `workers` of them can be made at once, each in a thread of its
     own, and copied to a GPU beside the work there. What a source raises is raised here, at the step that it belongs
@@ -41,7 +50,7 @@ def batches_of(
     workers = default_workers(device) if workers is None else workers
     if not workers:
         for step in steps:
-            yield source.batch(step, size).acts.to(device, torch.float32)
+            yield _moved(source.batch(step, size), device)
         return
     stream = torch.cuda.Stream(device) if device.startswith("cuda") else None
     pool = ThreadPoolExecutor(workers, "fetch")
@@ -61,15 +70,16 @@ def batches_of(
 class _Fetched:
     """Rows that are on the device, or on the way there until `arrived`."""
 
-    rows: Tensor
+    rows: Pair
     arrived: torch.cuda.Event | None = None
 
-    def take(self) -> Tensor:
+    def take(self) -> Pair:
         """The rows, for work on the stream of the thread that asks."""
         if self.arrived is not None:
-            stream = torch.cuda.current_stream(self.rows.device)
+            stream = torch.cuda.current_stream(self.rows.x.device)
             stream.wait_event(self.arrived)
-            self.rows.record_stream(stream)
+            for rows in self.rows:
+                rows.record_stream(stream)
         return self.rows
 
 
@@ -78,11 +88,21 @@ def _fetch(
 ) -> _Fetched:
     with spans(SPAN):
         if stream is None:
-            return _Fetched(source.batch(step, size).acts.to(device, torch.float32))
+            return _Fetched(_moved(source.batch(step, size), device))
         with torch.cuda.stream(stream):
-            rows = source.batch(step, size).acts
-            pinned = rows.pin_memory() if rows.device.type == "cpu" else rows
+            rows = _moved(source.batch(step, size), device, beside=True)
             arrived = torch.cuda.Event()
-            rows = pinned.to(device, non_blocking=True).float()
             arrived.record(stream)
             return _Fetched(rows, arrived)
+
+
+def _moved(batch: Batch, device: str, beside: bool = False) -> Pair:
+    """The rows on the device; `beside` other work there, where the copy is not waited for."""
+
+    def moved(rows: Tensor) -> Tensor:
+        pinned = rows.pin_memory() if beside and rows.device.type == "cpu" else rows
+        # Rows travel in the type that they have, and are widened there.
+        return pinned.to(device, non_blocking=beside).float()
+
+    x = moved(batch.acts)
+    return Pair(x, x if batch.targets is None else moved(batch.targets))

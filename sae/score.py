@@ -24,6 +24,7 @@ def score(
     codes: Tensor | None = None,
     labels: Tensor | Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    targets: Tensor | None = None,
 ) -> dict[str, float]:
     """Every score that the given evidence allows, by name; NaN where one is undefined.
 
@@ -31,17 +32,20 @@ def score(
     thresholds and fit probes; the numbers are measured on the other half. `features` ``[n_features, d_in]``
     are true directions of any length (zero: not represented), `codes` ``[rows, n_features]`` the true
     coefficients of the rows, `labels` ``[rows]`` or a mapping from names to ``[rows]``: 0/1, or class ids.
+    `targets` ``[rows, d_in]`` are what `d` is to give back where that is not `x`: the reconstruction is held
+    against them, and `features`, as the decoder's rows, are directions in their space.
 
     Raises ``ValueError`` where shapes do not fit or a value is NaN or infinite.
     """
     named = {"label": labels} if isinstance(labels, Tensor) else dict(labels or {})
-    check(d, x, features, codes, named)
+    check(d, x, features, codes, named, targets)
     order = torch.from_numpy(Permutation(len(x), derive("score", seed))(np.arange(len(x))))
     choose, test = (
         Batch(
             acts=x.detach()[rows.to(x.device)].to(d.W_dec),
             codes=None if codes is None else codes.detach()[rows.to(codes.device)].to(d.W_dec),
             labels={name: y.detach()[rows.to(y.device)].to(d.W_dec.device) for name, y in named.items()},
+            targets=None if targets is None else targets.detach()[rows.to(targets.device)].to(d.W_dec),
         )
         for rows in order.tensor_split(2)
     )
@@ -66,11 +70,18 @@ def truth_of(features: Float[Tensor, "n_features d_in"], codes: Tensor | None) -
 
 
 def check(
-    d: Dictionary, x: Tensor, features: Tensor | None, codes: Tensor | None, labels: Mapping[str, Tensor]
+    d: Dictionary,
+    x: Tensor,
+    features: Tensor | None,
+    codes: Tensor | None,
+    labels: Mapping[str, Tensor],
+    targets: Tensor | None,
 ) -> None:
     """Refuses what does not fit together, in one line."""
     if x.ndim != 2 or x.shape[1] != d.d_in:
         raise ValueError(f"x: shape {shape(x)}, but the dictionary takes [rows, {d.d_in}]")
+    if targets is not None and targets.shape != x.shape:
+        raise ValueError(f"targets: shape {shape(targets)}, expected {shape(x)} as x has it")
     if len(x) < 2:
         raise ValueError(f"x: {len(x)} rows; at least 2 are needed, half to choose on and half to score on")
     if features is not None and (features.ndim != 2 or features.shape[1] != d.d_in):
@@ -85,7 +96,13 @@ def check(
     for name, y in labels.items():
         if y.shape != x.shape[:1]:
             raise ValueError(f"labels: {name!r} has shape {shape(y)}, expected [{len(x)}], one label a row of x")
-    given = {"x": x, "features": features, "codes": codes, **{f"labels: {n!r}": y for n, y in labels.items()}}
+    given = {
+        "x": x,
+        "targets": targets,
+        "features": features,
+        "codes": codes,
+        **{f"labels: {n!r}": y for n, y in labels.items()},
+    }
     for name, tensor in given.items():
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name}: NaN or infinite values; remove those rows first")

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jaxtyping import Bool, Float, Int
+from pydantic import model_serializer
 from torch import Tensor
 
 from sae.kinds import Settings
@@ -26,11 +27,18 @@ class Batch:
 
     `codes` are the true coefficients, non-negative, zero where a feature is silent (toy sources only).
     `labels` are named vectors with one entry a row: 0/1 for a binary property, class ids for many classes.
+    `targets` are what a dictionary is to give back where that is not `acts` itself: a transcoder's.
     """
 
     acts: Float[Tensor, "batch d_in"]
     codes: Float[Tensor, "batch n_features"] | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: Float[Tensor, "batch d_in"] | None = None
+
+    @property
+    def wanted(self) -> Float[Tensor, "batch d_in"]:
+        """What a dictionary is to give back: `targets`, or `acts` where there are none."""
+        return self.acts if self.targets is None else self.targets
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class Source(ABC):
     truth: Truth | None = None
     n_rows: Mapping[Split, int | None] = {"train": None, "choose": None, "test": None}
     """How many distinct rows each split has; None where they are drawn without end."""
+    has_targets: bool = False
+    """Whether every batch has `targets`: dictionaries of the source read one thing and give back another, of the
+    same width (a transcoder; Dunefsky, Chlenski and Nanda 2024). `truth` is then of the targets' space."""
 
     @abstractmethod
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
@@ -80,8 +91,9 @@ class SourceConfig(Settings, ABC):
     """Settings of one kind of source.
 
     `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``codes``, ``labels``,
-    ``model``. `stage` is the pipeline stage that prepares it: ``generate`` for what is computed from the
-    settings alone or read from a file of activations, ``stream`` for what a model must be run for.
+    ``model``, and whether there are ``targets``. `stage` is the pipeline stage that prepares it: ``generate`` for
+    what is computed from the settings alone or read from a file of activations, ``stream`` for what a model must be
+    run for.
     """
 
     stage: ClassVar[Literal["generate", "stream"]] = "generate"
@@ -102,3 +114,9 @@ class SourceConfig(Settings, ABC):
     @abstractmethod
     def open(self, directory: Path, device: str) -> Source:
         """The source, read from a directory that :meth:`prepare` filled."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without a `target` that is unset: what has none keeps the key that it had before there were targets."""
+        written = dump(self)
+        return {name: value for name, value in written.items() if not (name == "target" and value is None)}

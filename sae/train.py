@@ -174,7 +174,7 @@ def train_side_by_side(
     with closing(batches_of(source, coming, config.batch_size, device, spans=spans)) as batches:
         while step < config.steps:
             with spans("data"):
-                x = next(batches)
+                x = next(batches).x
             step += 1
             logged = step % config.log_every == 0 or step == config.steps
             for team in teams:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sae
+from sae.fit import rows_of
 from sae.sources.independent import Config as Independent
 
 FAST = {"steps": 40, "batch_size": 32, "log_every": 40}
@@ -55,6 +56,28 @@ def test_raw_units_whatever_the_scale_of_the_input():
 def test_settings_that_do_not_fit_are_refused(arguments: dict, words: str):
     with pytest.raises(ValueError, match=words):
         sae.fit(torch.randn(300, 6), n_latents=9, **arguments)
+
+
+def test_pairs_make_a_source_with_targets():
+    x = torch.randn(300, 6)
+    batch = rows_of((x, 2 * x)).batch(0, 20)
+    assert batch.targets is not None and torch.equal(batch.targets, 2 * batch.acts)
+    assert not rows_of(x).has_targets
+    (d,) = sae.fit((x, 2 * x), n_latents=9, l1=0.1, **FAST)
+    assert d.n_latents == 9 and d.d_in == 6
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (torch.randn(300, 5), r"y: shape \[300, 5\] where x has \[300, 6\]"),
+        (torch.randn(300), r"y: a matrix \[rows, d_in\] expected"),
+        (torch.full((300, 6), float("nan")), "y: the activations hold NaN"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(y: torch.Tensor, words: str):
+    with pytest.raises(ValueError, match=words):
+        sae.fit((torch.randn(300, 6), y), n_latents=9, l1=0.1, **FAST)
 
 
 def test_bad_data_is_refused():

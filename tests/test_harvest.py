@@ -20,12 +20,13 @@ def vectors(monkeypatch: pytest.MonkeyPatch) -> Vectors:
     """What is harvested from a model that gives ``value * token`` everywhere, in two batches of unequal length."""
 
     def vectors(value: float, store_dtype: Any) -> torch.Tensor:
-        monkeypatch.setattr(Model, "activations", lambda m, t, a, h: (t * value)[..., None].expand(-1, -1, 3))
-        return Harvest(Model("toy", None, "cpu"), "hook", Selection((1,), True), store_dtype, 2, 2).vectors(tokens, at)
+        monkeypatch.setattr(Model, "activations_at", lambda m, t, a, h: [(t * value)[..., None].expand(-1, -1, 3)])
+        return Harvest(model, {"acts": "hook"}, Selection((1,), True), store_dtype, 2, 2).vectors(tokens, at)["acts"]
 
     tokens = torch.tensor([[1, 5, 6, 7], [1, 8, PADDING, PADDING], [1, 9, PADDING, PADDING]], dtype=torch.int32)
     at = tokens > 1
     at[0, 2] = False
+    model = Model("toy", None, "cpu")
     return vectors
 
 

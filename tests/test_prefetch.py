@@ -38,15 +38,19 @@ def fetching() -> Sequence[threading.Thread]:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_values_and_order_are_the_sources(workers: int):
+    g = torch.Generator().manual_seed(0)
     sources = [
         Correlated(n_features=12, d_in=6, n_active=2, noise=0.01).build(),
-        Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0))),
+        Rows(torch.randn(200, 6, generator=g)),
+        Rows(torch.randn(200, 6, generator=g), targets=torch.randn(200, 6, generator=g)),
     ]
     for source in sources:
         for steps in (range(3, 12), range(0, 2), range(5, 5)):
             rows = list(batches_of(source, steps, 16, workers=workers))
             assert len(rows) == len(steps)
-            assert all(torch.equal(x, source.batch(s, 16).acts) for x, s in zip(rows, steps, strict=True))
+            for (x, y), batch in zip(rows, (source.batch(s, 16) for s in steps), strict=True):
+                assert torch.equal(x, batch.acts) and torch.equal(y, batch.wanted)
+                assert (y is x) != source.has_targets  # nothing is fetched twice
     assert not fetching()
 
 
@@ -54,20 +58,20 @@ def test_values_and_order_are_the_sources(workers: int):
 def test_each_step_is_fetched_once_and_no_further_than_needed(workers: int):
     source = Recorded()
     rows = batches_of(source, range(10), 4, workers=workers)
-    assert float(next(rows)[0, 0]) == 0
-    assert float(next(rows)[0, 0]) == 1
+    assert float(next(rows).x[0, 0]) == 0
+    assert float(next(rows).x[0, 0]) == 1
     rows.close()
     assert len(set(source.asked)) == len(source.asked) and max(source.asked) <= workers + 2
     assert not fetching()
     source = Recorded()
-    assert [float(x[0, 0]) for x in batches_of(source, range(10), 4, workers=workers)] == list(range(10))
+    assert [float(x[0, 0]) for x, _ in batches_of(source, range(10), 4, workers=workers)] == list(range(10))
     assert sorted(source.asked) == list(range(10))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_an_error_is_raised_at_its_own_step(workers: int):
     rows = batches_of(Recorded(fails_at=2), range(10), 4, workers=workers)
-    assert [float(next(rows)[0, 0]) for _ in range(2)] == [0, 1]
+    assert [float(next(rows).x[0, 0]) for _ in range(2)] == [0, 1]
     with pytest.raises(ValueError, match="no step 2"):
         next(rows)
     assert not fetching()
@@ -76,13 +80,15 @@ def test_an_error_is_raised_at_its_own_step(workers: int):
 def test_rows_are_float32_and_a_cpu_fetches_nothing_ahead():
     class Doubles(Recorded):
         def batch(self, step: int, size: int, split: Split = "train") -> Batch:
-            return Batch(super().batch(step, size, split).acts.double())
+            acts = super().batch(step, size, split).acts.double()
+            return Batch(acts, targets=2 * acts)
 
     assert default_workers("cpu") == 0 and default_workers("cuda:1") >= 1
     for workers in (None, 1):
         source = Doubles()
         rows = batches_of(source, range(5), 4, workers=workers)
-        assert next(rows).dtype == torch.float32
+        x, y = next(rows)
+        assert x.dtype == y.dtype == torch.float32 and torch.equal(y, 2 * x)
         assert workers or source.asked == [0]
         rows.close()
 
@@ -98,7 +104,11 @@ def test_time_spent_fetching_is_told_apart_from_the_steps():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu():
-    source = Correlated(n_features=64, d_in=32, n_active=2).build()
-    for step, x in enumerate(batches_of(source, range(20), 256, "cuda")):
-        torch.cuda._sleep(1_000_000)  # pyright: ignore
-        assert x.device.type == "cuda" and torch.equal(x.cpu(), source.batch(step, 256).acts)
+    plain = Correlated(n_features=64, d_in=32, n_active=2).build()
+    acts = plain.batch(0, 4000).acts
+    for source in (plain, Rows(acts, targets=acts.flip(1))):
+        for step, (x, y) in enumerate(batches_of(source, range(20), 256, "cuda")):
+            torch.cuda._sleep(1_000_000)  # pyright: ignore
+            batch = source.batch(step, 256)
+            assert x.device.type == y.device.type == "cuda"
+            assert torch.equal(x.cpu(), batch.acts) and torch.equal(y.cpu(), batch.wanted)

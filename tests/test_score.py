@@ -53,6 +53,15 @@ def test_labels_that_the_activations_hold():
     assert s["probe_auc_logistic"] > 0.8 and s["probe_auc_latent"] > 0.8
 
 
+def test_targets_are_what_is_to_be_given_back():
+    turned = X.flip(1)
+    transcoder = Relu(D.W_enc, D.W_dec.flip(1).contiguous(), D.b_enc, D.b_dec)
+    s = score(transcoder, X, features=F.flip(1), codes=C, targets=turned)
+    assert s["fvu"] < 1e-6 and s["mcc"] == pytest.approx(1) and s["f1"] == 1
+    assert s == pytest.approx(score(D, X, features=F, codes=C), abs=1e-5, nan_ok=True)
+    assert score(transcoder, X)["fvu"] > 0.5 and score(D, X, targets=X) == score(D, X)
+
+
 def test_dictionaries_in_float64_and_with_gradients():
     s = score(D.to(dtype=torch.float64), X, features=F, codes=C)
     assert s == pytest.approx(score(D, X, features=F, codes=C), abs=1e-3, nan_ok=True)
@@ -67,6 +76,8 @@ def test_dictionaries_in_float64_and_with_gradients():
         ({"x": X[0]}, r"x: shape \[6\]"),
         ({"x": X[:1]}, "x: 1 rows"),
         ({"x": X.clone().fill_(math.nan)}, "x: NaN or infinite"),
+        ({"targets": X[:10]}, r"targets: shape \[10, 6\], expected \[400, 6\]"),
+        ({"targets": X.clone().fill_(math.inf)}, "targets: NaN or infinite"),
         ({"features": F[:, :4]}, r"features: shape \[6, 4\]"),
         ({"features": torch.zeros(3, 6)}, "features: every row is zero"),
         ({"codes": C[:10]}, r"codes: shape \[10, 6\], expected \[400, n_features\]"),

@@ -8,6 +8,9 @@ Zero ablation is the reference of Bricken et al. 2023 and SAEBench; on residual 
 every dictionary scores near one, so the mean (taken on the choose half) stands beside it, and the plain increase.
 Log-probabilities come from ``log_softmax``; SAEBench's logarithm of a softmax underflows to NaN in float32.
 Excluded positions (BOS, EOS, padding, the first) pass unedited and are not counted, nor are predictions of them.
+
+A transcoder reads the activations at the hook, and what it gives back takes the place of those at the target, in the
+same forward pass; mean and zero ablation are then at the target too.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ class _Reference:
         losses: list[Tensor] = []
         divergences: list[Tensor] = []
         for i, rows in enumerate(self.pieces):
-            loss, log_q = self.site.model.losses(rows, self.site.hook, edit)
+            loss, log_q = self.site.model.losses(rows, self.site.hook, edit, self.site.target)
             log_p = self.log_probs[i] if self.log_probs else self.site.model.losses(rows)[1]
             losses.append(loss)
             divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
@@ -89,7 +92,7 @@ def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Referen
     counted = site.text.counted.sum(1).cumsum(0)
     n_rows = min(int((counted < n_tokens).sum()) + 1, len(site.text))
     pieces = [site.text[i : min(i + rows_at_once, n_rows)] for i in range(0, n_rows, rows_at_once)]
-    mean = evidence.choose.acts.double().mean(0).float().to(site.model.device)
+    mean = evidence.choose.wanted.double().mean(0).float().to(site.model.device)
     losses: list[Tensor] = []
     log_probs: list[Tensor] = []
     room = KEPT_BYTES
@@ -99,7 +102,7 @@ def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Referen
         room -= log_p.nbytes
         log_probs = [*log_probs, log_p] if room >= 0 else []
     ablated = [
-        _average([site.model.losses(rows, site.hook, edit)[0] for rows in pieces])
+        _average([site.model.losses(rows, site.target or site.hook, edit)[0] for rows in pieces])
         for edit in (mean.expand_as, torch.zeros_like)
     ]
     return _Reference(site, pieces, log_probs, _average(losses), *ablated)

@@ -7,6 +7,9 @@
     shrinkage           gamma = E||x_hat||^2 / E[x . x_hat]
     dead, dense         shares of latents that fire on no test row, and on more than a tenth of them
 
+Where the source has targets y, a transcoder's, y takes the place of x in `fvu` and `shrinkage`: ``x_hat =
+decode(encode(x))`` is held against y, and the variance is that of y.
+
 `explained_variance` is R^2 over all dimensions together, as in SAELens (since 2026) and sparse_coding: a
 constant at the mean scores 0. Others differ: the SAEBench paper averages ratios of single tokens;
 dictionary_learning puts the variance of ``x - x_hat`` on top and so forgives a constant bias; OpenAI's code
@@ -42,7 +45,7 @@ class Config(MetricConfig):
         density = firings / len(z)
         scalars = {
             "l0": float(firings.sum()) / len(z),
-            **fidelity(case.dictionary, test.acts, z),
+            **fidelity(case.dictionary, test.wanted, z),
             "dead": float((firings == 0).double().mean()),
             "dense": float((density > DENSE).double().mean()),
             "l1_norm": float(z.abs().sum(dtype=torch.float64)) / len(z),

@@ -20,7 +20,8 @@ recovered at .8, sparse_coding at .9.
 A latent whose direction has no length has cosine 0 with everything and is nobody's argmax. The assignment
 maximises the sum of signed cosines (Hungarian), for at most `sae.matching.LARGEST_ASSIGNMENT` on the larger
 side; beyond that `mcc` and `mcc_all` are NaN. The chance level rises with n_latents and falls with d_in: always
-read these scores beside random directions of the same shape.
+read these scores beside random directions of the same shape. The decoder rows of a transcoder are directions of its
+targets, and are held against true directions in that space.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.seeds import Permutation, derive, epoch_rows
@@ -18,17 +19,26 @@ from sae.source import Batch, Progress, Source, SourceConfig, Split
 
 class Config(SourceConfig):
     """Settings. `file` holds a matrix ``[rows, d_in]``; in a safetensors file `name` picks it where there are
-    several, and 0/1 vectors called ``label.<name>`` become labels. `heldout` is the share of rows kept from
-    training, half to choose on and half to score on."""
+    several, and 0/1 vectors called ``label.<name>`` become labels. `target` is the name of another such matrix in the
+    same file, of the same shape, that dictionaries are to give back for a transcoder. `heldout` is the share of rows
+    kept from training, half to choose on and half to score on."""
 
     kind: Literal["tensor"] = "tensor"
     file: Path
     name: str | None = None
+    target: str | None = None
     heldout: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _target_is_another(self) -> Config:
+        if self.target is not None and self.target == self.name:
+            raise ValueError(f"target = {self.target!r} is the matrix that is read; leave it out for an autoencoder")
+        return self
 
     @property
     def provides(self) -> frozenset[str]:
-        return frozenset({"labels"}) if self._label_names() else frozenset()
+        here = {"labels": bool(self._label_names()), "targets": self.target is not None}
+        return frozenset(name for name, is_here in here.items() if is_here)
 
     def external_files(self) -> dict[str, Path]:
         return {"file": self.file}
@@ -40,32 +50,46 @@ class Config(SourceConfig):
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
         """Checks the file; nothing is copied. The step's key holds the file's hash, so a changed file is a new step."""
-        acts, _ = self._read()
+        acts, _, _ = self._read()
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "source.json").write_text(json.dumps({"rows": len(acts), "d_in": acts.shape[1]}) + "\n")
         progress(len(acts), len(acts), "rows")
 
     def open(self, directory: Path, device: str) -> Source:
-        acts, labels = self._read()
-        return Rows(acts, labels, self.heldout, self.seed)
+        acts, targets, labels = self._read()
+        return Rows(acts, labels, self.heldout, self.seed, targets)
 
-    def _read(self) -> tuple[Float[Tensor, "rows d_in"], dict[str, Tensor]]:
+    def _read(self) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"] | None, dict[str, Tensor]]:
         tensors = read_matrix_file(self.file)
         labels = {n.removeprefix("label."): t for n, t in tensors.items() if n.startswith("label.")}
         matrices = {n: t for n, t in tensors.items() if not n.startswith("label.")}
-        if self.name is not None and self.name not in matrices:
-            raise ValueError(f"{self.file}: there is no tensor {self.name!r}; it has {', '.join(matrices)}")
-        if self.name is None and len(matrices) != 1:
-            raise ValueError(f"{self.file}: say which by source.name: {', '.join(matrices)}")
-        acts = matrices[self.name] if self.name is not None else next(iter(matrices.values()))
-        if acts.ndim != 2 or not acts.is_floating_point():
-            raise ValueError(f"{self.file}: a float matrix [rows, d_in] expected, not {acts.dtype} {tuple(acts.shape)}")
-        if not bool(torch.isfinite(acts).all()):
-            raise ValueError(f"{self.file}: the activations hold NaN or infinite values")
+        for name in (self.name, self.target):
+            if name is not None and name not in matrices:
+                raise ValueError(f"{self.file}: there is no tensor {name!r}; it has {', '.join(matrices)}")
+        targets = None if self.target is None else self._matrix(matrices, self.target)
+        candidates = [name for name in matrices if name != self.target] if self.name is None else [self.name]
+        if len(candidates) != 1:
+            these = ", ".join(candidates) or f"it has no matrix beside {self.target!r}"
+            raise ValueError(f"{self.file}: say which by source.name: {these}")
+        acts = self._matrix(matrices, candidates[0])
+        if targets is not None and targets.shape != acts.shape:
+            raise ValueError(
+                f"{self.file}: source.target: {self.target!r} has shape {list(targets.shape)} where the activations "
+                f"have {list(acts.shape)}; a dictionary reads and writes one width"
+            )
         wrong = [n for n, t in labels.items() if len(t) != len(acts)]
         if wrong:
             raise ValueError(f"{self.file}: label.{wrong[0]} has another number of rows than the activations")
-        return acts.float(), labels
+        return acts, targets, labels
+
+    def _matrix(self, matrices: Mapping[str, Tensor], name: str) -> Float[Tensor, "rows d_in"]:
+        matrix = matrices[name]
+        if matrix.ndim != 2 or not matrix.is_floating_point():
+            found = f"{matrix.dtype} {tuple(matrix.shape)}"
+            raise ValueError(f"{self.file}: {name!r}: a float matrix [rows, d_in] expected, not {found}")
+        if not bool(torch.isfinite(matrix).all()):
+            raise ValueError(f"{self.file}: the activations {name!r} hold NaN or infinite values")
+        return matrix.float()
 
 
 def read_matrix_file(file: Path) -> dict[str, Tensor]:
@@ -92,6 +116,7 @@ class Rows(Source):
         labels: dict[str, Tensor] | None = None,
         heldout: float = 0.2,
         seed: int = 0,
+        targets: Float[Tensor, "rows d_in"] | None = None,
     ) -> None:
         n = len(acts)
         order = Permutation(n, derive("rows", seed))(np.arange(n))
@@ -100,7 +125,7 @@ class Rows(Source):
         if len(parts["train"]) == 0 or len(parts["test"]) == 0:
             raise ValueError(f"source: {n} rows are too few to train on and to hold some out")
         self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
-        self.labels = labels or {}
+        self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
         self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
         self.n_rows = {split: len(rows) for split, rows in self.parts.items()}
 
@@ -111,7 +136,11 @@ class Rows(Source):
         else:
             where = (step * size + np.arange(size)) % len(part)
         index = torch.from_numpy(part[where])
-        return Batch(self.acts.index_select(0, index), labels={name: t[index] for name, t in self.labels.items()})
+        return Batch(
+            self.acts.index_select(0, index),
+            labels={name: t[index] for name, t in self.labels.items()},
+            targets=None if self.targets is None else self.targets.index_select(0, index),
+        )
 
     def labelled(self) -> tuple[Batch, Batch] | None:
         if not self.labels:

@@ -11,14 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from sae.corpus import SPLITS, BosAt, Corpus, Packer, Packing, Selection, write_corpus
 from sae.harvest import Harvest, shard_file
@@ -34,12 +36,15 @@ class Config(SourceConfig):
     """Settings. `model` is a hub id or a local Hugging Face folder; `text` a .txt or .jsonl file, the folder of a
     data set, or a hub id. `n_tokens` counts training vectors (None: the whole text once), `n_heldout_tokens`
     those held out, half to choose on and half to score on (None: what `heldout_share` of the documents gives).
+    `target` is another hook point of the same width, behind `hook`, whose activations dictionaries are to give back:
+    a transcoder, e.g. from ``blocks.2.mlp.hook_in`` to ``blocks.2.mlp.hook_out`` (None: those at `hook` itself).
     """
 
     kind: Literal["transformer"] = "transformer"
     stage: ClassVar[Literal["generate", "stream"]] = "stream"
     model: str
     hook: str
+    target: str | None = None
     text: str
     revision: str | None = None
     dtype: Dtype = "float32"
@@ -64,10 +69,25 @@ class Config(SourceConfig):
     rows_at_once: int = Field(32, gt=0)
     labels: Path | None = None
 
+    @model_validator(mode="after")
+    def _target_is_another(self) -> Config:
+        if self.target == self.hook:
+            raise ValueError(f"target = {self.target!r} is the hook itself; leave it out for an autoencoder")
+        return self
+
     @property
     def provides(self) -> frozenset[str]:
-        model = {"model"} if spliceable(self.hook) else set[str]()
-        return frozenset(model | ({"labels"} if self.labels is not None else set[str]()))
+        here = {
+            "model": spliceable(self.target or self.hook),
+            "labels": self.labels is not None,
+            "targets": self.target is not None,
+        }
+        return frozenset(name for name, is_here in here.items() if is_here)
+
+    @property
+    def hooks(self) -> dict[str, str]:
+        """The hook point of each column of vectors that is stored."""
+        return {"acts": self.hook} | ({} if self.target is None else {"targets": self.target})
 
     @property
     def documents(self) -> Text:
@@ -94,7 +114,7 @@ class Config(SourceConfig):
             return
         labelled = [] if self.labels is None else read_labelled(self.labels)
         model, tokenizer = self.boot(device), self._tokenizer()
-        d_in = model.width(self.hook)
+        d_in = self._width(model)
         model.check_context(self.context)
         select = Selection.of(tokenizer, self.drop_position_0)
         self._check_room(directory, self.n_tokens or 0, d_in)
@@ -102,7 +122,7 @@ class Config(SourceConfig):
         total, done = sum(splits[s]["tokens"] for s in SPLITS), 0
         self._check_room(directory, total, d_in)
         shard_rows = max(1, self.shard_tokens // self.context)
-        harvest = Harvest(model, self.hook, select, self.store_dtype, shard_rows, self.rows_at_once)
+        harvest = Harvest(model, self.hooks, select, self.store_dtype, shard_rows, self.rows_at_once)
         for split in SPLITS:
             corpus = Corpus.open(directory, split, splits[split]["rows"], self.seed)
             splits[split]["shards"] = 0
@@ -119,6 +139,16 @@ class Config(SourceConfig):
         if not facts:
             raise FileNotFoundError(f"{directory}: the activations are not complete; prepare the source first")
         return Activations(self, directory, facts, device)
+
+    def _width(self, model: Model) -> int:
+        """The width of the vectors; a ``ValueError`` where no dictionary can map `hook` to `target`."""
+        d_in = model.width(self.hook)
+        if self.target is not None:
+            try:
+                model.check_target(self.hook, self.target)
+            except ValueError as error:
+                raise ValueError(f"source.target: {error}") from None
+        return d_in
 
     def _tokenizer(self) -> Any:
         tokenizer = load_tokenizer(self.model, self.revision)
@@ -157,7 +187,7 @@ class Config(SourceConfig):
 
     def _check_room(self, directory: Path, n_vectors: int, d_in: int) -> None:
         """A ``ValueError`` before hours are spent where the disk cannot hold the vectors."""
-        needed = n_vectors * d_in * getattr(torch, self.store_dtype).itemsize
+        needed = n_vectors * d_in * len(self.hooks) * getattr(torch, self.store_dtype).itemsize
         there = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         free = shutil.disk_usage(directory).free
         if needed > free + there:
@@ -214,6 +244,7 @@ class Activations(Source):
     def __init__(self, config: Config, directory: Path, facts: Mapping[str, Any], device: str) -> None:
         self.config, self.directory, self.facts, self.device = config, directory, facts, device
         self.d_in = facts["d_in"]
+        self.has_targets = config.target is not None
         self.shards: dict[Split, Shards] = {s: self._open(s) for s in SPLITS}
         self.n_rows: Mapping[Split, int | None] = {s: shards.n_rows for s, shards in self.shards.items()}
 
@@ -226,7 +257,10 @@ class Activations(Source):
             index = epoch_rows(step, size, shards.n_rows, self.config.seed)
         else:
             index = (step * size + np.arange(size)) % shards.n_rows
-        return Batch(shards.rows(index, device=self.device))
+        return Batch(shards.rows(index, device=self.device), targets=self._targets(shards, index))
+
+    def _targets(self, shards: Shards, index: NDArray[np.int64]) -> Tensor | None:
+        return shards.rows(index, "targets", self.device) if self.has_targets else None
 
     def labelled(self) -> tuple[Batch, Batch] | None:
         if self.config.labels is None:
@@ -238,7 +272,7 @@ class Activations(Source):
         every = np.arange(shards.n_rows)
         names = [name for name in shards.names if name.startswith("label.")]
         labels = {n.removeprefix("label."): shards.rows(every, n, self.device).long() for n in names}
-        return Batch(shards.rows(every, device=self.device), labels=labels)
+        return Batch(shards.rows(every, device=self.device), labels=labels, targets=self._targets(shards, every))
 
     def tokens(self, split: Split) -> TokenRows:
         """The rows of tokens that a split's activations come from, in shuffled order: any first part is a sample."""
@@ -249,7 +283,8 @@ class Activations(Source):
 
     @cached_property
     def _site(self) -> Site:
-        return Site(self.config.hook, self.tokens("test"), lambda: self.config.boot(self.device))
+        boot = partial(self.config.boot, self.device)
+        return Site(self.config.hook, self.tokens("test"), boot, self.config.target)
 
     def model(self) -> Site | None:
         return self._site if "model" in self.config.provides else None

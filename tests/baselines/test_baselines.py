@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.baselines import data_points, ica, neurons, oracle, pca, random
+from sae.baselines import data_points, ica, linear, neurons, oracle, pca, random
+from sae.method import training_pairs
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 
@@ -56,6 +57,46 @@ def test_ica_finds_as_many_sparse_features_as_dimensions_and_reconstructs():
     x = source.batch(9, 100).acts
     torch.testing.assert_close(d.decode(d.encode(x)), x, rtol=1e-3, atol=1e-3)
     assert d.card["converged"] is True
+
+
+def test_a_linear_map_is_found_exactly():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 5, generator=g) + 3
+    y = x @ torch.randn(5, 2, generator=g) @ torch.randn(2, 5, generator=g) - 7  # of rank 2
+    d = linear.Config(rank=2).fit(Rows(x, targets=y), 0)
+    assert d.n_latents == 4
+    torch.testing.assert_close(d.decode(d.encode(x)), y, rtol=1e-4, atol=1e-4)
+
+
+def test_no_linear_map_of_the_rank_is_better():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 5, generator=g) @ torch.randn(5, 5, generator=g)
+    y = torch.relu(x @ torch.randn(5, 12, generator=g)) @ torch.randn(12, 5, generator=g)
+    source = Rows(x, targets=y)
+    x, y = (rows.double() for rows in training_pairs(source, 1000, 0))
+    errors: list[float] = []
+    for rank in (1, 2, 3, 5):
+        d = linear.Config(rank=rank).fit(source, 0).to(dtype=torch.float64)
+        errors.append(float((d.decode(d.encode(x)) - y).square().sum()))
+        # Eckart and Young: the least error is that of all linear maps and the singular values left out of their fit.
+        a, b = x - x.mean(0), y - y.mean(0)
+        fit = a @ torch.linalg.lstsq(a, b).solution
+        left_out = torch.linalg.svdvals(fit)[rank:].square().sum()
+        assert errors[-1] == pytest.approx(float((b - fit).square().sum() + left_out), rel=1e-5)
+    assert errors == sorted(errors, reverse=True) and errors[-1] > 0
+
+
+def test_without_targets_the_linear_map_is_that_of_the_principal_components():
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 7) + 2
+    a, b = linear.Config(rank=2).fit(Rows(x), 0), pca.Config(n_components=2).fit(Rows(x), 0)
+    torch.testing.assert_close(a.decode(a.encode(x)), b.decode(b.encode(x)), rtol=1e-3, atol=1e-3)
+
+
+def test_directions_that_never_vary_do_no_harm():
+    x = torch.randn(300, 4)
+    x[:, 2] = 5
+    d = linear.Config().fit(Rows(x, targets=2 * x), 0)
+    torch.testing.assert_close(d.decode(d.encode(x)), 2 * x, rtol=1e-4, atol=1e-4)
 
 
 def test_the_oracle_is_the_ceiling():

@@ -11,11 +11,15 @@ from sae.source import Source
 from sae.sources.correlated import Config as Correlated
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
+from tests.transcoding import Mlp
 
+PAIRS = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(0))
 SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
     "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
+    "pairs": lambda seed: Rows(PAIRS[0], seed=seed, targets=PAIRS[1]),
+    "mlp": lambda seed: Mlp(seed),
 }
 
 
@@ -48,3 +52,14 @@ def test_shapes_and_truth(make: Callable[[int], Source]):
     if source.truth is not None:
         assert batch.codes is not None and float(batch.codes.min()) >= 0
         torch.testing.assert_close(source.truth.directions.norm(dim=-1), torch.ones(12))
+
+
+def test_targets_are_there_where_a_source_says_so_and_belong_to_their_rows(make: Callable[[int], Source]):
+    source, again = make(0), make(0)
+    for split in ("train", "choose", "test"):
+        batch = source.batch(3, 16, split)
+        assert (batch.targets is not None) == source.has_targets
+        assert torch.equal(batch.wanted, again.batch(3, 16, split).wanted)
+        assert batch.wanted.shape == batch.acts.shape and (batch.wanted is batch.acts) != source.has_targets
+    if isinstance(source, Mlp):
+        assert torch.equal(batch.wanted, source(batch.acts))

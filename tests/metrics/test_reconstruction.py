@@ -78,6 +78,19 @@ def test_a_large_offset_costs_no_digits():
     assert scores(d, x)["fvu"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_transcoder_is_held_against_its_targets():
+    x, y = torch.rand(50, 3), torch.randn(50, 3)
+    batch = Batch(x, targets=y)
+    s = Config().score(Case(identity(3), Evidence(batch, batch))).scalars
+    assert s["fvu"] == pytest.approx(float((x - y).square().sum() / (y - y.mean(0)).square().sum()), rel=1e-5)
+    assert s["explained_variance"] == pytest.approx(1 - s["fvu"])
+    assert s["shrinkage"] == pytest.approx(float(x.square().sum() / (x * y).sum()), rel=1e-4)
+    assert s["l0"] == scores(identity(3), x)["l0"]  # the codes are those of what is read
+    batch = Batch(x, targets=x.flip(1))
+    swapped = Relu(torch.eye(3), torch.eye(3).flip(1), torch.zeros(3), torch.zeros(3))
+    assert Config().score(Case(swapped, Evidence(batch, batch))).scalars["fvu"] == 0
+
+
 def test_undefined_is_nan():
     s = scores(constant(torch.zeros(3)), torch.ones(10, 3))
     assert math.isnan(s["shrinkage"]) and math.isnan(s["fvu"]) and math.isnan(s["explained_variance"])

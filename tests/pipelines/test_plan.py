@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from pipelines.config import parse
 from pipelines.plan import plan
@@ -168,3 +170,21 @@ def test_what_a_source_cannot_serve_is_refused_by_both_names(tiny: Given, tmp_pa
     tiny["baselines"]["kinds"] = ["oracle"]
     with pytest.raises(ValueError, match=r"'oracle' needs truth.*'tensor'"):
         steps_of(tiny)
+
+
+def test_methods_that_give_back_their_input_are_refused_where_there_are_targets(tiny: Given, tmp_path: Path):
+    x = torch.randn(50, 4)
+    save_file({"x": x, "y": 2 * x}, tmp_path / "x.safetensors")
+    pairs = {"kind": "tensor", "file": str(tmp_path / "x.safetensors"), "name": "x", "target": "y"}
+    tiny |= {"source": pairs, "score": {}, "baselines": {"kinds": ["linear", "neurons"]}}
+    message = r"baselines.kinds: 'neurons' gives back what it reads, and the source 'tensor' has targets .* 'linear'"
+    with pytest.raises(ValueError, match=message) as error:
+        steps_of(tiny)
+    assert "\n" not in str(error.value)
+    tiny["baselines"] = {"kinds": ["linear"]}
+    assert keys(steps_of(tiny), "train")
+    tiny["source"] = [pairs, {k: v for k, v in pairs.items() if k != "target"}]
+    labels = {s.config["row"]["source"] for s in steps_of(tiny) if s.stage == "score"}
+    assert labels == {"tensor", "tensor target=y"}
+    sources = [s.config["source"] for s in steps_of(tiny) if s.stage == "generate"]
+    assert ["target" in source for source in sources] == [True, False]

@@ -70,3 +70,45 @@ def test_a_pickled_npy_is_not_executed(tmp_path: Path):
     with pytest.raises(ValueError, match="not a whole"):
         Config(file=tmp_path / "trap.npy").prepare(tmp_path / "out", quiet, "cpu")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_target_is_read_beside_its_row(tmp_path: Path):
+    x = torch.randn(50, 3)
+    save_file({"x": x, "y": 2 * x, "label.noun": torch.arange(50) % 2}, tmp_path / "x.safetensors")
+    config = Config(file=tmp_path / "x.safetensors", target="y")
+    assert config.provides == {"labels", "targets"}
+    config.prepare(tmp_path / "out", quiet, "cpu")
+    source = config.open(tmp_path / "out", "cpu")
+    assert source.has_targets
+    for split in ("train", "choose", "test"):
+        batch = source.batch(1, 7, split)
+        assert batch.targets is not None and torch.equal(batch.targets, 2 * batch.acts)
+    assert all(torch.equal(b.wanted, 2 * b.acts) for b in source.labelled() or ())
+    plain = Config(file=tmp_path / "x.safetensors", name="x")
+    assert torch.equal(plain.open(tmp_path, "cpu").batch(1, 7).acts, source.batch(1, 7).acts)
+    assert "target" not in plain.model_dump(mode="json") and config.model_dump(mode="json")["target"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target": "z"}, "there is no tensor 'z'; it has wide, x, y"),
+        ({"target": "y"}, "say which by source.name: wide, x"),
+        ({"name": "x", "target": "wide"}, r"source.target: 'wide' has shape \[50, 4\] where the activations have"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(tmp_path: Path, settings: dict[str, str], words: str):
+    save_file(
+        {"x": torch.randn(50, 3), "y": torch.randn(50, 3), "wide": torch.randn(50, 4)}, tmp_path / "x.safetensors"
+    )
+    with pytest.raises(ValueError, match=words) as error:
+        Config(file=tmp_path / "x.safetensors", **settings).prepare(tmp_path / "out", quiet, "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_the_matrix_that_is_read_is_no_target(tmp_path: Path):
+    with pytest.raises(ValueError, match="'x' is the matrix that is read; leave it out"):
+        Config(file=tmp_path / "x.safetensors", name="x", target="x")
+    save_file({"y": torch.randn(50, 3)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="it has no matrix beside 'y'"):
+        Config(file=tmp_path / "x.safetensors", target="y").prepare(tmp_path / "out", quiet, "cpu")

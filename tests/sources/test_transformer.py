@@ -198,7 +198,7 @@ def test_errors_are_one_line(
     tmp_path: Path, base: dict[str, Any], change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ):
     if "store_dtype" in change:
-        monkeypatch.setattr(Model, "activations", lambda m, tokens, a, h: torch.full((*tokens.shape, 16), 1e5))
+        monkeypatch.setattr(Model, "activations_at", lambda m, tokens, a, h: [torch.full((*tokens.shape, 16), 1e5)])
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         build(tmp_path, **base | change)
     assert message in str(error.value) and "\n" not in str(error.value)

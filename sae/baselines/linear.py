@@ -1,0 +1,39 @@
+"""The best linear map of a given rank from what is read to what is to be given back: reduced-rank regression.
+
+    y_hat = (x - E x) B V V^T + E y,    B = Cov(x)^+ Cov(x, y),    V the top eigenvectors of B^T Cov(x) B
+
+the map of rank r with the least E||y - y_hat||^2 (Izenman 1975, 'Reduced-rank regression for the multivariate linear
+model'). What a transcoder does beyond it is not linear. Each column of V is a positive and a negative latent; where a
+source has no targets y is x, and these are its principal components.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from sae.dictionaries.relu import Relu
+from sae.method import MethodConfig, training_pairs
+from sae.source import Source
+
+
+class Config(MethodConfig):
+    """Settings; the map is fitted to `n_samples` rows; ``2 rank`` latents, ``2 d_in`` where `rank` is unset."""
+
+    kind: Literal["linear"] = "linear"
+    rank: int | None = Field(None, gt=0)
+    n_samples: int = Field(20_000, gt=1)
+
+    fits_targets: ClassVar[bool] = True
+
+    def fit(self, source: Source, seed: int) -> Relu:
+        x, y = (rows.double() for rows in training_pairs(source, self.n_samples, seed))
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        x, y = x - mean_x, y - mean_y
+        B = torch.linalg.pinv(x.T @ x, hermitian=True) @ (x.T @ y)
+        V = torch.linalg.eigh(B.T @ (x.T @ x) @ B)[1].flip(1)[:, : self.rank]
+        W_enc, W_dec = torch.cat([B @ V, -B @ V], 1), torch.cat([V.T, -V.T])
+        b_enc = (mean_y - mean_x) @ W_enc  # a dictionary takes b_dec, the mean of y, from x before it encodes
+        return Relu(W_enc.float(), W_dec.float(), b_enc.float(), mean_y.float())
