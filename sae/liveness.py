@@ -26,6 +26,7 @@ def resample_(
     moments: Mapping[str, Sequence[Tensor]],
     dead: Bool[Tensor, "n_members n_latents"],
     x: Float[Tensor, "pool d_in"],
+    y: Float[Tensor, "pool d_in"],
     errors: Float[Tensor, "n_members pool"],
     seeds: Sequence[int],
     step: int,
@@ -33,7 +34,8 @@ def resample_(
     """Points dead latents at inputs that are badly reconstructed (Bricken et al. 2023, 'Neuron resampling').
 
     Inputs are drawn with probability proportional to their squared loss. The decoder row becomes the unit
-    vector of ``x - b_dec``, the encoder row the same at a fifth of the living rows' mean norm, the bias zero.
+    vector of ``y - b_dec``, the encoder row that of what is read, at a fifth of the living rows' mean norm, the bias
+    zero.
     Adam's moments of exactly those entries are zeroed: old momentum would carry the new row back.
     """
     for i, seed in enumerate(seeds):
@@ -44,12 +46,14 @@ def resample_(
         if not bool(weight.sum() > 0):
             continue
         drawn = torch.multinomial(weight, len(rows), replacement=True, generator=generator("resample", seed, step))
-        direction = x[drawn.to(x.device)] - stack.b_dec[i]
-        direction /= direction.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        read, wanted = (
+            torch.nn.functional.normalize(part[drawn.to(x.device)] - middle[i], dim=-1)
+            for part, middle in ((x, stack.subtracted), (y, stack.b_dec))
+        )
         alive = ~dead[i]
-        norm = stack.W_enc[i][alive].norm(dim=-1).mean() if bool(alive.any()) else direction.new_ones(())
-        stack.W_dec[i, rows] = direction
-        stack.W_enc[i, rows] = direction * (ENCODER_SHARE * norm)
+        norm = stack.W_enc[i][alive].norm(dim=-1).mean() if bool(alive.any()) else read.new_ones(())
+        stack.W_dec[i, rows] = wanted
+        stack.W_enc[i, rows] = read * (ENCODER_SHARE * norm)
         stack.b_enc[i, rows] = 0
         for name in ("W_enc", "W_dec", "b_enc"):
             for moment in moments[name]:

@@ -10,8 +10,8 @@ shrink codes it works in logarithms: L0 falls about as a power of the weight, ov
 serves every source. A penalty that counts moves thresholds, and they move at the pace of the learning rate whatever its
 weight: there the proportional part leads, and the weight may be a reward, for thresholds that have risen too far see so
 few codes that no positive weight, however small, brings them down again; and the integral waits until L0 is within 30%
-of the target, or it would be full of the time that thresholds took to come near. Measured on the demo's source; with less of
-the integral part L1 ends several percent off, with more JumpReLU overshoots and stays there.
+of the target, or it would be full of the time that thresholds took to come near. Measured on the demo's source; with
+less of the integral part L1 ends several percent off, with more JumpReLU overshoots and stays there.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from sae.kernels import Largest, LargestOfBatch, Latents, Positive
 from sae.kinds import Settings
 from sae.seeds import generator
 
+Start = Literal["random", "orthogonal", "data"]
 POSITIVE = Positive()
 Own = Mapping[str, Tensor]
 """Numbers of the latents at hand: `b_enc`, and what an architecture has of its own."""
@@ -277,16 +278,23 @@ class Stack:
         return cls(**known, own={k: v for k, v in named.items() if k not in known})
 
     @classmethod
-    def initialise(cls, seeds: Sequence[int], d_in: int, n_latents: int, mean: Tensor, device: str) -> Stack:
-        """Random unit decoder rows, the encoder their transpose, ``b_enc = 0``, ``b_dec`` at the mean.
+    def initialise(
+        cls,
+        seeds: Sequence[int],
+        n_latents: int,
+        centre: Float[Tensor, " d_in"],
+        device: str,
+        start: Start = "random",
+        rows: Float[Tensor, "rows d_in"] | None = None,
+    ) -> Stack:
+        """Unit decoder rows, the encoder their transpose, ``b_enc = 0``, ``b_dec`` at the `centre`.
 
-        Member i depends on ``seeds[i]`` alone, whatever its company.
+        Member i depends on ``seeds[i]`` and the `rows` alone, whatever its company.
         """
-        rows = torch.stack([torch.randn(n_latents, d_in, generator=generator("init", s)) for s in seeds])
-        rows /= rows.norm(dim=-1, keepdim=True)
-        W_dec = rows.to(device)
+        directions = [first_directions(start, s, n_latents, centre, rows) for s in seeds]
+        W_dec = torch.stack(directions).to(device)
         b_enc = torch.zeros(len(seeds), n_latents, device=device)
-        b_dec = mean.to(device, torch.float32).repeat(len(seeds), 1)
+        b_dec = centre.to(device, torch.float32).repeat(len(seeds), 1)
         return cls(W_dec.clone(), W_dec, b_enc, b_dec)
 
     @property
@@ -339,6 +347,23 @@ class Stack:
         """Copies of one member's tensors in a dictionary's layout (`W_enc` is ``[d_in, n_latents]``)."""
         tensors = {name: tensor[i].clone() for name, tensor in self.tensors().items()}
         return {**tensors, "W_enc": tensors["W_enc"].T.contiguous()}
+
+
+def first_directions(
+    start: Start, seed: int, n_latents: int, centre: Float[Tensor, " d_in"], rows: Float[Tensor, "rows d_in"] | None
+) -> Float[Tensor, "n_latents d_in"]:
+    """Unit vectors: uniform on the sphere, in orthogonal sets of `d_in` (Sharkey et al. 2022), or different rows of the
+    data, centred (repeated where there are too few)."""
+    draw, d_in = generator("init", seed), len(centre)
+    if start == "data":
+        assert rows is not None
+        order = torch.randperm(len(rows), generator=draw).repeat(-(-n_latents // len(rows)))
+        found = rows[order[:n_latents]] - centre
+    else:
+        found = torch.randn(n_latents, d_in, generator=draw)
+    if start == "orthogonal":
+        found = torch.cat([torch.linalg.qr(part.T).Q.T for part in found.split(d_in)])
+    return found / found.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def raw_units(tensors: Mapping[str, Tensor], input_scale: float) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from sae.dense import Terms, bar_of
@@ -25,19 +25,26 @@ from sae.engine import Engine, Precision
 from sae.kernels import Adam
 from sae.kinds import Settings
 from sae.liveness import count_silence_, resample_
-from sae.prefetch import batches_of
+from sae.prefetch import Pair, batches_of
 from sae.schedule import trapezoid
 from sae.source import Source
 from sae.spans import NO_SPANS, Spans
 from sae.sparsity import Control
-from sae.stack import DictionaryConfig, Stack
+from sae.stack import DictionaryConfig, Stack, Start
+from sae.units import Beginning, Scaling, Units
+
+
+def _centre(given: Any) -> Any:
+    """Yes and no, as they were once given."""
+    return {True: "mean", False: "none"}[given] if isinstance(given, bool) else given
 
 
 class TrainConfig(Settings):
     """Settings of the training loop. Shares (`warm_up`, `decay`, ...) are of `steps`.
 
-    `input_scale`: ``sqrt_d`` multiplies the input by ``sqrt(d_in) / E||x||``, so that one l1 means the same on
-    every source; ``none`` leaves it. Both the scale and the mean are taken from the first `n_scale` rows.
+    `input_scale` is told in :mod:`sae.units`; it and what b_dec begins at (`centre`: the mean or the geometric median)
+    are taken from the first `n_scale` rows, and so are decoder rows with ``start = "data"``. With `average`, what comes
+    out is a moving average of the parameters with this factor a step (Polyak and Juditsky 1992).
     Latents that were silent for `dead_after` steps count as dead, and are resampled every `resample_every`
     steps (0: never) during the first share `resample_until`. `precision` is that of the encoder's product
     once codes are sparse: ``screen`` finds the candidates in bfloat16 and computes their codes in float32, so that
@@ -53,8 +60,10 @@ class TrainConfig(Settings):
     warm_up: float = Field(0.02, ge=0, le=1)
     decay: float = Field(0.2, ge=0, le=1)
     penalty_warm_up: float = Field(0.05, ge=0, le=1)
-    input_scale: Literal["sqrt_d", "none"] = "sqrt_d"
-    centre: bool = True
+    input_scale: Scaling = "sqrt_d"
+    centre: Annotated[Literal["mean", "median", "none"], BeforeValidator(_centre)] = "mean"
+    start: Start = "random"
+    average: float = Field(0.0, ge=0, lt=1)
     n_scale: int = Field(32_768, gt=0)
     dead_after: int = Field(500, gt=0)
     resample_every: int = Field(1000, ge=0)
@@ -79,12 +88,13 @@ class State:
     members: Sequence[Member]
     stack: Stack
     moments: Mapping[str, list[Tensor]]
+    average: Mapping[str, Tensor]
     factor: Float[Tensor, " n_members"]
     integral: Float[Tensor, " n_members"]
     smooth_l0: Float[Tensor, " n_members"]
     silent_for: Int[Tensor, "n_members n_latents"]
     is_sparse: Bool[Tensor, " n_members"]
-    scale: float
+    units: Units
     figures: dict[str, Tensor | float]
 
     def records(self) -> list[dict[str, float | int]]:
@@ -110,13 +120,15 @@ class State:
             "silent_for": self.silent_for.clone(),
             "is_sparse": self.is_sparse.clone(),
             "step": torch.tensor(self.step),
-            "scale": torch.tensor(self.scale, dtype=torch.float64),
+            **{f"average.{k}": v.clone() for k, v in self.average.items()},
+            **{f"units.{k}": v for k, v in self.units.tensors().items()},
         }
 
     def dictionaries(self) -> list[Dictionary]:
         """The dictionaries as they are now, in raw units, on the CPU."""
+        stack = Stack.of({**self.stack.tensors(), **self.average})
         return [
-            config.architecture().build({k: v.cpu() for k, v in self.stack.member(i).items()}, self.scale)
+            config.architecture().build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
             for i, (config, _) in enumerate(self.members)
         ]
 
@@ -124,7 +136,8 @@ class State:
 def select_members(checkpoint: Mapping[str, Tensor], members: Sequence[int]) -> dict[str, Tensor]:
     """The checkpoint of some members of a stack, as if they had been trained without the others."""
     keep = list(members)
-    return {name: tensor[keep] if tensor.ndim else tensor for name, tensor in checkpoint.items()}
+    shared = ("step", "units.")
+    return {name: t if name.startswith(shared) else t[keep] for name, t in checkpoint.items()}
 
 
 def train(
@@ -158,9 +171,11 @@ def train_side_by_side(
     Yields the states of all; checkpoints to `resumes` must be of the same step.
     """
     resumes = resumes or [None] * len(stacks)
-    moments = cache(lambda: _moments_of_input(source, config))  # taken once, and only where a stack begins
+    # Looked at once, and only where a stack begins.
+    scaling = config.input_scale, config.centre == "median"
+    beginning = cache(lambda: Beginning.of(source, config.n_scale, config.batch_size, *scaling))
     states = [
-        _start(members, source, config, device, moments())
+        _start(members, source, config, device, beginning())
         if resume is None
         else _restore(members, config, device, resume)
         for members, resume in zip(stacks, resumes, strict=True)
@@ -174,11 +189,11 @@ def train_side_by_side(
     with closing(batches_of(source, coming, config.batch_size, device, spans=spans)) as batches:
         while step < config.steps:
             with spans("data"):
-                x = next(batches).x
+                pair = next(batches)
             step += 1
             logged = step % config.log_every == 0 or step == config.steps
             for team in teams:
-                team.step(x, source, logged)
+                team.step(pair, source, logged)
             if logged:
                 yield states
 
@@ -210,25 +225,29 @@ class _Team:
             target_l0=target,
         )
 
-    def step(self, x: Float[Tensor, "batch d_in"], source: Source, logged: bool) -> None:
-        """One step on rows that are not scaled yet."""
+    def step(self, pair: Pair, source: Source, logged: bool) -> None:
+        """One step on rows in raw units."""
         state, config = self.state, self.config
         lr = config.lr * trapezoid(state.step, config.steps, config.warm_up, config.decay)
         warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
         with self.spans("bookkeeping"):
-            x = x * state.scale
+            x, y = state.units(pair)
             state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
         coefficient = self.full * state.factor * self.control.weight() * warm
         state.step += 1
         adam, steady = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
         dead = state.silent_for >= config.dead_after
-        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, dead=dead, steady=steady)
+        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, y, dead, steady)
         with self.spans("bookkeeping"):
             count_silence_(state.silent_for, terms.fired)
             if self.controls and warm == 1:
                 self.control.follow_(terms.l0)
             if self.first.resampled and _resamples_after(state.step, config):
                 _resample(state, self.engine, source, config)
+            # The first steps count less, or the beginning would be remembered for too long.
+            keep = min(config.average, (1 + state.step) / (10 + state.step))
+            for name, average in state.average.items():
+                average.lerp_(state.stack.parameters()[name], 1 - keep)
             if state.step == config.steps:
                 self._calibrate(source)
             if logged:
@@ -240,57 +259,47 @@ class _Team:
             own, target = self.state.stack.part(i, i + 1), float(self.control.target[i])
             ratios = list[Tensor]()
             pool = _pool(self.state, source, self.config)
-            for x in pool:
+            for x, _ in pool:
                 pre = torch.addmm(own.b_enc[0], x - own.subtracted[0], own.W_enc[0].T)
                 ratio = (pre / own.own["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
                 ratios.append(ratio.topk(min(len(ratio), round(4 * target * len(x)))).values)
-            factor = bar_of(torch.cat(ratios), round(target * sum(len(x) for x in pool)))
+            factor = bar_of(torch.cat(ratios), round(target * sum(len(x) for x, _ in pool)))
             own.own["threshold"].mul_(factor.clamp(0.5, 2))
 
 
-def _start(members: Sequence[Member], source: Source, config: TrainConfig, device: str, moments: InputMoments) -> State:
-    (mean, scale), first = moments, members[0][0]
-    centre = mean * scale if config.centre and first.decoder_bias else torch.zeros_like(mean)
-    seeds = [seed for _, seed in members]
-    stack = Stack.initialise(seeds, source.d_in, first.n_latents, centre, device)
+def _start(members: Sequence[Member], source: Source, config: TrainConfig, device: str, beginning: Beginning) -> State:
+    first, seeds = members[0][0], [seed for _, seed in members]
+    centred = config.centre != "none"
+    centre, target = (
+        part if centred else torch.zeros_like(part) for part in (beginning.centre, beginning.target_centre)
+    )
+    b_dec = target if first.decoder_bias else torch.zeros_like(target)
+    stack = Stack.initialise(seeds, first.n_latents, b_dec, device, config.start, beginning.rows)
     stack.W_enc *= config.encoder_norm
+    if source.has_targets:
+        stack.centre = centre.to(device).repeat(len(seeds), 1)
     begins = first.architecture(0.0).begins
     stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in begins.items()}
     zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
     silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
     dense = torch.zeros(stack.n_members, dtype=torch.bool)
     factor, integral, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar), torch.zeros_like(stack.bar)
-    return State(
-        0, config.steps, config.batch_size, members, stack, zeros, factor, integral, smooth, silent, dense, scale, {}
-    )
-
-
-InputMoments = tuple[Float[Tensor, " d_in"], float]
-"""The mean of the input and its scale."""
-
-
-def _moments_of_input(source: Source, config: TrainConfig) -> InputMoments:
-    """The mean of the first training rows and the input scale, both accumulated in float64."""
-    batches = -(-config.n_scale // config.batch_size)
-    total, norm, rows = torch.zeros(source.d_in, dtype=torch.float64), 0.0, 0
-    for step in range(batches):
-        x = source.batch(step, config.batch_size).acts.double().cpu()
-        total += x.sum(0)
-        norm += float(x.norm(dim=-1).sum())
-        rows += len(x)
-    scale = source.d_in**0.5 / (norm / rows) if config.input_scale == "sqrt_d" and norm > 0 else 1.0
-    return (total / rows).float(), scale
+    average = {name: p.clone() for name, p in stack.parameters().items()} if config.average else {}
+    held = average, factor, integral, smooth, silent, dense
+    return State(0, config.steps, config.batch_size, members, stack, zeros, *held, beginning.units, {})
 
 
 def _restore(members: Sequence[Member], config: TrainConfig, device: str, saved: Mapping[str, Tensor]) -> State:
     tensor = {name: value.to(device).clone() for name, value in saved.items()}
-    stack = Stack.of(
-        {name.removeprefix("parameter."): t for name, t in tensor.items() if name.startswith("parameter.")}
-    )
+
+    def of(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensor.items() if name.startswith(prefix)}
+
+    stack = Stack.of(of("parameter."))
     moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in stack.parameters()}
     held = tensor["factor"], tensor["integral"], tensor["smooth_l0"], tensor["silent_for"], saved["is_sparse"].clone()
-    step, scale = int(saved["step"]), float(saved["scale"])
-    return State(step, config.steps, config.batch_size, members, stack, moments, *held, scale, {})
+    step, units = int(saved["step"]), Units.of(of("units."))
+    return State(step, config.steps, config.batch_size, members, stack, moments, of("average."), *held, units, {})
 
 
 def _resamples_after(step: int, config: TrainConfig) -> bool:
@@ -304,9 +313,10 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
     if not bool(dead.any()):
         return
     pieces = _pool(state, source, config)
-    errors = torch.cat([engine.errors(x) for x in pieces], 1)
+    errors = torch.cat([engine.errors(*piece) for piece in pieces], 1)
+    x, y = (torch.cat(part) for part in zip(*pieces, strict=True))
     seeds = [seed for _, seed in state.members]
-    resample_(state.stack, state.moments, dead, torch.cat(pieces), errors, seeds, state.step)
+    resample_(state.stack, state.moments, dead, x, y, errors, seeds, state.step)
     for name, value in state.members[0][0].architecture(0.0).begins.items():
         for numbers, to in ((state.stack.own[name], value), *((moment, 0.0) for moment in state.moments[name])):
             numbers.masked_fill_(dead, to)
@@ -314,11 +324,12 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
     state.silent_for.masked_fill_(dead, 0)
 
 
-def _pool(state: State, source: Source, config: TrainConfig) -> list[Tensor]:
-    """The scaled rows of the coming steps, `resample_pool` of them or a little more."""
-    batch, device = config.batch_size, state.stack.W_dec.device
+def _pool(state: State, source: Source, config: TrainConfig) -> list[Pair]:
+    """The rows of the coming steps, `resample_pool` of them or a little more."""
+    batch, device = config.batch_size, str(state.stack.W_dec.device)
     coming = range(state.step, state.step + -(-config.resample_pool // batch))
-    return [source.batch(k, batch).acts.to(device, torch.float32) * state.scale for k in coming]
+    with closing(batches_of(source, coming, batch, device, workers=0)) as batches:
+        return [state.units(pair) for pair in batches]
 
 
 def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:

@@ -92,7 +92,7 @@ def test_without_a_decoder_bias_it_stays_zero():
 
 
 def test_resampling_revives_dead_latents_and_resets_their_moments():
-    stack = Stack.initialise([0, 1], 8, 6, torch.zeros(8), "cpu")
+    stack = Stack.initialise([0, 1], 6, torch.zeros(8), "cpu")
     moments = {name: [torch.ones_like(p), torch.ones_like(p)] for name, p in stack.parameters().items()}
     dead = torch.zeros(2, 6, dtype=torch.bool)
     dead[0, [1, 4]] = True
@@ -100,7 +100,7 @@ def test_resampling_revives_dead_latents_and_resets_their_moments():
     errors = torch.zeros(2, 50)
     errors[0, 7] = 1.0  # the only row with a loss is drawn with certainty
     before = {name: p.clone() for name, p in stack.parameters().items()}
-    resample_(stack, moments, dead, x, errors, [0, 1], step=3)
+    resample_(stack, moments, dead, x, x, errors, [0, 1], step=3)
 
     unit = x[7] / x[7].norm()
     living = before["W_enc"][0, [0, 2, 3, 5]].norm(dim=-1).mean()
