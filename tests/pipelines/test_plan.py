@@ -166,3 +166,16 @@ def test_what_a_source_cannot_serve_is_refused_by_both_names(tiny: Given, tmp_pa
     tiny["baselines"]["kinds"] = ["oracle"]
     with pytest.raises(ValueError, match=r"'oracle' needs truth.*'tensor'"):
         steps_of(tiny)
+
+
+def test_sources_of_nested_tables_are_told_apart_in_few_words(tiny: dict[str, Any]):
+    source = {"kind": "features", "n_features": 4, "d_in": 4}
+    tree = {"kind": "tree", "parents": [-1, 0, 0, 0], "probability": 0.1}
+    activities = [tree, {**tree, "scaled": True}, {"kind": "fixed", "k": 2}]
+    tiny["source"] = [{**source, "activity": activity} for activity in activities]
+    labels = dict.fromkeys(s.config["row"]["source"] for s in plan(parse(tiny)) if s.stage == "score")
+    assert list(labels) == [
+        "features activity=(tree scaled=False)",
+        "features activity=(tree scaled=True)",
+        "features activity=fixed",
+    ]
