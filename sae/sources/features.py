@@ -76,6 +76,7 @@ class Config(ToyConfig):
             tensors["offset"] = self.offset * random_directions(1, self.d_in, generator("offset", seed))[0]
         tensors |= {f"activity.{name}": t for name, t in activity.items()}
         tensors |= {f"values.{name}": t for name, t in values.items()}
+        tensors = {name: t.contiguous() for name, t in tensors.items()}
         return tensors | {"probability": self.probability(Law.of(self, tensors))}
 
     def probability(self, law: Law) -> Float[Tensor, " n_features"]:

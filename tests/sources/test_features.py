@@ -117,6 +117,15 @@ def test_prepared_and_built_sources_are_the_same(tmp_path: Path):
     torch.testing.assert_close(built.truth.importance, 0.9 ** torch.arange(26.0))
 
 
+@pytest.mark.parametrize("correlation", [{"kind": "random"}, {"kind": "low_rank", "rank": 2}])
+@pytest.mark.parametrize("directions", ["random", "orthonormal", "repelled"])
+def test_every_part_can_be_written_and_read(tmp_path: Path, correlation: Given, directions: str):
+    activity = {"kind": "copula", "probability": 0.2, "correlation": correlation}
+    config = Config(n_features=6, d_in=7, activity=activity, directions={"kind": directions})
+    config.prepare(tmp_path, lambda done, total, unit: None, "cpu")
+    assert torch.equal(config.open(tmp_path, "cpu").batch(1, 9).acts, config.build().batch(1, 9).acts)
+
+
 def test_parents_are_provided_where_there_are_any():
     assert "parents" in Config(n_features=26, d_in=8, activity=TREE).provides
     flat = {"kind": "tree", "parents": [-1, -1], "probability": 0.1}
