@@ -23,7 +23,7 @@ from torch import Tensor
 from sae.draws import uniform
 from sae.features.activity import PROBABILITY, Activity
 from sae.features.correlation import AnyCorrelation, normals
-from sae.features.series import PerFeature, probabilities
+from sae.features.series import Listed, PerFeature, probabilities
 from sae.seeds import generator
 
 MAX_ROUNDS = 10_000
@@ -35,11 +35,11 @@ class Tree(Activity):
     levels below the root, with `branching` children a node, are laid out level by level: all roots, all their
     children, and so on. Features left over stand alone.
 
-    `probability` has a number for each feature, and `given` says what of: ``marginal`` of being active at all;
-    ``conditional`` of being active where the parent is (the same, for a root); ``nearest`` as ``marginal``, but a coin
-    that would have to fall more often than always falls always, as in SynthSAEBench, so that a feature can be rarer
-    than asked. `correlation` is that of the coins. Under `scaled` a child's magnitude is multiplied by its parent's
-    over the parent's mean.
+    `probability` has a number for each feature, or a list one for each level, and `given` says what of: ``marginal``
+    of being active at all; ``conditional`` of being active where the parent is (the same, for a root); ``nearest`` as
+    ``marginal``, but a coin that would have to fall more often than always falls always, as in SynthSAEBench, so that
+    a feature can be rarer than asked. `correlation` is that of the coins. Under `scaled` a child's magnitude is
+    multiplied by its parent's over the parent's mean.
     """
 
     kind: Literal["tree"] = "tree"
@@ -60,8 +60,8 @@ class Tree(Activity):
         return self
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
-        asked = probabilities(self.probability, n_features, generator("probability", seed), PROBABILITY)
         parents = self.layout(n_features)
+        asked = self.asked(parents, seed)
         coin, probability = self.coins(asked, parents)
         tensors = {"coin": coin.float(), "parents": parents, "siblings": siblings_of(parents)}
         if self.correlation is not None:  # then coins are not independent, and the probabilities no closed form
@@ -86,6 +86,19 @@ class Tree(Activity):
             raise ValueError(f"activity: the trees have {n_nodes} nodes, more than n_features = {n_features}")
         alone = torch.full((self.roots,), -1), torch.full((n_features - n_nodes,), -1)
         return torch.cat([alone[0], torch.arange(n_inner).repeat_interleave(self.branching), alone[1]])
+
+    def asked(self, parents: Int[Tensor, " n_features"], seed: int) -> Float64[Tensor, " n_features"]:
+        """The number of each feature."""
+        levels = generations(parents)
+        by_level = isinstance(self.probability, Listed) and len(self.probability.values) == len(levels)
+        n = len(levels) if by_level else len(parents)
+        found = probabilities(self.probability, n, generator("probability", seed), PROBABILITY)
+        if not by_level:
+            return found
+        spread = torch.zeros(len(parents), dtype=torch.float64)
+        for level, p in zip(levels, found, strict=True):
+            spread[level] = p
+        return spread
 
     def coins(
         self, asked: Float64[Tensor, " n_features"], parents: Int[Tensor, " n_features"]

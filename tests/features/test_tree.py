@@ -74,6 +74,14 @@ def test_rates_are_those_of_the_truth(exclusive: bool, given: str):
     torch.testing.assert_close(tensors["probability"], asked)
 
 
+def test_a_list_may_have_a_number_for_each_level():
+    tree = Tree(roots=2, branching=3, depth=2, probability=[0.4, 0.3, 0.2], given="conditional")
+    p = tree.tensors(30, 0)["probability"]
+    assert torch.equal(p, torch.cat([torch.full((n,), v) for n, v in ((2, 0.4), (6, 0.12), (18, 0.024), (4, 0.4))]))
+    chain = Tree(parents=(-1, 0, 1), probability=[0.5, 0.4, 0.1])  # as many levels as features, and so the same
+    torch.testing.assert_close(chain.tensors(3, 0)["probability"], torch.tensor([0.5, 0.4, 0.1]))
+
+
 def test_siblings_may_take_all_of_the_parents_rows():
     active, tensors = drawn(Tree(parents=(-1, 0, 0, 0), probability=[0.5, 0.25, 0.15, 0.1], exclusive=True), 4)
     torch.testing.assert_close(tensors["probability"], torch.tensor([0.5, 0.25, 0.15, 0.1]), atol=1e-4, rtol=0)
