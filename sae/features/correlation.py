@@ -34,7 +34,8 @@ class Correlation(Settings, ABC):
 
 
 class Dense(Correlation, ABC):
-    """A correlation matrix that is written out."""
+    """A correlation matrix that is written out: its cost grows with the cube of the number of features, to a minute at
+    some thousands."""
 
     @abstractmethod
     def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]: ...

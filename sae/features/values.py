@@ -25,14 +25,10 @@ SIGNED = "codes are not negative; split a signed feature into two, one for each 
 class Values(Settings, ABC):
     """A law of magnitudes."""
 
+    @abstractmethod
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         """What magnitudes are drawn from: `mean` ``[n_features]`` of those above 0, and `positive`, the probability to
         be above 0, where it is not 1 for all."""
-        return {"mean": torch.full((n_features,), self.mean())}
-
-    def mean(self) -> float:
-        """The mean magnitude, where it is the same for all features."""
-        raise NotImplementedError
 
     @abstractmethod
     def draw(self, given: Mapping[str, Tensor], feature: Int[Tensor, " n"], draw: torch.Generator) -> Tensor:
@@ -54,8 +50,8 @@ class Uniform(Values):
             raise ValueError(f"high = {self.high:g} is not above low = {self.low:g}")
         return self
 
-    def mean(self) -> float:
-        return (self.low + self.high) / 2
+    def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
+        return {"mean": torch.full((n_features,), (self.low + self.high) / 2)}
 
     def draw(self, given: Mapping[str, Tensor], feature: Int[Tensor, " n"], draw: torch.Generator) -> Tensor:
         return self.low + (self.high - self.low) * uniform((len(feature),), draw)
@@ -91,9 +87,10 @@ class Choice(Values):
             raise ValueError("weights: one above 0 for each of the values")
         return self
 
-    def mean(self) -> float:
+    def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         weights = self.weights or (1.0,) * len(self.values)
-        return sum(v * w for v, w in zip(self.values, weights, strict=True)) / sum(weights)
+        mean = sum(v * w for v, w in zip(self.values, weights, strict=True)) / sum(weights)
+        return {"mean": torch.full((n_features,), mean)}
 
     def draw(self, given: Mapping[str, Tensor], feature: Int[Tensor, " n"], draw: torch.Generator) -> Tensor:
         upper = torch.tensor(self.weights or (1.0,) * len(self.values)).cumsum(0)
@@ -108,8 +105,8 @@ class LogNormal(Values):
     mu: float = 0.0
     sigma: float = Field(0.25, ge=0)
 
-    def mean(self) -> float:
-        return math.exp(self.mu + self.sigma**2 / 2)
+    def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
+        return {"mean": torch.full((n_features,), math.exp(self.mu + self.sigma**2 / 2))}
 
     def draw(self, given: Mapping[str, Tensor], feature: Int[Tensor, " n"], draw: torch.Generator) -> Tensor:
         return (self.mu + self.sigma * torch.randn(len(feature), generator=draw)).exp_()
@@ -122,9 +119,10 @@ class FoldedNormal(Values):
     mu: float = 0.0
     sigma: float = Field(1.0, gt=0)
 
-    def mean(self) -> float:
+    def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         r = self.mu / self.sigma
-        return self.sigma * math.sqrt(2 / math.pi) * math.exp(-(r**2) / 2) + self.mu * math.erf(r / math.sqrt(2))
+        mean = self.sigma * math.sqrt(2 / math.pi) * math.exp(-(r**2) / 2) + self.mu * math.erf(r / math.sqrt(2))
+        return {"mean": torch.full((n_features,), mean)}
 
     def draw(self, given: Mapping[str, Tensor], feature: Int[Tensor, " n"], draw: torch.Generator) -> Tensor:
         return (self.mu + self.sigma * torch.randn(len(feature), generator=draw)).abs_()

@@ -81,13 +81,13 @@ class Config(MetricConfig):
         assert codes is not None
         rows = (codes[:, p] > 0).nonzero()[:, 0]
         below = forest.below(p)
-        a, active = codes[rows, p], codes[rows][:, below] > 0
+        a, active = codes[rows, p], codes[rows[:, None], below] > 0
         own = forest.latent[p]
         fires, with_child = z[rows, own] != 0, active.any(1)
         found_below = forest.latent[below] >= 0
         latent = forest.latent[below][found_below]
         excess = forest.excess(below[found_below], torch.full_like(latent, p))
-        brought = z[rows][:, latent] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]
+        brought = z[rows[:, None], latent] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]
         full = ~fires & ((brought >= self.full_share * a[:, None]) & (excess >= self.full_cosine)).any(1)
         absorbed = (brought * (excess >= self.fraction_cosine)).clamp_min(0).sum(1)
         kept = (z[rows, own] * (d.W_dec[own] @ forest.directions[p])).clamp_min(0)

@@ -40,7 +40,7 @@ AnyActivity = Annotated[Independent | Copula | Correlated | OneOf | Fixed | Tree
 class Config(ToyConfig):
     """Settings. `noise` is the standard deviation of Gaussian noise on every coordinate, `offset` the norm of a
     constant vector of random direction that is added to every row. `importance` is what toy models weight their loss
-    by; nothing here depends on it."""
+    by; nothing here depends on it. A list directly in this table is a sweep; inside the nested ones it is a list."""
 
     kind: Literal["features"] = "features"
     n_features: int = Field(gt=0)
@@ -118,9 +118,9 @@ class Law:
         codes = self.config.activity.draw(self.activity, size, draw)
         row, feature = codes.nonzero(as_tuple=True)
         codes[row, feature] = self.config.values.draw(self.values, feature, draw)
+        scaled = isinstance(self.config.activity, Tree) and self.config.activity.scaled
         for child, parent in self.levels:
             above = codes[:, parent]
-            scaled = isinstance(self.config.activity, Tree) and self.config.activity.scaled
             # A parent whose magnitude was cut off at 0 is silent, and silences its children.
             codes[:, child] *= above / self.values["mean"][parent] if scaled else above > 0
         return codes
