@@ -77,6 +77,15 @@ def test_half_absorbed():
     assert s["absorption_fraction"] == pytest.approx(2 / 5 * 0.5)
 
 
+def test_a_parent_that_is_written_in_full_is_not_absorbed_by_who_writes_it_again():
+    d = Relu.tied(F.clone())
+    d.W_dec[1] = F[0] + F[1]
+    s = score(d).scalars
+    assert s["absorption_full"] == 0 and s["absorption_fraction"] == 0 and s["parent_in_child"] > 0.7
+    weak = Relu(d.W_enc * torch.tensor([0.75, 1, 1, 1]), d.W_dec, d.b_enc, d.b_dec)
+    assert score(weak).scalars["absorption_fraction"] == pytest.approx(2 / 5 * 1 / 1.75)
+
+
 def test_a_hedging_latent_has_its_child_mixed_in():
     d = Relu.tied(torch.stack([F[0] + 0.5 * F[1], F[2], F[3]]))
     s = score(d).scalars
