@@ -154,8 +154,17 @@ def _labels(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str]:
     for own in settings:
         alike = [other for other in settings if other["kind"] == own["kind"]]
         differ = [f for f in own if f not in skip and any(other.get(f) != own[f] for other in alike)]
-        labels.append(" ".join([own["kind"], *(f"{f}={own[f]}" for f in differ)]))
+        labels.append(" ".join([own["kind"], *(f"{f}={_value(own, alike, f)}" for f in differ)]))
     return labels
+
+
+def _value(own: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], field: str) -> Any:
+    """What one setting has in a field; of a nested table its kind, and what its likes differ in."""
+    if not isinstance(own[field], Mapping):
+        return own[field]
+    tables = [other[field] for other in alike if isinstance(other[field], Mapping)]
+    label = _labels(tables, skip=set())[tables.index(own[field])]
+    return f"({label})" if " " in label else label
 
 
 def _title(row: Row) -> str:

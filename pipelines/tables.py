@@ -84,24 +84,50 @@ def build(cls: type[S], table: Mapping[str, Any], where: str) -> S:
 
 
 def _told(mistake: ErrorDetails, cls: type[Settings], where: str) -> str:
-    path = [str(part) for part in mistake["loc"]]
+    path, reached = _followed(cls, [str(part) for part in mistake["loc"]])
     field = ".".join([where, *path] if where else path)
     if mistake["type"] == "extra_forbidden":
         table = field.rpartition(".")[0]
-        return f"{field}: {unknown(path[-1], _keys(cls, path[:-1]), f'key of [{table}]' if table else 'key')}"
+        return f"{field}: {unknown(path[-1], _keys(reached), f'key of [{table}]' if table else 'key')}"
     if mistake["type"] == "missing":
         return f"{field} is missing: give it a value"
+    if mistake["type"] == "union_tag_not_found":
+        return f"{field}.kind is missing: give it a value"
+    if mistake["type"] == "union_tag_invalid":
+        kinds = [c.model_fields["kind"].default for c in _choices(reached)]
+        return f"{field}: {unknown(str(mistake.get('ctx', {})['tag']), kinds, 'kind')}"
     message = mistake["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("\n", " ")
     message = message.replace("valid dictionary", "table").replace("Tuple", "the list")
     if not path:  # a rule between fields names them itself
         return f"{where}: {message}"
+    if mistake["type"] == "value_error" and isinstance(mistake["input"], Mapping):  # and so one of a nested table
+        return f"{field}: {message}"
     return f"{field} = {mistake['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _keys(cls: type[Settings], path: Sequence[str]) -> Collection[str]:
-    """The known keys of the table that `path` leads to."""
-    for name in path:
-        below = cls.model_fields[name].annotation
-        assert isinstance(below, type) and issubclass(below, Settings)
-        cls = below
-    return cls.model_fields
+def _followed(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]:
+    """The keys that a user wrote on the way to a mistake, and the type of the last table on it. Where a field takes
+    tables of several kinds, pydantic's path names the kind too."""
+    keys: list[str] = []
+    reached: Any = cls
+    for part in path:
+        named = {c.model_fields["kind"].default: c for c in _choices(reached) if "kind" in c.model_fields}
+        if len(named) > 1 and part in named:
+            reached = named[part]
+            continue
+        keys.append(part)
+        if part in _keys(reached):
+            reached = reached.model_fields[part].annotation
+    return keys, reached
+
+
+def _choices(annotation: Any) -> list[type[Settings]]:
+    """The classes of settings that a field takes."""
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [cls for choice in get_args(annotation) for cls in _choices(choice)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Settings) else []
+
+
+def _keys(reached: Any) -> Collection[str]:
+    """The known keys of a table."""
+    return reached.model_fields if isinstance(reached, type) and issubclass(reached, Settings) else ()

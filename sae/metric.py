@@ -37,9 +37,11 @@ class Evidence:
 
     @property
     def provides(self) -> frozenset[str]:
-        """The subset of ``truth, codes, labels, model, targets`` that is here."""
+        """The subset of ``truth, parents, codes, labels, model, targets`` that is here."""
+        parents = None if self.truth is None else self.truth.parents
         present = {
             "truth": self.truth is not None,
+            "parents": parents is not None and bool((parents >= 0).any()),
             "codes": self.test.codes is not None,
             "labels": self.labelled is not None,
             "model": self.model is not None,
@@ -102,7 +104,7 @@ class MetricConfig(Settings, ABC):
     """Settings of one family of scores. `needs` is checked against what the source provides before work starts."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """All of these must be there, out of ``truth``, ``codes``, ``labels``, ``model``."""
+    """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``."""
     needs_any: ClassVar[frozenset[str]] = frozenset()
     """At least one of these must be there; empty means no such demand."""
 

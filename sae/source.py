@@ -90,10 +90,10 @@ Progress = Callable[[int, int, str], None]
 class SourceConfig(Settings, ABC):
     """Settings of one kind of source.
 
-    `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``codes``, ``labels``,
-    ``model``, and whether there are ``targets``. `stage` is the pipeline stage that prepares it: ``generate`` for
-    what is computed from the settings alone or read from a file of activations, ``stream`` for what a model must be
-    run for.
+    `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``parents``, ``codes``,
+    ``labels``, ``model``, and whether there are ``targets``. `stage` is the pipeline stage that prepares it:
+    ``generate`` for what is computed from the settings alone or read from a file of activations, ``stream`` for what
+    a model must be run for.
     """
 
     stage: ClassVar[Literal["generate", "stream"]] = "generate"

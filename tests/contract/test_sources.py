@@ -9,14 +9,30 @@ import torch
 
 from sae.source import Source
 from sae.sources.correlated import Config as Correlated
+from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 from tests.transcoding import Mlp
 
 PAIRS = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(0))
+ACTIVITIES = (
+    {"kind": "independent", "probability": 0.1},
+    {"kind": "copula", "probability": 0.2, "correlation": {"kind": "random"}},
+    {"kind": "correlated", "size": 3, "probability": 0.3},
+    {"kind": "one_of", "size": 4},
+    {"kind": "fixed", "k": 2},
+    {"kind": "tree", "roots": 2, "branching": 5, "depth": 1, "probability": 0.15, "given": "conditional"},
+)
+
+
+def features(activity: dict[str, object]) -> Callable[[int], Source]:
+    return lambda seed: Features(n_features=12, d_in=6, activity=activity, noise=0.01, offset=1, seed=seed).build()
+
+
 SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
+    **{f"features {activity['kind']}": features(activity) for activity in ACTIVITIES},
     "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
     "pairs": lambda seed: Rows(PAIRS[0], seed=seed, targets=PAIRS[1]),
     "mlp": lambda seed: Mlp(seed),

@@ -133,6 +133,8 @@ def test_every_field_of_training_and_of_the_dictionary_matters(data: st.DataObje
         "values": "constant",
         "precision": "screen",
         "penalty": "tanh",
+        "centre": "median",
+        "start": "data",
     }
     if isinstance(value, bool):
         changed = str(not value).lower()
@@ -188,3 +190,16 @@ def test_methods_that_give_back_their_input_are_refused_where_there_are_targets(
     assert labels == {"tensor", "tensor target=y"}
     sources = [s.config["source"] for s in steps_of(tiny) if s.stage == "generate"]
     assert ["target" in source for source in sources] == [True, False]
+
+
+def test_sources_of_nested_tables_are_told_apart_in_few_words(tiny: dict[str, Any]):
+    source = {"kind": "features", "n_features": 4, "d_in": 4}
+    tree = {"kind": "tree", "parents": [-1, 0, 0, 0], "probability": 0.1}
+    activities = [tree, {**tree, "scaled": True}, {"kind": "fixed", "k": 2}]
+    tiny["source"] = [{**source, "activity": activity} for activity in activities]
+    labels = dict.fromkeys(s.config["row"]["source"] for s in plan(parse(tiny)) if s.stage == "score")
+    assert list(labels) == [
+        "features activity=(tree scaled=False)",
+        "features activity=(tree scaled=True)",
+        "features activity=fixed",
+    ]

@@ -14,6 +14,7 @@ from pipelines.config import read
 from pipelines.plan import plan
 from pipelines.progress import Board
 from pipelines.store import Store
+from sae.sources.features import Config as Features
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -54,6 +55,33 @@ def test_the_demo_tells_its_story(tmp_path: Path):
     baselines = {r["method"] for r in rows} - {"relu", "oracle"}
     assert baselines == {"random", "data_points", "neurons", "pca", "ica"}
     assert all(best[2.0] > max(of(rows, "mcc", method=b)) for b in baselines)
+
+
+def test_below_its_l0_the_truth_reconstructs_as_badly_as_published():
+    """'Sparse but wrong': the true dictionary held to 5 of 11 active features has a squared error of 4.88."""
+    [config] = read(CONFIGS / "suites" / "corr-50.toml").sources
+    assert isinstance(config, Features)
+    source = config.build()
+    batch = source.batch(0, 20_000, "test")
+    assert float((batch.codes > 0).sum(1).float().mean()) == pytest.approx(11, abs=0.3)
+    largest = batch.codes.flatten().topk(5 * 20_000).values[-1]  # over the batch, as BatchTopK
+    kept = batch.codes * (batch.codes >= largest)
+    error = (batch.acts - kept @ source.truth.directions).square().sum(1).mean()
+    assert float(error) == pytest.approx(4.88, abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("both_cores")
+def test_sparsity_makes_a_child_absorb_its_parent(tmp_path: Path):
+    """About two minutes on two cores."""
+    rows = scores("suites/absorb-4", tmp_path, "dictionary.l1=0.1")
+    tree, control = ([r for r in rows if kind in r["source"]] for kind in ("tree", "independent"))
+    assert min(of(control, "mcc", method="relu")) > 0.99
+    assert max(of(tree, "parent_recall_child", method="relu")) < 0.05
+    assert min(of(tree, "parent_recall_alone", method="relu")) > 0.95
+    assert of(tree, "absorption_full", method="relu") == pytest.approx([0.2] * 3, abs=0.02)
+    assert of(tree, "parent_in_child", method="relu") == pytest.approx([0.5**0.5] * 3, abs=0.03)
+    assert of(tree, "absorption_full", method="oracle") == [0]
 
 
 @pytest.mark.slow
