@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import sae
-from sae.dictionaries.lasso import Lasso
 from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.kinds import kinds
@@ -18,8 +17,6 @@ def make(kind: str) -> sae.Dictionary:
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(10, 6, generator=g)
     rows /= rows.norm(dim=-1, keepdim=True)
-    if kind == "lasso":
-        return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
     if kind == "topk":
         return TopK(
             torch.randn(6, 10, generator=g), rows, torch.randn(10, generator=g), torch.randn(6, generator=g), k=3
