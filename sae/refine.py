@@ -44,7 +44,7 @@ class RefineConfig(Settings):
     `replace_until`; of two whose cosine is above `same` one counts as contributing nothing. Latents that fire in less
     than a share `rare` of the rows at the end are dropped."""
 
-    steps: int = Field(60, gt=0)
+    steps: int = Field(40, gt=0)
     batch_size: int = Field(4096, gt=0)
     l1: float = Field(0.08, ge=0)
     l1_end: float = Field(0.015, ge=0)
