@@ -46,8 +46,6 @@ def _as_encoders(given: Any) -> Any:
 
 Repeated = Annotated[tuple[Table, ...], BeforeValidator(_as_list)]
 Kinds = Annotated[tuple[Table, ...], BeforeValidator(_as_tables)]
-
-
 Encoders = Annotated[tuple[Table, ...], BeforeValidator(_as_encoders)]
 
 

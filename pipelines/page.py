@@ -20,8 +20,8 @@ MAIN = (
 )
 """The scores of the table that one reads first; the others are folded away."""
 
-
 COST = "encoder_cost"
+
 REM_PER_POINT = 0.092
 """The size at which every figure stands on the page, so that their letters are equally large."""
 
@@ -100,7 +100,7 @@ def render(
 
 def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
     """The scores of the first table; with encoders of different cost, firing as it is and that cost."""
-    differ = len({s.mean(COST) for s in settings}) > 1
+    differ = len({s.mean(COST) for s in settings if COST in s.scores and not s.is_baseline}) > 1
     return [n for n in (*MAIN, *(("f1", COST) if differ else ())) if n in names] or list(names[:10])
 
 

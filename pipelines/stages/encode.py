@@ -24,7 +24,7 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
         settings = job.step.config["encoder"]
         config = config_class("sae.encoders", settings["kind"])(**settings)
         assert isinstance(config, EncoderConfig)
-        d = load(job.inputs["dictionary"])
+        d = load(job.inputs["dictionary"]).to(runtime.device)
         with torch.no_grad():
             read = config.fit(d, source, job.step.config["seed"])
         save(read.with_card(**{**d.card, "encoder": dict(settings), "step": job.step.name}), job.out / "dictionary")

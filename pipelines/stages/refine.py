@@ -22,7 +22,8 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
         tell(i, len(jobs), "dictionaries")
         config = RefineConfig(**job.step.config["refine"])
         with torch.no_grad():
-            d = refined(load(job.inputs["dictionary"]), source, config, job.step.config["seed"])
+            start = load(job.inputs["dictionary"]).to(runtime.device)
+            d = refined(start, source, config, job.step.config["seed"])
         save(d.with_card(**{**d.card, "step": job.step.name}), job.out / "dictionary")
         yield job
     tell(len(jobs), len(jobs), "dictionaries")
