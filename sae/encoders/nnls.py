@@ -10,7 +10,7 @@ the lasso.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -33,14 +33,17 @@ class Config(EncoderConfig):
     n_iterations: int = Field(200, gt=0)
     tolerance: float = Field(1e-4, ge=0)
 
-    def fit(self, d: Dictionary, source: Source | None, seed: int) -> Nnls:
+    def fit(self, d: Dictionary, source: Source | None, seed: int) -> Dictionary:
+        """Codes that are a lasso's already have a support of their own, on which they are debiased."""
         tensors, settings = d.tensors(), d.settings()
+        if "debias" in settings and self.k is None:
+            return replace(d, debias=True)
         threshold = tensors.pop("threshold", torch.zeros_like(d.b_enc))
         own_k = int(settings.pop("k", d.n_latents))
         if set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"} or settings:
             raise ValueError(
                 f"encoder 'nnls' takes its support from one layer, which a {d.kind!r} dictionary is not read by; "
-                "'fista' with debias = true does the same after a lasso"
+                "'fista' with debias = true takes it from a lasso"
             )
         k = min(self.k or d.n_latents, own_k, d.n_latents)
         layer = d.W_enc, d.W_dec, d.b_enc, d.b_dec

@@ -151,6 +151,14 @@ def test_topk_and_thresholds_are_the_support_of_least_squares():
     assert int((narrow > 0).sum(-1).max()) == 2
 
 
+def test_least_squares_on_the_support_of_a_lasso_is_its_debiased_form():
+    lasso = start().with_encoder("fista", units="raw", l1=0.05)
+    x, debiased = source().batch(0, 40, "test").acts, lasso.with_encoder("nnls")
+    z = debiased.encode(x)
+    assert debiased.settings()["debias"] is True and bool(((z > 0) <= (lasso.encode(x) > 0)).all())
+    assert float((debiased.decode(z) - x).norm()) < float((lasso.decode(lasso.encode(x)) - x).norm())
+
+
 def test_optimisation_costs_more_than_a_layer():
     layer = N * D
     assert start().multiply_adds() == layer
@@ -168,8 +176,8 @@ def test_mistakes_are_told_in_one_line():
         start().with_encoder("threshold")
     with pytest.raises(ValueError, match="to measure the unit of l1"):
         start().with_encoder("fista")
-    with pytest.raises(ValueError, match="a 'fista' dictionary is not read by"):
-        start().with_encoder("fista", units="raw").with_encoder("nnls")
+    with pytest.raises(ValueError, match="a 'omp' dictionary is not read by"):
+        start().with_encoder("omp").with_encoder("nnls")
     with pytest.raises(ValueError, match=r"x: rows of width 5, but the dictionary takes 8"):
         start().with_encoder("fista", torch.randn(30, 5))
     assert start().with_encoder("fista", units="raw", l1=0.1).settings()["l1"] == 0.1
