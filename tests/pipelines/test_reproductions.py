@@ -71,7 +71,7 @@ def test_sharkeys_toy_in_the_middle_of_the_grid(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("both_cores")
 def test_directions_and_firing_are_right_together(tmp_path: Path):
-    """About half an hour on two cores: `python -m pytest -m slow -k right_together`."""
+    """About twenty minutes on two cores: `python -m pytest -m slow -k right_together`."""
     rows = scores("suites/sharkey-512", tmp_path)
     refined = {"method": "relu+refine", "n_latents": 512}
     assert min(of(rows, "mcc", **refined)) >= 0.98
