@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BeforeValidator, Field
 
 from pipelines.tables import Table, build, expand, override
+from sae.encoder import EncoderConfig
 from sae.kinds import Settings, config_class, configurable
 from sae.method import MethodConfig
 from sae.metric import MetricConfig
+from sae.refine import RefineConfig
 from sae.source import SourceConfig
 from sae.stack import DictionaryConfig
 from sae.train import TrainConfig
@@ -37,8 +39,14 @@ def _as_tables(given: Any) -> Any:
     return [{"kind": entry} if isinstance(entry, str) else entry for entry in cast(list[Any], given)]
 
 
+def _as_encoders(given: Any) -> Any:
+    """One encoder is a list of one."""
+    return _as_tables([given] if isinstance(given, str | dict) else given)
+
+
 Repeated = Annotated[tuple[Table, ...], BeforeValidator(_as_list)]
 Kinds = Annotated[tuple[Table, ...], BeforeValidator(_as_tables)]
+Encoders = Annotated[tuple[Table, ...], BeforeValidator(_as_encoders)]
 
 
 class BaselineTable(Settings):
@@ -72,13 +80,15 @@ class RuntimeTable(Settings):
 
 
 class Tables(Settings):
-    """The file as it is written; ``[[source]]`` and ``[[dictionary]]`` may be given several times."""
+    """The file as it is written; ``[[source]]`` and ``[[dictionary]]`` may be given several times. A dictionary's
+    ``refine = {...}`` (or true) adds its refinement; `encoder` lists what every dictionary is read by."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
     title: str = ""
     description: str = ""
     source: Repeated = Field(min_length=1)
     dictionary: Repeated = ()
+    encoder: Encoders = ()
     train: Table = Field(default_factory=dict)
     baselines: BaselineTable = BaselineTable()
     score: ScoreTable = ScoreTable()
@@ -95,6 +105,8 @@ class Config:
     description: str
     sources: tuple[SourceConfig, ...]
     dictionaries: tuple[DictionaryConfig, ...]
+    refinements: tuple[tuple[DictionaryConfig, RefineConfig], ...]
+    encoders: tuple[EncoderConfig, ...]
     trainings: tuple[TrainConfig, ...]
     seeds: tuple[int, ...]
     baselines: tuple[MethodConfig, ...]
@@ -123,7 +135,8 @@ def read(file: Path, overrides: Sequence[str] = ()) -> Config:
 def parse(table: Mapping[str, Any]) -> Config:
     """The run that a table describes. Raises ``ValueError`` of one line."""
     tables = build(Tables, table, "")
-    dictionaries = _sweep("sae.dictionaries", DictionaryConfig, tables.dictionary, "dictionary")
+    plain = [{name: value for name, value in t.items() if name != "refine"} for t in tables.dictionary]
+    dictionaries = _sweep("sae.dictionaries", DictionaryConfig, plain, "dictionary")
     baselines = _baselines(tables.baselines.kinds, widths=list(dict.fromkeys(d.n_latents for d in dictionaries)))
     if not dictionaries and not baselines:
         raise ValueError("dictionary is missing: give a [dictionary] table, or kinds under [baselines]")
@@ -137,6 +150,8 @@ def parse(table: Mapping[str, Any]) -> Config:
         description=tables.description,
         sources=_sweep("sae.sources", SourceConfig, tables.source, "source"),
         dictionaries=dictionaries,
+        refinements=_refinements(tables.dictionary),
+        encoders=_sweep("sae.encoders", EncoderConfig, tables.encoder, "encoder"),
         trainings=tuple(build(TrainConfig, t, "train") for t in expand(TrainConfig, training, "train")),
         seeds=seeds,
         baselines=baselines,
@@ -156,6 +171,23 @@ def _sweep(package: str, noun: type[C], tables: Sequence[Table], where: str) -> 
         cls = _class(package, noun, table, where)
         built = (build(cls, settings, where) for settings in expand(cls, table, where))
         found += [settings for settings in built if settings not in found]
+    return tuple(found)
+
+
+def _refinements(tables: Sequence[Table]) -> tuple[tuple[DictionaryConfig, RefineConfig], ...]:
+    """The dictionaries whose table asks for it, each with every setting of its ``refine``."""
+    found: list[tuple[DictionaryConfig, RefineConfig]] = []
+    for table in tables:
+        asked = {} if table.get("refine") is True else table.get("refine", False)
+        if asked is False:
+            continue
+        if not isinstance(asked, dict):
+            raise ValueError(f"dictionary.refine = {asked!r}: give true, or a table of settings such as {{steps = 60}}")
+        plain = {name: value for name, value in table.items() if name != "refine"}
+        every = expand(RefineConfig, cast(Table, asked), "dictionary.refine")
+        settings = [build(RefineConfig, t, "dictionary.refine") for t in every]
+        own = _sweep("sae.dictionaries", DictionaryConfig, [plain], "dictionary")
+        found += [(d, s) for d in own for s in settings if (d, s) not in found]
     return tuple(found)
 
 

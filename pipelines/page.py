@@ -20,6 +20,7 @@ MAIN = (
 )
 """The scores of the table that one reads first; the others are folded away."""
 
+COST = "encoder_cost"
 
 REM_PER_POINT = 0.092
 """The size at which every figure stands on the page, so that their letters are equally large."""
@@ -78,7 +79,7 @@ def render(
         sections=[
             {
                 "about": section,
-                "main": (main := [n for n in MAIN if n in names] or names[:10]),
+                "main": (main := main_scores(section.settings, names)),
                 "lines": lines(section.settings, score, main),
                 "all": lines(section.settings, score, names),
                 "figures": [(f, inline(f.svg, f"s{i}-{f.name}")) for f in section.figures],
@@ -95,6 +96,12 @@ def render(
         versions=versions(),
         several_data=any(len(s.members) > next((e.n for e in s.scores.values()), 0) > 1 for s in everything),
     )
+
+
+def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
+    """The scores of the first table; with encoders of different cost, firing as it is and that cost."""
+    differ = len({s.mean(COST) for s in settings if COST in s.scores and not s.is_baseline}) > 1
+    return [n for n in (*MAIN, *(("f1", COST) if differ else ())) if n in names] or list(names[:10])
 
 
 def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[Line]:
@@ -126,8 +133,10 @@ def note(s: Setting, score: str) -> str:
 
 def facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What was run, in a few numbers."""
-    trained = sum(len(s.members) for s in settings if not s.is_baseline)
-    baselines = sum(len(s.members) for s in settings if s.is_baseline)
+    trained, baselines = (
+        sum(dict((s.but_encoder, len(s.members)) for s in settings if s.is_baseline == own).values())
+        for own in (False, True)
+    )
     seeds = {len(s.members) for s in settings if not s.is_baseline} or {len(s.members) for s in settings}
     n_sources = len({s.source for s in settings})
     devices = sorted({str(m["device"]) for m in manifests if "device" in m})

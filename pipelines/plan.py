@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import Config
-from pipelines.stages import generate, report, score, stream, train
+from pipelines.stages import encode, generate, refine, report, score, stream, train
 from pipelines.step import Stage, Step
 from pipelines.store import sha256
 from sae.kinds import Settings, configurable
@@ -20,6 +20,8 @@ STAGES: dict[str, Stage] = {
     "generate": generate,
     "stream": stream,
     "train": train,
+    "refine": refine,
+    "encode": encode,
     "score": score,
     "report": report,
 }
@@ -36,19 +38,24 @@ def plan(config: Config) -> list[Step]:
     """
     sources = [_source(source) for source in config.sources]
     labels = _labels([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
-    trained: list[Step] = []
+    made: dict[str, Step] = {}
+    read: list[Step] = []
     scored: list[Step] = []
     report_inputs: dict[str, Step] = {f"source.{i}": step for i, step in enumerate(sources)}
     for settings, step, label in zip(config.sources, sources, labels, strict=True):
         _check_baselines(config.baselines, settings)
         metrics = [metric.model_dump(mode="json") for metric in _metrics(config, settings)]
-        for dictionary, row in [*_dictionaries(config, step), *_baselines(config, step)]:
-            row = {"source": label, **row, "data_seed": settings.seed}
-            trained.append(dictionary)
-            scored.append(_score(step, dictionary, {"n_rows": config.n_rows, "metrics": metrics}, row))
-    for i, (dictionary, its_score) in enumerate(zip(trained, scored, strict=True)):
+        for dictionary, row in [*_dictionaries(config, step), *_refinements(config, step), *_baselines(config, step)]:
+            made[dictionary.name] = dictionary
+            for its_reading, its_row in _readings(config, step, dictionary, row):
+                its_row = {"source": label, **its_row, "data_seed": settings.seed}
+                made[its_reading.name] = its_reading
+                read.append(its_reading)
+                scored.append(_score(step, its_reading, {"n_rows": config.n_rows, "metrics": metrics}, its_row))
+    for i, (dictionary, its_score) in enumerate(zip(read, scored, strict=True)):
         report_inputs |= {f"train.{i}": dictionary, f"score.{i}": its_score}
-    return [*sources, *trained, *scored, _report(config, report_inputs)]
+    order = sorted(made.values(), key=lambda step: list(STAGES).index(step.stage))
+    return [*sources, *order, *scored, _report(config, report_inputs)]
 
 
 def _source(source: SourceConfig) -> Step:
@@ -76,6 +83,35 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
         }
         content = {"dictionary": settings, "train": how, "seed": seed}
         yield Step("train", train.VERSION, content, {"source": source}, f"train-{together.key}", _title(row)), row
+
+
+def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
+    """One step for every dictionary that is to be refined; what is trained for it is a step of its own."""
+    every = [{"kind": "refine", **settings.model_dump(mode="json")} for _, settings in config.refinements]
+    trained = {step.key: (step, row) for step, row in _dictionaries(config, source)}
+    for (dictionary, refinement), label in zip(config.refinements, _labels(every, skip=set()), strict=True):
+        for step, row in trained.values():
+            if step.config["dictionary"] != dictionary.model_dump(mode="json"):
+                continue
+            row = {**row, "method": f"{row['method']}+{label}"}
+            content = {"refine": refinement.model_dump(mode="json"), "seed": row["seed"]}
+            yield Step("refine", refine.VERSION, content, {"source": source, "dictionary": step}, "", _title(row)), row
+
+
+def _readings(config: Config, source: Step, dictionary: Step, row: Row) -> Iterator[tuple[Step, Row]]:
+    """A dictionary as each encoder reads it; where the config names none, as it is."""
+    if not config.encoders:
+        yield dictionary, row
+    every = [encoder.model_dump(mode="json") for encoder in config.encoders]
+    for settings, label in zip(every, _labels(every, skip=set()), strict=True):
+        own = {**row, "encoder": label}
+        if settings["kind"] == "own":
+            yield dictionary, own
+            continue
+        content = {"encoder": settings, "seed": row["seed"] or 0}
+        group = Step("encode", encode.VERSION, content, {"source": source})
+        inputs = {"source": source, "dictionary": dictionary}
+        yield Step("encode", encode.VERSION, content, inputs, f"encode-{group.key}", _title(own)), own
 
 
 def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
@@ -169,7 +205,8 @@ def _value(own: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], field: st
 
 def _title(row: Row) -> str:
     named = {name: row[name] for name in ("n_latents", "l1", "target_l0", "seed") if row[name] is not None}
-    return " ".join([row["method"], *(f"{name}={value}" for name, value in named.items())])
+    encoder = [f"({row['encoder']})"] if row["encoder"] else []
+    return " ".join([row["method"], *encoder, *(f"{name}={value}" for name, value in named.items())])
 
 
 def _content_hash(file: Path, field: str) -> str:

@@ -35,6 +35,7 @@ SCORES: dict[str, Score] = {
     "shrinkage": Score("", "E|x̂|² / E[x·x̂]: 1 is unbiased, below 1 too small"),
     "dead": Score("", "share of latents that fire on no test row"),
     "dense": Score("", "share of latents that fire on more than a tenth of the test rows"),
+    "encoder_cost": Score("", "multiply-adds to encode a row, at most, over those of one layer"),
     "l1_norm": Score("", "mean sum of the codes of a row"),
     "mmcs_truth": Score("more", "mean over features of the best latent's cosine (a recall)"),
     "mmcs_latents": Score("more", "mean over latents of the best feature's cosine (a precision)"),
@@ -149,7 +150,7 @@ class Setting:
     @property
     def kind(self) -> str:
         """The method's kind; `method` may go on with the settings in which its likes differ."""
-        return self.method.partition(" ")[0]
+        return self.method.partition(" ")[0].partition("+")[0]
 
     @property
     def is_baseline(self) -> bool:
@@ -158,6 +159,11 @@ class Setting:
     @property
     def is_oracle(self) -> bool:
         return self.kind == "oracle"
+
+    @property
+    def but_encoder(self) -> tuple[object, ...]:
+        """What its directions are told by: settings that differ in the encoder alone are one dictionary, read twice."""
+        return self.source, self.method, self.n_latents, self.l1, self.target_l0, self.others
 
     @property
     def copies(self) -> bool:

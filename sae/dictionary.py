@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.kinds import configurable, unknown
+from sae.source import Source, source_of
+
 D = TypeVar("D", bound="Dictionary")
 
 
@@ -48,6 +51,25 @@ class Dictionary(ABC):
     @abstractmethod
     def settings(self) -> dict[str, float | int | str | bool]:
         """What :meth:`encode` needs beyond the tensors; saved beside them, and given back as keywords."""
+
+    def multiply_adds(self) -> int:
+        """What it costs to encode one row; one layer unless a kind says otherwise."""
+        return self.d_in * self.n_latents
+
+    def with_encoder(self, kind: str, x: Tensor | Source | None = None, seed: int = 0, **settings: Any) -> Dictionary:
+        """The same directions read by another encoder, one of ``sae/encoders/`` with its settings.
+
+        `x`, a matrix ``[rows, d_in]`` (a fifth of it is left out, as in :func:`sae.fit`) or a source, gives the
+        training rows that most encoders measure a unit on or are fitted to. A ``ValueError`` of one line names what
+        is unknown or missing.
+        """
+        if kind not in configurable("sae.encoders"):
+            raise ValueError(unknown(kind, configurable("sae.encoders"), "encoder"))
+        source = None if x is None else source_of(x, self.d_in)
+        config = configurable("sae.encoders")[kind].Config(**settings)
+        with torch.no_grad():
+            read: Dictionary = config.fit(self, source, seed)
+        return read.with_card(**{**self.card, "encoder": config.model_dump()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the dictionary by its name."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import model_serializer
 from torch import Tensor
 
-from sae.kinds import Settings
+from sae.kinds import Settings, kinds
 
 if TYPE_CHECKING:
     from sae.model import Site
@@ -81,6 +82,17 @@ class Source(ABC):
     def model(self) -> Site | None:
         """Where in a model the activations come from, to splice a dictionary in there, if they come from one."""
         return None
+
+
+def source_of(x: Tensor | Source, d_in: int) -> Source:
+    """A source as it is, a matrix of activations ``[rows, d_in]`` as one that holds a fifth of the rows out;
+    a ``ValueError`` of one line where the width is another than `d_in`."""
+    if isinstance(x, Tensor) and (x.ndim != 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all())):
+        raise ValueError(f"x: a finite float matrix [rows, {d_in}] expected, not {x.dtype} {list(x.shape)}")
+    source = kinds("sae.sources")["tensor"].Rows(x.detach()) if isinstance(x, Tensor) else x
+    if source.d_in != d_in:
+        raise ValueError(f"x: rows of width {source.d_in}, but the dictionary takes {d_in}")
+    return source
 
 
 Progress = Callable[[int, int, str], None]

@@ -14,7 +14,7 @@ C = (0.5 + torch.rand(400, 6, generator=G)) * (torch.rand(400, 6, generator=G) <
 X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 
-RECONSTRUCTION = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"}
+RECONSTRUCTION = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"} | {"encoder_cost"}
 RECOVERY = {"mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness"}
 FIRING = {f"{n}{form}" for n in ("precision", "recall", "f1") for form in ("", "_chosen")} | {"f1_macro", "threshold"}
 DECILES = {f"mmcs_decile_{i}" for i in range(1, 11)}

@@ -57,6 +57,9 @@ class MatchingPursuit(Dictionary):
             r = torch.addcmul(r, amount[:, None], self.W_dec[latent], value=-1)
         return z.view(*x.shape[:-1], self.n_latents)
 
+    def multiply_adds(self) -> int:
+        return self.k * self.d_in * self.n_latents
+
     def settings(self) -> dict[str, float | int | str | bool]:
         return {"k": self.k}
 

@@ -20,6 +20,8 @@ from sae.kinds import kinds, unknown
 FORMAT = 1
 HEADER = "dictionary.json"
 WEIGHTS = "dictionary.safetensors"
+RENAMED = {"lasso": "fista"}
+"""Kinds that files of earlier versions name otherwise."""
 
 
 def is_native(path: Path) -> bool:
@@ -52,10 +54,13 @@ def load_native(path: Path) -> Dictionary:
     """Reads the folder; a ``ValueError`` of one line names the file and what is wrong with it."""
     header = read_header(path / HEADER)
     tensors = read_tensors(path / WEIGHTS)
-    kind = header["kind"]
-    if kind not in kinds("sae.dictionaries"):
-        raise ValueError(f"{path / HEADER}: {unknown(str(kind), kinds('sae.dictionaries'), 'kind of dictionary')}")
-    cls: type[Dictionary] = kinds("sae.dictionaries")[kind].KIND
+    kind = RENAMED.get(header["kind"], header["kind"])
+    known = {
+        name: m.KIND for name, m in (kinds("sae.dictionaries") | kinds("sae.encoders")).items() if hasattr(m, "KIND")
+    }
+    if kind not in known:
+        raise ValueError(f"{path / HEADER}: {unknown(str(kind), known, 'kind of dictionary')}")
+    cls: type[Dictionary] = known[kind]
     check_shapes(tensors, path / WEIGHTS)
     try:
         return cls(**tensors, **header["settings"], card=header["card"])

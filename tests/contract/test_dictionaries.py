@@ -9,7 +9,6 @@ import torch
 
 import sae
 from sae.dictionaries.gated import Gated
-from sae.dictionaries.lasso import Lasso
 from sae.dictionaries.matching_pursuit import MatchingPursuit
 from sae.dictionaries.matryoshka import Matryoshka
 from sae.dictionaries.topk import TopK
@@ -20,8 +19,6 @@ def make(kind: str) -> sae.Dictionary:
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(10, 6, generator=g)
     rows /= rows.norm(dim=-1, keepdim=True)
-    if kind == "lasso":
-        return Lasso.over(rows, torch.randn(6, generator=g), l1=0.05, n_iterations=30)
     b_enc, b_dec, own = torch.randn(10, generator=g), torch.randn(6, generator=g), torch.rand(10, generator=g)
     if kind == "matching_pursuit":
         return MatchingPursuit(rows.T.contiguous(), rows, torch.zeros(10), b_dec, k=3)

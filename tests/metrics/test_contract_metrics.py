@@ -123,7 +123,7 @@ def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
     d = Relu.tied(random_directions(64, 32, torch.Generator().manual_seed(0)))
     s = metric.score(Case(d, evidence)).scalars
     bounds = {"explained_variance": (-1, 0.3), "mcc": (0.3, 0.5), "mmcs_truth": (0.3, 0.5), "recovered_80": (0, 0.05)}
-    bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85)}
+    bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85), "encoder_cost": (1, 1)}
     bounds |= {"parents_found": (0, 0.75)}
     shown = set(bounds) & set(s)
     assert shown and all(bounds[name][0] <= s[name] <= bounds[name][1] for name in shown), s

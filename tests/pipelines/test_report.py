@@ -54,7 +54,7 @@ def dictionaries() -> list[tuple[dict[str, Any], Dictionary]]:
             d = Relu.tied(torch.nn.functional.normalize(source.truth.directions + noise * wrong))
             found.append((row("relu", seed, l1=l1), replace(d, b_enc=d.b_enc - 0.1 * l1)))
     found += [(row("random", seed), Random(n_latents=24).fit(source, seed)) for seed in range(3)]
-    return [*found, (row("oracle", None, encoder="lasso"), Oracle(n_iterations=20).fit(source, 0))]
+    return [*found, (row("oracle", None, encoder="fista"), Oracle(n_iterations=20).fit(source, 0))]
 
 
 def written(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:

@@ -98,6 +98,19 @@ def test_sharkeys_toy_in_the_middle_of_the_grid(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("both_cores")
+def test_directions_and_firing_are_right_together(tmp_path: Path):
+    """About twenty minutes on two cores: `python -m pytest -m slow -k right_together`."""
+    rows = scores("suites/sharkey-512", tmp_path)
+    refined = {"method": "relu+refine", "n_latents": 512}
+    assert min(of(rows, "mcc", **refined)) >= 0.98
+    assert min(of(rows, "f1", encoder="fista", **refined)) >= 0.92
+    assert min(of(rows, "f1", encoder="threshold", **refined)) >= 0.85
+    assert set(of(rows, "encoder_cost", encoder="threshold", **refined)) == {1.0}
+    assert max(of(rows, "f1", method="relu", encoder="own")) < 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("both_cores")
 def test_a_real_model_keeps_its_loss(tmp_path: Path, shared_data: Path):
     """About four minutes on two cores."""
     model, text = shared_data / "models" / "stories260k", shared_data / "text" / "tinystories_train.txt"

@@ -1,0 +1,29 @@
+"""Stage `refine`: a trained dictionary's directions and firing made right together, on training rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from pipelines.sources import open_source
+from pipelines.step import Job, Runtime, Tell
+from sae.files import load, save
+from sae.refine import RefineConfig, refined
+
+VERSION = 1
+
+
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
+    """Leaves ``dictionary/`` in every job's directory."""
+    source = open_source(jobs[0].inputs["source"], runtime.device)
+    for i, job in enumerate(jobs):
+        tell(i, len(jobs), "dictionaries")
+        config = RefineConfig(**job.step.config["refine"])
+        with torch.no_grad():
+            start = load(job.inputs["dictionary"]).to(runtime.device)
+            d = refined(start, source, config, job.step.config["seed"])
+        save(d.with_card(**{**d.card, "step": job.step.name}), job.out / "dictionary")
+        yield job
+    tell(len(jobs), len(jobs), "dictionaries")

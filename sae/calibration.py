@@ -1,0 +1,60 @@
+"""One layer fitted to sparse codes: when a latent should fire, and how much."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LATENTS_AT_ONCE = 64
+
+
+class Jump(NamedTuple):
+    """``z_j = (slope_j v_j + offset_j)`` where that is above `threshold_j`, else 0."""
+
+    slope: Float[Tensor, " n_latents"]
+    offset: Float[Tensor, " n_latents"]
+    threshold: Float[Tensor, " n_latents"]
+
+
+def fit_jump(v: Float[Tensor, "rows n_latents"], codes: Float[Tensor, "rows n_latents"]) -> Jump:
+    """The jump with which each latent's `v` agrees best with its `codes`.
+
+    It fires above the threshold with the highest F1 against ``codes > 0``; the magnitude is the least-squares line
+    through the codes where both fire. A latent that is never active in `codes` never fires.
+    """
+    pieces = zip(v.split(LATENTS_AT_ONCE, 1), codes.split(LATENTS_AT_ONCE, 1), strict=True)
+    threshold = torch.cat([best_threshold(own, target) for own, target in pieces])
+    both = (v > threshold) & (codes > 0)
+    slope, offset = _line(v, codes, both)
+    # In units of the codes, in which nothing negative may pass.
+    raised = (slope * threshold + offset).clamp(min=0, max=torch.finfo(v.dtype).max)
+    return Jump(slope, offset, torch.where(both.any(0), raised, torch.full_like(raised, torch.finfo(v.dtype).max)))
+
+
+def best_threshold(v: Float[Tensor, "rows some"], codes: Float[Tensor, "rows some"]) -> Float[Tensor, " some"]:
+    """Of the places between two neighbouring values of `v`, that of the highest ``F1 = 2 |A & P| / (|A| + |P|)`` with
+    A the rows above it and P those with a positive code; the highest place of several."""
+    ordered = v.sort(dim=0, descending=True)
+    active = codes > 0
+    hits = active.gather(0, ordered.indices).cumsum(0)
+    fires = torch.arange(1, len(v) + 1, device=v.device)[:, None]
+    f1 = 2 * hits / (fires + active.sum(0))
+    last = f1.argmax(0, keepdim=True)
+    below = ordered.values.gather(0, (last + 1).clamp_max(len(v) - 1))
+    return (ordered.values.gather(0, last) + below)[0] / 2
+
+
+def _line(v: Tensor, codes: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset of least squares where `where`; through the origin where the points give no rising line."""
+    weight = where.to(v.dtype)
+    n = weight.sum(0).clamp_min(1)
+    mean_v, mean_z = (weight * v).sum(0) / n, (weight * codes).sum(0) / n
+    spread = (weight * (v - mean_v).square()).sum(0)
+    slope = (weight * (v - mean_v) * (codes - mean_z)).sum(0) / spread.clamp_min(1e-12)
+    flat = (slope <= 0) | (spread <= 1e-12)
+    ratio = mean_z / torch.where(mean_v > 0, mean_v, torch.ones_like(mean_v))
+    slope = torch.where(flat, torch.where(mean_v > 0, ratio, torch.zeros_like(ratio)), slope)
+    return slope, mean_z - slope * mean_v

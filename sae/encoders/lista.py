@@ -1,0 +1,111 @@
+"""A few unrolled steps of iterative shrinkage with step sizes and thresholds of their own, learned after the fact.
+
+    z_0 = 0,    z_{t+1} = ReLU(z_t + step_t * (c - z_t W_dec W_dec^T) - shift_t),    c = (x - b_dec) W_dec^T
+    codes: z_T, in whose last step `slope`, `offset` and a threshold take the place of the ReLU
+
+Gregor and LeCun 2010, 'Learning fast approximations of sparse coding', in the form of few parameters that Liu et al.
+2019 ('ALISTA') justify: the matrices are the decoder's, and ``step_t, shift_t`` one number for every latent. They are
+trained by Adam to give the debiased lasso codes of training rows; the last jump is set by :mod:`sae.calibration`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.calibration import fit_jump
+from sae.coding import gram_product, largest_eigenvalue, sparse_codes
+from sae.dictionary import Dictionary
+from sae.encoder import LassoConfig, needed, training_rows
+from sae.seeds import generator
+from sae.source import Source
+
+
+class Config(LassoConfig):
+    """Settings: the lasso whose codes on `n_rows` training rows are learned, `n_steps` unrolled steps, and `steps`,
+    `batch_size` and `lr` of the learning."""
+
+    kind: Literal["lista"] = "lista"
+    n_steps: int = Field(4, gt=0)
+    n_rows: int = Field(32_768, gt=0)
+    steps: int = Field(300, gt=0)
+    batch_size: int = Field(512, gt=0)
+    lr: float = Field(0.02, gt=0)
+
+    def fit(self, d: Dictionary, source: Source | None, seed: int) -> Lista:
+        x = training_rows(needed(source, "to learn the steps on"), d, 1, self.n_rows) - d.b_dec
+        l1, threshold = self.raw(d, source)
+        codes = sparse_codes(x, d.W_dec, l1, threshold, self.n_iterations, self.tolerance).debiased
+        first = 1 / largest_eigenvalue(d.W_dec)
+        step = torch.ones_like(d.b_enc).repeat(self.n_steps, 1) * first
+        step[0] = 1 / d.W_dec.square().sum(-1).clamp_min(1e-12)  # one latent alone is found in one step
+        shift = torch.full_like(step, max(l1, threshold)) * step
+        step, shift = self.learn(x @ d.W_dec.T, codes, d.W_dec, step, shift, seed)
+        jump = fit_jump(unroll(x @ d.W_dec.T, d.W_dec, step, shift), codes)
+        W_enc, b_enc = d.W_dec.T.contiguous(), torch.zeros_like(d.b_enc)
+        return Lista(W_enc, d.W_dec, b_enc, d.b_dec, step, shift, **jump._asdict())
+
+    def learn(
+        self, correlation: Tensor, codes: Tensor, W_dec: Tensor, step: Tensor, shift: Tensor, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """The steps and shifts that bring the last codes nearest to `codes`, in squared error."""
+        parameters = [step.clone().requires_grad_(), shift.clone().requires_grad_()]
+        adam = torch.optim.Adam(parameters, lr=self.lr)
+        draw = generator("lista", seed)
+        for k in range(self.steps):
+            adam.param_groups[0]["lr"] = self.lr * (1 - k / self.steps)
+            index = torch.randint(len(codes), (self.batch_size,), generator=draw).to(codes.device)
+            with torch.enable_grad():
+                z = torch.relu(unroll(correlation[index], W_dec, *parameters))
+                loss = (z - codes[index]).square().sum(-1).mean()
+            step_gradient, shift_gradient = torch.autograd.grad(loss, parameters)
+            parameters[0].grad, parameters[1].grad = step_gradient, shift_gradient
+            adam.step()
+        return parameters[0].detach(), parameters[1].detach()
+
+
+def unroll(
+    correlation: Float[Tensor, "*batch n_latents"],
+    W_dec: Float[Tensor, "n_latents d_in"],
+    step: Float[Tensor, "n_steps n_latents"],
+    shift: Float[Tensor, "n_steps n_latents"],
+) -> Float[Tensor, "*batch n_latents"]:
+    """All steps, the last one without its ReLU."""
+    product, v = gram_product(W_dec), step[0] * correlation - shift[0]
+    for along, down in zip(step[1:], shift[1:], strict=True):
+        z = torch.relu(v)
+        v = z + along * (correlation - product(z)) - down
+    return v
+
+
+@dataclass(frozen=True, eq=False)
+class Lista(Dictionary):
+    """The unrolled steps; `W_enc` is the decoder's transpose and `b_enc` zero."""
+
+    kind: ClassVar[str] = "lista"
+
+    step: Float[Tensor, "n_steps n_latents"]
+    shift: Float[Tensor, "n_steps n_latents"]
+    slope: Float[Tensor, " n_latents"]
+    offset: Float[Tensor, " n_latents"]
+    threshold: Float[Tensor, " n_latents"]
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        v = unroll((x - self.b_dec) @ self.W_enc + self.b_enc, self.W_dec, self.step, self.shift)
+        z = v * self.slope + self.offset
+        return torch.where(z > self.threshold, z, torch.zeros_like(z))
+
+    def multiply_adds(self) -> int:
+        one_product = self.n_latents * min(self.n_latents, 2 * self.d_in)
+        return self.d_in * self.n_latents + (len(self.step) - 1) * one_product
+
+    def settings(self) -> dict[str, float | int | str | bool]:
+        return {}
+
+
+KIND = Lista

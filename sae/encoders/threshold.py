@@ -1,0 +1,133 @@
+"""One layer with a threshold for every latent, set on training rows.
+
+    z_j = pre_j where pre_j > threshold_j, else 0;    pre = (x - b_dec) W_enc + b_enc
+
+It turns what L1 leaves, a dust of small codes and shrunken large ones, into a JumpReLU (Rajamanoharan et al. 2024).
+No truth is used: the thresholds, slopes and offsets are those that agree best with the non-negative lasso codes of
+training rows, debiased (:mod:`sae.calibration`). With ``layer = "own"`` the rows of `W_enc` keep their directions.
+With ``layer = "learned"`` they are learned anew, one logistic regression a latent of whether its lasso code is
+positive, from Fisher's discriminant on,
+
+    W_enc = Cov(x)^-1 W_dec^T,    minimise  -sum_j [y_j log p_j + (1 - y_j) log(1 - p_j)],    p = sigmoid(x W_enc + b)
+
+by Adam. Into every row of a batch one latent drawn at random is planted, ``x + z_j W_dec[j]`` with z_j one of its own
+codes, so that rare latents are seen as often as frequent ones; the thresholds are set on rows as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.calibration import fit_jump
+from sae.coding import sparse_codes
+from sae.dictionary import Dictionary, above
+from sae.encoder import LassoConfig, needed, training_rows
+from sae.seeds import generator
+from sae.source import Source
+
+START_LOGIT = 12.0
+"""What a planted code of 1 adds to its logit in the beginning."""
+START_BIAS = -5.0
+
+
+class Config(LassoConfig):
+    """Settings: the lasso whose codes on `n_rows` training rows are agreed with; with ``layer = "learned"`` also the
+    `steps`, `batch_size` and `lr` of the regression. The time goes into the lasso codes."""
+
+    kind: Literal["threshold"] = "threshold"
+    layer: Literal["own", "learned"] = "own"
+    n_rows: int = Field(65_536, gt=0)
+    steps: int = Field(1000, gt=0)
+    batch_size: int = Field(2048, gt=0)
+    lr: float = Field(0.3, gt=0)
+
+    def fit(self, d: Dictionary, source: Source | None, seed: int) -> Threshold:
+        x = training_rows(needed(source, "to set thresholds on"), d, 1, self.n_rows) - d.b_dec
+        codes = sparse_codes(x, d.W_dec, *self.raw(d, source), self.n_iterations, self.tolerance).debiased
+        if self.layer == "own":
+            W_enc, b_enc = d.W_enc, d.b_enc
+        else:
+            W_enc, b_enc = self.learn(x, codes, d.W_dec, seed)
+        slope, offset, threshold = fit_jump(x @ W_enc + b_enc, codes)
+        return Threshold(W_enc * slope, d.W_dec, b_enc * slope + offset, d.b_dec, threshold=threshold)
+
+    def learn(
+        self,
+        x: Float[Tensor, "rows d_in"],
+        codes: Float[Tensor, "rows n_latents"],
+        W_dec: Float[Tensor, "n_latents d_in"],
+        seed: int,
+    ) -> tuple[Float[Tensor, "d_in n_latents"], Float[Tensor, " n_latents"]]:
+        """The logistic regressions, all at once; `x` is without ``b_dec``."""
+        W = discriminant(x, W_dec)
+        parameters = [W * START_LOGIT, torch.full_like(W[0], START_BIAS)]
+        adam = torch.optim.Adam(parameters, lr=self.lr, betas=(0.9, 0.99))
+        draw, plant = generator("threshold", seed), Planter(codes, W_dec)
+        for step in range(self.steps):
+            adam.param_groups[0]["lr"] = self.lr * (1 - step / self.steps)
+            index = torch.randint(len(x), (self.batch_size,), generator=draw).to(x.device)
+            rows, active = plant(x[index], codes[index] > 0, draw)
+            error = torch.sigmoid(rows @ parameters[0] + parameters[1]) - active.to(x.dtype)
+            parameters[0].grad = rows.T @ error / self.batch_size
+            parameters[1].grad = error.mean(0)
+            adam.step()
+        return parameters[0], parameters[1]
+
+
+def discriminant(
+    x: Float[Tensor, "rows d_in"], W_dec: Float[Tensor, "n_latents d_in"]
+) -> Float[Tensor, "d_in n_latents"]:
+    """Fisher's: ``Cov(x)^-1 W_dec^T``, scaled so that a code of 1 adds 1."""
+    centred = (x - x.mean(0)).double()
+    covariance = centred.T @ centred / len(x)
+    ridge = 1e-4 * covariance.diagonal().mean().clamp_min(1e-12) * torch.eye(len(covariance)).to(covariance)
+    W = torch.linalg.solve(covariance + ridge, W_dec.T.double())
+    along = (W * W_dec.T).sum(0)
+    return (W / torch.where(along > 0, along, torch.ones_like(along))).to(x.dtype)
+
+
+class Planter:
+    """Adds one more latent to every row, with one of the codes that it was seen with."""
+
+    def __init__(self, codes: Float[Tensor, "rows n_latents"], W_dec: Float[Tensor, "n_latents d_in"]) -> None:
+        by_latent = codes.T.contiguous()
+        self.counts = (by_latent > 0).sum(1).cpu()
+        self.first = self.counts.cumsum(0) - self.counts
+        self.codes, self.W_dec = by_latent[by_latent > 0], W_dec
+        self.seen = self.counts.nonzero()[:, 0]
+
+    def __call__(
+        self, x: Float[Tensor, "batch d_in"], active: Tensor, draw: torch.Generator
+    ) -> tuple[Float[Tensor, "batch d_in"], Tensor]:
+        """The rows with their plants, and what is active in them then."""
+        if len(self.seen) == 0:
+            return x, active
+        latent = self.seen[torch.randint(len(self.seen), (len(x),), generator=draw)]
+        which = (torch.rand(len(x), generator=draw) * self.counts[latent]).long()
+        place, latent = (self.first[latent] + which).to(x.device), latent.to(x.device)
+        planted = x + self.codes[place][:, None] * self.W_dec[latent]
+        return planted, active.scatter(1, latent[:, None], True)
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold(Dictionary):
+    """``z = pre * [pre > threshold]``."""
+
+    kind: ClassVar[str] = "threshold"
+
+    threshold: Float[Tensor, " n_latents"]
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
+
+    def settings(self) -> dict[str, float | int | str | bool]:
+        return {}
+
+
+KIND = Threshold
