@@ -124,9 +124,13 @@ class State:
             **{f"units.{k}": v for k, v in self.units.tensors().items()},
         }
 
+    def result(self) -> Stack:
+        """The parameters that dictionaries are made of, as views: their average, where one is kept."""
+        return Stack.of({**self.stack.tensors(), **self.average})
+
     def dictionaries(self) -> list[Dictionary]:
         """The dictionaries as they are now, in raw units, on the CPU."""
-        stack = Stack.of({**self.stack.tensors(), **self.average})
+        stack = self.result()
         return [
             config.architecture().build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
             for i, (config, _) in enumerate(self.members)
@@ -256,7 +260,7 @@ class _Team:
     def _calibrate(self, source: Source) -> None:
         """Has thresholds that were controlled meet the target on the pool of the coming rows, by one factor for all."""
         for i in (self.control.counts & ~self.control.target.isnan()).nonzero()[:, 0].tolist():
-            own, target = self.state.stack.part(i, i + 1), float(self.control.target[i])
+            own, target = self.state.result().part(i, i + 1), float(self.control.target[i])
             ratios = list[Tensor]()
             pool = _pool(self.state, source, self.config)
             for x, _ in pool:

@@ -30,7 +30,7 @@ from sae.method import MethodConfig
 from sae.stack import DictionaryConfig
 from sae.train import Member, State, TrainConfig, select_members, train_side_by_side
 
-VERSION = 2
+VERSION = 3
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
