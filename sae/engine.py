@@ -59,7 +59,13 @@ class Engine:
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
         n_members, n_latents, d_in = stack.W_dec.shape
         codes = batch * n_latents
-        self.at_once = 1 if codes >= LARGE.get(stack.W_dec.device.type, codes + 1) else n_members
+        is_large = codes >= LARGE.get(stack.W_dec.device.type, codes + 1)
+        self.at_once = 1 if is_large else n_members
+        # On the sparse path, members with levels or with dead latents that learn are taken one by one: while they are
+        # small, together on the dense path is faster.
+        by_one = len(architecture.levels) > 1 or architecture.revival is not None
+        pursues = isinstance(architecture.selection, Pursuit)
+        self._may_be_sparse = not pursues and (is_large or not by_one)
         self._dense = Dense(self.at_once, n_latents, d_in, batch, stack.W_dec)
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None
@@ -252,7 +258,7 @@ class Engine:
     def _choose_paths(self, l0: Tensor) -> None:
         density = (l0 / self.stack.W_dec.shape[1]).to(self.is_sparse.device)
         bound = torch.where(self.is_sparse, self.kernels.dense_above, self.kernels.sparse_below)
-        is_sparse = (density < bound) & (not isinstance(self.architecture.selection, Pursuit))
+        is_sparse = (density < bound) & self._may_be_sparse
         if not torch.equal(is_sparse, self.is_sparse):
             self._captured.clear()
         self.is_sparse.copy_(is_sparse)
