@@ -237,7 +237,7 @@ class _Team:
         with self.spans("bookkeeping"):
             x, y = state.units(pair)
             state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
-        coefficient = self.full * state.factor * self.control.weight() * warm
+        coefficient = self.full * state.factor * self.control.weight(state.step / config.steps) * warm
         state.step += 1
         adam, steady = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
         dead = state.silent_for >= config.dead_after
@@ -245,7 +245,7 @@ class _Team:
         with self.spans("bookkeeping"):
             count_silence_(state.silent_for, terms.fired)
             if self.controls and warm == 1:
-                self.control.follow_(terms.l0)
+                self.control.follow_(terms.l0, state.step / config.steps)
             if self.first.resampled and _resamples_after(state.step, config):
                 _resample(state, self.engine, source, config)
             # The first steps count less, or the beginning would be remembered for too long.

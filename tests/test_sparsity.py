@@ -22,26 +22,27 @@ def control(target: float, counts: torch.Tensor = NO) -> Control:
 def test_a_penalty_that_shrinks_ends_at_the_target(power: float, natural: float):
     """L0 follows ``natural * weight^-power`` with a lag of a hundred steps, after a dense beginning."""
     held, l0 = control(20.0), torch.tensor([2000.0])
-    for _ in range(STEPS):
-        held.follow_(l0)
-        l0 = l0 * (natural * held.weight() ** -power / l0) ** 0.01
+    for step in range(STEPS):
+        held.follow_(l0, step / STEPS)
+        l0 = l0 * (natural * held.weight(step / STEPS) ** -power / l0) ** 0.01
     assert float(l0) == pytest.approx(20, rel=0.02)
 
 
 def test_thresholds_that_rose_too_far_come_down_again():
     """Thresholds move at the pace of the learning rate, whichever way the penalty pushes."""
     held, threshold = control(5.0, YES), torch.tensor([3.0])
-    for _ in range(STEPS):
+    for step in range(STEPS):
         l0 = 100 * torch.exp(-2 * threshold)
-        held.follow_(l0)
-        threshold = threshold + 1e-3 * held.weight().clamp(-1, 1)
+        held.follow_(l0, step / STEPS)
+        threshold = threshold + 1e-3 * held.weight(step / STEPS).clamp(-1, 1)
     assert float(l0) == pytest.approx(5, rel=0.03)
 
 
 def test_members_without_a_target_keep_their_weight():
     held = Control(torch.tensor([torch.nan, 4.0]), NO.expand(2), torch.zeros(2), torch.zeros(2), STEPS)
-    held.follow_(torch.tensor([50.0, 50.0]))
-    assert held.weight()[0] == 1 and held.weight()[1] > 1
+    held.follow_(torch.tensor([50.0, 50.0]), 0.5)
+    weight = held.weight(0.5)
+    assert weight[0] == 1 and weight[1] > 1
     assert not Control(torch.tensor([torch.nan]), NO, torch.zeros(1), torch.zeros(1), STEPS).at_work
 
 
