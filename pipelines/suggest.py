@@ -128,7 +128,10 @@ def more(curve: Curve) -> list[int]:
 
 def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -> Config:
     """The sweep as a config of its own; the settings of a dictionary of the kind are kept but for its sparsity."""
-    cls = config_class("sae.dictionaries", kind)
+    try:
+        cls = config_class("sae.dictionaries", kind)
+    except ValueError as error:
+        raise ValueError(f"--kind: {error}") from None
     assert issubclass(cls, DictionaryConfig)
     aim = "k" if issubclass(cls, SelectingConfig) else "l0"
     if aim not in cls.model_fields:
@@ -207,7 +210,8 @@ def draw(curve: Curve) -> Figure:
     for at, _, ink in lines:
         ax.axvline(at, color=ink, lw=1, ls=(0, (4, 3)), zorder=0)
     # The two lie together where the method works: their names go to either side.
-    for (at, text, ink), side in zip(sorted(lines), ("right", "left") if len(lines) > 1 else ("center",), strict=True):
+    sides = ("right", "left") if len(lines) > 1 else ("center",)
+    for (at, text, ink), side in zip(sorted(lines), sides, strict=False):
         ax.text(at, 1.015, f" {text} ", color=ink, ha=side, va="bottom", transform=ax.get_xaxis_transform())
     return figure
 

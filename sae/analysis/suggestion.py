@@ -5,8 +5,8 @@ Chanin and Garriga-Alonso 2025, 'Sparse but wrong', section 5: the mean |cosine|
 several seeds, and refused where the sweep has none to show. With c_k the mean over the seeds at target k, and m the
 target of the least mean:
 
-    the run       the targets from the first to the last that cannot be told from m: Welch's interval of c_k - c_m
-                  reaches 0
+    the run       the targets from the first to the last that cannot be told from m: t-test of c_k > c_m at .05,
+                  one-sided, with the noise of a seed pooled over all targets, for a few seeds each tell little of it
     the interval  from halfway (in log L0) between the run and the target before it, to halfway to the one after
     the value     the vertex of the parabola through c over log L0, least squares over the run and a target on each
                   side; the middle of the interval where it opens downwards, its end where it lies outside
@@ -26,11 +26,15 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
-from sae.statistics import difference, mean_interval
+from sae.statistics import mean_interval
 
 SHALLOW = 0.05
 """A minimum that is not deeper than this is no ground for a choice, however little seeds differ."""
+
+LEVEL = 0.05
+"""How often a target that is as good as the least may be told from it."""
 
 Verdict = Literal["clear", "flat", "low end", "high end"]
 
@@ -47,13 +51,13 @@ class Suggestion:
     n_seeds: int
 
 
-def suggest(l0s: Sequence[float], cosines: Sequence[Sequence[float]]) -> Suggestion:
+def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]]) -> Suggestion:
     """The minimum of `cosines` over the targets `l0s`: for each target the values of at least two seeds.
 
     Targets whose values are not finite are left out. Raises ``ValueError`` where fewer than three are left, or one has
     a single value.
     """
-    given = [(l0, [v for v in values if math.isfinite(v)]) for l0, values in zip(l0s, cosines, strict=True)]
+    given = [(float(l0), [v for v in values if math.isfinite(v)]) for l0, values in zip(l0s, cosines, strict=True)]
     curve = sorted((l0, values) for l0, values in given if values)
     if len(curve) < 3:
         raise ValueError(f"targets: {len(curve)} with a value; a minimum needs three, one on each side of it")
@@ -67,7 +71,11 @@ def suggest(l0s: Sequence[float], cosines: Sequence[Sequence[float]]) -> Suggest
 def _judged(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
     mean = [mean_interval(values).mean for values in cosines]
     least = int(np.argmin(mean))
-    same = [i for i, values in enumerate(cosines) if i == least or difference(values, cosines[least]).low <= 0]
+    noise = _noise(cosines)
+    above = [
+        (m - mean[least]) / math.sqrt(1 / len(v) + 1 / len(cosines[least])) for m, v in zip(mean, cosines, strict=True)
+    ]
+    same = [i for i, rise in enumerate(above) if rise <= noise]
     first, last, end = same[0], same[-1], len(l0s) - 1
     low = l0s[0] if first == 0 else math.sqrt(l0s[first - 1] * l0s[first])
     high = l0s[end] if last == end else math.sqrt(l0s[last] * l0s[last + 1])
@@ -81,6 +89,13 @@ def _judged(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
     around = slice(first - 1, last + 2)
     l0 = _vertex(l0s[around], mean[around], low, high) if verdict == "clear" else None
     return Suggestion(verdict, l0, low, high, depth, min(len(values) for values in cosines))
+
+
+def _noise(cosines: Sequence[Sequence[float]]) -> float:
+    """The pooled standard deviation of a seed, times the quantile of t for its degrees of freedom."""
+    freedom = sum(len(values) - 1 for values in cosines)
+    within = math.fsum(float(np.var(values)) * len(values) for values in cosines)
+    return float(stats.t.ppf(1 - LEVEL, freedom)) * math.sqrt(within / freedom)
 
 
 def _vertex(l0s: Sequence[float], mean: Sequence[float], low: float, high: float) -> float:
