@@ -227,8 +227,8 @@ def sentence(curve: Curve) -> str:
         return f"suggested L0: {found.l0:.3g}, between {bounds} by {found.n_seeds} seeds{true}{off}"
     if found.verdict == "flat":
         return (
-            f"flat: no L0 from {first} to {last} stands out ({SCORE} rises by {100 * found.depth:.1f}% on its shallower "
-            f"side, by {found.n_seeds} seeds), so none is suggested; try more steps or seeds, or another width{true}"
+            f"flat: no L0 from {first} to {last} stands out ({SCORE} rises by {100 * found.depth:.1f}% on its "
+            f"shallower side, by {found.n_seeds} seeds), so none is suggested; try more steps or seeds{true}"
         )
     at, beyond = (first, "lower") if found.verdict == "low end" else (last, "higher")
     return f"no minimum: {SCORE} is least at the end of the sweep, {at}; give {beyond} --targets as well{true}"

@@ -91,7 +91,7 @@ def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_
     acts = source.batch(0, 20_000, "test").acts
     learned = float(row["fvu"]) * float(acts.var(0, correction=0).sum())
     assert learned == pytest.approx(2.73, abs=0.15) and error_of_the_truth(source, 5) > learned + 1.9
-    assert float(row["mcc"]) < 0.75
+    assert float(row["mcc"]) < 0.8
 
 
 @pytest.mark.slow
