@@ -1,4 +1,4 @@
-"""The command `sae`: plan, run, status, show, convert. Whatever a user can get wrong is told in one line."""
+"""The command `sae`: plan, run, status, suggest, show, convert. Whatever a user can get wrong is told in one line."""
 
 from __future__ import annotations
 
@@ -143,6 +143,37 @@ def status(config: Path, *, set: Set = None, out: Out = None) -> None:
 
 
 @app.command
+def suggest(
+    config: Path, *, targets: str | None = None, kind: str = "batchtopk", set: Set = None, out: Out = None
+) -> None:
+    """Suggest how many latents should be active: trains a sweep of L0, and looks where decoder rows are least alike.
+
+    Takes the source, [train] and the widths of a config. Its dictionaries are kept, as those of `sae run` are.
+
+    Parameters
+    ----------
+    config
+        A TOML file.
+    targets
+        Numbers of active latents to try, such as 4,6,9,13; if not given, a grid that is refined around its minimum.
+    kind
+        The dictionaries to train: any kind that takes a target, k or l0.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines import suggest as suggestion
+    from pipelines.config import read
+    from pipelines.progress import Board
+
+    settings = read(config, set or ())
+    root = out or settings.runtime.out
+    curves, folder = suggestion.run(settings, kind, _numbers(targets), root, Board(Console(stderr=True)))
+    suggestion.tell(curves, folder, Console())
+
+
+@app.command
 def show(directory: Path) -> None:
     """Show what is in the directory of a step, or in a saved dictionary of any readable format.
 
@@ -200,6 +231,16 @@ def _read(file: Path, overrides: Sequence[str] | None, out: Path | None) -> tupl
 
     settings = read(file, overrides or ())
     return settings, plan(settings), out or settings.runtime.out
+
+
+def _numbers(targets: str | None) -> list[int] | None:
+    """Whole numbers with commas between them."""
+    if targets is None:
+        return None
+    words = targets.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"--targets {targets}: write whole numbers with commas between, for example 4,6,9,13")
+    return [int(word) for word in words]
 
 
 def _point(link: Path, directory: Path) -> None:

@@ -37,6 +37,7 @@ SCORES: dict[str, Score] = {
     "dense": Score("", "share of latents that fire on more than a tenth of the test rows"),
     "encoder_cost": Score("", "multiply-adds to encode a row, at most, over those of one layer"),
     "l1_norm": Score("", "mean sum of the codes of a row"),
+    "decoder_cosine": Score("", "mean |cosine| between living latents; over a sweep of l0 it is least near the truth"),
     "mmcs_truth": Score("more", "mean over features of the best latent's cosine (a recall)"),
     "mmcs_latents": Score("more", "mean over latents of the best feature's cosine (a precision)"),
     "mcc": Score("more", "mean cosine of features and latents paired one to one, over the smaller side"),

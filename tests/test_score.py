@@ -14,7 +14,8 @@ C = (0.5 + torch.rand(400, 6, generator=G)) * (torch.rand(400, 6, generator=G) <
 X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 
-RECONSTRUCTION = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"} | {"encoder_cost"}
+UNSUPERVISED = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"}
+UNSUPERVISED |= {"decoder_cosine", "encoder_cost"}
 RECOVERY = {"mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness"}
 FIRING = {f"{n}{form}" for n in ("precision", "recall", "f1") for form in ("", "_chosen")} | {"f1_macro", "threshold"}
 DECILES = {f"mmcs_decile_{i}" for i in range(1, 11)}
@@ -24,11 +25,11 @@ PROBING = {f"probe_{score}_{probe}" for score in ("auc", "f1") for probe in PROB
 
 def test_the_evidence_decides_which_scores_there_are():
     labels = (C[:, 0] > 0).long()
-    assert set(score(D, X)) == RECONSTRUCTION
-    assert set(score(D, X, features=F)) == RECONSTRUCTION | RECOVERY
-    assert set(score(D, X, labels=labels)) == RECONSTRUCTION | PROBING
-    assert set(score(D, X, codes=C)) == RECONSTRUCTION | {"true_l0"} | PROBING
-    everything = RECONSTRUCTION | {"true_l0"} | RECOVERY | DECILES | FIRING | PROBING
+    assert set(score(D, X)) == UNSUPERVISED
+    assert set(score(D, X, features=F)) == UNSUPERVISED | RECOVERY
+    assert set(score(D, X, labels=labels)) == UNSUPERVISED | PROBING
+    assert set(score(D, X, codes=C)) == UNSUPERVISED | {"true_l0"} | PROBING
+    everything = UNSUPERVISED | {"true_l0"} | RECOVERY | DECILES | FIRING | PROBING
     assert set(score(D, X, features=F, codes=C, labels={"a": labels, "b": C[:, 1] > 0})) == everything
 
 

@@ -107,7 +107,7 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     d = replace(Relu.tied(directions), b_enc=torch.full((12,), -1e-5))  # float32 leaves dust of about 1e-7
     s = metric.score(Case(d, with_parents(Evidence(choose, test, truth)))).scalars
     worst_of = {"dead": 0, "dense": 0, "fvu": 0, "threshold": 0, "child_in_parent": 0, "parent_in_child": 0}
-    worst_of |= {"absorption_full": 0, "absorption_fraction": 0}
+    worst_of |= {"absorption_full": 0, "absorption_fraction": 0, "decoder_cosine": 0}
     at_chance = {name for name in s if name.endswith(("shuffled", "_neuron"))}
     not_a_grade = {"l0", "true_l0", "l1_norm"} | at_chance
     for name in set(s) - not_a_grade:
@@ -124,6 +124,6 @@ def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
     s = metric.score(Case(d, evidence)).scalars
     bounds = {"explained_variance": (-1, 0.3), "mcc": (0.3, 0.5), "mmcs_truth": (0.3, 0.5), "recovered_80": (0, 0.05)}
     bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85), "encoder_cost": (1, 1)}
-    bounds |= {"parents_found": (0, 0.75)}
+    bounds |= {"parents_found": (0, 0.75), "decoder_cosine": (0.13, 0.15)}
     shown = set(bounds) & set(s)
     assert shown and all(bounds[name][0] <= s[name] <= bounds[name][1] for name in shown), s

@@ -80,6 +80,15 @@ def test_from_a_config_to_a_report(call: Call, tiny_file: Path, tmp_path: Path):
     assert call("show", out / "tiny")[0] == 0
 
 
+def test_a_suggestion_with_its_evidence(call: Call, tiny_file: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    arguments = ("suggest", tiny_file, "--targets", "1,2,4", "--out", out, "--set", "train.steps=30")
+    code, told, _ = call(*arguments)
+    assert code == 0 and "batchtopk, 16 latents" in told and told.rstrip().endswith(f"{out / 'tiny-suggestion'}")
+    assert len(list(out.glob("train-*"))) == 6 and not list(out.glob("report-*"))
+    assert call(*arguments)[:2] == (0, told) and len(list(out.glob("train-*"))) == 6
+
+
 def sorted_counts(told: str) -> str:
     """The states of a line in alphabetical order: they are told in that of the plan."""
     lines = [line.split(maxsplit=1) for line in told.splitlines()]
@@ -166,6 +175,13 @@ def test_data_that_cannot_be_used(
         (["run"], ["config"]),
         (["runn", "CONFIG"], ["run"]),
         (["run", "CONFIG", "--sett", "x=1"], ["--set"]),
+        (["suggest", "nothing.toml"], ["nothing.toml"]),
+        (["suggest", "CONFIG", "--targets", "4;6"], ["--targets", "4,6,9,13"]),
+        (["suggest", "CONFIG", "--targets", "4,6"], ["--targets", "three"]),
+        (["suggest", "CONFIG", "--targets", "4,6,17"], ["k = 17", "n_latents = 16"]),
+        (["suggest", "CONFIG", "--targets", "0,1,2"], ["dictionary.k = 0"]),
+        (["suggest", "CONFIG", "--kind", "batchtop"], ["did you mean 'batchtopk'"]),
+        (["suggest", "CONFIG", "--kind", "lasso"], ["--kind"]),
         (["show", "nowhere"], ["nowhere"]),
         (["convert", "nowhere", "elsewhere"], ["nowhere"]),
         (["convert", "nowhere", "elsewhere", "--format", "zip"], []),

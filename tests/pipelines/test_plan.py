@@ -168,7 +168,7 @@ def test_what_a_source_cannot_serve_is_refused_by_both_names(tiny: Given, tmp_pa
         steps_of(tiny)
     del tiny["score"]["metrics"]
     served = next(s for s in steps_of(tiny) if s.stage == "score").config["metrics"]
-    assert [m["kind"] for m in served] == ["cost", "reconstruction"]
+    assert [m["kind"] for m in served] == ["coherence", "cost", "reconstruction"]
     tiny["baselines"]["kinds"] = ["oracle"]
     with pytest.raises(ValueError, match=r"'oracle' needs truth.*'tensor'"):
         steps_of(tiny)

@@ -1,0 +1,106 @@
+"""Which L0 to ask for, without knowing the features: where `decoder_cosine` is least over a sweep of targets.
+
+Chanin and Garriga-Alonso 2025, 'Sparse but wrong', section 5: the mean |cosine| between decoder rows
+(:mod:`sae.metrics.coherence`) has its minimum near the true L0. They read it off a plot; here it is estimated from
+several seeds, and refused where the sweep has none to show. With c_k the mean over the seeds at target k, and m the
+target of the least mean:
+
+    the run       the targets from the first to the last that cannot be told from m: t-test of c_k > c_m at .05,
+                  one-sided, with the noise of a seed pooled over all targets, for a few seeds each tell little of it
+    the interval  from halfway (in log L0) between the run and the target before it, to halfway to the one after
+    the value     the vertex of the parabola through c over log L0, least squares over the run and a target on each
+                  side; the middle of the interval where it opens downwards, its end where it lies outside
+    the depth     how far c rises on the side on which it rises less, over c_m
+
+A run that reaches both ends of the sweep, or a depth below `SHALLOW`, is ``flat``; one that reaches one end is
+``low end`` or ``high end``: the minimum may lie beyond, and the sweep should be widened. Only a ``clear`` minimum has a
+value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from sae.statistics import mean_interval
+
+SHALLOW = 0.05
+"""A minimum that is not deeper than this is no ground for a choice, however little seeds differ."""
+
+LEVEL = 0.05
+"""How often a target that is as good as the least may be told from it."""
+
+Verdict = Literal["clear", "flat", "low end", "high end"]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a sweep says: `l0` is None unless the minimum is clear; `low` and `high` bound it within the sweep."""
+
+    verdict: Verdict
+    l0: float | None
+    low: float
+    high: float
+    depth: float
+    n_seeds: int
+
+
+def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]]) -> Suggestion:
+    """The minimum of `cosines` over the targets `l0s`: for each target the values of at least two seeds.
+
+    Targets whose values are not finite are left out. Raises ``ValueError`` where fewer than three are left, or one has
+    a single value.
+    """
+    given = [(float(l0), [v for v in values if math.isfinite(v)]) for l0, values in zip(l0s, cosines, strict=True)]
+    curve = sorted((l0, values) for l0, values in given if values)
+    if len(curve) < 3:
+        raise ValueError(f"targets: {len(curve)} with a value; a minimum needs three, one on each side of it")
+    if any(a == b for (a, _), (b, _) in pairwise(curve)) or curve[0][0] <= 0:
+        raise ValueError(f"targets = {[l0 for l0, _ in curve]}: give different numbers above 0")
+    if min(len(values) for _, values in curve) < 2:
+        raise ValueError("train.seeds: one seed gives no idea of the noise; give two at least, better three")
+    return _judged([l0 for l0, _ in curve], [values for _, values in curve])
+
+
+def _judged(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
+    mean = [mean_interval(values).mean for values in cosines]
+    least = int(np.argmin(mean))
+    noise = _noise(cosines)
+    above = [
+        (m - mean[least]) / math.sqrt(1 / len(v) + 1 / len(cosines[least])) for m, v in zip(mean, cosines, strict=True)
+    ]
+    same = [i for i, rise in enumerate(above) if rise <= noise]
+    first, last, end = same[0], same[-1], len(l0s) - 1
+    low = l0s[0] if first == 0 else math.sqrt(l0s[first - 1] * l0s[first])
+    high = l0s[end] if last == end else math.sqrt(l0s[last] * l0s[last + 1])
+    rise = min(max(mean[: least + 1]), max(mean[least:])) - mean[least]
+    depth = rise / mean[least] if mean[least] > 0 else math.inf
+    verdict: Verdict = "clear"
+    if first == 0 or last == end:
+        verdict = "flat" if first == 0 and last == end else "low end" if first == 0 else "high end"
+    elif depth < SHALLOW:
+        verdict = "flat"
+    around = slice(first - 1, last + 2)
+    l0 = _vertex(l0s[around], mean[around], low, high) if verdict == "clear" else None
+    return Suggestion(verdict, l0, low, high, depth, min(len(values) for values in cosines))
+
+
+def _noise(cosines: Sequence[Sequence[float]]) -> float:
+    """The pooled standard deviation of a seed, times the quantile of t for its degrees of freedom."""
+    freedom = sum(len(values) - 1 for values in cosines)
+    within = math.fsum(float(np.var(values)) * len(values) for values in cosines)
+    return float(stats.t.ppf(1 - LEVEL, freedom)) * math.sqrt(within / freedom)
+
+
+def _vertex(l0s: Sequence[float], mean: Sequence[float], low: float, high: float) -> float:
+    """The vertex of the parabola of `mean` over log L0, held within the interval."""
+    bend, slope, _ = np.polyfit(np.log(l0s), mean, 2).tolist()
+    if bend <= 0:
+        return math.sqrt(low * high)
+    return min(max(math.exp(min(-slope / (2 * bend), 50.0)), low), high)
