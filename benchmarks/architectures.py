@@ -1,7 +1,7 @@
 """How well every architecture finds known features, beside the trainers of other libraries on the same batches.
 
-    python -m benchmarks.architectures --suite independent --seeds 5
-    python -m benchmarks.architectures --suite correlated --seeds 3 --steps 2000 --rounds 4
+    python -m benchmarks.architectures --suite independent
+    python -m benchmarks.architectures --suite correlated
 
 All have the same k, or the same L0 to reach: ours by its control, the others by a search for the weight of the penalty
 (`tried` in the lines). Each of the others is run twice: with the learning rate and the schedule that ours has
@@ -43,14 +43,14 @@ def architectures(
     suite: Literal["independent", "correlated"] = "independent",
     only: Annotated[Sequence[str] | None, Parameter(negative=())] = None,
     names: Annotated[Sequence[str] | None, Parameter(negative=())] = None,
-    seeds: int = 5,
-    steps: int = 3000,
+    seeds: int = 3,
+    steps: int = 2000,
     batch: int = 512,
     batches: int = 512,
     lr: float = 3e-3,
-    rounds: int = 6,
+    rounds: int = 5,
     schedules: Annotated[Sequence[str], Parameter(negative=())] = ("common", "own"),
-    threads: int = 2,
+    threads: int = 1,
     train: Annotated[Sequence[str] | None, Parameter(name="--train", negative=())] = None,
 ) -> list[Line]:
     """Print a line for each architecture and library: means of the scores over seeds, with 95% intervals.
@@ -86,32 +86,33 @@ def architectures(
     given = SUITES[suite]
     source, n = given["source"], given["n_latents"]
     levels = tuple(n // part for part in (16, 8, 4, 2, 1))
-    shape = {"d_in": source["d_in"], "n_latents": n, "batch": batch, "l0": given["l0"]}
+    shape = {"d_in": source["d_in"], "n_latents": n, "batch": batch}
     lines: list[Line] = []
     for kind in only or KINDS:
         ours: Line | None = None
         for name in (name for name in names or NAMES if _can(name, kind)):
-            for schedule in ("common",) if name == OURS else schedules:
-                course = Course(steps, lr if schedule == "common" else None)
-                own = extra if name == OURS else {}
-                asked = {
-                    "library": name,
-                    "kind": kind,
-                    "source": source,
-                    "setting": asdict(Setting(**shape, levels=levels, extra=own)),
-                    "course": asdict(course),
-                    "seeds": list(range(seeds)),
-                    "n_batches": batches,
-                    "rounds": rounds,
-                }
-                try:
-                    found = call("benchmarks.recovery:measure", asked, threads)
-                except Failed as failure:
-                    note(f"{name}-{kind}: {failure}")
-                    continue
+            wanted = ("common",) if name == OURS else schedules
+            courses = {way: asdict(Course(steps, lr if way == "common" else None)) for way in wanted}
+            own = extra if name == OURS else {}
+            asked = {
+                "library": name,
+                "kind": kind,
+                "source": source,
+                "setting": asdict(Setting(**shape, l0=given["l0"], levels=levels, extra=own)),
+                "courses": courses,
+                "seeds": list(range(seeds)),
+                "n_batches": batches,
+                "rounds": rounds,
+            }
+            try:
+                found = call("benchmarks.recovery:measure", asked, threads)
+            except Failed as failure:
+                note(f"{name}-{kind}: {failure}")
+                continue
+            for schedule, runs in found.items():
                 line: Line = {"name": name, "kind": kind, "suite": suite, "schedule": schedule, **shape}
-                line |= {"n_features": source["n_features"], "samples": steps * batch, "lr": course.lr}
-                line |= {"threads": threads, "seeds": seeds, **_figures(found, ours)}
+                line |= {"l0_wanted": given["l0"], "n_features": source["n_features"], "samples": steps * batch}
+                line |= {"lr": courses[schedule]["lr"], "threads": threads, "seeds": seeds, **_figures(runs, ours)}
                 line |= {"train": own} if own else {}
                 lines.append(emit("architectures", line))
                 ours = line if name == OURS else ours

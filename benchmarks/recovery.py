@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from sae.kinds import config_class
 from sae.score import score
 from sae.toy import ToyConfig
 
-HELD_OUT = 20_000
+HELD_OUT = 10_000
 SCORES = ("l0", "fvu", "mcc", "mmcs_truth", "f1", "f1_macro", "dead")
 NEAR = 0.02
 FARTHEST = 8.0
@@ -49,6 +49,9 @@ class Rows:
         *batches, rows = scaled([*batches, held_out.acts], "cpu")
         return cls(batches, rows, held_out.codes, drawn.truth.directions)
 
+    def l0(self, d: Dictionary) -> float:
+        return float((d.encode(self.held_out) != 0).sum(-1).double().mean())
+
     def scores(self, d: Dictionary) -> dict[str, float]:
         found = score(d, self.held_out, features=self.features, codes=self.codes)
         return {name: found[name] for name in SCORES}
@@ -59,37 +62,57 @@ def measure(
     kind: str,
     source: Mapping[str, Any],
     setting: Mapping[str, Any],
-    course: Mapping[str, Any],
+    courses: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
     n_batches: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """The scores and seconds of a run for each seed. Where the sparsity hangs on a penalty's weight, that is searched
-    for with the first seed, in at most so many `rounds`, and the nearest is taken for all; `tried` tells of them."""
-    module, it, way = library_of(library), Setting(**setting), Course(**course)
-    rows = Rows.draw(source, seeds[0], it.batch, n_batches)
-    # Imports and compiled kernels, before any clock runs.
-    narrow = [x[:64, :8].contiguous() for x in rows.batches[:2]]
-    few = Setting(8, 16, 64, 2, levels=(8, 16))
-    module.learn(kind, few, replace(way, steps=40), narrow)
+    """For each of the `courses`, the scores and seconds of a run for each seed. Where the sparsity hangs on a penalty's
+    weight, that is searched for with the first seed, in at most so many `rounds` (a later course begins where the
+    one before it ended), and the nearest is taken for all; `tried` tells of them."""
+    module, it = library_of(library), Setting(**setting)
+    data = {seed: Rows.draw(source, seed, it.batch, n_batches) for seed in seeds}
+    weight: float | None = module.WEIGHED.get(kind)
+    found: dict[str, Any] = {}
+    for name, course in courses.items():
+        way = Course(**course)
+        # Imports and compiled kernels, before any clock runs.
+        narrow = [x[:64, :8].contiguous() for x in data[seeds[0]].batches[:2]]
+        module.learn(kind, Setting(8, 16, 64, 2, levels=(8, 16)), replace(way, steps=40), narrow)
 
-    def once(seed: int, weight: float) -> dict[str, float]:
-        begin = time.perf_counter()
-        d = module.learn(kind, replace(it, seed=seed, l1=weight), way, rows.batches)
-        return {"seconds": time.perf_counter() - begin, **rows.scores(d)}
+        def trained(seed: int, weight: float | None, way: Course = way) -> tuple[Dictionary, float]:
+            begin = time.perf_counter()
+            own = replace(it, seed=seed, l1=it.l1 if weight is None else weight)
+            return module.learn(kind, own, way, data[seed].batches), time.perf_counter() - begin
 
-    tried: dict[float, dict[str, float]] = {}
-    weight = module.WEIGHED.get(kind)
-    while weight is not None and weight not in tried and len(tried) < rounds:
-        tried[weight] = once(seeds[0], weight)
-        note(f"    {library}-{kind}: weight {weight:.4g}, l0 {tried[weight]['l0']:.3f}")
-        weight = next_weight({w: run["l0"] / it.l0 for w, run in tried.items()})
-    best = min(tried, key=lambda w: distance(tried[w]["l0"] / it.l0), default=1.0)
-    runs = [tried[best] if tried else once(seeds[0], best)]
-    for seed in seeds[1:]:
-        rows = Rows.draw(source, seed, it.batch, n_batches)
-        runs.append(once(seed, best))
-    return {"runs": runs, "weight": best if tried else None, "tried": [[w, run["l0"]] for w, run in tried.items()]}
+        first, tried = None, list[tuple[float, float]]()
+        if weight is not None:
+            first, tried = search(lambda weight: trained(seeds[0], weight), data[seeds[0]], it.l0, weight, rounds)
+            weight = min(tried, key=lambda pair: distance(pair[1] / it.l0))[0]
+            note(f"    {library}-{kind}, {name}: " + ", ".join(f"weight {w:.4g} l0 {l0:.3f}" for w, l0 in tried))
+        runs: list[dict[str, float]] = []
+        for seed in seeds:
+            d, seconds = first if first is not None and seed == seeds[0] else trained(seed, weight)
+            runs.append({"seconds": seconds, **data[seed].scores(d)})
+        found[name] = {"runs": runs, "weight": weight, "tried": tried}
+    return found
+
+
+Trained = tuple[Dictionary, float]
+
+
+def search(
+    trained: Callable[[float], Trained], rows: Rows, l0: int, weight: float, rounds: int
+) -> tuple[Trained, list[tuple[float, float]]]:
+    """The run whose L0 on held-out rows is nearest to `l0`, and every weight that was tried with its L0."""
+    tried: dict[float, float] = {}
+    kept: dict[float, Trained] = {}
+    coming: float | None = weight
+    while coming is not None and coming not in tried and len(tried) < rounds:
+        kept[coming] = trained(coming)
+        tried[coming] = rows.l0(kept[coming][0])
+        coming = next_weight({w: found / l0 for w, found in tried.items()})
+    return kept[min(tried, key=lambda w: distance(tried[w] / l0))], list(tried.items())
 
 
 def distance(excess: float) -> float:

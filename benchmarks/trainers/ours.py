@@ -21,9 +21,7 @@ from sae.train import Member, TrainConfig, train
 REQUIRES = "sae.dictionaries.{kind}"
 KINDS = ("relu", "topk")
 
-LEARNS = {
-    kind: kind for kind in ("relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", "matching_pursuit")
-}
+LEARNS = {kind: kind for kind in ("relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", "matching_pursuit")}
 WEIGHED: Mapping[str, float] = {}
 """Nothing is searched for here: a penalty's weight is controlled for the L0 that is asked for."""
 
