@@ -78,7 +78,7 @@ def measure(
         way = Course(**course)
         # Imports and compiled kernels, before any clock runs.
         narrow = [x[:64, :8].contiguous() for x in data[seeds[0]].batches[:2]]
-        module.learn(kind, Setting(8, 16, 64, 2, levels=(8, 16)), replace(way, steps=40), narrow)
+        module.learn(kind, Setting(8, 16, len(narrow[0]), 2, levels=(8, 16)), replace(way, steps=40), narrow)
 
         def trained(seed: int, weight: float | None, way: Course = way) -> tuple[Dictionary, float]:
             begin = time.perf_counter()

@@ -20,7 +20,7 @@ LEARNS = {
     "matryoshka": "matryoshka",
 }  # fmt: skip
 """Our architectures, and the kinds that are the same here."""
-WEIGHED = {"relu": 1.0, "gated": 1.0, "jumprelu": 1.0}
+WEIGHED = {"relu": 6.0, "gated": 4.0, "jumprelu": 10.0}
 """Those whose sparsity is set by the weight of a penalty, and where a search for it begins. JumpReLU's penalty is that
 of missing a target, and the weight is how much of the reconstruction is given up for it."""
 

@@ -22,7 +22,7 @@ LEARNS = {
     "matryoshka": "matryoshka", "matching_pursuit": "matching_pursuit",
 }  # fmt: skip
 """Our architectures, and the kinds that are the same here."""
-WEIGHED = {"relu": 1.0, "gated": 1.0, "jumprelu": 0.3}
+WEIGHED = {"relu": 6.0, "gated": 4.0, "jumprelu": 4.0}
 """Those whose sparsity is set by the weight of a penalty, and where a search for it begins."""
 
 HORIZON = 100_000
