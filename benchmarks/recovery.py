@@ -132,7 +132,8 @@ def next_weight(seen: Mapping[float, float]) -> float | None:
     above = max((w for w in seen if seen[w] > 1), default=None)
     below = min((w for w in seen if seen[w] <= 1), default=None)
     if above is None or below is None or above > below:
-        return nearest * min(max(seen[nearest] ** 1.5, 1 / FARTHEST), FARTHEST)
+        end = max(seen) if below is None else min(seen) if above is None else nearest
+        return end * min(max(seen[end] ** 1.5, 1 / FARTHEST), FARTHEST)
     high, low = math.log(seen[above]), math.log(max(seen[below], 1e-3))
     share = min(max(high / (high - low), 0.1), 0.9)
     return above ** (1 - share) * below**share

@@ -102,6 +102,7 @@ def test_a_weight_is_searched_for_between_those_on_either_side():
     assert next_weight({1.0: 4.0}) == 8.0 and next_weight({1.0: 0.5}) == pytest.approx(0.5**1.5)
     assert next_weight({1.0: 4.0, 4.0: 0.25}) == pytest.approx(2.0)
     assert next_weight({1.0: 4.0, 2.0: 1.001}) is None
+    assert next_weight({1.0: 2.0, 3.0: 2.1}) == pytest.approx(3 * 2.1**1.5), "beyond all, even if that was worse"
 
 
 def test_an_interval_is_students():
