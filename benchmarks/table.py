@@ -113,6 +113,32 @@ def whole(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
+def architectures(lines: Sequence[Line]) -> str:
+    """One table a suite; of a library's two schedules the one with the higher mcc."""
+    parts: list[str] = []
+    keys = ("suite", "d_in", "n_latents", "n_features", "batch", "samples", "l0_wanted", "seeds", "threads", "machine")
+    for setting, group in grouped(lines, keys).items():
+        suite, d_in, n_latents, n_features, batch, samples, l0, seeds, threads, machine = setting
+        newest = {(line["kind"], _shown(line), line["schedule"]): line for line in group}
+        best: dict[tuple[str, str], Line] = {}
+        for (kind, name, _), line in newest.items():
+            rival = best.get((kind, name))
+            best[kind, name] = line if rival is None or line["mcc"] > rival["mcc"] else rival
+        columns: list[Column] = [
+            ("architecture", lambda line: line["kind"]),
+            ("trainer", _shown),
+            ("lr", lambda line: f"{line['lr']:g}" if line["lr"] else "its own"),
+            *((name, lambda line, name=name: _around(line, name)) for name in ("l0", "fvu", "mcc", "f1", "f1_macro")),
+            ("dead", lambda line: f"{line['dead']:.2f}"),
+            *((f"{name}, ours less", lambda line, name=name: _ahead(line, name)) for name in ("mcc", "f1", "fvu")),
+            ("seconds", lambda line: f"{line['seconds']:.1f}"),
+        ]
+        title = f"**{suite}: {n_features} features in {d_in} dimensions, {n_latents} latents, L0 {l0}**"
+        where = f"{samples:,} rows in batches of {batch}, {seeds} seeds; {machine}, threads: {threads}"
+        parts.append(f"{title} ({where})\n\n{markdown(columns, list(best.values()))}")
+    return "\n\n".join(parts)
+
+
 def data(lines: Sequence[Line]) -> str:
     newest = {(line["rows"], line["d_in"], line["batch"], line["threads"]): line for line in lines}
     columns: list[Column] = [
@@ -155,6 +181,7 @@ def harvest(lines: Sequence[Line]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
+    "architectures": architectures,
 }  # fmt: skip
 
 
@@ -170,6 +197,22 @@ def grouped(lines: Iterable[Line], keys: Sequence[str]) -> dict[tuple[object, ..
     for line in lines:
         groups.setdefault(tuple(line.get(key) for key in keys), []).append(line)
     return groups
+
+
+def _around(line: Line, name: str) -> str:
+    """A mean and half the width of its interval."""
+    within = line[f"{name}_within"]
+    return f"{line[name]:.3f}" + ("" if within is None else f" ± {within:.3f}")
+
+
+def _ahead(line: Line, name: str) -> str:
+    """How far ours is ahead of a line; in bold where the interval leaves zero out and ours is the worse."""
+    if f"{name}_ahead" not in line:
+        return ""
+    ahead, within = line[f"{name}_ahead"], line[f"{name}_ahead_within"]
+    text = f"{ahead:+.3f}" + ("" if within is None else f" ± {within:.3f}")
+    worse = -ahead if name != "fvu" else ahead
+    return f"**{text}**" if within is not None and worse > within else text
 
 
 def _shown(line: Line) -> str:

@@ -40,10 +40,23 @@ class Setting:
     device: str = "cpu"
     seed: int = 0
     l1: float = 1.0
+    levels: tuple[int, ...] = ()
+    """Widths of nested dictionaries, the last of which is `n_latents`."""
     checkpoint: str | None = None
     """Where our own trainer goes on from: a state whose L0 is the one asked for."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings of our training loop beyond the defaults."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a whole run goes. Warm-ups of the learning rate and of the penalty, and the decay to zero, are shares of the
+    steps; no `lr` means the library's own, and then no decay unless the library has one by default."""
+
+    steps: int
+    lr: float | None
+    warm_up: float = 0.05
+    decay: float = 0.2
 
 
 class Trainer(Protocol):
@@ -69,12 +82,17 @@ def pool_of(setting: Setting) -> list[Tensor]:
     return planted(setting.d_in, n_features, setting.batch, n_active, setting.device, setting.seed)
 
 
+def library_of(word: str) -> ModuleType:
+    """The module of a library, by the first word of its trainers' names."""
+    return importlib.import_module(f"benchmarks.trainers.{LIBRARIES[word]}")
+
+
 def module_of(name: str) -> tuple[ModuleType, str]:
     """The module and the kind of a trainer's name, e.g. ``saelens-topk``."""
     library, _, kind = name.partition("-")
     if library not in LIBRARIES:
         raise ValueError(f"{name!r} is no trainer; choose from {', '.join(names())}")
-    module = importlib.import_module(f"benchmarks.trainers.{LIBRARIES[library]}")
+    module = library_of(library)
     if kind not in module.KINDS:
         raise ValueError(f"{name!r} is no trainer; choose from {', '.join(names())}")
     return module, kind
@@ -82,7 +100,7 @@ def module_of(name: str) -> tuple[ModuleType, str]:
 
 def names() -> list[str]:
     """Every trainer there is a row for, ours first."""
-    modules = {library: importlib.import_module(f"benchmarks.trainers.{file}") for library, file in LIBRARIES.items()}
+    modules = {library: library_of(library) for library in LIBRARIES}
     return [f"{library}-{kind}" for library, module in modules.items() for kind in module.KINDS]
 
 

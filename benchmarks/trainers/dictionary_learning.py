@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.trainers import Setting
+from benchmarks.foreign import adopt
+from benchmarks.trainers import Course, Setting
+from sae.dictionary import Dictionary
 
 REQUIRES = "dictionary_learning"
 KINDS = ("standard", "topk", "batchtopk", "jumprelu")
+
+LEARNS = {
+    "relu": "standard", "topk": "topk", "batchtopk": "batchtopk", "jumprelu": "jumprelu", "gated": "gated",
+    "matryoshka": "matryoshka",
+}  # fmt: skip
+"""Our architectures, and the kinds that are the same here."""
+WEIGHED = {"relu": 6.0, "gated": 4.0, "jumprelu": 10.0}
+"""Those whose sparsity is set by the weight of a penalty, and where a search for it begins. JumpReLU's penalty is that
+of missing a target, and the weight is how much of the reconstruction is given up for it."""
 
 HORIZON = 100_000
 
@@ -47,11 +58,16 @@ def build(kind: str, setting: Setting, batches: Sequence[Tensor]) -> Run:
 def trainer_class(kind: str) -> Any:
     from dictionary_learning import trainers
 
+    if kind == "matryoshka":
+        from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
+
+        return MatryoshkaBatchTopKTrainer
     names = {
         "standard": "StandardTrainer",
         "topk": "TopKTrainer",
         "batchtopk": "BatchTopKTrainer",
         "jumprelu": "JumpReluTrainer",
+        "gated": "GatedSAETrainer",
     }
     return getattr(trainers, names[kind])
 
@@ -63,10 +79,18 @@ def arguments(kind: str, setting: Setting, steps: int) -> dict[str, Any]:
         "topk": {"k": setting.l0},
         "batchtopk": {"k": setting.l0},
         "jumprelu": {"target_l0": float(setting.l0)},
+        "gated": {"l1_penalty": setting.l1},
+        "matryoshka": {"k": setting.l0, "group_fractions": fractions(setting)},
     }
     shape = {"activation_dim": setting.d_in, "dict_size": setting.n_latents}
     named = {"layer": 0, "lm_name": "none", "seed": setting.seed, "device": setting.device}
     return {"steps": steps, **shape, **named, **own[kind]}
+
+
+def fractions(setting: Setting) -> list[float]:
+    """The share of the latents that each level adds."""
+    starts = (0, *setting.levels[:-1])
+    return [(end - start) / setting.n_latents for start, end in zip(starts, setting.levels, strict=True)]
 
 
 def autocast(setting: Setting) -> Any:
@@ -97,3 +121,25 @@ def fit(setting: Setting, steps: int, lr: float, warm_up: float, batches: Sequen
         "b_enc": ae.encoder.bias.detach(),
         "b_dec": ae.bias.detach(),
     }
+
+
+def learn(kind: str, setting: Setting, course: Course, batches: Sequence[Tensor]) -> Dictionary:
+    """A whole run by the trainer's own ``update``, which is the body of ``trainSAE``."""
+    torch.manual_seed(setting.seed)  # JumpReluTrainer takes a seed and draws without it
+    name = LEARNS[kind]
+    asked = arguments(name, setting, course.steps)
+    warm = int(course.warm_up * course.steps)
+    asked |= {"warmup_steps": warm}
+    if kind in WEIGHED:
+        asked |= {"sparsity_warmup_steps": warm}
+    else:
+        asked |= {"threshold_start_step": course.steps // 3}
+    if kind == "jumprelu":
+        asked |= {"sparsity_penalty": setting.l1}
+    if course.lr is not None:
+        # The library wants the decay to begin after every warm-up.
+        asked |= {"lr": course.lr, "decay_start": max(int((1 - course.decay) * course.steps), warm + 1)}
+    run = trainer_class(name)(**asked)
+    for step in range(course.steps):
+        run.update(step, batches[step % len(batches)])
+    return adopt(run.ae, setting.n_latents, batches[0])

@@ -12,13 +12,18 @@ from torch import Tensor
 
 from benchmarks.lines import note
 from benchmarks.pool import Pool
-from benchmarks.trainers import Setting, pool_of
+from benchmarks.trainers import Course, Setting, pool_of
+from sae.dictionary import Dictionary
 from sae.kinds import config_class
 from sae.stack import DictionaryConfig
 from sae.train import Member, TrainConfig, train
 
 REQUIRES = "sae.dictionaries.{kind}"
 KINDS = ("relu", "topk")
+
+LEARNS = {kind: kind for kind in ("relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", "matching_pursuit")}
+WEIGHED: Mapping[str, float] = {}
+"""Nothing is searched for here: a penalty's weight is controlled for the L0 that is asked for."""
 
 STRIDE = 10
 HORIZON = 1_000_000
@@ -185,3 +190,20 @@ def fit(setting: Setting, steps: int, lr: float, warm_up: float, batches: Sequen
     settings = TrainConfig(steps=steps, batch_size=setting.batch, lr=lr, input_scale="none", **warm, **setting.extra)
     *_, state = train([(config_of("relu", setting), setting.seed)], Pool(batches), settings, setting.device)
     return state.stack.member(0)
+
+
+def learn(kind: str, setting: Setting, course: Course, batches: Sequence[Tensor]) -> Dictionary:
+    """A whole run with the loop's defaults, to the L0 that is asked for."""
+    assert course.lr is not None, "the loop's own learning rate is no recommendation: name one"
+    selects = kind in ("topk", "batchtopk", "matryoshka", "matching_pursuit")
+    aim = {"k": setting.l0} if selects else {"l0": setting.l0}
+    levels = {"levels": setting.levels} if kind == "matryoshka" else {}
+    extra = dict(setting.extra)
+    own = {name.partition(".")[2]: extra.pop(name) for name in list(extra) if name.startswith("dictionary.")}
+    config = config_class("sae.dictionaries", kind)(n_latents=setting.n_latents, **aim, **levels, **own)
+    assert isinstance(config, DictionaryConfig)
+    shares = {"warm_up": course.warm_up, "penalty_warm_up": course.warm_up, "decay": course.decay}
+    common = {"steps": course.steps, "batch_size": setting.batch, "lr": course.lr, "input_scale": "none"}
+    settings = TrainConfig(**{**common, **shares, **extra})
+    *_, state = train([(config, setting.seed)], Pool(batches), settings, setting.device)
+    return state.dictionaries()[0]

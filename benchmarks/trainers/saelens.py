@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.trainers import Setting
+from benchmarks.foreign import adopt
+from benchmarks.trainers import Course, Setting
+from sae.dictionary import Dictionary
 
 REQUIRES = "sae_lens"
 KINDS = ("standard", "topk", "batchtopk", "jumprelu")
+
+LEARNS = {
+    "relu": "standard", "topk": "topk", "batchtopk": "batchtopk", "jumprelu": "jumprelu", "gated": "gated",
+    "matryoshka": "matryoshka", "matching_pursuit": "matching_pursuit",
+}  # fmt: skip
+"""Our architectures, and the kinds that are the same here."""
+WEIGHED = {"relu": 6.0, "gated": 4.0, "jumprelu": 4.0}
+"""Those whose sparsity is set by the weight of a penalty, and where a search for it begins."""
 
 HORIZON = 100_000
 
@@ -77,6 +88,9 @@ def dictionary(kind: str, setting: Setting, more: Mapping[str, Any]) -> Any:
         "topk": ("TopKTrainingSAE", {"k": setting.l0}),
         "batchtopk": ("BatchTopKTrainingSAE", {"k": float(setting.l0)}),
         "jumprelu": ("JumpReLUTrainingSAE", {}),
+        "gated": ("GatedTrainingSAE", {"l1_coefficient": setting.l1}),
+        "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": float(setting.l0)}),
+        "matching_pursuit": ("MatchingPursuitTrainingSAE", {"max_iterations": setting.l0}),
     }
     name, own = classes[kind]
     config = getattr(sae_lens, name + "Config")(
@@ -94,3 +108,23 @@ def fit(setting: Setting, steps: int, lr: float, warm_up: float, batches: Sequen
     if not sae.cfg.apply_b_dec_to_input:  # ours subtracts b_dec first: the same codes with another b_enc
         tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
     return tensors
+
+
+def learn(kind: str, setting: Setting, course: Course, batches: Sequence[Tensor]) -> Dictionary:
+    """A whole run by ``fit``; the dictionary as it is saved for inference and loaded again."""
+    import sae_lens
+
+    warm = int(course.warm_up * course.steps)
+    own: dict[str, dict[str, Any]] = {
+        "relu": {"l1_warm_up_steps": warm},
+        "gated": {"l1_warm_up_steps": warm},
+        "jumprelu": {"l0_coefficient": setting.l1, "l0_warm_up_steps": warm},
+        "matryoshka": {"matryoshka_widths": list(setting.levels)},
+    }
+    asked = {"lr_warm_up_steps": warm}
+    if course.lr is not None:
+        asked |= {"lr": course.lr, "lr_decay_steps": int(course.decay * course.steps)}
+    sae = trainer(LEARNS[kind], setting, course.steps, cycle(batches), own.get(kind, {}), **asked).fit()
+    with TemporaryDirectory() as folder:
+        sae.save_inference_model(folder)
+        return adopt(sae_lens.SAE.load_from_disk(folder), setting.n_latents, batches[0])

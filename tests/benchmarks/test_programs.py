@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from benchmarks import trainers
+from benchmarks.architectures import KINDS, architectures, interval
 from benchmarks.data import data
 from benchmarks.generate import generate
 from benchmarks.harvest import harvest
 from benchmarks.isolated import Failed, call
 from benchmarks.memory import held_mb, peak_mb
 from benchmarks.pool import Pool, planted
+from benchmarks.recovery import next_weight
 from benchmarks.roofline import Roofline
 from benchmarks.stack import stack
 from benchmarks.step import step
@@ -83,6 +85,30 @@ def test_a_whole_run_ends_in_scores(tmp_path: Path):
     for line in lines:
         assert line["samples"] == 30 * 64
         assert 0 <= line["mcc"] <= 1 and line["fvu"] > 0 and line["l0"] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_is_scored_beside_its_peers(kind: str, capsys: pytest.CaptureFixture[str]):
+    lines = architectures(only=[kind], seeds=2, steps=40, batch=32, batches=4, rounds=2)
+    assert lines[0]["name"] == "sae" and lines[0]["schedule"] == "common"
+    for line, shown in zip(lines, printed(capsys), strict=True):
+        assert shown["benchmark"] == "architectures" and shown["kind"] == kind
+        assert 0 <= line["mcc"] <= 1 and line["fvu"] > 0 and line["l0"] >= 0 and line["mcc_within"] >= 0
+        assert len(line["runs"]["mcc"]) == 2 and ("mcc_ahead" in line) == (line["name"] != "sae")
+        assert len(line["tried"]) <= 2
+
+
+def test_a_weight_is_searched_for_between_those_on_either_side():
+    assert next_weight({1.0: 4.0}) == 8.0 and next_weight({1.0: 0.5}) == pytest.approx(0.5**1.5)
+    assert next_weight({1.0: 4.0, 4.0: 0.25}) == pytest.approx(2.0)
+    assert next_weight({1.0: 4.0, 2.0: 1.001}) is None
+    assert next_weight({1.0: 2.0, 3.0: 2.1}) == pytest.approx(3 * 2.1**1.5), "beyond all, even if that was worse"
+
+
+def test_an_interval_is_students():
+    assert interval([0.5]) == (0.5, None)
+    middle, within = interval([0.0, 1.0, 2.0])
+    assert middle == 1 and within == pytest.approx(4.303 / 3**0.5, rel=1e-3)
 
 
 def test_reading(tmp_path: Path):

@@ -29,6 +29,22 @@ def test_a_line_measured_again_stands_in_place_of_the_older_one():
     assert "sae-relu (precision = screen)" in text and text.count("| 2.00 |") == 2
 
 
+def test_the_better_of_two_schedules_is_shown_and_where_ours_is_worse():
+    shape = {"benchmark": "architectures", "kind": "topk", "suite": "independent", "d_in": 32, "n_latents": 128}
+    shape |= {"n_features": 64, "batch": 512, "samples": 1000, "l0_wanted": 2, "seeds": 3, "threads": 1, "seconds": 1.0}
+    shape |= {"machine": "a CPU", "dead": 0.0, "l0": 2.0, "l0_within": 0.0, "f1_macro": 0.5, "f1_macro_within": 0.1}
+    scores = {"fvu": 0.1, "fvu_within": 0.01, "mcc": 0.9, "mcc_within": 0.01, "f1": 0.8, "f1_within": 0.01}
+    ahead = {"mcc_ahead": -0.05, "mcc_ahead_within": 0.01, "f1_ahead": -0.005, "f1_ahead_within": 0.01}
+    ahead |= {"fvu_ahead": -0.05, "fvu_ahead_within": 0.01}
+    ours = {**shape, **scores, "name": "sae", "schedule": "common", "lr": 0.003}
+    peer = {**ours, **ahead, "name": "saelens", "mcc": 0.95}
+    own = {**peer, "schedule": "own", "lr": None, "mcc": 0.85}
+    text = TABLES["architectures"]([ours, peer, own])
+    assert text.count("| topk |") == 2 and "its own" not in text
+    assert "| **-0.050 ± 0.010** | -0.005 ± 0.010 | -0.050 ± 0.010 |" in text
+    assert "its own" in TABLES["architectures"]([ours, peer, {**own, "mcc": 0.99}])
+
+
 def test_only_what_is_between_the_markers_changes(tmp_path: Path):
     readme, lines = tmp_path / "README.md", tmp_path / "lines.jsonl"
     readme.write_text("before\n<!-- step -->\nold\n<!-- /step -->\nbetween\n<!-- data -->\nkept\n<!-- /data -->\n")
