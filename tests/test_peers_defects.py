@@ -184,7 +184,7 @@ def test_thresholds_learn_at_the_rate_of_everything_else():
     ends = states("jumprelu", {"l0_coefficient": 3.0}, **{"steps": 400, "log_every": 200})
     first, last = (float(s.figures["l0"]) for s in (ends[0], ends[-1]))  # pyright: ignore
     assert last < 0.7 * first or last < 4
-    assert float(ends[-1].stack.own["threshold"].mean()) > 0.5  # from .1
+    assert float(ends[-1].stack.own["threshold"].mean()) > 0.6  # from .3
 
 
 def test_seeds_are_used():

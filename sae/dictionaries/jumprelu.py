@@ -41,8 +41,8 @@ class Config(DictionaryConfig):
     l0_coefficient: float | None = Field(None, ge=0)
     l0: float | None = Field(None, gt=0)
     penalty: Literal["step", "tanh", "quadratic"] = "step"
-    threshold: float = Field(0.1, ge=0)
-    bandwidth: float = Field(0.5, gt=0)
+    threshold: float = Field(0.3, ge=0)
+    bandwidth: float = Field(0.7, gt=0)
     sharpness: float = Field(1.0, gt=0)
     through_input: bool = False
     pre_act: float = Field(0.0, ge=0)
