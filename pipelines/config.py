@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BeforeValidator, Field
 
 from pipelines.tables import Table, build, expand, override
+from sae.architecture import DictionaryConfig
 from sae.encoder import EncoderConfig
 from sae.kinds import Settings, config_class, configurable
 from sae.method import MethodConfig
 from sae.metric import MetricConfig
 from sae.refine import RefineConfig
 from sae.source import SourceConfig
-from sae.stack import DictionaryConfig
 from sae.train import TrainConfig
 
 C = TypeVar("C", bound=Settings)

@@ -28,9 +28,9 @@ from pipelines.sources import open_source
 from pipelines.step import Runtime, Step
 from pipelines.store import Store
 from sae.analysis.suggestion import Suggestion, suggest
+from sae.architecture import DictionaryConfig, SelectingConfig
 from sae.files.native import write_whole
 from sae.kinds import config_class
-from sae.stack import DictionaryConfig, SelectingConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

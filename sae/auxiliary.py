@@ -1,7 +1,7 @@
 """What dead latents learn from the rows in which they do not fire.
 
-Their own gradient is zero. With :class:`~sae.stack.AuxK` the largest dead pre-activations of a row are decoded
-onto the residual that the living leave; with :class:`~sae.stack.Nearer` pre-activations are raised to the
+Their own gradient is zero. With :class:`~sae.architecture.AuxK` the largest dead pre-activations of a row are decoded
+onto the residual that the living leave; with :class:`~sae.architecture.Nearer` pre-activations are raised to the
 threshold. Both are dense products over the dead latents alone.
 """
 
@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae.architecture import Architecture, AuxK, Nearer
 from sae.kernels import Largest
 from sae.kernels.reference import select_
-from sae.stack import Architecture, AuxK, Nearer, Stack
+from sae.stack import Stack
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae.architecture import Architecture, Own, Pursuit
 from sae.auxiliary import FromDead, from_dead
 from sae.kernels import LargestOfBatch, Latents
 from sae.kernels.reference import select_
 from sae.spans import NO_SPANS, Spans
-from sae.stack import Architecture, Own, Pursuit, Stack, products_
+from sae.stack import Stack, products_
 
 BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
 """Codes of a block of rows of one member. How rows are cut does not depend on the company a member is in."""

@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae import pursuit, sparse
+from sae.architecture import Architecture, Pursuit
 from sae.dense import Dense, Gradient, Terms
 from sae.kernels import Adam, Kernels, LargestOfBatch, Rounded
 from sae.kernels.backend import kernels_for
 from sae.kernels.graph import Replay
 from sae.kernels.reference import adam_
 from sae.spans import NO_SPANS, Spans
-from sae.stack import Architecture, Pursuit, Stack
+from sae.stack import Stack
 
 Precision = Literal["float32", "screen", "bfloat16"]
 LOOK = 10

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.kinds import config_class
 from sae.source import Source
-from sae.stack import DictionaryConfig
 from sae.train import TrainConfig, train
 
 

@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae.architecture import Pursuit
 from sae.dense import Gradient, Terms
 from sae.kernels import Latents
-from sae.stack import Pursuit, Stack
+from sae.stack import Stack
 
 ROWS = 4096
 """Rows that are pursued at a time."""

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae.architecture import Architecture, Own, Pursuit
 from sae.auxiliary import FromDead, from_dead
 from sae.dense import LIKELY, Terms, bar_of, pulls_of_levels, searched_offset, segments
 from sae.kernels import Adam, Codes, Kernels, LargestOfBatch, Latents, Positive, Pull, Rounded, Selection
 from sae.spans import NO_SPANS, Spans
-from sae.stack import Architecture, Own, Pursuit, Stack
+from sae.stack import Stack
 
 
 class Rest(NamedTuple):

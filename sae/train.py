@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from sae.architecture import DictionaryConfig
 from sae.dense import Terms, bar_of
 from sae.dictionary import Dictionary
 from sae.engine import Engine, Precision
@@ -30,7 +31,7 @@ from sae.schedule import trapezoid
 from sae.source import Source
 from sae.spans import NO_SPANS, Spans
 from sae.sparsity import Control
-from sae.stack import DictionaryConfig, Stack, Start
+from sae.stack import Stack, Start
 from sae.units import Beginning, Scaling, Units
 
 

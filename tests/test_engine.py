@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae.architecture import raw_units
 from sae.dense import Terms
 from sae.dictionaries.relu import Config as Relu
 from sae.engine import LOOK, Engine
 from sae.kernels import Adam
 from sae.kernels.backend import kernels_for
 from sae.kernels.reference import Reference
-from sae.stack import Stack, raw_units
+from sae.stack import Stack
 from tests.stacks import (
     ARCHITECTURES,
     DENSE_ONLY,

@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.lines import note
 from benchmarks.pool import Pool
 from benchmarks.trainers import Course, Setting, pool_of
+from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.kinds import config_class
-from sae.stack import DictionaryConfig
 from sae.train import Member, TrainConfig, train
 
 REQUIRES = "sae.dictionaries.{kind}"

@@ -21,13 +21,13 @@ from torch import Tensor
 from pipelines.sinks import Sinks
 from pipelines.sources import open_source
 from pipelines.step import Job, Runtime, Tell
+from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.files import save
 from sae.files.native import read_tensors, write_whole
 from sae.kinds import config_class
 from sae.memory import memory_of
 from sae.method import MethodConfig
-from sae.stack import DictionaryConfig
 from sae.train import Member, State, TrainConfig, select_members, train_side_by_side
 
 VERSION = 3

@@ -17,9 +17,9 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.architecture import Architecture, SelectingConfig, raw_units
 from sae.dictionary import Dictionary, above
 from sae.kernels import LargestOfBatch
-from sae.stack import Architecture, SelectingConfig, raw_units
 
 
 class Config(SelectingConfig):

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.architecture import Architecture, Own, PenalisedConfig, Pulled, raw_units
 from sae.dictionary import Dictionary
-from sae.stack import Architecture, Own, PenalisedConfig, Pulled, raw_units
 
 
 class Config(PenalisedConfig):

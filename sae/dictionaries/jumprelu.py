@@ -27,8 +27,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.architecture import Architecture, DictionaryConfig, Nearer, Own, Pulled, one_of_two, raw_units
 from sae.dictionary import Dictionary, above
-from sae.stack import Architecture, DictionaryConfig, Nearer, Own, Pulled, one_of_two, raw_units
 
 
 class Config(DictionaryConfig):

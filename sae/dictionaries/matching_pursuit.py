@@ -19,8 +19,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.architecture import Architecture, DictionaryConfig, Pursuit, raw_units
 from sae.dictionary import Dictionary
-from sae.stack import Architecture, DictionaryConfig, Pursuit, raw_units
 
 
 class Config(DictionaryConfig):

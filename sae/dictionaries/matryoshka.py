@@ -19,9 +19,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.architecture import Architecture, AuxK, DictionaryConfig, one_of_two, raw_units
 from sae.dictionary import Dictionary, above
 from sae.kernels import LargestOfBatch, Positive
-from sae.stack import Architecture, AuxK, DictionaryConfig, one_of_two, raw_units
 
 
 class Config(DictionaryConfig):

@@ -27,8 +27,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.architecture import Architecture, PenalisedConfig, raw_units
 from sae.dictionary import Dictionary
-from sae.stack import Architecture, PenalisedConfig, raw_units
 
 ANNEALED = 10
 """The number of steps in which p goes from 1 to its end."""

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.architecture import Architecture, SelectingConfig, raw_units
 from sae.dictionary import Dictionary
 from sae.kernels import Largest
-from sae.stack import Architecture, SelectingConfig, raw_units
 
 
 class Config(SelectingConfig):

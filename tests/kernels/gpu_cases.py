@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae.architecture import Architecture
 from sae.dense import Terms
 from sae.dictionaries.gated import GatedArchitecture
 from sae.dictionaries.relu import ReluArchitecture
@@ -18,7 +19,7 @@ from sae.kernels.gpu import INTERPRETED, Triton
 from sae.kernels.graph import Replay
 from sae.kernels.reference import Reference
 from sae.sparse import Members, descend
-from sae.stack import Architecture, Stack
+from sae.stack import Stack
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # Batch, latents of a member, width, members. Tiles are wider than 80 and its inner blocks do not divide it.
