@@ -107,7 +107,8 @@ def measure(
     block = ours.n_layers // 2 if layer is None else layer
     tokenizer = load_tokenizer(model)
     select = Selection.of(tokenizer, drop_first=True)
-    collector = Harvest(ours, f"blocks.{block}.hook_resid_post", select, "float32", rows * batches, rows)
+    hooks = {"acts": f"blocks.{block}.hook_resid_post"}
+    collector = Harvest(ours, hooks, select, "float32", rows * batches, rows)
     tokens = _tokens(tokenizer, text, rows * batches, context, ours.bridge.cfg.d_vocab)
     kept = select(tokens).kept
 
@@ -129,7 +130,7 @@ def measure(
         return torch.cat(found)
 
     def by_us() -> torch.Tensor:
-        return collector.vectors(tokens, kept)
+        return collector.vectors(tokens, kept)["acts"]
 
     torch.testing.assert_close(by_us(), by_hook()[kept.to(device)].cpu(), rtol=1e-3, atol=1e-4)
     one = max(seconds_of(by_us, device), seconds_of(by_hook, device))

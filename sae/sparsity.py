@@ -26,6 +26,9 @@ from torch import Tensor
 SHRINKS = 100.0, 1.0
 COUNTS = 300.0, 50.0
 """`reach` and `prompt`."""
+FASTEST = 0.2, 0.02
+"""``reach / steps`` is held to these, for counts and for codes that shrink: L0 follows the weight in some fifty steps, and
+what integrates faster swings."""
 NEAR = 0.3
 SLOW, SETTLED = 0.15, 0.6
 """`pace` begins at the one and is full after the other share of the steps."""
@@ -51,7 +54,7 @@ class Control:
         reach, self.prompt = (
             torch.where(counts, at_jumps, elsewhere) for elsewhere, at_jumps in zip(SHRINKS, COUNTS, strict=True)
         )
-        self.gain = (reach / steps).clamp(max=0.3)
+        self.gain = (reach / steps).minimum(torch.where(counts, *FASTEST))
 
     @property
     def at_work(self) -> bool:

@@ -45,7 +45,6 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-@pytest.mark.usefixtures("both_cores")
 def test_the_demo_tells_its_story(tmp_path: Path):
     rows = scores("demo", tmp_path)
     best = {l1: mean(of(rows, "mcc", method="relu", n_latents=128, l1=l1)) for l1 in (0.1, 2.0, 32.0)}
