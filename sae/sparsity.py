@@ -27,8 +27,8 @@ SHRINKS = 100.0, 1.0
 COUNTS = 300.0, 50.0
 """`reach` and `prompt`."""
 FASTEST = 0.2, 0.02
-"""``reach / steps`` is held to these, for counts and for codes that shrink: L0 follows the weight in some fifty steps, and
-what integrates faster swings."""
+"""``reach / steps`` is held to these, for counts and for codes that shrink: L0 follows the weight in some fifty
+steps, and what integrates faster swings."""
 NEAR = 0.3
 SLOW, SETTLED = 0.15, 0.6
 """`pace` begins at the one and is full after the other share of the steps."""
