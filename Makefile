@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/sae run configs/demo.toml
 
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -83,13 +83,13 @@ def test_a_grid_is_refined_and_again_it_trains_nothing(tmp_path: Path, monkeypat
 
 
 def test_penalties_reach_for_the_target_too_and_keep_their_settings(tmp_path: Path):
-    table = {**SMALL, "train": {**SMALL["train"], "steps": 20}, "name": "other"}
-    table["dictionary"] = {"kind": "jumprelu", "n_latents": [8, 16], "l0": 3, "bandwidth": 0.7}
-    curves, folder = suggest.run(parse(table), "jumprelu", [2, 4, 6], tmp_path, QUIET)
+    table = {**SMALL, "train": {**SMALL["train"], "steps": 60}, "name": "other"}
+    table["dictionary"] = {"kind": "gated", "n_latents": [8, 16], "l0": 3, "decoder_bias": False}
+    curves, folder = suggest.run(parse(table), "gated", [2, 3, 4], tmp_path, QUIET)
     assert [c.sweep[0].n_latents for c in curves] == [8, 16]
     assert {f.name for f in folder.glob("*.svg")} == {"suggestion-0.svg", "suggestion-1.svg"}
     manifests = [json.loads(f.read_text()) for f in Store(tmp_path).root.glob("train-*/manifest.json")]
-    assert {m["config"]["dictionary"]["bandwidth"] for m in manifests} == {0.7}
+    assert {m["config"]["dictionary"]["decoder_bias"] for m in manifests} == {False}
 
 
 def test_targets_are_spread_to_where_they_can_be_told_apart():
