@@ -15,8 +15,9 @@ from pipelines import figures
 from pipelines.drawing import Array
 from pipelines.findings import Verdict, sweep_of
 from pipelines.scoreboard import Setting, champions, ordered
-from pipelines.sources import open_source
+from pipelines.sources import kind_of, open_source
 from sae.files import load
+from sae.kinds import kinds
 from sae.matching import cosines
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[Pla
     Where a figure shows a single dictionary of a setting, it is that of the first seed, not the best one.
     """
     drawn = (
+        _portrait(verdict, places),
         _frontiers(settings, verdict),
         _heat_map(settings),
         _cosines(verdict, places),
@@ -74,6 +76,14 @@ def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[Pla
 
 
 Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
+
+
+def _portrait(v: Verdict, places: Sequence[Place]) -> Drawn:
+    """What a source shows of itself, where its kind has a portrait."""
+    place = places[v.best.members[0]]
+    portrait = kinds("pipelines.portraits").get(kind_of(place.source))
+    if portrait is not None:
+        yield from portrait.draw(place.source)
 
 
 def _frontiers(settings: Sequence[Setting], v: Verdict) -> Drawn:

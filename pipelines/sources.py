@@ -28,8 +28,16 @@ def prepare(jobs: Sequence[Job], runtime: Runtime, tell: Tell) -> Iterator[Job]:
 
 def open_source(directory: Path, device: str) -> Source:
     """The source in the directory of a finished step."""
-    manifest = json.loads((directory / "manifest.json").read_text())
-    return settings(manifest["config"]["source"]).open(directory, device)
+    return settings(_table(directory)).open(directory, device)
+
+
+def kind_of(directory: Path) -> str:
+    """The kind of the source in the directory of a finished step."""
+    return _table(directory)["kind"]
+
+
+def _table(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "manifest.json").read_text())["config"]["source"]
 
 
 def settings(table: Mapping[str, Any]) -> SourceConfig:

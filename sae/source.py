@@ -48,7 +48,9 @@ class Truth:
 
     `directions` are unit rows. `represented` says which features the activations carry at all: recovery is
     scored over those only. `probability` is the share of rows in which a feature is active. `parents` holds
-    the index of each feature's parent, -1 for none. Activations are ``codes @ directions + offset + noise``.
+    the index of each feature's parent, -1 for none. Activations are ``codes @ directions + offset + noise`` where
+    `kind` is ``exact``; ``responses`` are the directions in which a nonlinear network answers to one feature alone,
+    which do not add up where features share neurons: there activations are only near to that sum.
     """
 
     directions: Float[Tensor, "n_features d_in"]
@@ -57,6 +59,7 @@ class Truth:
     importance: Float[Tensor, " n_features"] | None = None
     parents: Int[Tensor, " n_features"] | None = None
     offset: Float[Tensor, " d_in"] | None = None
+    kind: Literal["exact", "responses"] = "exact"
 
 
 class Source(ABC):

@@ -13,28 +13,21 @@ Garriga-Alonso 2025, 'Sparse but wrong'; SynthSAEBench, arXiv 2602.14687.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.features.activity import Copula, Correlated, Fixed, Independent, OneOf
 from sae.features.directions import AnyDirections, Random
+from sae.features.law import AnyActivity, Law
 from sae.features.series import PerFeature
-from sae.features.tree import Tree, generations
+from sae.features.tree import Tree
 from sae.features.values import AnyValues, Uniform, above_zero
 from sae.seeds import generator
 from sae.source import Batch, Source, Split, Truth
 from sae.toy import ToyConfig, random_directions
-
-ROWS_AT_ONCE = 4096
-PROBABILITY_BATCHES = 32
-"""How many times `ROWS_AT_ONCE` rows are drawn to estimate probabilities that have no closed form."""
-
-AnyActivity = Annotated[Independent | Copula | Correlated | OneOf | Fixed | Tree, Field(discriminator="kind")]
 
 
 class Config(ToyConfig):
@@ -77,67 +70,25 @@ class Config(ToyConfig):
         tensors |= {f"activity.{name}": t for name, t in activity.items()}
         tensors |= {f"values.{name}": t for name, t in values.items()}
         tensors = {name: t.contiguous() for name, t in tensors.items()}
-        return tensors | {"probability": self.probability(Law.of(self, tensors))}
+        return tensors | {"probability": self.law(tensors).probability(self.seed)}
 
-    def probability(self, law: Law) -> Float[Tensor, " n_features"]:
-        """The share of rows in which each feature is active: exact, or of a fixed draw where coins correlate."""
-        if "probability" in law.activity:
-            return law.activity["probability"] * law.positive_so_far()
-        draw = generator("probability", "estimate", self.seed)
-        batches = (law.codes(ROWS_AT_ONCE, draw) for _ in range(PROBABILITY_BATCHES))
-        return sum((codes.count_nonzero(0) for codes in batches), torch.zeros(())) / (
-            ROWS_AT_ONCE * PROBABILITY_BATCHES
-        )
-
-    def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
-        return Features(self, tensors)
-
-
-@dataclass(frozen=True)
-class Law:
-    """What codes are drawn from: the settings, and the tensors that they and the seed determine."""
-
-    config: Config
-    activity: Mapping[str, Tensor]
-    values: Mapping[str, Tensor]
-    levels: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"]]]
-    """The children and their parents, level by level, down from the children of roots."""
-
-    @classmethod
-    def of(cls, config: Config, tensors: Mapping[str, Tensor]) -> Law:
-        activity, values = (
+    def law(self, tensors: Mapping[str, Tensor]) -> Law:
+        """What codes are drawn from, of the tensors of a source."""
+        parts = (
             {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
             for part in ("activity.", "values.")
         )
-        parents = activity.get("parents")
-        levels = [] if parents is None else [(level, parents[level]) for level in generations(parents)[1:]]
-        return cls(config, activity, values, levels)
+        return Law.of(self.activity, self.values, *parts)
 
-    def codes(self, size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:
-        """Coefficients of `size` rows; magnitudes are drawn for active features alone."""
-        codes = self.config.activity.draw(self.activity, size, draw)
-        row, feature = codes.nonzero(as_tuple=True)
-        codes[row, feature] = self.config.values.draw(self.values, feature, draw)
-        scaled = isinstance(self.config.activity, Tree) and self.config.activity.scaled
-        for child, parent in self.levels:
-            above = codes[:, parent]
-            # A parent whose magnitude was cut off at 0 is silent, and silences its children.
-            codes[:, child] *= above / self.values["mean"][parent] if scaled else above > 0
-        return codes
-
-    def positive_so_far(self) -> Float[Tensor, " n_features"]:
-        """The probability that neither a feature's magnitude nor an ancestor's is cut off at 0."""
-        positive = self.values.get("positive", torch.ones(self.config.n_features)).clone()
-        for child, parent in self.levels:
-            positive[child] *= positive[parent]
-        return positive
+    def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
+        return Features(self, tensors)
 
 
 class Features(Source):
     """Rows of such features."""
 
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
-        self.config, self.law = config, Law.of(config, tensors)
+        self.config, self.law = config, config.law(tensors)
         self.directions: Float[Tensor, "n_features d_in"] = tensors["directions"]
         self.offset = tensors.get("offset")
         self.d_in = self.directions.shape[1]
@@ -146,7 +97,7 @@ class Features(Source):
             self.directions.norm(dim=1) > 0,
             tensors["probability"],
             tensors.get("importance"),
-            self.law.activity.get("parents"),
+            self.law.parents,
             self.offset,
         )
 

@@ -286,7 +286,10 @@ def scored(folder: Path, rows: list[tuple[dict[str, Any], dict[str, float]]]) ->
     """A report on sources that are never opened, of scores alone."""
     source_steps = {name: Step("stream", 1, {"name": name}) for name in dict.fromkeys(r["source"] for r, _ in rows)}
     steps = {f"source.{i}": step for i, step in enumerate(source_steps.values())}
-    inputs = {name: folder / name for name in steps}
+    inputs = {
+        key: written(folder, key, {"config": {"source": {"kind": name.split()[0]}}})
+        for key, name in zip(steps, source_steps, strict=True)
+    }
     for i, (identity, scores) in enumerate(rows):
         score = inputs[f"score.{i}"] = written(folder, f"score-{i}", {})
         inputs[f"train.{i}"] = written(folder, f"train-{i}", {})
