@@ -67,7 +67,7 @@ class Networks:
 
     def __call__(
         self,
-        x: Float[Tensor, "n_instances batch n_features"],
+        x: Float[Tensor, "#n_instances batch n_features"],
         drop: Callable[[Tensor], Tensor] | None = None,
         depth: int | None = None,
     ) -> Pass:

@@ -57,12 +57,12 @@ class Population:
     hidden_l1: Float[Tensor, " n_instances"]
     weight_decay: Float[Tensor, " n_instances"]
 
-    def rows(self, step: int, size: int, split: Split = "train") -> Float[Tensor, "n_instances size n_features"]:
+    def rows(self, step: int, size: int, split: Split = "train") -> Float[Tensor, "#n_instances size n_features"]:
         """The rows of every instance; a view of shape 1 where all have the same."""
         drawn = torch.stack([inputs.rows(step, size, split) for inputs in self.inputs])
         return drawn if len(drawn) == 1 else drawn[self.which]
 
-    def loss(self, found: Pass, x: Float[Tensor, "n_instances batch n_features"]) -> Float[Tensor, " n_instances"]:
+    def loss(self, found: Pass, x: Float[Tensor, "#n_instances batch n_features"]) -> Float[Tensor, " n_instances"]:
         """The mean error of every instance over rows and outputs, weighted by importance."""
         wanted = self.task.target(x)
         if self.task.loss == "cross_entropy":

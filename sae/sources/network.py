@@ -217,9 +217,10 @@ class Hidden(Source):
         return self._run(alone) - self.silent
 
     def codes_of(self, x: Float[Tensor, "batch n_features"]) -> Float[Tensor, "batch n_directions"]:
-        """The coefficients of unit directions."""
+        """The coefficients of unit directions; a feature that the layer does not see at all keeps its own numbers."""
         x = torch.cat([x.clamp_min(0), (-x).clamp_min(0)], dim=1) if self.config.signed else x
-        return x * self.rows.norm(dim=1)
+        length = self.rows.norm(dim=1)
+        return x * length.where(length > 0, 1.0)
 
     def _truth(self) -> Truth:
         length = self.rows.norm(dim=1)

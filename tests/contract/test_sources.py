@@ -11,6 +11,7 @@ from sae.source import Source
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
+from sae.sources.network import Config as Network
 from sae.sources.tensor import Rows
 from tests.transcoding import Mlp
 
@@ -33,6 +34,14 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
     **{f"features {activity['kind']}": features(activity) for activity in ACTIVITIES},
+    "network": lambda seed: Network(
+        n_features=12,
+        activity=ACTIVITIES[0],
+        network={"hidden": [6]},
+        training={"steps": 20},
+        instances=2,
+        seed=seed,
+    ).build(),
     "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
     "pairs": lambda seed: Rows(PAIRS[0], seed=seed, targets=PAIRS[1]),
     "mlp": lambda seed: Mlp(seed),
