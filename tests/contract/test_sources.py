@@ -36,7 +36,7 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     **{f"features {activity['kind']}": features(activity) for activity in ACTIVITIES},
     "network": lambda seed: Network(
         n_features=12,
-        activity=ACTIVITIES[0],
+        activity={"kind": "fixed", "k": 2},
         network={"hidden": [6]},
         training={"steps": 20},
         instances=2,
