@@ -24,6 +24,8 @@ from sae.source import Split
 
 N_LOGGED = 100
 """How often in its course training yields."""
+PIECE = 2048
+"""How many rows are measured at once; the same for any number of instances, so that all meet the same rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,28 +137,39 @@ def _plain(networks: Networks) -> Networks:
 
 @torch.no_grad()
 def measure(
-    networks: Networks, population: Population, config: TrainingConfig, split: Split = "train", batches: int = 1
+    networks: Networks, population: Population, config: TrainingConfig, split: Split = "train", n_rows: int = 0
 ) -> Float[Tensor, " n_instances"]:
-    """The loss on rows of a split, without dropout; on the rows that were trained on where they are few."""
-    if config.n_samples is not None and split == "train":
-        x = population.rows(0, config.n_samples)
+    """The loss without dropout: on `n_rows` rows of a split, or without any on what the last step was trained on."""
+    if not n_rows:
+        few = config.n_samples is not None
+        x = population.rows(0 if few else config.steps - 1, config.n_samples or config.batch_size)
         return population.loss(networks(x), x)
     total = torch.zeros(networks.n_instances)
-    for step in range(batches):
-        x = population.rows(step, config.batch_size, split)
+    pieces = list(_pieces(population, split, n_rows))
+    for x in pieces:
         total += population.loss(networks(x), x)
-    return total / batches
+    return total / len(pieces)
 
 
 @torch.no_grad()
 def unexplained(
-    networks: Networks, population: Population, split: Split = "test", size: int = 2048
+    networks: Networks, population: Population, split: Split = "test", n_rows: int = 8192
 ) -> Float[Tensor, " n_instances"]:
     """The fraction of variance unexplained, ``sum (y - task(x))^2 / sum (task(x) - mean)^2`` over rows and outputs,
     unweighted; NaN for classes."""
     if population.task.loss == "cross_entropy":
         return torch.full((networks.n_instances,), torch.nan)
-    x = population.rows(0, size, split)
-    wanted = population.task.target(x).expand(networks.n_instances, -1, -1)
-    error = (networks(x).output - wanted).square().sum((1, 2))
-    return error / (wanted - wanted.mean(1, keepdim=True)).square().sum((1, 2))
+    error = torch.zeros(networks.n_instances)
+    sums, squares, n = torch.zeros(()), torch.zeros(()), 0
+    for x in _pieces(population, split, n_rows):
+        wanted = population.task.target(x)
+        error += (networks(x).output - wanted).square().sum((1, 2))
+        sums, squares, n = sums + wanted.double().sum(1), squares + wanted.double().square().sum(1), n + x.shape[1]
+    variance = (squares - sums.square() / n).sum(-1)
+    return (error / variance).float()
+
+
+def _pieces(population: Population, split: Split, n_rows: int) -> Iterator[Tensor]:
+    """At least `n_rows` rows of a split, `PIECE` at a time."""
+    for step in range(-(-n_rows // PIECE)):
+        yield population.rows(step, PIECE, split)

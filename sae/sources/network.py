@@ -40,8 +40,8 @@ from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 REPRESENTED = 0.5
 """The length from which a feature counts as represented; shorter ones are partly so, below .1 not at all."""
 MERGED = 0.95
-CHOOSE_BATCHES = 8
-"""Held-out batches by whose loss the best instance is chosen; the loss that is told is that of as many others."""
+HELD_OUT_ROWS = 2**15
+"""Rows by whose loss the best instance is chosen; the loss that is told is that of as many others."""
 LABELLED_ROWS = 4096
 
 
@@ -149,8 +149,8 @@ class Config(SourceConfig):
             history.append((state.step, state.loss.clone()))
             progress(state.step, self.training.steps, "steps")
         measured = {
-            "choose_loss": measure(networks, population, self.training, "choose", CHOOSE_BATCHES),
-            "loss": measure(networks, population, self.training, "test", CHOOSE_BATCHES),
+            "choose_loss": measure(networks, population, self.training, "choose", HELD_OUT_ROWS),
+            "loss": measure(networks, population, self.training, "test", HELD_OUT_ROWS),
             "unexplained": unexplained(networks, population),
             "history": torch.stack([loss for _, loss in history]),
             "history_step": torch.tensor([step for step, _ in history]),
