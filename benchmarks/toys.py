@@ -33,7 +33,8 @@ def toys(*names: str, threads: int = 1) -> list[Line]:
     lines: list[Line] = []
     for name in names or known:
         note(name)
-        lines += [emit("toys", {"study": name, **asdict(fact)}) for fact in known[name]()]
+        about = " ".join((known[name].__doc__ or "").split())
+        lines += [emit("toys", {"study": name, "about": about, **asdict(fact)}) for fact in known[name]()]
     return lines
 
 
