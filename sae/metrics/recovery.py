@@ -44,6 +44,7 @@ from sae.source import Truth
 
 N_DECILES = 10
 RECOVERED = 0.9
+MERGED = 0.95
 NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
 
 
@@ -115,14 +116,17 @@ def deciles(best: Float[Tensor, " n_represented"], probability: Float[Tensor, " 
 
 
 def false_recovery(truth: Truth, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
-    """The share of latents nearest to an ignored feature; NaN where none is ignored."""
-    ignored = ~truth.represented & (truth.directions.norm(dim=1) > 0)
-    if not bool(ignored.any()):
+    """The share of latents nearest to an ignored feature; NaN where none is ignored. One that points where a
+    represented feature does is no rival to it: they were merged, and a latent that finds one finds both."""
+    kept = truth.directions[truth.represented]
+    ignored = truth.directions[~truth.represented & (truth.directions.norm(dim=1) > 0)]
+    if len(kept):
+        ignored = ignored[cosines(ignored, kept).amax(1) <= MERGED]
+    if not len(ignored):
         return float("nan")
-    beside = cosines(truth.directions[ignored], W_dec).amax(0)
-    if bool(truth.represented.any()):
-        own = cosines(truth.directions[truth.represented], W_dec).amax(0)
-        beside = beside.masked_fill(own >= beside, 0)
+    beside = cosines(ignored, W_dec).amax(0)
+    if len(kept):
+        beside = beside.masked_fill(cosines(kept, W_dec).amax(0) >= beside, 0)
     return mean(beside > RECOVERED)
 
 

@@ -178,10 +178,12 @@ def test_latents_of_ignored_features_are_false_recoveries():
     assert s["recovered_90"] == 0.5 and s["mcc_all"] == pytest.approx((1 + 0.5**0.5) / 5)
 
 
-def test_a_latent_at_least_as_near_to_a_represented_feature_is_no_false_recovery():
+def test_a_feature_that_is_merged_with_a_represented_one_is_not_recovered_falsely():
     twins = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
-    assert with_ignored(twins, [True, False, True], torch.eye(2))["false_recovery"] == 0
+    assert math.isnan(with_ignored(twins, [True, False, True], torch.eye(2))["false_recovery"])
     assert with_ignored(twins, [False, False, True], torch.eye(2))["false_recovery"] == 0.5
+    apart = torch.tensor([[1.0, 0], [0.9, 0.19**0.5], [0, 1]])
+    assert with_ignored(apart, [True, False, True], apart)["false_recovery"] == pytest.approx(1 / 3)
 
 
 def test_an_ignored_feature_without_a_direction_cannot_be_recovered():
