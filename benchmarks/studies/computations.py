@@ -20,9 +20,9 @@ def hidden_relu() -> Iterator[Fact]:
         5,
         importance=falling(0.75),
         network={"activation": "relu"},
-        instances=100,
+        instances=50,
         vary={"activity.probability": p},
-        training={"steps": 4000, "batch_size": 512},
+        training={"steps": 3000, "batch_size": 256},
     )
     W = s.networks.W[best(s)]
     several = ((W > 0.3).sum(1) > 1).sum(1)
