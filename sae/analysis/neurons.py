@@ -1,0 +1,37 @@
+"""What neurons stand for: how far each is one feature's alone.
+
+For weights ``W [n_features, d_hidden]`` from features into neurons, or the answers of neurons to each feature alone. A
+neuron that nothing reaches has no share (NaN): it is neither mono- nor polysemantic. These measures depend on the
+basis, and mean something where an activation function makes neurons what they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MONOSEMANTIC = 0.9
+"""The share from which a neuron counts as one feature's."""
+
+
+def weight_share(W: Float[Tensor, "n_features d_hidden"]) -> Float[Tensor, " d_hidden"]:
+    """``max_i w_ik^2 / sum_i w_ik^2``: the largest share of a neuron's weight that one feature has; from 1 / n_features
+    to 1."""
+    return _largest_share(W.square())
+
+
+def response_share(responses: Float[Tensor, "n_features d_hidden"]) -> Float[Tensor, " d_hidden"]:
+    """``r_k = max_i a_ki / sum_i a_ki`` over neuron k's activations on one-hot inputs (Jermyn, Schiefer and Hubinger
+    2022, 'Engineering Monosemanticity in Toy Models'); activations below zero, which GELU has, count as none."""
+    return _largest_share(responses.clamp_min(0))
+
+
+def _largest_share(parts: Float[Tensor, "n_features d_hidden"]) -> Float[Tensor, " d_hidden"]:
+    total = parts.sum(0)
+    return torch.where(total > 0, parts.amax(0) / total, torch.nan)
+
+
+def monosemantic(share: Float[Tensor, " d_hidden"], threshold: float = MONOSEMANTIC) -> Bool[Tensor, " d_hidden"]:
+    """Which neurons have a share above the threshold; their sum is the count."""
+    return share > threshold
