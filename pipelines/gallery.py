@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from pipelines import figures
 from pipelines.drawing import Array
 from pipelines.findings import Verdict, sweep_of
+from pipelines.portraits import Candidate
 from pipelines.scoreboard import Setting, champions, ordered
 from pipelines.sources import kind_of, open_source
 from sae.files import load
@@ -48,6 +50,11 @@ class Place:
         file = self.score / "vectors.safetensors"
         return load_file(file) if file.is_file() else {}
 
+    def scores(self) -> dict[str, float]:
+        """Its scores by name, without those that are undefined."""
+        found = json.loads((self.score / "scores.json").read_text())["scores"]
+        return {name: float(value) for name, value in found.items() if value is not None}
+
     def log(self) -> list[Mapping[str, float]]:
         """The records of its training; none for a baseline."""
         file = self.train / "log.jsonl"
@@ -60,7 +67,7 @@ def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[Pla
     Where a figure shows a single dictionary of a setting, it is that of the first seed, not the best one.
     """
     drawn = (
-        _portrait(verdict, places),
+        _portrait(settings, verdict, places),
         _frontiers(settings, verdict),
         _heat_map(settings),
         _cosines(verdict, places),
@@ -78,12 +85,24 @@ def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[Pla
 Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
 
 
-def _portrait(v: Verdict, places: Sequence[Place]) -> Drawn:
-    """What a source shows of itself, where its kind has a portrait."""
+def _portrait(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Drawn:
+    """What a source shows of itself, where its kind has a portrait, and of dictionaries in it."""
     place = places[v.best.members[0]]
     portrait = kinds("pipelines.portraits").get(kind_of(place.source))
-    if portrait is not None:
-        yield from portrait.draw(place.source)
+    if portrait is None:
+        return
+    yield from portrait.draw(place.source)
+    if hasattr(portrait, "overlay"):
+        yield from portrait.overlay(place.source, list(_candidates(settings, v, places)))
+
+
+def _candidates(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Iterator[Candidate]:
+    """The best dictionary and, where it is another, the trained one that reconstructs best."""
+    trained = [s for s in settings if not s.is_baseline and math.isfinite(s.mean("fvu"))]
+    nearest = min(trained, key=lambda s: s.mean("fvu"), default=v.best)
+    for s in [v.best] if nearest is v.best else [v.best, nearest]:
+        place = places[s.members[0]]
+        yield Candidate(s.title, load(place.train / "dictionary"), place.scores())
 
 
 def _frontiers(settings: Sequence[Setting], v: Verdict) -> Drawn:
