@@ -117,7 +117,7 @@ def dimensionalities(
     if len(at) < 2 or not any(len(s) for s in shares):
         return None
     figure, (ax,) = canvas(7.4, 4.2)
-    top = max(1.08, *(float(s.max()) for s in shares if len(s)))
+    top = max(1.08, *(float(s.max()) for s in shares if len(s)), 0 if star is None else 1.04 * min(star.max(), 1.5))
     edges = np.linspace(0, top, round(top / 0.0125) + 1)
     place = np.log10(at) if log else at
     room = 0.46 * float(np.diff(np.sort(place)).min())
@@ -125,7 +125,7 @@ def dimensionalities(
         ax.axhline(level, color=RULE, lw=0.8, zorder=0)
     for x, of in zip(place.tolist(), shares, strict=True):
         count = np.histogram(of, edges)[0]
-        half = room * count / max(int(count.max()), 1)
+        half = room * count / max(int(count.max()), 4)  # a few features make no broad bars
         left, right = (10 ** (x - half), 10 ** (x + half)) if log else (x - half, x + half)
         ax.barh(edges[:-1], right - left, np.diff(edges), left=left, align="edge", color=FEATURE, linewidth=0)
         ax.annotate(f"{len(of)}", (10**x if log else x, 1), (0, 3), xycoords=("data", "axes fraction"),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_FEATURES = 100
 """More than these make a matrix whose cells cannot be told apart."""
+MOST_NEURONS, MOST_WEIGHTS = 60, 20
+"""Of more neurons, as many are drawn, evenly from all; of a neuron's weights, the largest so many on their own."""
 MONO, POLY = "#0072B2", "#D55E00"
 
 
@@ -81,7 +83,7 @@ def _lengths(ax: Axes, panel: Weights, top: float, first: bool) -> Any:
 
     n, shade = len(panel.length), ScalarMappable(Normalize(0, 1), colormaps["cividis"])
     ax.barh(np.arange(n), panel.length, height=0.8, color=cast(Any, shade.to_rgba(cast(Any, panel.shared.clip(0, 1)))))
-    ax.set(xlim=(0, 1.05 * top), ylim=(n - 0.5, -0.5), xlabel=r"length $\|W_i\|$", xticks=range(int(top) + 1))
+    ax.set(xlim=(0, 1.05 * top), ylim=(n - 0.5, -0.5), xlabel=r"length $\|W_i\|$", xticks=[0, 1 if top >= 1 else 0.5])
     _bare(ax, n, "feature" if first else "")
     ax.set_title(f"{int(panel.represented.sum())} represented", color=FAINT)
     return shade
@@ -113,7 +115,7 @@ def stacks(panels: Sequence[Neurons]) -> Figure | None:
         return None
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    widest = max(p.weights.shape[1] for p in panels)
+    widest = min(max(p.weights.shape[1] for p in panels), MOST_NEURONS)
     each = 5.6 if len(panels) == 1 else max(3.6, min(5.6, 0.09 * widest))
     figure, axes = canvas(min(11.2, each * columns), 2.7 * rows + 0.2, columns, rows)
     for ax, panel in zip(axes, panels, strict=False):
@@ -129,6 +131,7 @@ def _stack(ax: Axes, panel: Neurons) -> None:
     from matplotlib import colormaps
 
     order = _sorted(panel)
+    order = order[np.linspace(0, len(order) - 1, min(MOST_NEURONS, len(order))).round().astype(int)]
     weights, share, mono = panel.weights[:, order], panel.share[order], panel.mono[order].astype(bool)
     n, d = weights.shape
     up, down = np.zeros(d), np.zeros(d)
@@ -136,12 +139,17 @@ def _stack(ax: Axes, panel: Neurons) -> None:
     # From the largest weight outward, so that what a neuron is for stands at the axis.
     by_size = np.argsort(-np.abs(weights), axis=0, kind="stable")
     colours = colormaps["viridis"](np.linspace(0, 0.95, n))
-    for rank in range(n):
+    for rank in range(min(n, MOST_WEIGHTS)):
         feature = by_size[rank]
         w = weights[feature, place]
         bottom = np.where(w >= 0, up, down)
         ax.bar(place, w, 0.8, bottom=bottom, color=cast(Any, colours[feature]), edgecolor="white", linewidth=0.3)
         up, down = up + w.clip(min=0), down + w.clip(max=0)
+    rest = np.take_along_axis(weights, by_size[MOST_WEIGHTS:], axis=0)
+    for more, bottom in ((rest.clip(min=0).sum(0), up), (rest.clip(max=0).sum(0), down)):
+        if more.any():
+            ax.bar(place, more, 0.8, bottom=bottom, color=RULE)
+        bottom += more
     ax.axhline(0, color=INK, lw=0.6)
     high, low = max(up.max(), 1e-9), min(down.min(), 0.0)
     ax.set_ylim(low - 0.16 * (high - low), high + (0.16 if d <= 24 else 0.05) * (high - low))
@@ -154,7 +162,7 @@ def _stack(ax: Axes, panel: Neurons) -> None:
     ax.set_xticks([])
     ax.set_xlim(-0.7, d - 0.3)
     ax.grid(axis="x", visible=False)
-    counted = f"{int(mono.sum())} of {d} neurons are one feature's"
+    counted = f"{int(panel.mono.sum())} of {len(panel.mono)} neurons are one feature's"
     ax.set_title(f"{panel.label}: {counted}" if panel.label else counted)
 
 

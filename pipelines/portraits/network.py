@@ -228,7 +228,8 @@ def _neurons(source: Hidden) -> Drawn:
         panels.append(_weights.Neurons(text, _array(W), _array(share), _array(monosemantic(share))))
     caption = (
         "Every bar is a neuron of the first hidden layer: its weights from each feature, in the feature's colour (dark "
-        "is the first, light the last), positive ones stacked upward, negative downward. Blue below marks a neuron of "
+        "is the first, light the last; small ones together in grey), positive stacked upward, negative downward, "
+        f"of at most {_weights.MOST_NEURONS} neurons. Blue below marks a neuron of "
         "which one feature has more than .9 of the squared weight, orange one that several share; where there is "
         f"room that largest share stands above.{_best_of(along)}"
     )

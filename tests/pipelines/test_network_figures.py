@@ -78,6 +78,17 @@ def test_a_stack_is_as_high_as_its_weights_and_signs_part_them():
     assert [t.get_text() for t in ax.texts] == ["1", "1", ".73"]
 
 
+def test_wide_layers_are_thinned_and_small_weights_drawn_together():
+    W = np.random.default_rng(0).uniform(0, 1, (200, 300))
+    figure = _weights.stacks([_weights.Neurons("", W, np.full(300, 0.5), np.ones(300))])
+    assert figure is not None
+    (ax,) = figure.axes
+    assert len(ax.patches) == _weights.MOST_NEURONS * (_weights.MOST_WEIGHTS + 1)
+    assert ax.get_title(loc="left") == "300 of 300 neurons are one feature's"
+    top = max(bar.get_y() + bar.get_height() for bar in ax.patches)
+    assert np.isclose(W.sum(0), top).any(), "a bar is as high as its weights together"
+
+
 def test_a_neuron_without_weights_comes_last_and_is_not_counted():
     W = np.array([[0.0, 1.0], [0.0, 0.0]])
     figure = _weights.stacks([_weights.Neurons("", W, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))])
