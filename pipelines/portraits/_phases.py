@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.drawing import INK, Array, canvas, plain_log, styled
+from sae.analysis.phases import Phase, predicted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,17 +42,10 @@ def composition(W: Array) -> Array:
 
 
 def expected(importance: Array, density: Array, n_features: int) -> NDArray[np.intp]:
-    """Which phase has the least loss, as an index into `PHASES`, of the last of two features in one dimension or three
-    in two, with values U[0, 1], the others of importance 1.
-
-        left out r (p / 3 - p^2 / 4),   another left out p / 3 - p^2 / 4,   opposite another (1 + r) p^2 / 6
-
-    and with three features also the other two opposite each other, p^2 / 3 (Elhage et al. 2022).
-    """
-    r, p = np.broadcast_arrays(importance, density)
-    ignored = p / 3 - p**2 / 4
-    dedicated = ignored if n_features == 2 else np.minimum(ignored, p**2 / 3)
-    return np.stack([r * ignored, dedicated, (1 + r) * p**2 / 6]).argmin(0)
+    """The phase of least loss, as an index into `PHASES`, over ``[n_density, n_importance]``."""
+    at: list[Phase] = ["ignored", "dedicated", "antipodal"]
+    rows = [[at.index(predicted(p, r, n_features)) for r in importance.tolist()] for p in density.tolist()]
+    return np.array(rows, dtype=np.intp)
 
 
 @styled
@@ -67,9 +61,9 @@ def phase_diagram(importance: Array, density: Array, parts: Array, n_features: i
     figure, (left, right) = canvas(7.4, 3.9, 2)
     across, up = _edges(importance), _edges(density)
     left.pcolormesh(across, up, cast(Any, (parts @ colours).clip(0, 1)), rasterized=True)
-    r = np.geomspace(across[0], across[-1], 400)
-    p = np.geomspace(up[0], min(up[-1], 1.0), 400)
-    least = expected(r, p[:, None], n_features)
+    r = np.geomspace(across[0], across[-1], 240)
+    p = np.geomspace(up[0], min(up[-1], 1.0), 240).clip(max=1.0)
+    least = expected(r, p, n_features)
     right.pcolormesh(r, p, cast(Any, colours[least]), shading="nearest", rasterized=True)
     for ax, title in ((left, "trained"), (right, "least loss")):
         for phase in np.unique(least):

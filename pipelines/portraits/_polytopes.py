@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEATURE, LATENT, CLOUD = "#0072B2", "#D55E00", "#8a8f98"
+MOST_POINTS = 700
+"""Dots that a page can carry."""
 MOST_OUTLINED = 12
 """An outline of more features than these is a circle and says nothing."""
 
@@ -84,7 +86,8 @@ def found(features: Array, points: Array, latents: Mapping[str, Array]) -> Figur
         return None
     figure, axes = canvas(3.3 * len(latents), 3.9, len(latents))
     longest = max(1.0, float(np.linalg.norm(features, axis=1).max()))
-    inside = points[np.linalg.norm(points, axis=1) <= 1.3 * longest]
+    far = np.linalg.norm(points, axis=1)
+    inside = points[(far > 0) & (far <= 1.3 * longest)][:MOST_POINTS]  # silent rows all lie at the centre
     for ax, (name, rows) in zip(axes, latents.items(), strict=True):
         _plane(ax, 1.34 * longest)
         ax.set_title(name, loc="center", fontsize=8.5, pad=2)

@@ -20,7 +20,7 @@ from pipelines.step import Job, Runtime, Tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-VERSION = 3
+VERSION = 4
 MOST_DRAWN = 6
 """Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
 

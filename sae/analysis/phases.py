@@ -11,7 +11,8 @@ Two features in one dimension, or three in two; all but the last have importance
     ignored     the last is not represented                 r (p / 3 - p^2 / 4)
     dedicated   it has a dimension of its own; of the others
                 one is not represented (two features)        p / 3 - p^2 / 4
-                two share the other dimension (three)        p^2 / 3
+                two share the other dimension (three),       p^2 / 3
+                or one is left out where that is less
     antipodal   it shares a dimension with one other         (1 + r) p^2 / 6
 
 The digon beats the ignored last where ``p < 4 r / (2 + 5 r)`` and, of two features, the ignored first where
@@ -49,7 +50,7 @@ def losses(p: float, r: float, n_features: int = 2) -> dict[Phase, float]:
     """
     if not 0 < p <= 1 or r <= 0 or n_features not in (2, 3):
         raise ValueError(f"p = {p:g}, r = {r:g}, n_features = {n_features}: give 0 < p <= 1, r > 0, and 2 or 3")
-    dedicated = ignored_loss(p) if n_features == 2 else p**2 / 3
+    dedicated = ignored_loss(p) if n_features == 2 else min(ignored_loss(p), p**2 / 3)
     return {"ignored": r * ignored_loss(p), "dedicated": dedicated, "antipodal": (1 + r) * p**2 / 6}
 
 

@@ -39,6 +39,8 @@ def test_every_configuration_loses_what_its_closed_form_says(
 ):
     n, phase = case
     weights, biased = CONFIGURATIONS[case]
+    if case == (3, "dedicated") and p > 4 / 7:  # two dense features do not share: one of them is left out
+        weights, biased = [[1.0, 0], [0, 0], [0, 1]], [0, 1, 0]
     importance = torch.ones(n)
     importance[-1] = r
     mean, error = measured(torch.tensor(weights), torch.tensor(biased) * p / 2, p, importance)

@@ -154,17 +154,12 @@ def test_a_feature_is_composed_of_phases():
     np.testing.assert_allclose(parts[4], [0.5, 0, 0.5, 0])
 
 
-def test_phases_border_where_their_losses_are_equal():
-    for r in (0.2, 0.9, 1.1, 3.0):
-        border = 4 * r / (2 + 5 * r) if r <= 1 else 4 / (5 + 2 * r)
-        names = [
-            list(_phases.PHASES)[int(_phases.expected(np.array(r), np.array(f * border), 2))] for f in (0.99, 1.01)
-        ]
-        assert names == ["opposite another", "dedicated" if r > 1 else "not represented"]
-    # Of three features in two dimensions the most important has one of its own.
-    assert (_phases.expected(np.array(2.0), np.linspace(0.01, 1, 50), 3) == 1).all()
-    assert _phases.expected(np.array(1.0), np.array(4 / 7 - 0.01), 2) == 2
-    assert _phases.expected(np.array(1.0), np.array(4 / 7 + 0.01), 2) != 2
+def test_what_is_expected_stands_in_the_order_of_importance_and_density():
+    absent, alone, against = range(3)
+    importance, density = np.array([0.2, 5.0]), np.array([0.01, 0.99])
+    np.testing.assert_array_equal(_phases.expected(importance, density, 2), [[against, against], [absent, alone]])
+    # Of three features in two dimensions the most important has one of its own, at any density.
+    np.testing.assert_array_equal(_phases.expected(importance, density, 3), [[against, alone], [absent, alone]])
 
 
 def test_the_phase_diagram_has_the_colours_of_what_was_trained():
