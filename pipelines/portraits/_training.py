@@ -84,7 +84,7 @@ def by_active(network: Sequence[Stratum], fvu: Mapping[int, float], dictionary: 
         ax.plot(list(fvu), list(fvu.values()), color=KNOWN["relu"][0], marker="o", ms=4.5, lw=1.4)
         ax.set(title=dictionary, ylabel="fvu")
     for ax in axes:
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
         ax.set(xlabel="features active in the row", xlim=(min(k) - 0.25, max(k) + 0.25))
         ax.set_xticks(range(min(k), max(k) + 1, 1 + (max(k) - min(k)) // 12))
     return figure
