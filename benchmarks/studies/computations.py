@@ -168,7 +168,7 @@ def classes() -> Iterator[Fact]:
     )
     mse = trained(40, 0.05, 10, instances=4, training={"steps": 6000, "batch_size": 512})
     lengths = [int((t.networks.W[best(t)[0]].norm(dim=1) > 0.5).sum()) for t in (s, mse)]
-    yield Fact("represented: cross-entropy, squared error", "more with cross-entropy", listed(lengths, "d"))
+    yield Fact("represented: cross-entropy, squared error", "", listed(lengths, "d"))
 
 
 def embedded() -> Iterator[Fact]:
