@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.model import Model, TokenRows, is_path, load_tokenizer, spliceable
+from sae.model import Model, is_path, load_tokenizer, spliceable
+from sae.rows import TokenRows
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
