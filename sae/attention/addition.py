@@ -89,7 +89,9 @@ class Addition(Task):
 
     def labels(self, tokens: Rows) -> Labels:
         """``a b sum carry carry_out answer`` of the place that a position belongs to, from b on, where all of them can
-        be known; 0 and 0 are a and b of the last sign."""
+        be known; 0 and 0 are a and b of the last sign. ``carry_at`` and ``answer_at`` tell places apart: 2 i + c_i, and
+        10 i + the answer. A latent may well stand for a digit at one place, which is a poor sign of it at all places.
+        """
         n, found = self.n_digits, dict[str, Tensor]()
         for name, value in self._places(tokens).items():
             found[name] = torch.full_like(tokens, NOTHING)
@@ -104,7 +106,22 @@ class Addition(Task):
         for i in range(n):
             carry[:, i + 1] = (a[:, i] + b[:, i] + carry[:, i]) > 9
         total = a + b + carry
-        return {"a": a, "b": b, "sum": a + b, "carry": carry, "carry_out": (total > 9).to(a), "answer": total % 10}
+        place = torch.arange(n + 1)
+        return {
+            "a": a,
+            "b": b,
+            "sum": a + b,
+            "carry": carry,
+            "carry_out": (total > 9).to(a),
+            "answer": total % 10,
+            "carry_at": 2 * place + carry,
+            "answer_at": 10 * place + total % 10,
+        }
+
+    def places(self) -> Mapping[str, tuple[int, ...]]:
+        n = self.n_digits
+        edges = {"a": (0, n), "b": (n, 2 * n), "=": (2 * n, self.n_tokens)}
+        return {name: tuple(range(*edge)) for name, edge in edges.items()}
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         return {"digits": tuple(range(10))}

@@ -20,7 +20,7 @@ from sae.source import Split
 
 DOUBT = 0.01
 """What is added to every count."""
-COUNTED_ROWS = 20_000
+COUNTED_ROWS = 5_000
 
 
 def induction(
@@ -75,14 +75,14 @@ def _normalised(counts: Tensor) -> Tensor:
 
 def losses(task: Task, seed: int, tokens: Int[Tensor, "rows n_tokens"]) -> Mapping[str, float]:
     """The mean loss in nats an answer of each predictor on held-out rows: ``uniform``, ``skip_trigrams``, and, where
-    answers are next tokens, ``induction_2``, ``_3`` and ``_6``, which match one, up to two and up to five tokens."""
+    answers are next tokens, ``induction_2`` and ``induction_3``, which match one token and up to two."""
     split: Split = "train"
     counted = task.batch(seed, split, 0, min(task.limit(split) or COUNTED_ROWS, COUNTED_ROWS))
     answers = task.answers(tokens)
     said = {"skip_trigrams": SkipTrigrams(task, counted)(tokens)}
     following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
     if bool(((answers == following) | (answers == NOTHING)).all()):
-        said |= {f"induction_{n}": induction(tokens, n, task.d_vocab_out) for n in (2, 3, 6)}
+        said |= {f"induction_{n}": induction(tokens, n, task.d_vocab_out) for n in (2, 3)}
     asked = answers != NOTHING
     found = {name: p[asked].gather(1, answers[asked][:, None]).log().neg() for name, p in said.items()}
     means = {name: float(loss.double().mean()) for name, loss in found.items()}

@@ -66,9 +66,13 @@ class Task(Settings, ABC):
         """The loss in nats of the best predictor at each position with an answer: 0 where tokens determine it."""
         return (self.answers(tokens) * 0).float()
 
+    def places(self) -> Mapping[str, tuple[int, ...]]:
+        """Positions that belong together, by name, for figures."""
+        return {"": tuple(range(self.n_tokens))}
+
     def classes(self) -> Mapping[str, tuple[int, ...]]:
-        """Tokens that belong together, by name, for figures."""
-        return {}
+        """Tokens that belong together, by name, for figures; what is left out is not shown."""
+        return {"tokens": tuple(range(self.d_vocab))}
 
 
 def defined(labels: Labels) -> Tensor:

@@ -107,11 +107,11 @@ def evaluate(network: Network, task: Task, tokens: Int[Tensor, "rows n_tokens"])
     loss = cross_entropy(logits[asked].double(), answers[asked])
     right = (logits.argmax(-1) == answers) & asked
     often = asked.sum(0) >= max(1, len(tokens) / 100)
-    by_position = right.sum(0)[often] / asked.sum(0)[often]
+    by_position = right.sum(0)[often].double() / asked.sum(0)[often]
     return {
         "loss": float(loss),
         "floor": float(task.floor(tokens)[asked].double().mean()),
-        "accuracy": float(right.sum() / asked.sum()),
+        "accuracy": int(right.sum()) / int(asked.sum()),
         "least": float(by_position.min()),
         "exact": float((right | ~asked).all(1).double().mean()),
     }

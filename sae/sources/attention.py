@@ -143,8 +143,9 @@ class Asked:
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> TokenRows:
         tokens = tokens.long()
         answers = self.task.answers(tokens)
-        kept = answers != NOTHING if self.positions == "answers" else tokens != self.task.bos
-        return TokenRows(tokens, torch.ones_like(kept), kept, answers)
+        every = torch.ones_like(tokens, dtype=torch.bool)
+        said = every if self.task.bos is None else tokens != self.task.bos
+        return TokenRows(tokens, every, answers != NOTHING if self.positions == "answers" else said, answers)
 
 
 def _model(directory: Path, device: str) -> Model:
