@@ -40,6 +40,8 @@ class StreamedConfig(SourceConfig, ABC):
     """
 
     stage: ClassVar[Literal["generate", "stream"]] = "stream"
+    size: ClassVar[str] = "n_tokens"
+    """The setting that says how many vectors there are."""
     hook: str
     target: str | None = None
     store_dtype: Dtype = "float32"
@@ -102,7 +104,7 @@ class StreamedConfig(SourceConfig, ABC):
         free = shutil.disk_usage(directory).free
         if needed > free + there:
             raise ValueError(
-                f"source.n_tokens: {n_vectors:,} vectors of width {d_in} in {self.store_dtype} take "
+                f"source.{self.size}: {n_vectors:,} vectors of width {d_in} in {self.store_dtype} take "
                 f"{needed / 1e9:,.1f} GB where {free / 1e9:,.1f} are free; ask for fewer or set a smaller store_dtype"
             )
 

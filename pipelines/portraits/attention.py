@@ -84,8 +84,8 @@ def head_map(rise: Array, places: Sequence[str]) -> Figure | None:
     layers, heads, asked = rise.shape
     if heads < 2:
         return None
-    height = 0.75 + max(0.24 * asked, 0.9)
-    figure, axes = canvas(min(11.4, 2.0 + 0.26 * max(heads, 12)), height * layers, 1, layers)
+    width, height = 0.9 + 0.26 * max(heads, 6), 0.75 + max(0.2 * asked, 0.9)
+    figure, axes = canvas(min(11.4, width * layers + 1.1), height, layers)
     top = max(float(np.abs(rise).max()), 2 * LINEAR)
     scale, image = SymLogNorm(LINEAR, vmin=-top, vmax=top), None
     for layer, ax in enumerate(axes):
@@ -94,11 +94,13 @@ def head_map(rise: Array, places: Sequence[str]) -> Figure | None:
         ax.set_xticks(range(heads), [str(h) for h in order], fontsize=7)
         every = max(1, asked // 12)
         ax.set_yticks(range(0, asked, every), places[::every], fontsize=8)
-        ax.set(xlabel="head" if layers == 1 else f"head of layer {layer}", ylabel="answer at")
+        ax.set(xlabel="head" if layers == 1 else f"head of layer {layer}", ylabel="" if layer else "answer at")
         ax.grid(False)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-    bar = figure.colorbar(cast(Any, image), ax=axes, shrink=0.85, aspect=14, pad=0.015, label="rise of the loss")
+    bar = figure.colorbar(
+        cast(Any, image), ax=axes, shrink=0.85, aspect=8 * height, pad=0.015, label="rise of the loss"
+    )
     cast(Any, bar.outline).set_visible(False)
     return figure
 

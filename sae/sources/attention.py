@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Config(StreamedConfig):
     `labels` names those of the task that are probed (None: all)."""
 
     kind: Literal["attention"] = "attention"
+    size: ClassVar[str] = "n_rows"
     task: AnyTask
     model: NetworkConfig
     training: TrainingConfig = TrainingConfig()
