@@ -17,7 +17,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae.model import TokenRows
+from sae.rows import TokenRows
 from sae.seeds import Permutation, derive
 from sae.source import Progress, Split
 from sae.store import Shards, write_shard
@@ -130,8 +130,7 @@ class _Writer:
     def flush(self) -> None:
         if self._waiting:
             rows = torch.from_numpy(np.stack(self._waiting))
-            file = _file(self.directory, self.split, self.rows // ROWS_PER_FILE)
-            write_shard(file, {"tokens": rows[:, 0], "document": rows[:, 1]})
+            _write(self.directory, self.split, self.rows // ROWS_PER_FILE, rows[:, 0], rows[:, 1])
             self.rows += len(rows)
             self._waiting.clear()
 
@@ -164,6 +163,17 @@ def write_corpus(
     for writer in writers.values():
         writer.flush()
     return {s: {"documents": w.documents, "rows": w.rows, "tokens": w.tokens} for s, w in writers.items()}
+
+
+def write_rows(directory: Path, split: Split, tokens: Int[Tensor, "rows n_tokens"]) -> None:
+    """Writes rows that are there already, each a document of its own."""
+    document = torch.arange(len(tokens))[:, None].expand_as(tokens)
+    for k, (some, its) in enumerate(zip(tokens.split(ROWS_PER_FILE), document.split(ROWS_PER_FILE), strict=True)):
+        _write(directory, split, k, some.int(), its.int())
+
+
+def _write(directory: Path, split: Split, k: int, tokens: Tensor, document: Tensor) -> None:
+    write_shard(_file(directory, split, k), {"tokens": tokens, "document": document})
 
 
 def _file(directory: Path, split: Split, k: int) -> Path:

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.corpus import PADDING, Corpus, Selection
+from sae.corpus import PADDING, Corpus
 from sae.labels import LabelledRows
 from sae.model import Dtype, Model
+from sae.rows import Select
 from sae.seeds import Permutation, derive
 from sae.store import Shard, write_shard
 
@@ -34,7 +35,7 @@ class Harvest:
 
     model: Model
     hooks: Mapping[str, str]
-    select: Selection
+    select: Select
     store_dtype: Dtype
     shard_rows: int
     rows_at_once: int

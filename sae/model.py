@@ -20,33 +20,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.kinds import unknown
+from sae.rows import TokenRows
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Edit = Callable[[Tensor], Tensor]
 """What is put in the place of activations: ``[positions, d_in] -> [positions, d_in]``."""
 
 PROCESSING = "none: the Hugging Face weights as they are, without folding or centring"
-
-
-@dataclass(frozen=True, eq=False)
-class TokenRows:
-    """Rows of tokens ``[rows, n_tokens]``: which are real (`attended`, the rest is padding), and which count
-    (`kept`, neither special tokens nor padding)."""
-
-    tokens: Int[Tensor, "rows n_tokens"]
-    attended: Bool[Tensor, "rows n_tokens"]
-    kept: Bool[Tensor, "rows n_tokens"]
-
-    def __getitem__(self, rows: slice) -> TokenRows:
-        return TokenRows(self.tokens[rows], self.attended[rows], self.kept[rows])
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def counted(self) -> Bool[Tensor, "rows n_targets"]:
-        """The predictions that count, one fewer a row than tokens: both the position and its target are kept."""
-        return self.kept[:, :-1] & self.kept[:, 1:]
 
 
 class _Reached(Exception):
@@ -100,7 +80,7 @@ class Model:
     @property
     def revision(self) -> str | None:
         """The hub's commit of the weights; None for a local folder."""
-        return getattr(self.bridge.original_model.config, "_commit_hash", None)
+        return getattr(getattr(self.bridge.original_model, "config", None), "_commit_hash", None)
 
     @cached_property
     def hooks(self) -> list[str]:
@@ -185,12 +165,13 @@ class Model:
     ) -> tuple[Float[Tensor, " predictions"], Float[Tensor, "predictions d_vocab"]]:
         """Cross-entropy in nats of each prediction that counts, and the log-probabilities it was read from.
 
-        A prediction counts where its position and its target are both kept, see :attr:`TokenRows.counted`.
+        Which count, and what they are held against, :attr:`TokenRows.counted` and :attr:`TokenRows.targets` say.
         """
         counted = rows.counted.to(self.device)
         with torch.no_grad():
-            log_probs = self.logits(rows, hook, edit, target)[:, :-1][counted].float().log_softmax(-1)
-            targets = rows.tokens.to(self.device)[:, 1:][counted]
+            logits = self.logits(rows, hook, edit, target)[:, : counted.shape[1]]
+            log_probs = logits[counted].float().log_softmax(-1)
+            targets = rows.targets.to(self.device)[counted]
             return -log_probs.gather(-1, targets[:, None]).squeeze(-1), log_probs
 
     def _read(self, tokens: Tensor, attended: Tensor, *hooks: str) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.model import Model, TokenRows, is_path, load_tokenizer, spliceable
+from sae.model import Model, is_path, load_tokenizer, spliceable
+from sae.rows import NOTHING, TokenRows
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -150,6 +151,25 @@ def test_only_predictions_between_kept_positions_count():
     kept = torch.tensor([[False, True, True, False, True, True, True, False]])
     counted = TokenRows(tokens, torch.ones_like(kept), kept).counted
     assert counted.tolist() == [[False, True, False, False, True, True, False]]
+
+
+def test_answers_take_the_place_of_next_tokens(tiny: Model):
+    text = rows(tiny)
+    following = torch.nn.functional.pad(text.tokens[:, 1:], (0, 1), value=NOTHING)
+    answers = torch.where(text.kept & torch.nn.functional.pad(text.kept[:, 1:], (0, 1)), following, NOTHING)
+    same = TokenRows(text.tokens, text.attended, text.kept, answers)
+    for one, other in zip(tiny.losses(same), tiny.losses(text), strict=True):
+        assert torch.equal(one, other)
+    some = torch.full_like(answers, NOTHING)
+    some[1, -1], some[2, 4] = 5, 7
+    asked = TokenRows(text.tokens, text.attended, text.kept, some)
+    assert asked.counted.nonzero().tolist() == [[1, 8], [2, 4]]
+    log_probs = tiny.logits(text).log_softmax(-1)
+    expected = torch.stack([-log_probs[1, 8, 5], -log_probs[2, 4, 7]])
+    torch.testing.assert_close(tiny.losses(asked)[0], expected)
+    torch.testing.assert_close(tiny.losses(asked[2:3])[0], expected[1:])
+    spliced = tiny.losses(asked, "blocks.1.hook_resid_post", torch.zeros_like)[0]
+    assert not torch.equal(spliced, expected)
 
 
 def test_errors_are_one_line_and_helpful(tiny: Model, tmp_path: Path):

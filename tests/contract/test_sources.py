@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from sae.source import Source
+from sae.sources.attention import Config as Attention
 from sae.sources.code import Config as Code
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
@@ -16,6 +19,8 @@ from sae.sources.network import Config as Network
 from sae.sources.tensor import Rows
 from tests.transcoding import Mlp
 
+FOLDER = tempfile.TemporaryDirectory()
+"""Removed when the tests end."""
 PAIRS = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(0))
 ACTIVITIES = (
     {"kind": "independent", "probability": 0.1},
@@ -42,6 +47,25 @@ def features(activity: dict[str, object]) -> Callable[[int], Source]:
     return lambda seed: Features(n_features=12, d_in=6, activity=activity, noise=0.01, offset=1, seed=seed).build()
 
 
+def attention(hook: str) -> Callable[[int], Source]:
+    def build(seed: int) -> Source:
+        config = Attention(
+            task={"kind": "addition", "n_digits": 2, "n_train": 200, "n_test": 100},
+            model={"n_heads": 4, "d_head": 2, "d_model": 8},
+            training={"steps": 5, "batch_size": 16},
+            positions="answers",
+            hook=hook,
+            n_rows=100,
+            n_heldout_rows=50,
+            seed=seed,
+        )
+        directory = Path(FOLDER.name) / f"{hook}-{seed}"
+        config.prepare(directory, lambda done, total, unit: None, "cpu")
+        return config.open(directory, "cpu")
+
+    return build
+
+
 SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
@@ -58,6 +82,7 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
     "pairs": lambda seed: Rows(PAIRS[0], seed=seed, targets=PAIRS[1]),
     "mlp": lambda seed: Mlp(seed),
+    "attention": attention("blocks.0.attn.hook_z"),
 }
 
 

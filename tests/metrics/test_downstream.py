@@ -12,7 +12,8 @@ from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
 from sae.metrics import downstream
 from sae.metrics.downstream import Config, recovered
-from sae.model import Model, Site, TokenRows
+from sae.model import Model, Site
+from sae.rows import TokenRows
 from sae.source import Batch
 
 D = 16

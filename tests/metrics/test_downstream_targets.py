@@ -15,7 +15,8 @@ from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
 from sae.metric import Case, Evidence
 from sae.metrics.downstream import Config
-from sae.model import Model, Site, TokenRows
+from sae.model import Model, Site
+from sae.rows import TokenRows
 from sae.source import Batch
 
 D = 16
