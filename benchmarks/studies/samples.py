@@ -12,7 +12,7 @@ from sae.analysis.geometry import dimensionality
 
 def double_descent() -> Iterator[Fact]:
     """With few samples their hidden vectors are the polygon, with many the features; between, the test loss peaks."""
-    sizes = [3, 5, 8, 15, 30, 100, 300, 1000, 3000]
+    sizes = [3, 5, 8, 15, 30, 100, 300, 1000, 2000]
     losses, samples, features = list[float](), list[float](), list[float]()
     for n in sizes:
         s = trained(
@@ -22,7 +22,7 @@ def double_descent() -> Iterator[Fact]:
             unit=True,
             instances=2,
             training={
-                "steps": 4000,
+                "steps": 3000,
                 "n_samples": n,
                 "lr": 1e-3,
                 "decay": "cosine",
