@@ -115,7 +115,7 @@ def correlated() -> Iterator[Fact]:
     s = trained(4, 0, 2, activity={"kind": "one_of", "size": 2, "probability": 0.1}, instances=16)
     within = cosines(s.networks.W[best(s)[0]])[[0, 2], [1, 3]].max()
     yield Fact("2 exclusive pairs: cos within a pair", "-1", f"{float(within):.3f}")
-    s = trained(6, 0, 2, activity=sets, instances=32, training=LONG)
+    s = trained(6, 0, 2, activity={**sets, "probability": 0.02}, instances=32, training=LONG)
     W = s.networks.W[best(s)[0]]
     angle = torch.atan2(W[:, 1], W[:, 0]).rad2deg() % 360
     order = angle.argsort()
