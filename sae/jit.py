@@ -10,7 +10,7 @@ import numba
 import torch
 
 
-def compiled(function: Callable[..., Any], fastmath: Set[str] = frozenset(), **options: bool) -> Any:
+def compiled(function: Callable[..., Any], fastmath: Set[str] = frozenset(), **options: Any) -> Any:
     """Compiles a function, bare of the type checks that tests put around it."""
     bare = inspect.unwrap(function)
     compile: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(fastmath), **options)  # pyright: ignore[reportUntypedFunctionDecorator]

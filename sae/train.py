@@ -20,9 +20,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from sae.architecture import DictionaryConfig
-from sae.dense import Terms, bar_of
+from sae.dense import bar_of
 from sae.dictionary import Dictionary
 from sae.engine import Engine, Precision
+from sae.gradient import Terms
 from sae.kernels import Adam
 from sae.kinds import Settings
 from sae.liveness import count_silence_, resample_
