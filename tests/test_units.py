@@ -51,6 +51,7 @@ def test_a_dictionary_gives_back_in_raw_units_what_was_trained_in_others(how: st
     assert torch.equal(d.encode(raw) > 0, z > 0)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("kind", ["relu", "gated", "batchtopk"])
 def test_a_transcoder_is_better_than_any_linear_map(kind: str):
     """The targets are an MLP of the rows; fvu is against their variance."""
