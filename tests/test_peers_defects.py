@@ -17,7 +17,8 @@ from sae.kernels import Adam
 from sae.kinds import config_class
 from sae.sources.independent import Config as Independent
 from sae.stack import Stack
-from sae.train import State, TrainConfig, train
+from sae.state import State, TrainConfig
+from sae.train import train
 from sae.units import geometric_median
 from tests.stacks import ARCHITECTURES, random_rows, random_stack
 from tests.test_engine import engine_of

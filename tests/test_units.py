@@ -13,7 +13,8 @@ from sae.prefetch import Pair
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 from sae.stack import first_directions
-from sae.train import TrainConfig, train
+from sae.state import TrainConfig
+from sae.train import train
 from sae.units import Beginning, Units
 from tests.transcoding import Mlp
 
