@@ -13,23 +13,24 @@ from benchmarks.lines import Line, note, read, run
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HERE = Path(__file__).parent
+PAGES = (HERE / "README.md", HERE.parent / "docs" / "toys.md")
 Column = tuple[str, Callable[[Line], str]]
 
 
-def table(*files: Path, readme: Path = HERE / "README.md") -> None:
-    """Write the lines of result files into a README, between its markers.
+def table(*files: Path, pages: Sequence[Path] = PAGES) -> None:
+    """Write the lines of result files into pages, between their markers.
 
     Parameters
     ----------
     files
         JSON lines; by default all in `benchmarks/results`.
-    readme
-        The Markdown file with the markers.
+    pages
+        The Markdown files with the markers.
     """
     lines = read(files or sorted((HERE / "results").glob("*.jsonl")))
-    text = fill(readme.read_text(encoding="utf-8"), lines)
-    readme.write_text(text, encoding="utf-8")
-    note(f"{len(lines)} lines in {readme}")
+    for page in pages:
+        page.write_text(fill(page.read_text(encoding="utf-8"), lines), encoding="utf-8")
+        note(f"{len(lines)} lines for {page}")
 
 
 def fill(text: str, lines: Sequence[Line]) -> str:
@@ -179,9 +180,35 @@ def harvest(lines: Sequence[Line]) -> str:
     return markdown(columns, list(newest.values()))
 
 
+def instances(lines: Sequence[Line]) -> str:
+    newest = {(line["name"], line["n"], line["threads"]): line for line in lines}
+    columns: list[Column] = [
+        ("networks", lambda line: f"{line['n']} of {line['n_features']} in {line['hidden']}"),
+        ("all at once, ms a step", lambda line: f"{line['together_ms']:.3g}"),
+        ("one in a loop, ms a step", lambda line: f"{line['one_ms']:.3g}"),
+        ("in their time a loop trains", lambda line: f"{line['loop_instances']:.1f}"),
+    ]
+    return markdown(columns, list(newest.values()))
+
+
+def toys(lines: Sequence[Line]) -> str:
+    """One table a study: its claim, and every fact."""
+    newest = {(line["study"], line["claim"]): line for line in lines}
+    columns: list[Column] = [
+        ("what", lambda line: line["claim"]),
+        ("expected", lambda line: line["expected"]),
+        ("measured", lambda line: line["measured"]),
+    ]
+    parts = [
+        f"**`{study}`**: {about}\n\n{markdown(columns, group)}"
+        for (study, about), group in grouped(newest.values(), ("study", "about")).items()
+    ]
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
-    "architectures": architectures,
+    "architectures": architectures, "instances": instances, "toys": toys,
 }  # fmt: skip
 
 

@@ -12,6 +12,10 @@ from sae.statistics import Estimate, difference
 MINUS, UNDEFINED = "−", "–"  # noqa: RUF001
 NEAR = 1.25
 """Latents count as too dense above this factor of the true L0, and as too sparse below its inverse."""
+SPREAD = 1.5
+"""From how many latents a property on the findings tell."""
+MISSED = 0.05
+"""How far the AUC of a latent may be below what can be read off the activations before a feature counts as missed."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
     )
 
 
-def sentences(settings: Sequence[Setting], verdict: Verdict) -> list[str]:
-    """The findings on one source, the most important first."""
-    found = [_best(verdict), _against_baseline(verdict), _ceiling(verdict)]
+def sentences(settings: Sequence[Setting], verdict: Verdict, nonlinear: str = "") -> list[str]:
+    """The findings on one source, the most important first. `nonlinear` says why its features are no directions."""
+    found = [_best(verdict), _against_baseline(verdict), _nonlinear(settings, nonlinear), _ceiling(verdict)]
     if verdict.trained is not None:
         sweep = sweep_of(settings, verdict.trained)
         found += [_sparsity(sweep, verdict), _reconstruction(sweep, verdict), _edge(sweep, verdict)]
@@ -89,6 +93,35 @@ def _against_baseline(v: Verdict) -> str:
     if gap.low <= 0 <= gap.high:
         return f"{subject} cannot be told apart from {name}: {ends}."
     return f"{subject} {'beats' if ahead else 'loses to'} {name} by {size}; {ends}."
+
+
+def _nonlinear(settings: Sequence[Setting], why: str) -> str:
+    """What was to be expected where features are no directions, and whether it came so."""
+    if not why:
+        return ""
+    expected = f"No linear dictionary is expected to find these features: {why}."
+    trained = [s for s in settings if not s.is_baseline]
+    by_label, by_error = ranked(trained, "probe_auc_latent"), ranked(trained, "fvu")
+    if not by_label or not by_error or math.isnan(ceiling := by_label[0].mean("probe_auc_nearest")):
+        return expected
+    latent, closest = by_label[0].mean("probe_auc_latent"), by_error[0]
+    read = "do not read its labels" if ceiling - latent > MISSED else "read its labels all the same"
+    return (
+        f"{expected} Single latents {read}: AUC {number(latent)} at best, where nearest neighbours among the "
+        f"activations reach {number(ceiling)}. The lowest fvu, {number(closest.mean('fvu'))}, is that of "
+        f"{closest.title}; there the AUC is {number(closest.mean('probe_auc_latent'))}, and a label is spread over "
+        f"{number(closest.mean('latents_per_feature'))} latents.{_tiled(trained)}"
+    )
+
+
+def _tiled(trained: Sequence[Setting]) -> str:
+    """How many latents share a subspace in the narrowest dictionary that has any there, and in the widest."""
+    score = "latents_per_subspace"
+    widths = sorted((s.n_latents or 0, s.mean(score)) for s in trained if s.mean(score) > 0)
+    if not widths or widths[0][0] == widths[-1][0]:
+        return ""
+    (narrow, few), (wide, many) = widths[0], widths[-1]
+    return f" A subspace is cut among {number(few)} latents where there are {narrow}, {number(many)} where {wide}."
 
 
 def _ceiling(v: Verdict) -> str:
@@ -158,9 +191,12 @@ def _probes(s: Setting) -> str:
     sparse = [(int(k.removeprefix("probe_auc_k")), e.mean) for k, e in s.scores.items() if k.startswith("probe_auc_k")]
     most = max(sparse, default=None)
     more = f", {most[0]} of its latents {number(most[1])}" if most else ""
+    spread, nearest = s.mean("latents_per_feature"), s.mean("probe_auc_nearest")
+    several = f" A property is spread over {number(spread)} latents." if spread > SPREAD else ""
+    near = "" if math.isnan(nearest) else f", nearest neighbours there {number(nearest)}"
     return (
         f"As probes, the best single latent of {s.title} reaches AUC {number(latent)}{more}; logistic regression on "
-        f"the raw activations {number(raw)}."
+        f"the raw activations {number(raw)}{near}.{several}"
     )
 
 

@@ -202,6 +202,7 @@ def _probes(settings: Sequence[Setting]) -> dict[str, str]:
         "logistic": "logistic regression, raw",
         "diff_means": "difference of means, raw",
         "neuron": "best coordinate, raw",
+        "nearest": "nearest neighbours, raw",
         "latent": "best single latent",
         "shuffled": "shuffled labels",
     }

@@ -13,9 +13,10 @@ def labels_of(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str
     look like seeds of one another; `skip` names fields that have columns of their own."""
     labels: list[str] = []
     for own in settings:
-        alike = [other for other in settings if other["kind"] == own["kind"]]
+        kind = own.get("kind")  # nested tables need not have any
+        alike = [other for other in settings if other.get("kind") == kind]
         differ = [f for f in own if f not in skip and any(other.get(f) != own[f] for other in alike)]
-        labels.append(" ".join([own["kind"], *(f"{f}={_value(own, alike, f)}" for f in differ)]))
+        labels.append(" ".join([*([kind] if kind else []), *(f"{f}={_value(own, alike, f)}" for f in differ)]))
     return labels
 
 

@@ -20,6 +20,9 @@ MAIN = (
 )
 """The scores of the table that one reads first; the others are folded away."""
 
+LABELS_ALONE = ("probe_auc_latent", "latents_per_feature", "subspace_cosine", "latents_per_subspace")
+"""What one reads first where there are labels and no direction to be recovered."""
+
 COST = "encoder_cost"
 
 REM_PER_POINT = 0.092
@@ -73,7 +76,7 @@ def render(
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(prose=prose, breakable=breakable, plain="{:.4g}".format)
     everything = [s for section in sections for s in section.settings]
-    names = [n for n in ordered(n for s in everything for n in s.scores) if any(n in s.scores for s in everything)]
+    names = ordered(n for s in everything for n, e in s.scores.items() if e.n)
     return page.get_template("report.html").render(
         config=config,
         sections=[
@@ -99,9 +102,12 @@ def render(
 
 
 def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
-    """The scores of the first table; with encoders of different cost, firing as it is and that cost."""
+    """The scores of the first table; with encoders of different cost, firing as it is and that cost; without a truth
+    or a model, what labels say."""
     differ = len({s.mean(COST) for s in settings if COST in s.scores and not s.is_baseline}) > 1
-    return [n for n in (*MAIN, *(("f1", COST) if differ else ())) if n in names] or list(names[:10])
+    more = ("f1", COST) if differ else ()
+    more += () if {"mcc", "ce_increase"} & set(names) else LABELS_ALONE
+    return [n for n in (*MAIN, *more) if n in names] or list(names[:10])
 
 
 def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[Line]:

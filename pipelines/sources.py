@@ -36,6 +36,11 @@ def kind_of(directory: Path) -> str:
     return _table(directory)["kind"]
 
 
+def nonlinear(directory: Path) -> str:
+    """Why the features of a source are no directions, from the directory of its finished step; empty where they are."""
+    return settings(_table(directory)).nonlinear
+
+
 def _table(directory: Path) -> dict[str, Any]:
     return json.loads((directory / "manifest.json").read_text())["config"]["source"]
 

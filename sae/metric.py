@@ -34,10 +34,11 @@ class Evidence:
     truth: Truth | None = None
     labelled: tuple[Batch, Batch] | None = None
     model: Site | None = None
+    subspaces: Float[Tensor, "n_subspaces k d_in"] | None = None
 
     @property
     def provides(self) -> frozenset[str]:
-        """The subset of ``truth, parents, codes, labels, model, targets`` that is here."""
+        """The subset of ``truth, parents, codes, labels, model, subspaces, targets`` that is here."""
         parents = None if self.truth is None else self.truth.parents
         present = {
             "truth": self.truth is not None,
@@ -45,6 +46,7 @@ class Evidence:
             "codes": self.test.codes is not None,
             "labels": self.labelled is not None,
             "model": self.model is not None,
+            "subspaces": self.subspaces is not None,
             "targets": self.test.targets is not None,
         }
         return frozenset(name for name, here in present.items() if here)
@@ -53,7 +55,7 @@ class Evidence:
 def gather(source: Source, n_rows: int) -> Evidence:
     """The evidence that a source offers: `n_rows` held-out rows, half to choose on and half to score on."""
     choose, test = source.at_most(n_rows // 2, "choose"), source.at_most(n_rows // 2, "test")
-    return Evidence(choose, test, source.truth, source.labelled(), source.model())
+    return Evidence(choose, test, source.truth, source.labelled(), source.model(), source.subspaces)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ class MetricConfig(Settings, ABC):
     """Settings of one family of scores. `needs` is checked against what the source provides before work starts."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``."""
+    """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``, ``subspaces``."""
     needs_any: ClassVar[frozenset[str]] = frozenset()
     """At least one of these must be there; empty means no such demand."""
 

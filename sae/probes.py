@@ -105,6 +105,13 @@ def logistic(
         return LogisticRegression(C=1.0, max_iter=1000).fit(x, positive, weight).decision_function(x_test)
 
 
+def nearest(x: NDArray[np.float32], x_test: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k rows of `x` nearest to each row of `x_test`, ``[test_rows, k]``, by Euclidean distance."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(x_test, return_distance=False)
+
+
 @lru_cache
 def _thread_pools() -> Any:
     from threadpoolctl import ThreadpoolController

@@ -67,6 +67,8 @@ class Source(ABC):
 
     d_in: int
     truth: Truth | None = None
+    subspaces: Float[Tensor, "n_subspaces k d_in"] | None = None
+    """Orthonormal bases of the subspaces of features that fill more than a direction, as a circle does."""
     n_rows: Mapping[Split, int | None] = {"train": None, "choose": None, "test": None}
     """How many distinct rows each split has; None where they are drawn without end."""
     has_targets: bool = False
@@ -110,9 +112,9 @@ class SourceConfig(Settings, ABC):
     """Settings of one kind of source.
 
     `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``parents``, ``codes``,
-    ``labels``, ``model``, and whether there are ``targets``. `stage` is the pipeline stage that prepares it:
-    ``generate`` for what is computed from the settings alone or read from a file of activations, ``stream`` for what
-    a model must be run for.
+    ``labels``, ``subspaces``, ``model``, and whether there are ``targets``. `stage` is the pipeline stage that prepares
+    it: ``generate`` for what is computed from the settings alone or read from a file of activations, ``stream`` for
+    what a model must be run for.
     """
 
     stage: ClassVar[Literal["generate", "stream"]] = "generate"
@@ -121,6 +123,11 @@ class SourceConfig(Settings, ABC):
     @property
     @abstractmethod
     def provides(self) -> frozenset[str]: ...
+
+    @property
+    def nonlinear(self) -> str:
+        """Why no dictionary of directions is expected to find the features, as a clause; empty where one is."""
+        return ""
 
     def external_files(self) -> dict[str, Path]:
         """Files outside the run that the settings name; their content is part of the step's key."""

@@ -14,12 +14,13 @@ from pipelines.findings import judge, sentences
 from pipelines.gallery import Place, pictures
 from pipelines.page import Section, Shown, render
 from pipelines.scoreboard import Row, decided_by, goodness, read_csv, settings_of, write_csv
+from pipelines.sources import nonlinear
 from pipelines.step import Job, Runtime, Tell
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-VERSION = 2
+VERSION = 3
 MOST_DRAWN = 6
 """Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
 
@@ -59,7 +60,8 @@ def _report(job: Job) -> None:
         if verdict is not None and i == 0:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
-        told = [] if verdict is None else sentences(settings, verdict)
+        why = nonlinear(places[settings[0].members[0]].source)
+        told = [] if verdict is None else sentences(settings, verdict, why)
         sections.append(Section(source, told, settings, verdict, shown))
     manifests = [_manifest(place.train) for place in places]
     (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")

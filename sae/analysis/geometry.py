@@ -9,6 +9,7 @@ basis does.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.matching import unit
+
+ROWS_AT_ONCE = 1024
 
 PLATEAUS = {
     "dedicated": 1.0,
@@ -54,6 +57,25 @@ def dimensionality(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
 def dimensions_per_feature(rows: Float[Tensor, "n d"]) -> float:
     """``D* = d / ||W||_F^2``, which counts a feature of norm one as one."""
     return rows.shape[1] / float(rows.square().sum())
+
+
+def nearest_cosine(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """``max_{j != i} |w_i . w_j|``: how nearly each row has a double or an opposite; its maximum is the coherence."""
+    directions = unit(rows)
+    found = torch.zeros(len(rows), device=rows.device, dtype=rows.dtype)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        piece = (directions[start : start + ROWS_AT_ONCE] @ directions.T).abs()
+        own = torch.arange(len(piece), device=piece.device)
+        piece[own, start + own] = 0
+        found[start : start + ROWS_AT_ONCE] = piece.amax(1)
+    return found
+
+
+def expected_nearest(n: int, d: int) -> float:
+    """``sqrt(2 ln n / d)``, what `nearest_cosine` is on average for n uniform unit vectors in d dimensions, from above
+    and for ``ln n`` well below d. So exp(d eps^2 / 2) vectors are within eps of right angles: exponentially many. The
+    largest of all pairs, the coherence, is near ``sqrt(4 ln n / d)``, since there are n^2 of them."""
+    return math.sqrt(2 * math.log(n) / d)
 
 
 def plateau(d: float, tolerance: float = 0.02) -> str | None:

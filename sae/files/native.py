@@ -35,7 +35,8 @@ def save_native(d: Dictionary, path: Path) -> None:
 
     path.mkdir(parents=True, exist_ok=True)
     header = {"format": FORMAT, "kind": d.kind, "settings": d.settings(), "card": d.card}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in d.tensors().items()}
+    # Copied, because safetensors refuses tensors that share memory, as tied ones do in a single dimension.
+    tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in d.tensors().items()}
     write_whole(path / WEIGHTS, save(tensors))
     write_whole(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
 

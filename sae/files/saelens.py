@@ -64,7 +64,8 @@ def save_saelens(d: Dictionary, path: Path) -> None:
         "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": VERSION, **_hook(d)},
     }
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in d.tensors().items()}
+    tensors = {n: t.detach().to("cpu", torch.float32) for n, t in d.tensors().items()}
+    tensors = {n: t.clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}  # none may share memory
     write_whole(path / WEIGHTS, save(tensors))
     write_whole(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 

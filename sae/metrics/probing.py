@@ -8,6 +8,8 @@ averaged over the tasks.
     neuron        the one coordinate of the activations with the best AUC on choose, in either direction
     latent        the one latent with the best AUC on choose, as it stands
     k1, k5, k16   logistic regression on the k latents with the largest |difference of class means| on choose
+    nearest       the share of positive rows among the 15 nearest of at most `max_rows` choose rows: what can be
+                  read off the activations by a reader that need not be linear
     shuffled      `logistic` with permuted training labels, mean of `n_shuffles` permutations a task. It is .5 on
                   average; a single one is a random direction, whose AUC for one feature may well be .4 or .6
 
@@ -16,6 +18,12 @@ SAEBench's sparse probing (L2, C = 1) but with AUC and F1 where that has accurac
 norm of the decoder row, so that the scale of a latent does not count (with unit rows: the published ranking).
 sae-probes divides by the mean active code before it ranks, and fits with L1. F1 of logistic probes is at even
 odds; of the others at the threshold with the best F1 on choose.
+
+    latents_per_feature   mean over the tasks of (sum_j g_j^2)^2 / sum_j g_j^4, with g_j how much more latent j
+                          contributes (z_j ||W_dec[j]||) on positive choose rows than on the others, 0 where less
+
+`latents_per_feature` counts over how many latents a property is spread: 1 where one latent says it, m where m do
+alike. Squares keep the noise of a thousand silent latents from counting. NaN for a task without any such latent.
 
 The tasks are the real labels where there are any (a vector of 0/1 is one task, class ids are one task a
 class), else 'feature g is active' for represented features g spread evenly over the ranks of their
@@ -37,19 +45,21 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores, encode
-from sae.probes import best_threshold, f1_score, logistic, mean_difference, rank_auc, standardised
+from sae.probes import best_threshold, f1_score, logistic, mean_difference, nearest, rank_auc, standardised
 from sae.seeds import derive
 from sae.source import Batch
 
 
 class Config(MetricConfig):
     """Needs ``labels`` or ``codes``. `max_rows` bounds the rows of one logistic fit: the rarer class is kept
-    whole up to half of them, and the sampled classes are weighted back to their shares."""
+    whole up to half of them, and the sampled classes are weighted back to their shares; and those that neighbours are
+    looked for among."""
 
     kind: Literal["probing"] = "probing"
     k: tuple[PositiveInt, ...] = Field((1, 5, 16), min_length=1)
     n_tasks: int = Field(32, gt=0)
     min_count: int = Field(10, gt=0)
+    neighbours: int = Field(15, gt=0)
     n_shuffles: int = Field(5, gt=0)
     max_rows: int = Field(4000, gt=1)
     seed: int = 0
@@ -93,12 +103,16 @@ def on_activations(config: Config, evidence: Evidence) -> tuple[Tasks, Mapping[s
     x, x_test = (array(t) for t in standardised(choose, test))
     direction = mean_difference(choose, tasks.on_choose)
     auc = rank_auc(choose, tasks.on_choose)
-    found: dict[str, list[tuple[float, float]]] = {n: [] for n in ("logistic", "diff_means", "neuron", "shuffled")}
+    found: dict[str, list[tuple[float, float]]] = {
+        n: [] for n in ("logistic", "diff_means", "neuron", "nearest", "shuffled")
+    }
+    share = nearest_share(config, tasks, choose, test) if len(tasks) else choose.new_zeros(0, 0)
     for t in range(len(tasks)):
         neuron = int((auc[t] - 0.5).abs().argmax())
         sign = 1 if auc[t, neuron] >= 0.5 else -1
         found["diff_means"].append(tasks.measure_single(t, choose @ direction[t], test @ direction[t]))
         found["neuron"].append(tasks.measure_single(t, sign * choose[:, neuron], sign * test[:, neuron]))
+        found["nearest"].append(tasks.measure(t, share[:, t], 0.5))
         fit = Sample.of(config, tasks, t)
         found["logistic"].append(tasks.measure(t, fit.log_odds(x, x_test), 0.0))
         found["shuffled"] += [
@@ -112,7 +126,8 @@ def on_latents(config: Config, tasks: Tasks, case: Case) -> dict[str, float]:
     choose, test = codes_of(case, tasks.choose).float(), codes_of(case, tasks.test).float()
     norm = case.dictionary.W_dec.norm(dim=-1)
     strongest = min(max(config.k), choose.shape[1])
-    ranking = (mean_difference(choose, tasks.on_choose).abs() * norm).topk(strongest).indices
+    difference = mean_difference(choose, tasks.on_choose) * norm
+    ranking = difference.abs().topk(strongest).indices
     best = rank_auc(choose, tasks.on_choose).argmax(1)
     found: dict[str, list[tuple[float, float]]] = {n: [] for n in ("latent", *(f"k{k}" for k in config.k))}
     for t in range(len(tasks)):
@@ -121,7 +136,7 @@ def on_latents(config: Config, tasks: Tasks, case: Case) -> dict[str, float]:
         x, x_test = (array(z) for z in standardised(choose[:, ranking[t]], test[:, ranking[t]]))
         for k in config.k:
             found[f"k{k}"].append(tasks.measure(t, fit.log_odds(x[:, :k], x_test[:, :k]), 0.0))
-    return means(found)
+    return {**means(found), "latents_per_feature": float(spread(difference).nanmean())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +170,20 @@ class Sample:
         """What a logistic probe fitted on these rows of `x` says of `x_test`."""
         odds = logistic(x[self.rows], self.positive, self.weight, x_test)
         return torch.from_numpy(odds).to(self.device)
+
+
+def nearest_share(config: Config, tasks: Tasks, choose: Tensor, test: Tensor) -> Float[Tensor, "test_rows n_tasks"]:
+    """For each test row, the share of positive rows among its nearest choose rows."""
+    draw = np.random.default_rng(derive("nearest", config.seed))
+    kept = torch.from_numpy(draw.permutation(len(choose))[: config.max_rows]).to(choose.device)
+    near = nearest(array(choose[kept]), array(test), min(config.neighbours, len(kept)))
+    return tasks.on_choose[kept].float()[torch.from_numpy(near).to(choose.device)].mean(1)
+
+
+def spread(difference: Float[Tensor, "n_tasks n_latents"]) -> Float[Tensor, " n_tasks"]:
+    """Over how many latents each property is spread; NaN where none gives more for it than against it."""
+    square = difference.double().clamp_min(0).square()
+    return square.sum(1).square() / square.square().sum(1)
 
 
 def feature_tasks(config: Config, evidence: Evidence) -> Tasks:

@@ -5,6 +5,7 @@
     fvu                 E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)
     explained_variance  1 - fvu
     shrinkage           gamma = E||x_hat||^2 / E[x . x_hat]
+    fvu_active_1, ...   fvu of the rows with exactly 1, 2, 3, 4 active features alone, about their own mean
     dead, dense         shares of latents that fire on no test row, and on more than a tenth of them
 
 Where the source has targets y, a transcoder's, y takes the place of x in `fvu` and `shrinkage`: ``x_hat =
@@ -16,7 +17,9 @@ dictionary_learning puts the variance of ``x - x_hat`` on top and so forgives a 
 does not centre. `shrinkage` is eq. 10 of Rajamanoharan et al. 2024 ('Gated SAEs'), the factor by which
 ``x_hat`` should be divided to be closest to x: 1 is unbiased, below 1 has shrunk. Like theirs it is not
 centred, so a large mean of the data pulls it to 1. It is not the ratio of norms, which is below 1 even for an
-unbiased reconstruction. A latent is `dead` with respect to the test rows alone: more rows find fewer.
+unbiased reconstruction. A latent is `dead` with respect to the test rows alone: more rows find fewer. Features that
+share dimensions disturb each other when they are active together, and not when they take turns: `fvu_active_1` beside
+`fvu_active_2` tells the two apart. It is NaN where fewer than 100 test rows have as many active features.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.metric import Case, MetricConfig, Scores
 
 DENSE = 0.1
+MOST_ACTIVE = 4
+LEAST_ROWS = 100
 ROWS_AT_ONCE = 4096
 
 
@@ -52,6 +57,7 @@ class Config(MetricConfig):
         }
         if test.codes is not None:
             scalars["true_l0"] = float((test.codes > 0).sum()) / len(test.codes)
+            scalars |= fvu_by_active(case.dictionary, test.wanted, z, (test.codes > 0).sum(1))
         return Scores(scalars, {"density": density})
 
 
@@ -69,6 +75,18 @@ def fidelity(d: Dictionary, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "row
     error, variance, power, overlap = sums.tolist()
     fvu = ratio(error, variance)
     return {"explained_variance": 1 - fvu, "fvu": fvu, "shrinkage": ratio(power, overlap)}
+
+
+def fvu_by_active(
+    d: Dictionary, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "rows n_latents"], n_active: Int[Tensor, " rows"]
+) -> dict[str, float]:
+    """`fvu_active_1` and so on."""
+    found: dict[str, float] = {}
+    for k in range(1, MOST_ACTIVE + 1):
+        rows = n_active == k
+        enough = int(rows.sum()) >= LEAST_ROWS
+        found[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows])["fvu"] if enough else float("nan")
+    return found
 
 
 def ratio(above: float, below: float) -> float:

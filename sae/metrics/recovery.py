@@ -8,6 +8,8 @@ With S_gj = cos(f_g, W_dec[j]), signed, over the features g that the activations
     mcc_all         the same sum over max(n_features, n_latents): whatever is left without a partner counts 0
     recovered_80    share of features with max_j S_gj > .8; recovered_90 likewise
     uniqueness      number of different features argmax_g S_gj / n_latents
+    n_represented   number of those features g
+    false_recovery  share of latents nearest to a feature that is *not* represented, with a cosine above .9
     mmcs_decile_1   mmcs_truth of the rarest tenth of the features, ..., _10 of the most frequent
 
 The names in the wild: `mmcs_truth` is the MMCS of Sharkey, Braun and Millidge 2022; sparse_coding calls
@@ -16,6 +18,10 @@ keep the sign, and its MCC is over the smaller side; they agree with ours where 
 directions, 512 latents before 512 features in 256 dimensions: .180 signed, .192 absolute). The MCC of O'Neill et
 al. 2024 correlates codes, not directions, and compares with neither. Korznikov et al. 2026 count a feature as
 recovered at .8, sparse_coding at .9.
+
+`false_recovery` asks for what cannot be: a latent that stands for a feature whose direction is known (not zero) but
+which the activations carry too weakly to count. It is NaN where no feature is ignored in that way. A latent that is at
+least as near to a represented feature belongs to that one.
 
 A latent whose direction has no length has cosine 0 with everything and is nobody's argmax. The assignment
 maximises the sum of signed cosines (Hungarian), for at most `sae.matching.LARGEST_ASSIGNMENT` on the larger
@@ -32,10 +38,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.matching import Matching
+from sae.matching import Matching, cosines
 from sae.metric import Case, MetricConfig, Scores
+from sae.source import Truth
 
 N_DECILES = 10
+RECOVERED = 0.9
+MERGED = 0.95
 NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
 
 
@@ -60,7 +69,12 @@ class Config(MetricConfig):
             "probability": truth.probability,
             "represented": truth.represented,
         }
-        return Scores(compare(matching, truth.probability[matching.feature]), vectors)
+        scalars = {
+            **compare(matching, truth.probability[matching.feature]),
+            "n_represented": float(truth.represented.sum()),
+            "false_recovery": false_recovery(truth, case.dictionary.W_dec),
+        }
+        return Scores(scalars, vectors)
 
 
 def compare(matching: Matching, probability: Float[Tensor, " n_represented"]) -> dict[str, float]:
@@ -73,7 +87,7 @@ def compare(matching: Matching, probability: Float[Tensor, " n_represented"]) ->
         "mmcs_latents": mean(matching.cosine.amax(0)),
         **assigned(matching),
         "recovered_80": mean(best > 0.8),
-        "recovered_90": mean(best > 0.9),
+        "recovered_90": mean(best > RECOVERED),
         "uniqueness": uniqueness(matching.cosine),
     }
     return scalars | deciles(best, probability) if bool(torch.isfinite(probability).all()) else scalars
@@ -99,6 +113,21 @@ def deciles(best: Float[Tensor, " n_represented"], probability: Float[Tensor, " 
     """Mean best cosine by tenths of the features, from rare to frequent; NaN for a tenth that is empty."""
     parts = best[probability.argsort(stable=True)].tensor_split(N_DECILES)
     return {f"mmcs_decile_{i}": mean(part) for i, part in enumerate(parts, start=1)}
+
+
+def false_recovery(truth: Truth, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
+    """The share of latents nearest to an ignored feature; NaN where none is ignored. One that points where a
+    represented feature does is no rival to it: they were merged, and a latent that finds one finds both."""
+    kept = truth.directions[truth.represented]
+    ignored = truth.directions[~truth.represented & (truth.directions.norm(dim=1) > 0)]
+    if len(kept):
+        ignored = ignored[cosines(ignored, kept).amax(1) <= MERGED]
+    if not len(ignored):
+        return float("nan")
+    beside = cosines(ignored, W_dec).amax(0)
+    if len(kept):
+        beside = beside.masked_fill(cosines(kept, W_dec).amax(0) >= beside, 0)
+    return mean(beside > RECOVERED)
 
 
 def mean(values: Tensor) -> float:

@@ -15,6 +15,7 @@ from benchmarks.architectures import architectures, interval
 from benchmarks.data import data
 from benchmarks.generate import generate
 from benchmarks.harvest import harvest
+from benchmarks.instances import instances
 from benchmarks.isolated import Failed, call
 from benchmarks.memory import held_mb, peak_mb
 from benchmarks.pool import Pool, planted
@@ -22,6 +23,7 @@ from benchmarks.recovery import next_weight
 from benchmarks.roofline import Roofline
 from benchmarks.stack import stack
 from benchmarks.step import step
+from benchmarks.toys import toys
 from benchmarks.whole import whole
 
 UNTRAINED = [name for name in trainers.names() if name != "sae-relu"]
@@ -123,6 +125,21 @@ def test_every_kind_of_toy_source_is_drawn():
     assert {"independent", "correlated"} <= {line["name"] for line in lines}
     for line in lines:
         assert line["fraction"] == pytest.approx(line["rows_per_s"] / line["roofline_samples_per_s"])
+
+
+def test_networks_are_timed_beside_a_loop():
+    lines = instances(n=3, steps=5)
+    assert {line["name"] for line in lines} == {"pentagon", "demo", "geometry"}
+    for line in lines:
+        assert line["loop_instances"] == pytest.approx(line["together_ms"] / line["one_ms"])
+
+
+def test_a_study_prints_its_facts(capsys: pytest.CaptureFixture[str]):
+    lines = toys("exclusive_pair")
+    assert printed(capsys)[0]["study"] == "exclusive_pair" and lines[0]["measured"].startswith("1.0")
+    assert lines[0]["about"].startswith("Two features that never fire together")
+    with pytest.raises(ValueError, match="'exclusive' is not a known study: did you mean 'exclusive_pair'"):
+        toys("exclusive")
 
 
 def test_harvesting_gives_what_the_bare_hook_gives(tiny_models: dict[str, Path]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.table import HERE, TABLES, fill
+from benchmarks.table import PAGES, TABLES, fill
 from benchmarks.table import table as write
 
 SHAPE = {"d_in": 256, "n_latents": 2048, "batch": 4096, "l0_wanted": 32, "dtype": "float32", "device": "cpu"}
@@ -49,14 +49,23 @@ def test_only_what_is_between_the_markers_changes(tmp_path: Path):
     readme, lines = tmp_path / "README.md", tmp_path / "lines.jsonl"
     readme.write_text("before\n<!-- step -->\nold\n<!-- /step -->\nbetween\n<!-- data -->\nkept\n<!-- /data -->\n")
     lines.write_text("a note\n" + json.dumps(OURS) + "\n")
-    write(lines, readme=readme)
+    write(lines, pages=[readme])
     once = readme.read_text()
     assert "old" not in once and "kept" in once and once.startswith("before\n") and "| sae-relu |" in once
-    write(lines, readme=readme)
+    write(lines, pages=[readme])
     assert readme.read_text() == once
 
 
-def test_the_readme_has_a_place_for_every_table():
-    text = (HERE / "README.md").read_text(encoding="utf-8")
-    assert all(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for name in TABLES)
-    assert fill(text, []) == text
+def test_there_is_one_place_for_every_table():
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    for name in TABLES:
+        assert sum(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for text in texts) == 1, name
+    assert [fill(text, []) for text in texts] == texts
+
+
+def test_facts_stand_under_their_study_and_a_newer_one_replaces_an_older():
+    fact = {"study": "polygon", "about": "A pentagon.", "claim": "norm", "expected": "1.13"}
+    text = TABLES["toys"](
+        [{**fact, "measured": "1.5"}, {**fact, "claim": "D", "measured": "0.4"}, {**fact, "measured": "1.1"}]
+    )
+    assert text.count("`polygon`") == 1 and "| norm | 1.13 | 1.1 |" in text and "1.5" not in text

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from sae.source import Source
+from sae.sources.code import Config as Code
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
+from sae.sources.network import Config as Network
 from sae.sources.tensor import Rows
 from tests.transcoding import Mlp
 
@@ -24,6 +26,17 @@ ACTIVITIES = (
     {"kind": "tree", "roots": 2, "branching": 5, "depth": 1, "probability": 0.15, "given": "conditional"},
 )
 
+CODES = (
+    {"kind": "scenario", "margin": 2.0},
+    {"kind": "floor", "levels": 4},
+    {"kind": "circle", "circles": 2, "points": 3, "width": 0.7},
+    {"kind": "hash", "width": 6},
+)
+
+
+def code(settings: dict[str, object]) -> Callable[[int], Source]:
+    return lambda seed: Code(code=settings, d_in=6, noise=0.01, seed=seed).build()
+
 
 def features(activity: dict[str, object]) -> Callable[[int], Source]:
     return lambda seed: Features(n_features=12, d_in=6, activity=activity, noise=0.01, offset=1, seed=seed).build()
@@ -33,6 +46,15 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
     **{f"features {activity['kind']}": features(activity) for activity in ACTIVITIES},
+    "network": lambda seed: Network(
+        n_features=12,
+        activity={"kind": "fixed", "k": 2},
+        network={"hidden": [6]},
+        training={"steps": 20},
+        instances=2,
+        seed=seed,
+    ).build(),
+    **{f"code {settings['kind']}": code(settings) for settings in CODES},
     "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
     "pairs": lambda seed: Rows(PAIRS[0], seed=seed, targets=PAIRS[1]),
     "mlp": lambda seed: Mlp(seed),
@@ -67,7 +89,7 @@ def test_shapes_and_truth(make: Callable[[int], Source]):
     assert batch.acts.shape == (16, source.d_in) and batch.acts.dtype == torch.float32
     if source.truth is not None:
         assert batch.codes is not None and float(batch.codes.min()) >= 0
-        torch.testing.assert_close(source.truth.directions.norm(dim=-1), torch.ones(12))
+        torch.testing.assert_close(source.truth.directions.norm(dim=-1), torch.ones(batch.codes.shape[1]))
 
 
 def test_targets_are_there_where_a_source_says_so_and_belong_to_their_rows(make: Callable[[int], Source]):

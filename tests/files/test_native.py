@@ -36,6 +36,15 @@ def test_round_trip_is_exact_and_bytes_are_stable(kind: str, tmp_path: Path):
     assert not list(tmp_path.rglob(".*")), "no temporary files stay behind"
 
 
+@pytest.mark.parametrize("format", ["native", "saelens"])
+def test_tied_directions_in_a_single_dimension_share_memory_and_are_saved(format: str, tmp_path: Path):
+    d = Relu.tied(torch.tensor([[1.0], [-1.0]]))
+    assert d.W_enc.data_ptr() == d.W_dec.data_ptr()
+    sae.save(d, tmp_path / "d", format=format)
+    x = torch.randn(5, 1)
+    assert torch.equal(sae.load(tmp_path / "d").encode(x), d.encode(x))
+
+
 def test_the_name_of_an_earlier_version_is_understood(tmp_path: Path):
     d, x = a_dictionary("fista"), torch.randn(3, 4)
     sae.save(d, tmp_path)

@@ -26,12 +26,14 @@ def metric(request: pytest.FixtureRequest) -> MetricConfig:
     return configurable("sae.metrics")[request.param].Config()
 
 
-def with_parents(evidence: Evidence) -> Evidence:
-    """The same with the last features as children of the first, without gating: such a metric needs no more."""
+def completed(evidence: Evidence) -> Evidence:
+    """The same with what else a metric may need: the last features are children of the first (without gating), and
+    the first two and the next two span the plane of a feature each."""
     assert evidence.truth is not None
-    n = len(evidence.truth.directions)
+    directions, n = evidence.truth.directions, len(evidence.truth.directions)
     parents = torch.where(torch.arange(n) < n - 4, -1, torch.arange(n) % 2)
-    return replace(evidence, truth=replace(evidence.truth, parents=parents))
+    planes = torch.stack([torch.linalg.qr(pair.T).Q.T for pair in (directions[:2], directions[2:4])])
+    return replace(evidence, truth=replace(evidence.truth, parents=parents), subspaces=planes)
 
 
 def drawn() -> tuple[Relu, Evidence]:
@@ -40,7 +42,10 @@ def drawn() -> tuple[Relu, Evidence]:
     assert source.truth is not None
     rows = source.truth.directions.repeat(2, 1)[:20] + 0.15 * torch.randn(20, 9, generator=g)
     d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(9))
-    return d, with_parents(gather(source, 2000))
+    evidence = completed(gather(source, 2000))
+    assert evidence.truth is not None
+    represented = torch.arange(14) != 9
+    return d, replace(evidence, truth=replace(evidence.truth, represented=represented))
 
 
 def compare(before: Scores, after: Scores, without: frozenset[str] = frozenset()) -> None:
@@ -63,7 +68,7 @@ def test_scores_are_finite_and_vectors_have_an_entry_each(metric: MetricConfig):
     d, evidence = drawn()
     found = metric.score(Case(d, evidence))
     assert all(isinstance(value, float) and math.isfinite(value) for value in found.scalars.values())
-    assert all(len(vector) in (14, 20) for vector in found.vectors.values())
+    assert all(len(vector) in (2, 14, 20) for vector in found.vectors.values())
 
 
 def test_scoring_twice_gives_the_same(metric: MetricConfig):
@@ -92,7 +97,9 @@ def test_rotating_the_space_does_not_matter(metric: MetricConfig):
     rotation = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(3))).Q
     turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec)
     choose, test = (move(b, torch.arange(1000), rotation) for b in (evidence.choose, evidence.test))
-    other = Evidence(choose, test, replace(evidence.truth, directions=evidence.truth.directions @ rotation))
+    assert evidence.subspaces is not None
+    truth = replace(evidence.truth, directions=evidence.truth.directions @ rotation)
+    other = Evidence(choose, test, truth, subspaces=evidence.subspaces @ rotation)
     without = DEPENDS_ON_AXES | {"shuffled"}
     compare(metric.score(Case(d, evidence)), metric.score(Case(turned, other)), without)
 
@@ -105,11 +112,14 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     truth = Truth(directions, torch.ones(12, dtype=torch.bool), codes[0].gt(0).float().mean(0))
     choose, test = (Batch(c @ directions, c) for c in codes)
     d = replace(Relu.tied(directions), b_enc=torch.full((12,), -1e-5))  # float32 leaves dust of about 1e-7
-    s = metric.score(Case(d, with_parents(Evidence(choose, test, truth)))).scalars
+    s = metric.score(Case(d, completed(Evidence(choose, test, truth)))).scalars
     worst_of = {"dead": 0, "dense": 0, "fvu": 0, "threshold": 0, "child_in_parent": 0, "parent_in_child": 0}
     worst_of |= {"absorption_full": 0, "absorption_fraction": 0, "decoder_cosine": 0}
+    worst_of |= {f"fvu_active_{k}": 0 for k in (1, 2)} | {"latents_per_subspace": 2}
     at_chance = {name for name in s if name.endswith(("shuffled", "_neuron"))}
-    not_a_grade = {"l0", "true_l0", "l1_norm"} | at_chance
+    undefined = {"false_recovery", "fvu_active_3", "fvu_active_4"}  # nothing is ignored; few rows have as many active
+    not_a_grade = {"l0", "true_l0", "l1_norm", "n_represented", "probe_f1_nearest"} | at_chance | undefined
+    assert all(math.isnan(s[name]) for name in undefined & set(s))
     for name in set(s) - not_a_grade:
         assert s[name] == pytest.approx(worst_of.get(name, 1), abs=0.02), name
     if "l0" in s:
@@ -119,11 +129,11 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
 def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
     """The null that every family must show: better than nothing, and nowhere near a perfect score."""
     source = Independent(n_features=64, d_in=32, probability=0.05, seed=1).build()
-    evidence = with_parents(gather(source, 3000))
+    evidence = completed(gather(source, 3000))
     d = Relu.tied(random_directions(64, 32, torch.Generator().manual_seed(0)))
     s = metric.score(Case(d, evidence)).scalars
     bounds = {"explained_variance": (-1, 0.3), "mcc": (0.3, 0.5), "mmcs_truth": (0.3, 0.5), "recovered_80": (0, 0.05)}
     bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85), "encoder_cost": (1, 1)}
-    bounds |= {"parents_found": (0, 0.75), "decoder_cosine": (0.13, 0.15)}
+    bounds |= {"parents_found": (0, 0.75), "decoder_cosine": (0.13, 0.15), "latents_per_subspace": (0, 1)}
     shown = set(bounds) & set(s)
     assert shown and all(bounds[name][0] <= s[name] <= bounds[name][1] for name in shown), s

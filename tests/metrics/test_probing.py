@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, gather
-from sae.metrics.probing import Config, Sample, feature_tasks, labelled_tasks, on_activations
+from sae.metrics.probing import (
+    Config,
+    Sample,
+    Tasks,
+    feature_tasks,
+    labelled_tasks,
+    nearest_share,
+    on_activations,
+    spread,
+)
 from sae.probes import best_threshold, f1_score, mean_difference, rank_auc, ranks
 from sae.source import Batch
 from sae.sources.independent import Config as Independent
@@ -93,7 +102,9 @@ def test_true_latents_reach_what_the_activations_allow(evidence: Evidence):
     assert s["probe_auc_logistic"] > 0.95 and s["probe_auc_diff_means"] > 0.9
     assert s["probe_auc_latent"] > 0.9 and s["probe_auc_k1"] > 0.9 and s["probe_f1_latent"] > 0.6
     assert s["probe_auc_k5"] > s["probe_auc_k1"] and s["probe_auc_neuron"] < s["probe_auc_latent"]
-    assert all(0 <= value <= 1 for value in s.values()) and len(s) == 16
+    spread = s.pop("latents_per_feature")
+    assert 1 <= spread < 4 and s["probe_auc_nearest"] > 0.7  # interference has other latents fire along
+    assert all(0 <= value <= 1 for value in s.values()) and len(s) == 18
 
 
 def test_permuted_labels_are_at_chance(evidence: Evidence):
@@ -108,7 +119,7 @@ def test_labels_that_mean_nothing_are_at_chance_on_test():
     y, test_y = (torch.rand(n, generator=g) < 0.5 for n in (60, 1000))
     s = Config().score(Case(Relu.tied(torch.eye(60)), labelled(x, test_x, y, test_y))).scalars
     aucs = [value for name, value in s.items() if "auc" in name]
-    assert len(aucs) == 8 and all(abs(auc - 0.5) < 0.08 for auc in aucs)
+    assert len(aucs) == 9 and all(abs(auc - 0.5) < 0.08 for auc in aucs)
 
 
 def test_nothing_is_chosen_on_the_test_rows():
@@ -180,7 +191,7 @@ def test_without_a_usable_task_all_is_nan():
     x = torch.randn(50, 3)
     y = (torch.arange(50) < 9).long()
     s = Config().score(Case(Relu.tied(torch.eye(3)), labelled(x, x, y, y))).scalars
-    assert len(s) == 16 and all(math.isnan(value) for value in s.values())
+    assert len(s) == 19 and all(math.isnan(value) for value in s.values())
 
 
 def test_labelled_rows_of_their_own_are_encoded():
@@ -211,3 +222,37 @@ def test_a_capped_fit_comes_close_to_the_full_one(evidence: Evidence):
     full, capped = (on_activations(Config(max_rows=rows), evidence)[1] for rows in (10_000, 700))
     assert capped["probe_auc_logistic"] == pytest.approx(full["probe_auc_logistic"], abs=0.01)
     assert capped["probe_f1_logistic"] == pytest.approx(full["probe_f1_logistic"], abs=0.03)
+
+
+def test_neighbours_read_what_no_line_does():
+    """Inside or outside a ring: chance for a linear reader, plain for one that looks around itself."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 2, generator=g)
+    y = (x.norm(dim=1) > 1.2).long()
+    s = Config(k=(1,)).score(Case(Relu.tied(torch.eye(2)), labelled(x[:1000], x[1000:], y[:1000], y[1000:]))).scalars
+    assert s["probe_auc_nearest"] > 0.98 and s["probe_f1_nearest"] > 0.9 and abs(s["probe_auc_logistic"] - 0.5) < 0.1
+
+
+def test_the_share_of_neighbours_by_hand():
+    x = torch.tensor([[0.0], [1], [2], [10], [11], [12]])
+    positive = torch.tensor([[0], [0], [1], [1], [1], [0]], dtype=torch.bool)
+    choose, test = Batch(x), Batch(torch.tensor([[0.9], [11.1]]))
+    tasks = Tasks(choose, test, positive, torch.zeros(2, 1, dtype=torch.bool))
+    found = nearest_share(Config(neighbours=3), tasks, choose.acts, test.acts)
+    torch.testing.assert_close(found, torch.tensor([[1 / 3], [2 / 3]]))
+
+
+def test_the_spread_of_a_property_by_hand():
+    difference = torch.tensor([[1.0, 0, -3], [1, 1, -1], [2, 1, 0], [-1, 0, -2]])
+    found = spread(difference)
+    torch.testing.assert_close(found[:3], torch.tensor([1, 2, 25 / 17]).double())
+    assert math.isnan(found[3])
+
+
+def test_a_property_that_several_latents_share_is_spread_over_them():
+    """One of four values of one attribute, written as eight combinations: a latent for each is two for each value."""
+    combination = torch.arange(800) % 8
+    x, y = torch.nn.functional.one_hot(combination).float(), combination % 4
+    s = Config(k=(1, 2)).score(Case(Relu.tied(torch.eye(8)), labelled(x[:400], x[400:], y[:400], y[400:]))).scalars
+    assert s["latents_per_feature"] == pytest.approx(2)
+    assert s["probe_auc_latent"] == pytest.approx(0.75) and s["probe_auc_k2"] == pytest.approx(1)

@@ -115,3 +115,31 @@ def test_units_and_origin_do_not_matter(scale: float, shift: float, seed: int):
     moved = Relu(d.W_enc, d.W_dec, scale * d.b_enc, scale * d.b_dec + shift)
     before, after = scores(d, x), scores(moved, scale * x + shift)
     assert after["fvu"] == pytest.approx(before["fvu"], rel=1e-9) and after["l0"] == before["l0"]
+
+
+def test_two_on_a_line_disturb_each_other_only_together():
+    """A digon, features at 1 and -1 of one dimension, read with a threshold of .1: together they nearly cancel, and
+    the little that is left is lost to the threshold."""
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.rand(4000, 2, generator=draw) * (torch.rand(4000, 2, generator=draw) < 0.5)
+    x = codes[:, :1] - codes[:, 1:]
+    d = Relu(torch.tensor([[1.0, -1]]), torch.tensor([[1.0], [-1]]), torch.tensor([-0.1, -0.1]), torch.zeros(1))
+    s = scores(d, x, codes)
+    n_active = (codes > 0).sum(1)
+    for k in (1, 2):
+        rows = x[n_active == k].double()
+        found = (rows.abs() - 0.1).clamp_min(0) * rows.sign()
+        expected = float((rows - found).square().sum() / (rows - rows.mean()).square().sum())
+        assert s[f"fvu_active_{k}"] == pytest.approx(expected, rel=1e-4)
+    assert s["fvu_active_2"] > s["fvu_active_1"] and math.isnan(s["fvu_active_3"])
+    assert not [name for name in scores(d, x) if "active" in name], "nothing is known of features without codes"
+
+
+def test_a_share_of_rows_too_small_to_judge_is_nan():
+    x = torch.rand(300, 2)
+    codes = torch.ones(300, 2)
+    codes[:99, 0] = 0
+    s = scores(identity(2, scale=0.5), x, codes)
+    assert math.isnan(s["fvu_active_1"]) and not math.isnan(s["fvu_active_2"])
+    codes[99, 0] = 0
+    assert not math.isnan(scores(identity(2, scale=0.5), x, codes)["fvu_active_1"])

@@ -44,8 +44,9 @@ def test_by_hand():
 
 def test_truth_before_itself_is_perfect():
     features = draw(40, 12)
-    found = recover(features, features[torch.randperm(40)])
-    assert all(value == pytest.approx(1, abs=1e-6) for value in found.scalars.values())
+    s = dict(recover(features, features[torch.randperm(40)]).scalars)
+    assert s.pop("n_represented") == 40 and math.isnan(s.pop("false_recovery"))
+    assert all(value == pytest.approx(1, abs=1e-6) for value in s.values())
 
 
 @pytest.mark.parametrize(("n_latents", "mmcs"), [(512, 0.190), (4096, 0.224)])
@@ -84,7 +85,8 @@ def test_dead_directions_count_as_zero():
     s = recover(torch.eye(4), latents).scalars
     assert s["mmcs_latents"] == 0.5 and s["uniqueness"] == 0.5 and s["mcc"] == 1
     nothing = recover(torch.eye(10), torch.zeros(3, 10)).scalars
-    assert all(value == 0 for value in nothing.values())
+    counts = {"n_represented", "false_recovery"}
+    assert all(value == 0 for name, value in nothing.items() if name not in counts)
 
 
 def test_only_represented_features_count():
@@ -124,7 +126,8 @@ def test_more_latents_never_lower_the_recall_like_score_and_cannot_hide_from_the
 
 def test_nothing_represented_is_nan():
     found = recover(torch.zeros(2, 3), torch.eye(3))
-    assert len(found.scalars) == 7 and all(math.isnan(value) for value in found.scalars.values())
+    s = dict(found.scalars)
+    assert s.pop("n_represented") == 0 and len(s) == 8 and all(math.isnan(value) for value in s.values())
     assert found.vectors["matched_latent"].tolist() == [-1, -1]
 
 
@@ -157,3 +160,34 @@ def test_the_assignment_is_the_best_of_all(n: int, m: int, seed: int):
 def test_cosines_do_not_depend_on_length(scale: float, seed: int):
     features, latents = draw(4, 7, seed), draw(5, 7, seed + 1)
     torch.testing.assert_close(cosines(features, latents * scale), cosines(features, latents))
+
+
+def with_ignored(directions: torch.Tensor, represented: list[bool], latents: torch.Tensor) -> dict[str, float]:
+    truth = Truth(unit(directions), torch.tensor(represented), torch.full((len(directions),), 0.1))
+    batch = Batch(torch.zeros(2, directions.shape[1]))
+    return dict(Config().score(Case(Relu.tied(latents), Evidence(batch, batch, truth))).scalars)
+
+
+def test_latents_of_ignored_features_are_false_recoveries():
+    """Two features are carried, one is known but ignored. Of five latents one is on the ignored feature and one near it
+    (cosine .95); the others are on a feature, between two (.71), and dead."""
+    near = torch.tensor([(1 - 0.95**2) ** 0.5, 0, 0.95])
+    latents = torch.stack([torch.tensor([0, 0, 2.0]), near, *torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0]])])
+    s = with_ignored(torch.eye(3), [True, True, False], latents)
+    assert s["false_recovery"] == pytest.approx(2 / 5) and s["n_represented"] == 2
+    assert s["recovered_90"] == 0.5 and s["mcc_all"] == pytest.approx((1 + 0.5**0.5) / 5)
+
+
+def test_a_feature_that_is_merged_with_a_represented_one_is_not_recovered_falsely():
+    twins = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    assert math.isnan(with_ignored(twins, [True, False, True], torch.eye(2))["false_recovery"])
+    assert with_ignored(twins, [False, False, True], torch.eye(2))["false_recovery"] == 0.5
+    apart = torch.tensor([[1.0, 0], [0.9, 0.19**0.5], [0, 1]])
+    assert with_ignored(apart, [True, False, True], apart)["false_recovery"] == pytest.approx(1 / 3)
+
+
+def test_an_ignored_feature_without_a_direction_cannot_be_recovered():
+    features = torch.eye(3)
+    features[2] = 0
+    assert math.isnan(with_ignored(features, [True, True, False], torch.eye(3))["false_recovery"])
+    assert with_ignored(torch.eye(3), [False, False, False], torch.eye(3))["false_recovery"] == 1

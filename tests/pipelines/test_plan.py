@@ -203,3 +203,10 @@ def test_sources_of_nested_tables_are_told_apart_in_few_words(tiny: dict[str, An
         "features activity=(tree scaled=True)",
         "features activity=fixed",
     ]
+
+
+def test_nested_tables_without_a_kind_are_told_apart_by_what_differs(tiny: dict[str, Any]):
+    network = {"kind": "network", "n_features": 4, "activity": {"kind": "independent", "probability": 0.1}}
+    tiny["source"] = [{**network, "network": {"hidden": [n]}} for n in (2, 3)]
+    names = {step.config["row"]["source"] for step in plan(parse(tiny)) if step.stage == "score"}
+    assert names == {"network network=hidden=[2]", "network network=hidden=[3]"}

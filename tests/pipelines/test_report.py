@@ -287,7 +287,7 @@ def scored(folder: Path, rows: list[tuple[dict[str, Any], dict[str, float]]]) ->
     source_steps = {name: Step("stream", 1, {"name": name}) for name in dict.fromkeys(r["source"] for r, _ in rows)}
     steps = {f"source.{i}": step for i, step in enumerate(source_steps.values())}
     inputs = {
-        key: written(folder, key, {"config": {"source": {"kind": name.split()[0]}}})
+        key: written(folder, key, {"config": {"source": {"kind": "tensor", "file": f"{name}.npy"}}})
         for key, name in zip(steps, source_steps, strict=True)
     }
     for i, (identity, scores) in enumerate(rows):

@@ -1,0 +1,94 @@
+"""How many toy networks are trained at once in the time that a loop over networks takes for one.
+
+python -m benchmarks.instances
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.clock import mean_seconds
+from benchmarks.isolated import call
+from benchmarks.lines import Line, emit, run
+from sae.networks.training import train
+from sae.sources.network import Config
+
+SHAPES = {
+    "pentagon": {"n_features": 5, "hidden": 2, "batch": 256},
+    "demo": {"n_features": 20, "hidden": 5, "batch": 256},
+    "geometry": {"n_features": 200, "hidden": 20, "batch": 256},
+}
+PROBABILITY = 0.05
+ROUNDS = 5
+
+
+def instances(*, n: int = 64, threads: int = 1, steps: int = 200) -> list[Line]:
+    """Print a line for every shape.
+
+    Parameters
+    ----------
+    n
+        Networks that are trained at once.
+    threads
+        Threads of the process.
+    steps
+        Steps of each of five stretches.
+    """
+    lines: list[Line] = []
+    for name, shape in SHAPES.items():
+        taken = call("benchmarks.instances:measure", {**shape, "n": n, "steps": steps}, threads)
+        line: Line = {"name": name, **shape, "n": n, "threads": threads, **taken}
+        line["loop_instances"] = line["together_ms"] / line["one_ms"]
+        lines.append(emit("instances", line))
+    return lines
+
+
+def measure(n_features: int, hidden: int, batch: int, n: int, steps: int) -> dict[str, float]:
+    """Milliseconds of a step of `n` networks together, and of one in a plain loop, in turns."""
+    ours = Together(n_features, hidden, batch, n, steps)
+    loop = Loop(n_features, hidden, batch, steps)
+    taken: dict[str, list[float]] = {"together_ms": [], "one_ms": []}
+    for _ in range(ROUNDS):
+        taken["together_ms"].append(1000 * mean_seconds(ours.stretch, at_least=0) / steps)
+        taken["one_ms"].append(1000 * mean_seconds(loop.stretch, at_least=0) / steps)
+    return {name: sorted(values)[ROUNDS // 2] for name, values in taken.items()}
+
+
+class Together:
+    """Our training, all instances at once."""
+
+    def __init__(self, n_features: int, hidden: int, batch: int, n: int, steps: int) -> None:
+        self.config = Config(
+            n_features=n_features,
+            activity={"kind": "independent", "probability": PROBABILITY},
+            network={"hidden": [hidden]},
+            training={"steps": steps, "batch_size": batch},
+            instances=n,
+        )
+
+    def stretch(self) -> None:
+        for _ in train(self.config.begin(), self.config.population(), self.config.training):
+            pass
+
+
+class Loop:
+    """One network as one would write it down: a module, AdamW, rows from ``torch.rand``."""
+
+    def __init__(self, n_features: int, hidden: int, batch: int, steps: int) -> None:
+        self.shape, self.steps = (batch, n_features), steps
+        self.W = torch.nn.Parameter(torch.randn(n_features, hidden) * (2 / (n_features + hidden)) ** 0.5)
+        self.b = torch.nn.Parameter(torch.zeros(n_features))
+
+    def stretch(self) -> None:
+        adam = torch.optim.AdamW([self.W, self.b], lr=3e-3)
+        for step in range(self.steps):
+            x = torch.rand(self.shape) * (torch.rand(self.shape) < PROBABILITY)
+            loss = (torch.relu(x @ self.W @ self.W.T + self.b) - x).square().mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.param_groups[0]["lr"] = 3e-3 * (1 - step / self.steps)
+            adam.step()
+
+
+if __name__ == "__main__":
+    run(instances)

@@ -1,0 +1,1 @@
+"""The nonlinear codes, one file each."""
