@@ -22,7 +22,7 @@ from sae.method import MethodConfig
 from sae.metric import MetricConfig
 from sae.refine import RefineConfig
 from sae.source import SourceConfig
-from sae.train import TrainConfig
+from sae.state import TrainConfig
 
 C = TypeVar("C", bound=Settings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -75,7 +75,9 @@ OTHERS = [("#009E73", "v"), ("#56B4E9", "o"), ("#a6761d", "<"), ("#6a51a3", ">")
 def marks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The colour and marker of each method, the same in every figure and every run of the same methods."""
     new = sorted(set(labels) - set(KNOWN))
-    return KNOWN | {label: OTHERS[i % len(OTHERS)] for i, label in enumerate(new)}
+    n = len(OTHERS)
+    # Every six of them the markers move on by one, so that no two have both the same.
+    return KNOWN | {label: (OTHERS[i % n][0], OTHERS[(i + i // n) % n][1]) for i, label in enumerate(new)}
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
@@ -126,9 +128,9 @@ def _plain(value: float, _: float) -> str:
 
 
 def place_labels(ax: Axes, labels: Sequence[Label], paths: Sequence[Sequence[tuple[float, float]]]) -> None:
-    """Writes each label beside its point where it covers no other label and none of the paths and their points."""
+    """Writes each label beside its point where it covers no other label and none of the paths and their points; where
+    points crowd, in a column beside them, with lines."""
     cast("Figure", ax.figure).draw_without_rendering()
-    frame = ax.get_window_extent()
     scale = ax.figure.dpi / 72
     taken: list[Box] = []
     for path in paths:
@@ -136,29 +138,99 @@ def place_labels(ax: Axes, labels: Sequence[Label], paths: Sequence[Sequence[tup
         taken += [_around(x, y, 4 * scale) for x, y in dots]
         for start, end in pairwise(dots):
             taken += [_around(x, y, scale) for x, y in np.linspace(start, end, 40)]
-    for x, y, text, colour in labels:
-        px, py = ax.transData.transform((x, y))
-        width, height = (len(text) * 5.0 + 4) * scale, 10 * scale
-        best: tuple[float, int, float, float, Box] | None = None
-        for i, (dx, dy) in enumerate(_AROUND):
-            left = px + dx * scale if dx >= 0 else px + dx * scale - width
-            left = left - width / 2 if dx == 0 else left
-            bottom = py + dy * scale - height / 2
-            box = (left, bottom, left + width, bottom + height)
-            cost = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
-            if best is None or (cost, i) < best[:2]:
-                best = (cost, i, dx, dy, box)
-        assert best is not None
-        _, _, dx, dy, box = best
-        taken.append(box)
-        side = "left" if dx > 0 else "right" if dx < 0 else "center"
-        ax.annotate(text, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=colour, fontsize=8)
+    where = {label: ax.transData.transform(label[:2]) / scale for label in labels}
+    crowded = [one for one in labels if sum(_beside(where[one], at) for at in where.values()) > CROWD]
+    for label in (one for one in labels if one not in crowded):
+        boxes = [_box(ax, label, dx, dy) for dx, dy in _NEAR]
+        costs = [_cost(ax, box, taken) for box in boxes]
+        i = int(np.argmin(costs))
+        if costs[i] > 0:
+            crowded.append(label)
+        else:
+            taken.append(boxes[i])
+            _write(ax, label, *_NEAR[i])
+    for column in _columns({one: where[one] for one in crowded}):
+        _write_column(ax, column, taken)
 
 
-_AROUND = [
+_NEAR = [
     *((7, 0), (0, 11), (-7, 0), (0, -11), (7, 11), (-7, 11), (7, -11), (-7, -11)),
-    *((0, 22), (0, -22), (7, 22), (-7, 22), (7, -22), (-7, -22), (0, -33), (7, -33), (-7, -33)),
+    *((0, 22), (0, -22), (7, 22), (-7, 22), (7, -22), (-7, -22)),
 ]
+LINE_HEIGHT = 12
+"""Points between the labels of a column."""
+CROWD = 3
+"""From more points on that lie beside one another, all of them have their labels in a column."""
+
+
+def _beside(one: Array, other: Array) -> bool:
+    return bool(abs(one[0] - other[0]) < 30 and abs(one[1] - other[1]) < 40)
+
+
+def _columns(where: Mapping[Label, Array]) -> list[list[Label]]:
+    """Labels whose points lie beside one another, from the lowest to the highest."""
+    columns: list[list[Label]] = []
+    for label in sorted(where, key=lambda one: tuple(where[one][::-1])):
+        near = next((column for column in columns if _beside(where[column[-1]], where[label])), None)
+        if near is None:
+            columns.append([label])
+        else:
+            near.append(label)
+    return columns
+
+
+def _write_column(ax: Axes, column: Sequence[Label], taken: list[Box]) -> None:
+    """Writes labels in a column, where it covers least and is not far."""
+    best: tuple[float, list[tuple[float, float]]] | None = None
+    scale = ax.figure.dpi / 72
+    points = [ax.transData.transform(label[:2]) / scale for label in column]
+    middle = sum(y for _, y in points) / len(points)
+    for dx in (24, -24, 40, -40, 60, -60, 80, -80):
+        edge = dx + (max if dx > 0 else min)(x for x, _ in points)
+        for shift in range(-14, 15):
+            lowest = middle + LINE_HEIGHT * (shift - (len(column) - 1) / 2)
+            moves = [(edge - x, lowest + i * LINE_HEIGHT - y) for i, (x, y) in enumerate(points)]
+            boxes = [_box(ax, label, *move) for label, move in zip(column, moves, strict=True)]
+            cost = sum(_cost(ax, box, taken) for box in boxes) + abs(dx) / 10 + abs(shift)
+            if best is None or cost < best[0]:
+                best = cost, moves
+    assert best is not None
+    for label, move in zip(column, best[1], strict=True):
+        taken.append(_box(ax, label, *move))
+        _write(ax, label, *move, line=True)
+
+
+def _box(ax: Axes, label: Label, dx: float, dy: float) -> Box:
+    """What a label covers that is written so many points from its place."""
+    scale = ax.figure.dpi / 72
+    x, y = ax.transData.transform(label[:2]) + np.array([dx, dy]) * scale
+    width, height = (len(label[2]) * 5.0 + 4) * scale, 10 * scale
+    left = x if dx > 0 else x - width if dx < 0 else x - width / 2
+    return left, y - height / 2, left + width, y + height / 2
+
+
+def _write(ax: Axes, label: Label, dx: float, dy: float, line: bool = False) -> None:
+    x, y, text, colour = label
+    side, end = ("left", 0.0) if dx > 0 else ("right", 1.0) if dx < 0 else ("center", 0.5)
+    look: Any = {"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.7, "shrinkA": 1, "shrinkB": 3}
+    ax.annotate(
+        text,
+        (x, y),
+        (dx, dy),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        color=colour,
+        fontsize=8,
+        arrowprops={**look, "relpos": (end, 0.5)} if line else None,
+    )
+
+
+def _cost(ax: Axes, box: Box, taken: Sequence[Box]) -> float:
+    """What a box covers, and how far it leaves the axes, which is heavier than covering a point."""
+    frame = ax.get_window_extent()
+    over = max(frame.x0 - box[0], box[2] - frame.x1, 0) + max(frame.y0 - box[1], box[3] - frame.y1, 0)
+    return sum(_overlap(box, other) for other in taken) + 40 * over
 
 
 def _around(x: float, y: float, half: float) -> Box:
@@ -167,12 +239,6 @@ def _around(x: float, y: float, half: float) -> Box:
 
 def _overlap(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _outside(box: Box, frame: Any) -> float:
-    """A cost for leaving the axes, heavier than covering a point."""
-    over = max(frame.x0 - box[0], box[2] - frame.x1, 0) + max(frame.y0 - box[1], box[3] - frame.y1, 0)
-    return 40 * over
 
 
 def thousands() -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import Config
+from pipelines.labels import labels_of
 from pipelines.stages import encode, generate, refine, report, score, stream, train
 from pipelines.step import Stage, Step
 from pipelines.store import sha256
@@ -37,7 +38,7 @@ def plan(config: Config) -> list[Step]:
     ``FileNotFoundError`` of one line where a source cannot serve what is asked of it.
     """
     sources = [_source(source) for source in config.sources]
-    labels = _labels([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
+    labels = labels_of([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
     made: dict[str, Step] = {}
     read: list[Step] = []
     scored: list[Step] = []
@@ -69,7 +70,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
     """One step for every dictionary to train; those on one source with one training share batches: a group."""
     pairs = list(product(config.dictionaries, config.trainings))
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
-    labels = _labels(merged, skip={"n_latents", "l1", "l0", "k"})
+    labels = labels_of(merged, skip={"n_latents", "l1", "l0", "k"})
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
         settings, how = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
         together = Step("train", train.VERSION, {"train": how}, {"source": source})
@@ -89,7 +90,7 @@ def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
     """One step for every dictionary that is to be refined; what is trained for it is a step of its own."""
     every = [{"kind": "refine", **settings.model_dump(mode="json")} for _, settings in config.refinements]
     trained = {step.key: (step, row) for step, row in _dictionaries(config, source)}
-    for (dictionary, refinement), label in zip(config.refinements, _labels(every, skip=set()), strict=True):
+    for (dictionary, refinement), label in zip(config.refinements, labels_of(every, skip=set()), strict=True):
         for step, row in trained.values():
             if step.config["dictionary"] != dictionary.model_dump(mode="json"):
                 continue
@@ -103,7 +104,7 @@ def _readings(config: Config, source: Step, dictionary: Step, row: Row) -> Itera
     if not config.encoders:
         yield dictionary, row
     every = [encoder.model_dump(mode="json") for encoder in config.encoders]
-    for settings, label in zip(every, _labels(every, skip=set()), strict=True):
+    for settings, label in zip(every, labels_of(every, skip=set()), strict=True):
         own = {**row, "encoder": label}
         if settings["kind"] == "own":
             yield dictionary, own
@@ -117,7 +118,7 @@ def _readings(config: Config, source: Step, dictionary: Step, row: Row) -> Itera
 def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
     """One step for every baseline and seed; a method that does not depend on the seed is run once."""
     every = [method.model_dump(mode="json") for method in config.baselines]
-    labels = _labels(every, skip={"n_latents"})
+    labels = labels_of(every, skip={"n_latents"})
     for method, settings, label in zip(config.baselines, every, labels, strict=True):
         for seed in config.baseline_seeds if method.seeded else (0,):
             row: Row = {
@@ -181,27 +182,6 @@ def _lacks(source: SourceConfig) -> str:
 
 def _kind(settings: Settings) -> str:
     return str(settings.model_dump()["kind"])
-
-
-def _labels(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str]:
-    """The kind of each, with the fields in which those of its kind differ, so that no two settings of a sweep
-    look like seeds of one another; `skip` names fields that have columns of their own."""
-    labels: list[str] = []
-    for own in settings:
-        kind = own.get("kind")  # nested tables need not have any
-        alike = [other for other in settings if other.get("kind") == kind]
-        differ = [f for f in own if f not in skip and any(other.get(f) != own[f] for other in alike)]
-        labels.append(" ".join([*([kind] if kind else []), *(f"{f}={_value(own, alike, f)}" for f in differ)]))
-    return labels
-
-
-def _value(own: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], field: str) -> Any:
-    """What one setting has in a field; of a nested table its kind, and what its likes differ in."""
-    if not isinstance(own[field], Mapping):
-        return own[field]
-    tables = [other[field] for other in alike if isinstance(other[field], Mapping)]
-    label = _labels(tables, skip=set())[tables.index(own[field])]
-    return f"({label})" if " " in label else label
 
 
 def _title(row: Row) -> str:

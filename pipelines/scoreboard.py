@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pipelines.labels import brief
 from sae.kinds import kinds
 from sae.statistics import Estimate, mean_interval
 
@@ -140,7 +141,7 @@ def goodness(value: float, score: str) -> float:
 class Setting:
     """The dictionaries that differ in nothing but seeds, with the mean of every score and its 95% interval.
 
-    `members` are indices into the rows. `label` is the method, with its encoder where a method has several.
+    `members` are indices into the rows. `label` is the method in brief, with its encoder where a method has several.
     `others` are what a row tells of itself beyond the usual columns.
     """
 
@@ -219,21 +220,24 @@ def settings_of(rows: Sequence[Row]) -> list[Setting]:
         seen[everything] = copy = seen.get(everything, 0) + 1
         key = tuple((name, value) for name, value in everything if name not in SEEDS)
         groups.setdefault((*key, ("variant", copy if copy > 1 else None)), []).append(i)
-    encoders = {(row.identity.get("method"), row.identity.get("encoder")) for row in rows}
-    several = {method for method, n in Counter(method for method, _ in encoders).items() if n > 1}
-    return [_setting(dict(key), members, rows, several) for key, members in groups.items()]
+    pairs = {tuple(str(row.identity.get(name) or "") for name in ("method", "encoder")) for row in rows}
+    encoders, names = Counter(method for method, _ in pairs), brief(sorted(method for method, _ in pairs))
+    labels = {(m, e): f"{names[m]} ({e})" if encoders[m] > 1 else names[m] for m, e in pairs}
+    return [_setting(dict(key), members, rows, labels) for key, members in groups.items()]
 
 
-def _setting(identity: dict[str, Value], members: list[int], rows: Sequence[Row], several: set[Value]) -> Setting:
-    names = ordered(name for i in members for name in rows[i].scores)
-    samples = {name: _independent(name, members, rows) for name in names}
+def _setting(
+    identity: dict[str, Value], members: list[int], rows: Sequence[Row], labels: Mapping[tuple[str, str], str]
+) -> Setting:
+    scores = ordered(name for i in members for name in rows[i].scores)
+    samples = {name: _independent(name, members, rows) for name in scores}
     n_latents, l1, target_l0 = (identity.pop(name, None) for name in ("n_latents", "l1", "target_l0"))
     source, method, encoder = (str(identity.pop(name, None) or "") for name in ("source", "method", "encoder"))
     return Setting(
         source=source,
         method=method,
         encoder=encoder,
-        label=f"{method} ({encoder})" if method in several else method,
+        label=labels[method, encoder],
         n_latents=None if n_latents in (None, "") else int(n_latents),
         l1=None if l1 in (None, "") else float(l1),
         target_l0=None if target_l0 in (None, "") else float(target_l0),

@@ -67,4 +67,5 @@ def _towards_the_threshold(how: Nearer, latent: Tensor, pre: Tensor, threshold: 
     below = threshold - pre
     g = (below > 0).to(pre.dtype) * (-how.coefficient / 2)
     loss = how.coefficient * below.relu().sum()
-    return FromDead(latent, torch.zeros_like(g.T @ x), g.T @ x, g.sum(0), {"threshold": -g.sum(0)}, loss)
+    g_x, g_sum = g.T @ x, g.sum(0)
+    return FromDead(latent, torch.zeros_like(g_x), g_x, g_sum, {"threshold": -g_sum}, loss)

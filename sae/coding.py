@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae.selection import above
+
 CHECK_EVERY = 5
 """Iterations between two looks at which rows have converged."""
 
@@ -92,7 +94,7 @@ def sparse_codes(
     for rows in x.split(rows_at_once):
         correlation = rows @ W_dec.T
         shrunk = lasso(correlation - l1 * W_dec.norm(dim=-1), W_dec, n_iterations, tolerance)
-        left = torch.where(shrunk > threshold, shrunk, torch.zeros_like(shrunk))
+        left = above(shrunk, threshold)
         pieces.append(Codes(shrunk, debiased(left, correlation, W_dec, n_iterations, tolerance)))
     return Codes(*(torch.cat(codes) for codes in zip(*pieces, strict=True)))
 

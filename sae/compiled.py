@@ -16,13 +16,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from sae.jit import compiled, threaded
+from sae.jit import compiled, set_threads, threaded
 
 Words = NDArray[np.uint64]
 
 
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
-config: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _to_pointer(context: Any, address: Any) -> Any:
@@ -101,10 +100,9 @@ def gather_in_pieces(
     start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any], pieces: int
 ) -> None:
     """The same as :func:`gather`, in so many threads or as many as there are cores."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(pieces, config.NUMBA_NUM_THREADS))
+    before = set_threads(pieces)
     _gather_in_pieces(start, ends, index, out, pieces)
-    numba.set_num_threads(before)
+    set_threads(before)
 
 
 @compiled

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from sae.architecture import Architecture, Own, Pursuit
 from sae.auxiliary import FromDead, from_dead
-from sae.kernels import LargestOfBatch, Latents
+from sae.gradient import Gradient, Sums, Terms
+from sae.kernels import LargestOfBatch
 from sae.kernels.reference import select_
 from sae.spans import NO_SPANS, Spans
 from sae.stack import Stack, products_
@@ -34,42 +35,6 @@ BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
 """Codes of a block of rows of one member. How rows are cut does not depend on the company a member is in."""
 LIKELY = 0.7
 """The bar of a batch is looked for above this share of the one that was followed."""
-
-
-@dataclass
-class Terms:
-    """What a step leaves behind, one entry a member; `l0` is the mean number of active latents, which the dense path
-    counts only when it is asked to. `auxiliary` is what the loss has beside the error and the penalty."""
-
-    fired: Bool[Tensor, "n_members n_latents"]
-    l0: Float[Tensor, " n_members"]
-    mse: Float[Tensor, " n_members"]
-    penalty: Float[Tensor, " n_members"]
-    auxiliary: Float[Tensor, " n_members"]
-    bar: Float[Tensor, " n_members"]
-
-    @classmethod
-    def empty(cls, stack: Stack) -> Terms:
-        n_members, n_latents, _ = stack.W_dec.shape
-        fired = torch.zeros(n_members, n_latents, dtype=torch.bool, device=stack.W_dec.device)
-        return cls(fired, *stack.W_dec.new_zeros(5, n_members))
-
-    @property
-    def loss(self) -> Float[Tensor, " n_members"]:
-        return self.mse + self.penalty + self.auxiliary
-
-    def part(self, first: int, last: int) -> Terms:
-        """Those of some members in a row, as views."""
-        return Terms(*(own[first:last] for own in vars(self).values()))
-
-
-@dataclass
-class Gradient:
-    """The gradient of all parameters of a stack; the latents' rows lie in buffers that the next step overwrites."""
-
-    latents: Latents
-    own: dict[str, Float[Tensor, "n_members n_latents"]]
-    b_dec: Float[Tensor, "n_members d_in"]
 
 
 def segments(architecture: Architecture, n_latents: int) -> list[slice]:
@@ -82,6 +47,22 @@ def pulls_of_levels(residuals: list[Tensor]) -> list[Tensor]:
     for inner, outer in pairwise(range(len(residuals) - 1, -1, -1)):
         residuals[outer] += residuals[inner]
     return [r.div_(len(residuals)) for r in residuals] if len(residuals) > 1 else residuals
+
+
+@dataclass
+class Task:
+    """What the blocks of a batch share: `half` of the penalty's weight, the decoder's `norm` (None: one), and whether
+    to `count` what is only told."""
+
+    stack: Stack
+    architecture: Architecture
+    offset: Float[Tensor, "n_members n_latents"]
+    bar: Float[Tensor, " n_members"]
+    half: Float[Tensor, "n_members 1 1"]
+    norm: Float[Tensor, "n_members n_latents"] | None
+    dead: Bool[Tensor, "n_members n_latents"] | None
+    count: bool
+    spans: Spans
 
 
 class Dense:
@@ -174,75 +155,55 @@ class Dense:
         spans: Spans = NO_SPANS,
     ) -> Gradient:
         """The gradients of all parameters, where codes of `x` are to reconstruct `y`."""
-        n_members, scale = stack.n_members, 2 / len(x)
-        to_enc, to_dec = self.W_enc[:n_members], self.W_dec[:n_members]
-        norm = None if architecture.unit_rows else stack.norm()
-        wide = None if norm is None else norm[:, None, :]
-        own, parts = broadcast(stack.numbers()), segments(architecture, to_enc.shape[1])
         offset = searched_offset(stack, architecture)
         bar = self.bar(stack, architecture, x, offset)
         l0 = self.mean_l0(stack, architecture, x, offset, bar)
         weight, value = architecture.weigh(coefficient, l0, target_l0)
-        half = weight[:, None, None] / 2
-        z_sum, g_sum, in_norm = stack.b_enc.new_zeros(3, *stack.b_enc.shape)
-        own_sum = {name: torch.zeros_like(z_sum) for name in stack.own}
-        r_sum = torch.zeros_like(stack.b_dec)
-        l0, square, cost, auxiliary = stack.b_enc.new_zeros(4, n_members)
+        norm = None if architecture.unit_rows else stack.norm()
+        sums = Sums.of(stack, self.W_enc[: stack.n_members], self.W_dec[: stack.n_members])
+        task = Task(stack, architecture, offset, bar, weight[:, None, None] / 2, norm, dead, count, spans)
         for first in range(0, len(x), self.rows):
-            some, goal = x[first : first + self.rows], y[first : first + self.rows]
-            with spans("encode"):
-                v = self.candidates(stack, architecture, some, offset, bar)
-                codes = architecture.read(v, own)
-                z = codes[0]
-            with spans("decode"):
-                residuals = self._residuals(stack, z, goal, parts)
-            with spans("backward"):
-                squares = [r.square().sum((1, 2)) for r in residuals]
-                square += squares[-1]
-                auxiliary += torch.stack(squares).mean(0) - squares[-1]
-                additions = self._from_dead(stack, architecture, some, residuals[-1], dead)
-                pulls = pulls_of_levels(residuals)
-                r_sum += pulls[0].sum(1)
-                h = self._along_decoder(stack, pulls, parts, len(some))
-                beyond = [self._beyond(stack, a, goal) for a in codes[1:]]
-                auxiliary += sum((part[1] for part in beyond), torch.zeros_like(auxiliary))
-                cost += architecture.cost(v, codes, wide, own).sum((1, 2))
-                if wide is not None:
-                    in_norm += (z * architecture.slope(z * wide)).sum(1)
-                pulled = architecture.pull(v, codes, (h, *(part[0] for part in beyond)), wide, half, own)
-                g = pulled.pre
-                torch.ops.aten.threshold_backward.grad_input(g, v, 0, grad_input=g)
-                for part, r in zip(parts, pulls, strict=True):
-                    products_(to_dec[:, part], z[..., part].mT, r, keep=first > 0)
-                products_(to_enc, g.mT, some.expand(n_members, *some.shape), keep=first > 0)
-                z_sum += z.sum(1)
-                g_sum += g.sum(1)
-                for name, by_code in pulled.own.items():
-                    own_sum[name] += torch.where(v > 0, by_code, 0).sum(1)
-                for i, more in additions:
-                    to_dec[i].index_add_(0, more.latent, more.z_r)
-                    to_enc[i].index_add_(0, more.latent, more.g_x)
-                    g_sum[i].index_add_(0, more.latent, more.g)
-                    for name, by_latent in more.own.items():
-                        own_sum[name][i].index_add_(0, more.latent, by_latent)
-                    auxiliary[i] += more.loss
-                if count:
-                    l0 += (z > 0).sum((1, 2), dtype=l0.dtype)
-        to_bias = g_sum.mul_(scale)
-        to_dec.mul_(scale)
-        to_enc.mul_(scale).addcmul_(to_bias[:, :, None], stack.subtracted[:, None, :], value=-1)
-        if norm is not None:
-            along = coefficient[:, None] * in_norm / norm / len(x)
-            to_dec.addcmul_(along[:, :, None], stack.W_dec)
-        torch.gt(z_sum, 0, out=terms.fired)
-        terms.l0.copy_(l0 / len(x))
-        terms.mse.copy_(square / len(x))
-        terms.penalty.copy_(torch.where(value.isnan(), coefficient * cost / len(x), value))
-        terms.auxiliary.copy_(auxiliary / len(x))
-        terms.bar.copy_(bar)
-        of_b_dec = scale * r_sum - stack.along_encoder(to_bias)
-        latents = Latents(to_enc.flatten(0, 1), to_dec.flatten(0, 1), to_bias.flatten())
-        return Gradient(latents, {name: total.mul_(scale) for name, total in own_sum.items()}, of_b_dec)
+            self._add(sums, task, x[first : first + self.rows], y[first : first + self.rows], begun=first > 0)
+        sums.tell(terms, len(x), coefficient, value, bar)
+        return sums.gradient(stack, len(x), coefficient, norm)
+
+    def _add(self, sums: Sums, task: Task, x: Tensor, y: Tensor, begun: bool) -> None:
+        """Adds a block of rows."""
+        stack, architecture, own = task.stack, task.architecture, broadcast(task.stack.numbers())
+        parts, wide = segments(architecture, sums.to_enc.shape[1]), None if task.norm is None else task.norm[:, None, :]
+        with task.spans("encode"):
+            v = self.candidates(stack, architecture, x, task.offset, task.bar)
+            codes = architecture.read(v, own)
+            z = codes[0]
+        with task.spans("decode"):
+            residuals = self._residuals(stack, z, y, parts)
+        with task.spans("backward"):
+            squares = [r.square().sum((1, 2)) for r in residuals]
+            sums.square += squares[-1]
+            sums.auxiliary += torch.stack(squares).mean(0) - squares[-1]
+            additions = self._from_dead(stack, architecture, x, residuals[-1], task.dead)
+            pulls = pulls_of_levels(residuals)
+            sums.r += pulls[0].sum(1)
+            h = self._along_decoder(stack, pulls, parts, len(x))
+            beyond = [self._beyond(stack, a, y) for a in codes[1:]]
+            sums.auxiliary += sum((part[1] for part in beyond), torch.zeros_like(sums.auxiliary))
+            if task.count:
+                sums.cost += architecture.cost(v, codes, wide, own).sum((1, 2))
+                sums.l0 += (z > 0).sum((1, 2), dtype=sums.l0.dtype)
+            if wide is not None:
+                sums.in_norm += (z * architecture.slope(z * wide)).sum(1)
+            pulled = architecture.pull(v, codes, (h, *(part[0] for part in beyond)), wide, task.half, own)
+            g = pulled.pre
+            torch.ops.aten.threshold_backward.grad_input(g, v, 0, grad_input=g)
+            for part, r in zip(parts, pulls, strict=True):
+                products_(sums.to_dec[:, part], z[..., part].mT, r, keep=begun)
+            products_(sums.to_enc, g.mT, x.expand(stack.n_members, *x.shape), keep=begun)
+            sums.z += z.sum(1)
+            sums.g += g.sum(1)
+            for name, by_code in pulled.own.items():
+                sums.own[name] += torch.where(v > 0, by_code, 0).sum(1)
+            for i, more in additions:
+                sums.add_dead(i, more)
 
     def _along_decoder(self, stack: Stack, pulls: list[Tensor], parts: list[slice], rows: int) -> Tensor:
         """``h = r W_dec^T``."""

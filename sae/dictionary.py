@@ -83,8 +83,3 @@ class Dictionary(ABC):
     def with_card(self: D, **entries: Any) -> D:
         """The same dictionary with entries added to its card."""
         return replace(self, card={**self.card, **entries})
-
-
-def above(pre: Float[Tensor, "*batch n_latents"], threshold: Float[Tensor, " n_latents"]) -> Tensor:
-    """Pre-activations that exceed their latent's threshold; the others are zero."""
-    return torch.where(pre > threshold, pre, torch.zeros_like(pre))

@@ -64,8 +64,7 @@ def needed(source: Source | None, why: str) -> Source:
 
 def training_rows(source: Source, d: Dictionary, step: int, n_rows: int) -> Float[Tensor, "rows d_in"]:
     """The `n_rows` training rows of one step, fewer where the source has fewer, as `d` takes them."""
-    available = source.n_rows["train"]
-    return source.batch(FIRST_STEP + step, min(n_rows, available or n_rows), "train").acts.to(d.W_dec)
+    return source.at_most(n_rows, "train", FIRST_STEP + step).acts.to(d.W_dec)
 
 
 def mean_norm(d: Dictionary, source: Source) -> float:

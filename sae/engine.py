@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sae import pursuit, sparse
 from sae.architecture import Architecture, Pursuit
-from sae.dense import Dense, Gradient, Terms
+from sae.dense import Dense
+from sae.gradient import Gradient, Terms
 from sae.kernels import Adam, Kernels, LargestOfBatch, Rounded
 from sae.kernels.backend import kernels_for
 from sae.kernels.graph import Replay
@@ -86,7 +87,8 @@ class Engine:
         dead: Bool[Tensor, "n_members n_latents"] | None = None,
         steady: Adam | None = None,
     ) -> Terms:
-        """The `t`-th step, counted from 1, on one batch for all members; `l0` may be left out unless `count`.
+        """The `t`-th step, counted from 1, on one batch for all members; unless `count`, `l0` and the penalty may be
+        left out.
 
         `y` is what is to be reconstructed where it is not `x`; `dead` are the latents that may be revived; `steady` is
         the step of own numbers whose rate does not decay.
@@ -126,16 +128,19 @@ class Engine:
         return found
 
     def anneal(self, architecture: Architecture, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " n_members"]:
-        """Goes on with another state of the same architecture. How much larger the penalty of `x` was before."""
+        """Goes on with another state of the same architecture. How much larger the penalty of `x` was before: 1
+        where it is the selection that is annealed, which has no penalty beside."""
         ratio = torch.ones_like(self.stack.bar)
-        if architecture != self.architecture:
+        if architecture == self.architecture:
+            return ratio
+        if architecture.selection == self.architecture.selection:
             costs = [
                 torch.cat([self._dense.cost(self.stack.part(i, i + 1), one, x) for i in range(self.stack.n_members)])
                 for one in (self.architecture, architecture)
             ]
             ratio = torch.where(costs[1] > 0, costs[0] / costs[1], ratio)
-            self.architecture = architecture
-            self._captured.clear()
+        self.architecture = architecture
+        self._captured.clear()
         return ratio
 
     def refresh(self) -> None:

@@ -13,7 +13,8 @@ from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.kinds import config_class
 from sae.source import Source
-from sae.train import TrainConfig, train
+from sae.state import TrainConfig
+from sae.train import train
 
 
 def fit(
@@ -29,7 +30,7 @@ def fit(
 
     `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair of them (x, y) for
     transcoders that read x and give back y, or a `Source`. `settings` are those of the dictionary kind (``l1`` for
-    ``relu``) and of :class:`sae.train.TrainConfig` (``steps``, ``batch_size``, ``lr``, ...). A list in place of a
+    ``relu``) and of :class:`sae.state.TrainConfig` (``steps``, ``batch_size``, ``lr``, ...). A list in place of a
     value that members of a stack may differ in (``l1``) is a sweep: one dictionary for each value and seed, values
     outermost, all trained together.
 

@@ -41,6 +41,5 @@ def training_pairs(
     source: Source, n_rows: int, seed: int
 ) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"]]:
     """The same rows, and what is to be given back for each."""
-    available = source.n_rows["train"]
-    batch = source.batch(seed, min(n_rows, available or n_rows), "train")
+    batch = source.at_most(n_rows, "train", step=seed)
     return batch.acts.to(torch.float32).cpu(), batch.wanted.to(torch.float32).cpu()

@@ -54,13 +54,8 @@ class Evidence:
 
 def gather(source: Source, n_rows: int) -> Evidence:
     """The evidence that a source offers: `n_rows` held-out rows, half to choose on and half to score on."""
-    half = {split: _rows(source, n_rows // 2, split) for split in ("choose", "test")}
-    return Evidence(half["choose"], half["test"], source.truth, source.labelled(), source.model(), source.subspaces)
-
-
-def _rows(source: Source, n_rows: int, split: str) -> Batch:
-    available = source.n_rows[split]  # pyright: ignore[reportArgumentType]
-    return source.batch(0, min(n_rows, available or n_rows), split)  # pyright: ignore[reportArgumentType]
+    choose, test = source.at_most(n_rows // 2, "choose"), source.at_most(n_rows // 2, "test")
+    return Evidence(choose, test, source.truth, source.labelled(), source.model(), source.subspaces)
 
 
 @dataclass(frozen=True, eq=False)

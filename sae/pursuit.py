@@ -15,6 +15,7 @@ extracting sparse representations with matching pursuit'.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.architecture import Pursuit
-from sae.dense import Gradient, Terms
+from sae.gradient import Gradient, Terms
 from sae.kernels import Latents
 from sae.stack import Stack
 
@@ -30,30 +31,36 @@ ROWS = 4096
 """Rows that are pursued at a time."""
 
 
-class Path(NamedTuple):
-    """What was taken step by step, and what was left before each."""
+class Taken(NamedTuple):
+    """What one step took of every row, and the residual before and after it."""
 
-    latent: list[Int[Tensor, " rows"]]
-    amount: list[Float[Tensor, " rows"]]
-    residual: list[Float[Tensor, "rows d_in"]]
+    latent: Int[Tensor, " rows"]
+    amount: Float[Tensor, " rows"]
+    before: Float[Tensor, "rows d_in"]
+    after: Float[Tensor, "rows d_in"]
 
 
-def pursue(r: Float[Tensor, "rows d_in"], W_dec: Float[Tensor, "n_latents d_in"], k: int) -> Path:
-    """`k` steps from `r`; the last residual is what no latent explains."""
-    path = Path([], [], [r])
+def pursue(
+    r: Float[Tensor, "rows d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    W_dec: Float[Tensor, "n_latents d_in"],
+    k: int,
+) -> Iterator[Taken]:
+    """`k` steps from `r`; what the last leaves is what no latent explains. `W_enc` is the transpose of `W_dec`."""
     for _ in range(k):
-        amount, latent = (r @ W_dec.T).max(-1)
-        amount = amount.relu_()
+        amount, latent = (r @ W_enc).max(-1)
+        amount, before = amount.relu_(), r
         r = torch.addcmul(r, amount[:, None], W_dec[latent], value=-1)
-        for part, new in zip(path, (latent, amount, r), strict=True):
-            part.append(new)
-    return path
+        yield Taken(latent, amount, before, r)
 
 
 def errors(stack: Stack, how: Pursuit, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, " rows"]:
     """The squared error of every row, for a stack of one."""
-    pieces = (pursue(some - stack.b_dec[0], stack.W_dec[0], how.k).residual[-1] for some in x.split(ROWS))
-    return torch.cat([r.square().sum(-1) for r in pieces])
+    W_dec, pieces = stack.W_dec[0], list[Tensor]()
+    for some in x.split(ROWS):
+        *_, last = pursue(some - stack.b_dec[0], W_dec.T, W_dec, how.k)
+        pieces.append(last.after.square().sum(-1))
+    return torch.cat(pieces)
 
 
 def gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) -> Gradient:
@@ -64,11 +71,11 @@ def gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) ->
     terms.l0.zero_()
     for i, (W_dec, to_dec) in enumerate(zip(stack.W_dec, total, strict=True)):
         for some in x.split(ROWS):
-            path = pursue(some - stack.b_dec[i], W_dec, how.k)
-            pull = path.residual[-1]
+            path = list(pursue(some - stack.b_dec[i], W_dec.T, W_dec, how.k))
+            pull = path[-1].after
             terms.mse[i] += pull.square().sum() / len(x)
             terms.l0[i] += _count(path, len(W_dec)) / len(x)
-            for latent, amount, r in reversed(list(zip(*path[:2], path.residual[:-1], strict=True))):
+            for latent, amount, r, _ in reversed(path):
                 w = W_dec[latent]
                 along = ((pull * w).sum(-1) * (amount > 0))[:, None]
                 to_dec.index_add_(0, latent, -(amount[:, None] * pull + along * r))
@@ -81,9 +88,10 @@ def gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) ->
     return Gradient(latents, {}, of_b_dec * scale)
 
 
-def _count(path: Path, n_latents: int) -> Tensor:
+def _count(path: Sequence[Taken], n_latents: int) -> Tensor:
     """How many different latents were taken, summed over rows."""
-    taken = torch.stack(path.latent, -1).masked_fill(torch.stack(path.amount, -1) <= 0, n_latents).sort(-1).values
+    latent, amount = (torch.stack(part, -1) for part in ([t.latent for t in path], [t.amount for t in path]))
+    taken = latent.masked_fill(amount <= 0, n_latents).sort(-1).values
     new = torch.ones_like(taken, dtype=torch.bool)
     new[:, 1:] = taken[:, 1:] != taken[:, :-1]
-    return (new & (taken < n_latents)).sum().to(path.residual[0].dtype)
+    return (new & (taken < n_latents)).sum().to(amount.dtype)

@@ -80,6 +80,10 @@ class Source(ABC):
         """The `size` rows of one step. Finite sources walk their `train` rows in an order that is a
         permutation of the split for each epoch, and the other splits in order, wrapping round."""
 
+    def at_most(self, n: int, split: Split, step: int = 0) -> Batch:
+        """`n` rows of a split, or as many as it has."""
+        return self.batch(step, min(n, self.n_rows[split] or n), split)
+
     def labelled(self) -> tuple[Batch, Batch] | None:
         """Rows with real labels, as (choose, test), where the source has any; toy sources have `codes` instead."""
         return None

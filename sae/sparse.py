@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sae.architecture import Architecture, Own, Pursuit
 from sae.auxiliary import FromDead, from_dead
-from sae.dense import LIKELY, Terms, bar_of, pulls_of_levels, searched_offset, segments
+from sae.dense import LIKELY, bar_of, pulls_of_levels, searched_offset, segments
+from sae.gradient import Terms
 from sae.kernels import Adam, Codes, Kernels, LargestOfBatch, Latents, Positive, Pull, Rounded, Selection
 from sae.spans import NO_SPANS, Spans
 from sae.stack import Stack
@@ -110,15 +111,16 @@ def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> Rest:
     g_sum, cost = torch.empty_like(stack.b_enc), torch.zeros_like(terms.penalty)
     own_sum = {name: torch.empty_like(numbers) for name, numbers in stack.own.items()}
     todo = list[tuple[slice, Pull]]()
+    norms = None if architecture.unit_rows else stack.norm()
     terms.l0.zero_()
     with members.spans("backward"):
         for one, h_one, r, further in zip(read, h, pulls, beyond, strict=True):
             by = kernels.transpose(one.pairs, n_members * (one.part.stop - one.part.start))
             along, norm, half = None, None, _at(weight[:, None].expand(-1, n_latents), one) / 2
-            if not architecture.unit_rows:
-                norm = _at(stack.norm(), one)
+            if norms is not None:
+                norm = _at(norms, one)
                 in_norm = kernels.sums(by, one.codes[0] * architecture.slope(one.codes[0] * norm))
-                along = (weight[:, None] * in_norm.view(n_members, -1) / stack.norm()[:, one.part] / len(x)).flatten()
+                along = (weight[:, None] * in_norm.view(n_members, -1) / norms[:, one.part] / len(x)).flatten()
             every_h = h_one, *(found[0] for found in further)
             pulled = architecture.pull(one.pairs.value, one.codes, every_h, norm, half, one.own)
             for total, by_code in ((g_sum, pulled.pre), *((own_sum[name], own) for name, own in pulled.own.items())):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -16,6 +18,14 @@ install_import_hook("sae", "beartype.beartype")
 def one_thread():
     """Tests run beside each other; more threads than cores would slow all of them down."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shapes_unchecked() -> Iterator[None]:
+    """For what takes thousands of steps, most of whose time the checks would be: others check the same steps."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_a_sweep_gives_one_dictionary_for_each_value_and_seed():
     torch.testing.assert_close(again[0].W_dec, ds[3].W_dec)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_features_of_a_source_are_recovered():
     source = Independent(n_features=12, d_in=8, probability=0.08).build()
     (d,) = sae.fit(source, n_latents=24, l1=2.0, steps=1500, batch_size=256, lr=3e-3)

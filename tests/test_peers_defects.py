@@ -17,7 +17,8 @@ from sae.kernels import Adam
 from sae.kinds import config_class
 from sae.sources.independent import Config as Independent
 from sae.stack import Stack
-from sae.train import State, TrainConfig, train
+from sae.state import State, TrainConfig
+from sae.train import train
 from sae.units import geometric_median
 from tests.stacks import ARCHITECTURES, random_rows, random_stack
 from tests.test_engine import engine_of
@@ -101,6 +102,7 @@ def train_of(kind: str, aim: dict[str, Any]) -> Any:
     return train([(config, 0)], SOURCE, TrainConfig(**SHORT))
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_k_is_that_of_a_row_and_the_threshold_is_saved(tmp_path: Path):
     """overcomplete's BatchTopK takes `top_k` for the whole batch, and its state has no threshold."""
     [d] = sae.fit(SOURCE, "batchtopk", n_latents=32, k=4, **{**SHORT, "steps": 600})
@@ -179,6 +181,7 @@ def test_the_decoder_bias_is_not_counted_twice_for_dead_latents(sparse: bool):
     assert found[0] == pytest.approx(found[1], rel=1e-9) and found[0] > 0
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_thresholds_learn_at_the_rate_of_everything_else():
     """A threshold trained as a logarithm barely moves under Adam (SAELens' issues 494 and 718): L0 never fell."""
     ends = states("jumprelu", {"l0_coefficient": 3.0}, **{"steps": 400, "log_every": 200})

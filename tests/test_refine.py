@@ -33,6 +33,7 @@ def spoiled(noise: float = 0.05) -> Relu:
     return Relu.tied(rows / rows.norm(dim=-1, keepdim=True))
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_directions_and_firing_become_right_together():
     batch = SOURCE.batch(0, 4000, "test")
     before, after = spoiled(), sae.refine(spoiled(), SOURCE, **QUICK)

@@ -56,6 +56,7 @@ CONTROLLED = {
 }
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("name", CONTROLLED)
 def test_training_ends_at_the_target(name: str):
     """Within 3% on held-out rows, below and near the true mean of 1.9."""

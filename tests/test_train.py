@@ -10,7 +10,8 @@ from sae.liveness import resample_
 from sae.schedule import trapezoid
 from sae.sources.independent import Config as Independent
 from sae.stack import Stack
-from sae.train import State, TrainConfig, select_members, train, train_side_by_side
+from sae.state import State, TrainConfig, select_members
+from sae.train import train, train_side_by_side
 
 SOURCE = Independent(n_features=12, d_in=8, probability=0.1).build()
 SETTINGS = TrainConfig(steps=60, batch_size=32, log_every=10, resample_every=20, dead_after=10, resample_pool=64)

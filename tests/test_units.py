@@ -13,7 +13,8 @@ from sae.prefetch import Pair
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 from sae.stack import first_directions
-from sae.train import TrainConfig, train
+from sae.state import TrainConfig
+from sae.train import train
 from sae.units import Beginning, Units
 from tests.transcoding import Mlp
 
@@ -51,6 +52,7 @@ def test_a_dictionary_gives_back_in_raw_units_what_was_trained_in_others(how: st
     assert torch.equal(d.encode(raw) > 0, z > 0)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("kind", ["relu", "gated", "batchtopk"])
 def test_a_transcoder_is_better_than_any_linear_map(kind: str):
     """The targets are an MLP of the rows; fvu is against their variance."""

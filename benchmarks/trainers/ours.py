@@ -16,7 +16,8 @@ from benchmarks.trainers import Course, Setting, pool_of
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.kinds import config_class
-from sae.train import Member, TrainConfig, train
+from sae.state import Member, TrainConfig
+from sae.train import train
 
 REQUIRES = "sae.dictionaries.{kind}"
 KINDS = ("relu", "topk")

@@ -28,7 +28,8 @@ from sae.files.native import read_tensors, write_whole
 from sae.kinds import config_class
 from sae.memory import memory_of
 from sae.method import MethodConfig
-from sae.train import Member, State, TrainConfig, select_members, train_side_by_side
+from sae.state import Member, State, TrainConfig, select_members
+from sae.train import train_side_by_side
 
 VERSION = 3
 
@@ -149,7 +150,7 @@ def _record(states: Sequence[State], jobs: Sequence[Job], logs: Sequence[Log], s
         log.write(record)
     sinks.log(step, records)
     mean = {name: sum(r[name] for r in records) / len(records) for name in ("loss", "l0", "dead")}
-    tell(step, states[0].steps, "steps", **mean)
+    tell(step, states[0].config.steps, "steps", **mean)
 
 
 class Log:

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.architecture import Architecture, SelectingConfig, raw_units
-from sae.dictionary import Dictionary, above
+from sae.dictionary import Dictionary
 from sae.kernels import LargestOfBatch
+from sae.selection import above
 
 
 class Config(SelectingConfig):

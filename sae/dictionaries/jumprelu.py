@@ -28,7 +28,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.architecture import Architecture, DictionaryConfig, Nearer, Own, Pulled, one_of_two, raw_units
-from sae.dictionary import Dictionary, above
+from sae.dictionary import Dictionary
+from sae.selection import above
 
 
 class Config(DictionaryConfig):

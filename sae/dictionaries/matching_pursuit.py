@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sae.architecture import Architecture, DictionaryConfig, Pursuit, raw_units
 from sae.dictionary import Dictionary
+from sae.pursuit import pursue
 
 
 class Config(DictionaryConfig):
@@ -41,7 +42,7 @@ class Config(DictionaryConfig):
 
 @dataclass(frozen=True, eq=False)
 class MatchingPursuit(Dictionary):
-    """Codes by `k` steps of matching pursuit; `W_enc` is the decoder's transpose."""
+    """Codes by `k` steps of matching pursuit; `W_enc` is the decoder's transpose and `b_enc` zero."""
 
     kind: ClassVar[str] = "matching_pursuit"
 
@@ -50,11 +51,8 @@ class MatchingPursuit(Dictionary):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         r = (x - self.b_dec).flatten(0, -2) if x.ndim > 1 else (x - self.b_dec)[None]
         z = r.new_zeros(len(r), self.n_latents)
-        for _ in range(self.k):
-            amount, latent = (r @ self.W_enc + self.b_enc).max(-1)
-            amount = amount.relu()
-            z.scatter_add_(1, latent[:, None], amount[:, None])
-            r = torch.addcmul(r, amount[:, None], self.W_dec[latent], value=-1)
+        for taken in pursue(r, self.W_enc, self.W_dec, self.k):
+            z.scatter_add_(1, taken.latent[:, None], taken.amount[:, None])
         return z.view(*x.shape[:-1], self.n_latents)
 
     def multiply_adds(self) -> int:

@@ -20,8 +20,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.architecture import Architecture, AuxK, DictionaryConfig, one_of_two, raw_units
-from sae.dictionary import Dictionary, above
+from sae.dictionary import Dictionary
 from sae.kernels import LargestOfBatch, Positive
+from sae.selection import above
 
 
 class Config(DictionaryConfig):

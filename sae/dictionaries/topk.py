@@ -20,6 +20,7 @@ from torch import Tensor
 from sae.architecture import Architecture, SelectingConfig, raw_units
 from sae.dictionary import Dictionary
 from sae.kernels import Largest
+from sae.selection import largest
 
 
 class Config(SelectingConfig):
@@ -40,9 +41,7 @@ class TopK(Dictionary):
     k: int = 1
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        z = torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
-        largest = z.topk(min(self.k, self.n_latents), dim=-1)
-        return torch.zeros_like(z).scatter(-1, largest.indices, largest.values)
+        return largest(torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc), self.k)
 
     def settings(self) -> dict[str, float | int | str | bool]:
         return {"k": self.k}

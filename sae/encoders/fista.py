@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sae.coding import debiased, lasso, lasso_multiply_adds
 from sae.dictionary import Dictionary
 from sae.encoder import LassoConfig
+from sae.selection import above
 from sae.source import Source
 
 
@@ -74,7 +74,7 @@ class Fista(Dictionary):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         correlation = (x - self.b_dec) @ self.W_enc
         z = lasso(correlation + self.b_enc, self.W_dec, self.n_iterations, self.tolerance)
-        z = torch.where(z > self.threshold, z, torch.zeros_like(z))
+        z = above(z, self.threshold)
         return debiased(z, correlation, self.W_dec, self.n_iterations, self.tolerance) if self.debias else z
 
     def multiply_adds(self) -> int:

@@ -23,6 +23,7 @@ from sae.coding import gram_product, largest_eigenvalue, sparse_codes
 from sae.dictionary import Dictionary
 from sae.encoder import LassoConfig, needed, training_rows
 from sae.seeds import generator
+from sae.selection import above
 from sae.source import Source
 
 
@@ -97,8 +98,7 @@ class Lista(Dictionary):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         v = unroll((x - self.b_dec) @ self.W_enc + self.b_enc, self.W_dec, self.step, self.shift)
-        z = v * self.slope + self.offset
-        return torch.where(z > self.threshold, z, torch.zeros_like(z))
+        return above(v * self.slope + self.offset, self.threshold)
 
     def multiply_adds(self) -> int:
         one_product = self.n_latents * min(self.n_latents, 2 * self.d_in)

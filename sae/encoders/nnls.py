@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.coding import lasso, lasso_multiply_adds
-from sae.dictionary import Dictionary, above
+from sae.dictionary import Dictionary
 from sae.encoder import EncoderConfig
+from sae.selection import above, largest
 from sae.source import Source
 
 
@@ -65,10 +66,7 @@ class Nnls(Dictionary):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         centred = x - self.b_dec
-        pre = above(torch.relu(centred @ self.W_enc + self.b_enc), self.threshold)
-        if self.k < self.n_latents:
-            largest = pre.topk(self.k, dim=-1)
-            pre = torch.zeros_like(pre).scatter(-1, largest.indices, largest.values)
+        pre = largest(above(torch.relu(centred @ self.W_enc + self.b_enc), self.threshold), self.k)
         correlation = centred @ self.W_dec.T
         return lasso(correlation, self.W_dec, self.n_iterations, self.tolerance, start=pre, support=pre > 0)
 

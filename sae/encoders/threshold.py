@@ -26,9 +26,10 @@ from torch import Tensor
 
 from sae.calibration import fit_jump
 from sae.coding import sparse_codes
-from sae.dictionary import Dictionary, above
+from sae.dictionary import Dictionary
 from sae.encoder import LassoConfig, needed, training_rows
 from sae.seeds import generator
+from sae.selection import above
 from sae.source import Source
 
 START_LOGIT = 12.0

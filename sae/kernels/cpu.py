@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.jit import set_threads
 from sae.kernels import Adam, ByLatent, Codes, Kernels, Largest, Latents, Pull, Rounded, Selection, loops
 
 Array = NDArray[Any]
@@ -34,10 +34,7 @@ class Numba(Kernels):
     dense_above = 0.25
 
     def __init__(self) -> None:
-        threads = torch.get_num_threads()
-        most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
-        numba.set_num_threads(min(threads, most))
-        torch.set_num_threads(threads)  # starting its own threads, numba changes the number of torch's
+        set_threads(torch.get_num_threads())
         self._found = Found.room(0, 0, np.dtype(np.float32))
         self._codes = np.empty(0, np.int32), np.empty(0, np.float32)
         self._likely = 0.0

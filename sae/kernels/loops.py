@@ -25,7 +25,7 @@ PARTS = 8
 """Pieces into which the counting sort cuts the rows."""
 
 
-compiled = partial(jit.compiled, fastmath=FAST)
+inlined = partial(jit.inlined, fastmath=FAST)
 threaded = partial(jit.threaded, fastmath=FAST)
 
 
@@ -57,7 +57,7 @@ def count_ones(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@compiled
+@inlined
 def lowest(word: int) -> int:
     """The place of the lowest bit that is set."""
     return count_ones((word & (~word + np.uint64(1))) - np.uint64(1))
@@ -132,7 +132,7 @@ def find_rounded(
         count[b] = n
 
 
-@compiled
+@inlined
 def four_products(v: Array, w0: Array, w1: Array, w2: Array, w3: Array) -> tuple[float, float, float, float]:
     s0 = s1 = s2 = s3 = v.dtype.type(0)
     for i in range(v.shape[0]):
@@ -143,7 +143,7 @@ def four_products(v: Array, w0: Array, w1: Array, w2: Array, w3: Array) -> tuple
     return s0, s1, s2, s3
 
 
-@compiled
+@inlined
 def products(v: Array, rows: Array, index: Array, out: Array) -> None:
     """``out[p] = v . rows[index[p]]``. The last few are done four at a time too, so that a product is the same
     sequence of sums wherever it stands."""
@@ -211,7 +211,7 @@ def collect(
             to_value[start[b] + p] = value[b, p]
 
 
-@compiled
+@inlined
 def add_rows(out: Array, weight: Array, rows: Array, index: Array, first: int) -> None:
     """``out += sum_p weight[p] rows[index[p] - first]``, four at a time."""
     n = index.shape[0]
@@ -276,7 +276,7 @@ def sums(by_start: Array, pair: Array, values: Array, total: Array) -> None:
         total[j] = s
 
 
-@compiled
+@inlined
 def gradient_of(
     j: int,
     by_start: Array,
@@ -338,7 +338,7 @@ def gradients(
         )
 
 
-@compiled
+@inlined
 def adam_row(p: Array, m: Array, v: Array, gradient: Array, hyper: tuple[float, ...]) -> None:
     step_size, root, beta1, new1, beta2, new2, eps = hyper
     for i in range(p.shape[0]):
@@ -347,7 +347,7 @@ def adam_row(p: Array, m: Array, v: Array, gradient: Array, hyper: tuple[float, 
         p[i] -= step_size * m[i] / (np.sqrt(v[i]) * root + eps)
 
 
-@compiled
+@inlined
 def descend_one(
     j: int,
     W_enc: Array,
@@ -390,7 +390,7 @@ def descend_one(
         norm[j], error[j] = rounded_row(W_enc[j], short[j])
 
 
-@compiled
+@inlined
 def rounded_row(w: Array, short: Array) -> tuple[float, float]:
     """Rounds a row to bfloat16, to the nearest and halves to even; the norms of the row and of the error."""
     norm = error = np.float32(0)

@@ -7,14 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.kernels import Adam, ByLatent, Codes, Kernels, Largest, Latents, Pull, Rounded, Selection
+from sae.selection import largest
 
 
 def select_(pre: Float[Tensor, "*rows n_latents"], selection: Selection) -> Tensor:
     """The codes of dense pre-activations, in their buffer."""
-    if isinstance(selection, Largest) and selection.k < pre.shape[-1]:
-        least = pre.topk(selection.k, dim=-1)
-        kept = torch.zeros_like(pre).scatter_(-1, least.indices, least.values)
-        pre.copy_(kept)
+    if isinstance(selection, Largest):
+        pre.copy_(largest(pre, selection.k))
     return pre.relu_()
 
 

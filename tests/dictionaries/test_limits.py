@@ -12,7 +12,8 @@ from sae.dictionaries.jumprelu import JumpReLU
 from sae.dictionaries.relu import Relu
 from sae.kinds import config_class
 from sae.sources.independent import Config as Independent
-from sae.train import State, TrainConfig, train
+from sae.state import State, TrainConfig
+from sae.train import train
 
 SOURCE = Independent(n_features=24, d_in=12, probability=0.1).build()
 N = 32

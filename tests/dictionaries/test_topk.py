@@ -38,6 +38,7 @@ def test_with_all_latents_it_is_relu():
     assert torch.equal(TopK(**tensors(), k=10).encode(x), Relu(**tensors()).encode(x))
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_it_trains_to_its_k_and_finds_features():
     source = Independent(n_features=24, d_in=16, probability=0.06).build()
     [d] = sae.fit(source, "topk", n_latents=32, k=2, steps=2500, batch_size=256, lr=3e-3)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +18,7 @@ from sae.kernels.cpu import Numba
 from sae.kernels.reference import Reference
 
 REFERENCE = Reference()
+CHECKOUT = Path(__file__).parents[2]
 
 
 def weights(n_latents: int, d_in: int, dtype: torch.dtype, seed: int = 0) -> tuple[Latents, Tensor]:
@@ -155,3 +161,41 @@ def test_nothing_depends_on_the_number_of_threads():
         torch.set_num_threads(threads)
         Numba()
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+STEP = """
+import numpy as np
+from sae.kernels import loops
+draw = np.random.default_rng(0)
+w_enc, w_dec, b, *moments, to_enc, to_dec, to_bias = (
+    draw.random(shape, np.float32) for _ in range(4) for shape in ((40, 12), (40, 12), 40)
+)
+hyper = tuple(map(np.float32, (1e-3, 1.0, 0.9, 0.1, 0.999, 0.001, 1e-8)))
+none = np.empty(0, np.float32)
+loops.descend(w_enc, w_dec, b, *moments, to_enc, to_dec, to_bias, hyper, True, np.empty((0, 0), np.uint16), none, none)
+print(np.concatenate([w_enc.ravel(), w_dec.ravel(), b, *(m.ravel() for m in moments)]).tobytes().hex())
+"""
+
+
+def test_loops_that_were_just_compiled_and_those_read_from_disk_give_the_same_bits(tmp_path: Path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", STEP]
+    ends = [subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, check=True) for _ in range(2)]
+    assert list(tmp_path.rglob("*.nbc")) and ends[0].stdout == ends[1].stdout != b""
+
+
+GATHER = """
+import numpy as np, torch
+from sae.compiled import gather_in_pieces
+torch.set_num_threads(1)
+table, out = np.eye(4, dtype=np.float32), np.empty((2, 4), np.float32)
+gather_in_pieces(np.array([table.ctypes.data], np.uint64), np.array([4]), np.array([2, 0]), out, 2)
+assert (out == table[[2, 0]]).all()
+print(torch.get_num_threads())
+"""
+
+
+def test_threads_that_numba_starts_leave_torchs_number_alone():
+    """Once a process, so that it needs one of its own."""
+    ended = subprocess.run([sys.executable, "-c", GATHER], cwd=CHECKOUT, capture_output=True, check=True)
+    assert int(ended.stdout) == 1

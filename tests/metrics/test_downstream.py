@@ -13,8 +13,8 @@ from sae.metric import Case, Evidence
 from sae.metrics import downstream
 from sae.metrics.downstream import Config, recovered
 from sae.model import Model, Site
-from sae.rows import TokenRows
 from sae.source import Batch
+from tests.texts import text_for
 
 D = 16
 HOOK = "blocks.0.hook_resid_post"
@@ -23,14 +23,8 @@ HOOK = "blocks.0.hook_resid_post"
 @pytest.fixture
 def evidence(tiny_models: Mapping[str, Path]) -> Evidence:
     model = Model.boot(str(tiny_models["llama"]))
-    g = torch.Generator().manual_seed(0)
-    tokens = torch.randint(3, model.bridge.cfg.d_vocab, (10, 12), generator=g)
-    attended = torch.ones_like(tokens, dtype=torch.bool)
-    attended[3, 8:] = False
-    kept = attended.clone()
-    kept[:, 0] = False
-    text = TokenRows(tokens, attended, kept)
-    acts = model.activations(tokens, attended, HOOK)[kept]
+    text = text_for(model)
+    acts = model.activations(text.tokens, text.attended, HOOK)[text.kept]
     return Evidence(Batch(acts), Batch(acts), model=Site(HOOK, text, lambda: model))
 
 

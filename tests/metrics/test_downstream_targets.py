@@ -16,8 +16,8 @@ from sae.dictionary import Dictionary
 from sae.metric import Case, Evidence
 from sae.metrics.downstream import Config
 from sae.model import Model, Site
-from sae.rows import TokenRows
 from sae.source import Batch
+from tests.texts import text_for
 
 D = 16
 HOOK, TARGET = "blocks.0.mlp.hook_in", "blocks.0.mlp.hook_out"
@@ -38,16 +38,6 @@ class Copy(Dictionary):
 
     def settings(self) -> dict[str, float | int | str | bool]:
         return {}
-
-
-def text_for(model: Model) -> TokenRows:
-    g = torch.Generator().manual_seed(0)
-    tokens = torch.randint(3, model.bridge.cfg.d_vocab, (10, 12), generator=g)
-    attended = torch.ones_like(tokens, dtype=torch.bool)
-    attended[3, 8:] = False
-    kept = attended.clone()
-    kept[:, 0] = False
-    return TokenRows(tokens, attended, kept)
 
 
 def evidence_of(model: Model, hook: str = HOOK, target: str = TARGET) -> Evidence:

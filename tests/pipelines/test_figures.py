@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from pipelines import figures
 from pipelines.drawing import marks, to_bytes
@@ -73,7 +76,27 @@ def test_values_off_the_scale_are_named_at_its_edge():
     assert any("random" in t.get_text() and "↑ 12" in t.get_text() for t in ax.texts)
 
 
+def test_labels_of_a_crowd_cover_neither_each_other_nor_its_marks():
+    """Ten methods at one sparsity, with errors that are much alike."""
+    rows = [
+        Row({"source": "s", "method": f"method_{i}", "n_latents": 8, "seed": 0}, {"l0": 2.0, "fvu": 0.05 + i / 200})
+        for i in range(10)
+    ]
+    far = Row({"source": "s", "method": "random", "n_latents": 8, "seed": 0}, {"l0": 50.0, "fvu": 1.1})
+    figure = figures.frontier(settings_of([*rows, far]), "fvu", "fvu", ceiling=1.2)
+    assert figure is not None
+    (ax,) = figure.axes
+    to_bytes(figure, "png")  # in the style of the report
+    boxes = {t.get_text(): Text.get_window_extent(t) for t in ax.texts}  # without the line
+    assert len(boxes) == 11
+    assert not any(a.overlaps(b) for a, b in combinations(boxes.values(), 2))
+    at = [line.get_xydata() for line in ax.lines]
+    assert not any(box.contains(*ax.transData.transform(p[0])) for box in boxes.values() for p in at)
+
+
 def test_every_method_keeps_its_own_colour_and_marker():
+    look = marks([f"method {i}" for i in range(20)])
+    assert len(set(look.values())) == len(look)
     look = marks(["relu", "topk", "gated", "oracle"])
     assert len(set(look.values())) == len(look)
     assert marks(["topk", "gated"])["topk"] == look["topk"]

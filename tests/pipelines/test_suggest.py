@@ -57,6 +57,7 @@ LOW = made({4: [0.01, 0.02], 8: [0.1, 0.11], 16: [0.2, 0.21]})
 HIGH = made({4: [0.2, 0.21], 8: [0.1, 0.11], 16: [0.01, 0.02]})
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_on_a_small_source_it_lands_within_fifteen_percent(tmp_path: Path):
     config = parse({**SMALL, "train": {**SMALL["train"], "seeds": [0, 1]}})
     [curve], folder = suggest.run(config, "batchtopk", [3, 4, 5, 6, 8], tmp_path, QUIET)

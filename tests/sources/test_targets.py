@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,41 +14,20 @@ from torch import Tensor
 from sae.model import Model
 from sae.sources.transformer import Activations, Config
 from sae.store import Shards, write_shard
+from tests.streaming import SPLITS, build, columns, silent, words
 
 HOOK, TARGET = "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"
-SPLITS = ("train", "choose", "test")
-
-
-def silent(done: int, total: int, unit: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = random.Random(0)
-    documents = [" ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(2, 40))) for _ in range(200)]
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text("|".join(documents))
-    return file
+    return words(tmp_path_factory.mktemp("text") / "text.txt", 200)
 
 
 @pytest.fixture
 def base(tiny_models: Mapping[str, Path], text: Path) -> dict[str, Any]:
     return {"model": str(tiny_models["llama"]), "hook": HOOK, "target": TARGET, "text": str(text), "separator": "|",
             "context": 16, "heldout_share": 0.3, "shard_tokens": 400}  # fmt: skip
-
-
-def build(directory: Path, **settings: Any) -> Activations:
-    config = Config(**settings)
-    config.prepare(directory, silent, "cpu")
-    source = config.open(directory, "cpu")
-    assert isinstance(source, Activations)
-    return source
-
-
-def columns(source: Activations, split: str) -> dict[str, Tensor]:
-    shards: Shards = source.shards[split]  # pyright: ignore
-    return {name: shards.rows(np.arange(shards.n_rows), name) for name in shards.names}
 
 
 def check_pairs(directory: Path, source: Activations, split: str) -> None:

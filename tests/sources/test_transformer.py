@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,43 +12,22 @@ import pytest
 import torch
 
 from sae.model import Model, load_tokenizer
-from sae.sources.transformer import Activations, Config
+from sae.sources.transformer import Config
 from sae.store import Shards
+from tests.streaming import SPLITS, build, columns, silent, words
 
 HOOK = "blocks.0.hook_resid_post"
-SPLITS = ("train", "choose", "test")
-
-
-def silent(done: int, total: int, unit: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = random.Random(0)
-    documents = [" ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(2, 40))) for _ in range(300)]
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text("|".join(documents))
-    return file
+    return words(tmp_path_factory.mktemp("text") / "text.txt", 300)
 
 
 @pytest.fixture
 def base(tiny_models: Mapping[str, Path], text: Path) -> dict[str, Any]:
     return {"model": str(tiny_models["llama"]), "hook": HOOK, "text": str(text), "separator": "|", "context": 16,
             "heldout_share": 0.3, "shard_tokens": 400}  # fmt: skip
-
-
-def build(directory: Path, **settings: Any) -> Activations:
-    config = Config(**settings)
-    config.prepare(directory, silent, "cpu")
-    source = config.open(directory, "cpu")
-    assert isinstance(source, Activations)
-    return source
-
-
-def columns(source: Activations, split: str) -> dict[str, torch.Tensor]:
-    shards: Shards = source.shards[split]  # pyright: ignore
-    return {name: shards.rows(np.arange(shards.n_rows), name) for name in shards.names}
 
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])

@@ -1,0 +1,184 @@
+"""Where training stands: settings, parameters and whatever else the coming steps depend on.
+
+Members are dictionaries of one shape and architecture, each with settings and a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from sae.architecture import DictionaryConfig
+from sae.dictionary import Dictionary
+from sae.engine import Precision
+from sae.kinds import Settings
+from sae.source import Source
+from sae.stack import Stack, Start
+from sae.units import Beginning, Scaling, Units
+
+
+def _centre(given: Any) -> Any:
+    """Yes and no, as they were once given."""
+    return {True: "mean", False: "none"}[given] if isinstance(given, bool) else given
+
+
+class TrainConfig(Settings):
+    """Settings of the training loop. Shares (`warm_up`, `decay`, ...) are of `steps`.
+
+    `input_scale` is told in :mod:`sae.units`; it and what b_dec begins at (`centre`: the mean or the geometric median)
+    are taken from the first `n_scale` rows, and so are decoder rows with ``start = "data"``. With `average`, what comes
+    out is a moving average of the parameters with this factor a step (Polyak and Juditsky 1992).
+    Latents that were silent for `dead_after` steps count as dead, and are resampled every `resample_every`
+    steps (0: never) during the first share `resample_until`. `precision` is that of the encoder's product
+    once codes are sparse: ``screen`` finds the candidates in bfloat16 and computes their codes in float32, so that
+    codes are those of ``float32``; ``bfloat16`` takes the rounded product for the codes. Encoder rows begin at the norm
+    `encoder_norm`; .1, where other libraries begin, finds features in fewer steps on wide dictionaries.
+    """
+
+    steps: int = Field(10_000, gt=0)
+    batch_size: int = Field(1024, gt=0)
+    lr: float = Field(1e-3, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    warm_up: float = Field(0.02, ge=0, le=1)
+    decay: float = Field(0.2, ge=0, le=1)
+    penalty_warm_up: float = Field(0.05, ge=0, le=1)
+    input_scale: Scaling = "sqrt_d"
+    centre: Annotated[Literal["mean", "median", "none"], BeforeValidator(_centre)] = "mean"
+    start: Start = "random"
+    average: float = Field(0.0, ge=0, lt=1)
+    n_scale: int = Field(32_768, gt=0)
+    dead_after: int = Field(500, gt=0)
+    resample_every: int = Field(1000, ge=0)
+    resample_until: float = Field(0.6, ge=0, le=1)
+    resample_pool: int = Field(8192, gt=0)
+    log_every: int = Field(100, gt=0)
+    precision: Precision = "float32"
+    encoder_norm: float = Field(0.1, gt=0)
+
+
+Member = tuple[DictionaryConfig, int]
+"""A dictionary's settings and its seed."""
+
+
+@dataclass
+class State:
+    """Where training stands after `step` steps; yielded by :func:`sae.train.train`."""
+
+    step: int
+    config: TrainConfig
+    members: Sequence[Member]
+    stack: Stack
+    moments: Mapping[str, list[Tensor]]
+    average: Mapping[str, Tensor]
+    factor: Float[Tensor, " n_members"]
+    integral: Float[Tensor, " n_members"]
+    smooth_l0: Float[Tensor, " n_members"]
+    silent_for: Int[Tensor, "n_members n_latents"]
+    is_sparse: Bool[Tensor, " n_members"]
+    units: Units
+    figures: dict[str, Tensor | float]
+
+    @classmethod
+    def begin(
+        cls, members: Sequence[Member], source: Source, config: TrainConfig, device: str, beginning: Beginning
+    ) -> State:
+        """The state before the first step."""
+        first, seeds = members[0][0], [seed for _, seed in members]
+        centred = config.centre != "none"
+        centre, target = (
+            part if centred else torch.zeros_like(part) for part in (beginning.centre, beginning.target_centre)
+        )
+        b_dec = target if first.decoder_bias else torch.zeros_like(target)
+        stack = Stack.initialise(seeds, first.n_latents, b_dec, device, config.start, beginning.rows)
+        stack.W_enc *= config.encoder_norm
+        if source.has_targets:
+            stack.centre = centre.to(device).repeat(len(seeds), 1)
+        begins = first.architecture(0.0).begins
+        stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in begins.items()}
+        zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
+        silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
+        dense = torch.zeros(stack.n_members, dtype=torch.bool)
+        factor, integral, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar), torch.zeros_like(stack.bar)
+        average = {name: p.clone() for name, p in stack.parameters().items()} if config.average else {}
+        held = average, factor, integral, smooth, silent, dense
+        return cls(0, config, members, stack, zeros, *held, beginning.units, {})
+
+    @classmethod
+    def restored(
+        cls, members: Sequence[Member], config: TrainConfig, device: str, saved: Mapping[str, Tensor]
+    ) -> State:
+        """The state that a checkpoint was made of."""
+        tensor = {name: value.to(device).clone() for name, value in saved.items()}
+
+        def of(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensor.items() if name.startswith(prefix)}
+
+        stack = Stack.of(of("parameter."))
+        moments = {name: [tensor[f"moment{i}.{name}"] for i in (0, 1)] for name in stack.parameters()}
+        held = (
+            tensor["factor"],
+            tensor["integral"],
+            tensor["smooth_l0"],
+            tensor["silent_for"],
+            saved["is_sparse"].clone(),
+        )
+        step, units = int(saved["step"]), Units.of(of("units."))
+        return cls(step, config, members, stack, moments, of("average."), *held, units, {})
+
+    @property
+    def dead(self) -> Bool[Tensor, "n_members n_latents"]:
+        """The latents that were silent for too long."""
+        return self.silent_for >= self.config.dead_after
+
+    def records(self) -> list[dict[str, float | int]]:
+        """The figures of the last step, one mapping a member."""
+        return [
+            {
+                "step": self.step,
+                "samples": self.step * self.config.batch_size,
+                **{k: float(v[i]) if isinstance(v, Tensor) else v for k, v in self.figures.items()},
+            }
+            for i in range(len(self.members))
+        ]
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """Everything that the rest of the run depends on; per-member tensors lead with the member axis."""
+        tensors = {f"parameter.{k}": v.detach().clone() for k, v in self.stack.tensors().items()}
+        for name, pair in self.moments.items():
+            tensors |= {f"moment{i}.{name}": moment.clone() for i, moment in enumerate(pair)}
+        return tensors | {
+            "factor": self.factor.clone(),
+            "integral": self.integral.clone(),
+            "smooth_l0": self.smooth_l0.clone(),
+            "silent_for": self.silent_for.clone(),
+            "is_sparse": self.is_sparse.clone(),
+            "step": torch.tensor(self.step),
+            **{f"average.{k}": v.clone() for k, v in self.average.items()},
+            **{f"units.{k}": v for k, v in self.units.tensors().items()},
+        }
+
+    def result(self) -> Stack:
+        """The parameters that dictionaries are made of, as views: their average, where one is kept."""
+        return Stack.of({**self.stack.tensors(), **self.average})
+
+    def dictionaries(self) -> list[Dictionary]:
+        """The dictionaries as they are now, in raw units, on the CPU."""
+        stack = self.result()
+        return [
+            config.architecture().build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
+            for i, (config, _) in enumerate(self.members)
+        ]
+
+
+def select_members(checkpoint: Mapping[str, Tensor], members: Sequence[int]) -> dict[str, Tensor]:
+    """The checkpoint of some members of a stack, as if they had been trained without the others."""
+    keep = list(members)
+    shared = ("step", "units.")
+    return {name: t if name.startswith(shared) else t[keep] for name, t in checkpoint.items()}

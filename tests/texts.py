@@ -1,0 +1,18 @@
+"""A small text for models to be spliced on."""
+
+from __future__ import annotations
+
+import torch
+
+from sae.model import Model, TokenRows
+
+
+def text_for(model: Model) -> TokenRows:
+    """Ten rows of twelve random tokens, one of them shorter; what stands first is not kept."""
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, model.bridge.cfg.d_vocab, (10, 12), generator=g)
+    attended = torch.ones_like(tokens, dtype=torch.bool)
+    attended[3, 8:] = False
+    kept = attended.clone()
+    kept[:, 0] = False
+    return TokenRows(tokens, attended, kept)
