@@ -142,8 +142,8 @@ def place_labels(ax: Axes, labels: Sequence[Label], paths: Sequence[Sequence[tup
     crowded = [one for one in labels if sum(_beside(where[one], at) for at in where.values()) > CROWD]
     for label in (one for one in labels if one not in crowded):
         boxes = [_box(ax, label, dx, dy) for dx, dy in _NEAR]
-        costs = [_cost(ax, box, taken) for box in boxes]
-        i = int(np.argmin(costs))
+        costs = _costs(ax, boxes, np.array(taken))
+        i = int(costs.argmin())
         if costs[i] > 0:
             crowded.append(label)
         else:
@@ -182,7 +182,7 @@ def _columns(where: Mapping[Label, Array]) -> list[list[Label]]:
 def _write_column(ax: Axes, column: Sequence[Label], taken: list[Box]) -> None:
     """Writes labels in a column, where it covers least and is not far."""
     best: tuple[float, list[tuple[float, float]]] | None = None
-    scale = ax.figure.dpi / 72
+    scale, others = ax.figure.dpi / 72, np.array(taken)
     points = [ax.transData.transform(label[:2]) / scale for label in column]
     middle = sum(y for _, y in points) / len(points)
     for dx in (24, -24, 40, -40, 60, -60, 80, -80):
@@ -191,7 +191,7 @@ def _write_column(ax: Axes, column: Sequence[Label], taken: list[Box]) -> None:
             lowest = middle + LINE_HEIGHT * (shift - (len(column) - 1) / 2)
             moves = [(edge - x, lowest + i * LINE_HEIGHT - y) for i, (x, y) in enumerate(points)]
             boxes = [_box(ax, label, *move) for label, move in zip(column, moves, strict=True)]
-            cost = sum(_cost(ax, box, taken) for box in boxes) + abs(dx) / 10 + abs(shift)
+            cost = float(_costs(ax, boxes, others).sum()) + abs(dx) / 10 + abs(shift)
             if best is None or cost < best[0]:
                 best = cost, moves
     assert best is not None
@@ -226,19 +226,17 @@ def _write(ax: Axes, label: Label, dx: float, dy: float, line: bool = False) -> 
     )
 
 
-def _cost(ax: Axes, box: Box, taken: Sequence[Box]) -> float:
-    """What a box covers, and how far it leaves the axes, which is heavier than covering a point."""
-    frame = ax.get_window_extent()
-    over = max(frame.x0 - box[0], box[2] - frame.x1, 0) + max(frame.y0 - box[1], box[3] - frame.y1, 0)
-    return sum(_overlap(box, other) for other in taken) + 40 * over
+def _costs(ax: Axes, boxes: Sequence[Box], taken: Array) -> Array:
+    """How much of what is taken each box covers, and how far it leaves the axes, which is heavier than a point."""
+    own, frame = np.array(boxes)[:, None], ax.get_window_extent()
+    low, high = own[..., :2], own[..., 2:]
+    covered = (np.minimum(high, taken[:, 2:]) - np.maximum(low, taken[:, :2])).clip(0).prod(-1).sum(-1)
+    over = np.maximum(frame.min - low, high - frame.max).clip(0).sum((-1, -2))
+    return covered + 40 * over
 
 
 def _around(x: float, y: float, half: float) -> Box:
     return x - half, y - half, x + half, y + half
-
-
-def _overlap(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def thousands() -> Any:
