@@ -1,5 +1,5 @@
 # make demo: install, run the demo, print the scores. make test: the tests. make check: format, lint, types, contracts.
-# make bench: the benchmarks at a small size.
+# make bench: the benchmarks at a small size. Tests run in two processes, so that a thread each is enough.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/sae run configs/demo.toml
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
