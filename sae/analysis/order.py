@@ -74,7 +74,7 @@ def adjacent(rows: Float[Tensor, "n d"], order: Int[Tensor, " n"]) -> float:
 
 def seriation(rows: Float[Tensor, "n d"], way: Way) -> Int[Tensor, " n"]:
     """The order itself, a permutation of the rows."""
-    return _leaves(unit(rows.float())) if way == "leaves" else _chain(unit(rows.float()))
+    return _leaves(unit(rows.float())) if way == "leaves" and len(rows) > 1 else _chain(unit(rows.float()))
 
 
 def _leaves(directions: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
@@ -98,12 +98,16 @@ def _chain(directions: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
 
 
 def _first(directions: Float[Tensor, "n d"]) -> int:
-    """The row with the nearest neighbour."""
-    best, found = -1.0, 0
+    """Of the two rows that are most alike, the one that is less like any third: the chain goes on from the other."""
+    best, pair = -1.0, (0, 0)
     for start in range(0, len(directions), 1024):
         piece = (directions[start : start + 1024] @ directions.T).square()
         rows = torch.arange(len(piece), device=piece.device)
         piece[rows, start + rows] = -1
-        if (top := float(piece.max())) > best:
-            best, found = top, start + int(piece.amax(1).argmax())
-    return found
+        top, beside = piece.max(1)
+        if float(top.max()) > best:
+            row = int(top.argmax())
+            best, pair = float(top.max()), (start + row, int(beside[row]))
+    alike = (directions[list(pair)] @ directions.T).square()
+    alike[:, list(pair)] = -1
+    return pair[int(alike.amax(1).argmin())]

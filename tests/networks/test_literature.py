@@ -14,6 +14,8 @@ import torch
 from sae.analysis.geometry import dimensionality
 from sae.sources.network import Config, Hidden
 
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")
+
 FALLING = {"kind": "geometric", "ratio": 0.7, "first": 1.0}
 DENSITIES = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
 UNTIED = {"tied": False, "activation": "relu"}

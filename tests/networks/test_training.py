@@ -115,6 +115,7 @@ def test_few_samples_are_all_there_is():
     torch.testing.assert_close(measure(begin, population, config.training), states[0][1])
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_a_linear_bottleneck_ends_at_the_closed_form():
     """It keeps the two most important of five; the others cost p/3 - p^2/4 each (Elhage et al. 2022)."""
     p, importance = 0.3, [0.7**i for i in range(5)]
@@ -130,6 +131,7 @@ def test_a_linear_bottleneck_ends_at_the_closed_form():
     assert (found["parameter.W_1"][0].norm(dim=1) > 0.5).tolist() == [True, True, False, False, False]
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_five_sparse_features_in_two_dimensions_are_a_pentagon():
     """In most instances, .4 of a dimension each."""
     found = trained(instances=16, training={"steps": 1500, "batch_size": 256})
