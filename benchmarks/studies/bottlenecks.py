@@ -168,6 +168,18 @@ def dropout() -> Iterator[Fact]:
     yield Fact("largest share of one neuron in a feature, mean", "up: the basis is privileged", listed(most, ".2f"))
 
 
+def untied_dropout() -> Iterator[Fact]:
+    """Untied weights may answer a feature with its opposite, which a tied bottleneck cannot: negative entries on the
+    diagonal of ``W W_out``."""
+    rates = [0, 0.5, 0.7, 0.9]
+    s = trained(32, 0.1, 8, network={"tied": False}, instances=8, vary={"network.dropout": rates})
+    p = s.networks.parameters
+    diagonal = (p["W_1"] @ p["W_out"])[best(s)].diagonal(dim1=1, dim2=2)
+    yield Fact(
+        f"share below -.05 at dropout {listed(rates)}", "some", listed((diagonal < -0.05).float().mean(1), ".2f")
+    )
+
+
 def uneven_sparsity() -> Iterator[Fact]:
     """Denser features get more of a dimension."""
     p = [0.2] * 16 + [0.02] * 16
