@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies import Fact, best, cosines, falling, listed, spread, trained, upper
+from sae.analysis.adversarial import Attack, attack, vulnerability
 from sae.analysis.geometry import dimensionality, dimensions_per_feature, plateau
 
 DENSITIES = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
@@ -103,6 +104,21 @@ def geometry() -> Iterator[Fact]:
     yield Fact("Σ D_i", "19.3 to 20.0, never above 20", f"{float(total.min()):.2f} to {float(total.max()):.2f}")
     names = {plateau(float(d)) for d in torch.cat(D)} - {None}
     yield Fact("plateaus met", "digon; pentagon and antiprism only in larger runs", ", ".join(sorted(map(str, names))))
+
+
+def robustness() -> Iterator[Fact]:
+    """Superposition costs robustness: the worst small push of one length moves the output the more, the more features
+    share a dimension."""
+    p = [1, 0.3, 0.1, 0.03]
+    s = trained(100, 1, 20, instances=4, vary={"activity.probability": p})
+    found = list[Attack]()
+    for point, i in enumerate(best(s)):
+        x = s.config.population().inputs[point].rows(0, 512, "test")
+        found.append(attack(s.networks.W[i], s.networks.parameters["b_out"][i], x, length=0.1))
+    rises = [vulnerability(one, found[0]) for one in found]
+    yield Fact(f"rise of the loss over that at p = 1, p = {listed(p)}", "above 3 times", listed(rises, ".2f"))
+    shares = [1 / dimensions_per_feature(s.networks.W[i]) for i in best(s)]
+    yield Fact("||W||²_F / m", "the rise follows it", listed(shares, ".2f"))
 
 
 def correlated() -> Iterator[Fact]:
