@@ -1,6 +1,7 @@
 """How well, and how sparsely, a dictionary rebuilds activations; all on the test rows, sums in float64.
 
-    l0                  E sum_j [z_j != 0];  true_l0 is that of the true codes, where they are known
+    l0                  E sum_j [z_j != 0];  true_l0 is that of the true codes, where they are known, of the features
+                        that the activations represent
     l1_norm             E sum_j |z_j|
     fvu                 E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)
     explained_variance  1 - fvu
@@ -56,8 +57,10 @@ class Config(MetricConfig):
             "l1_norm": float(z.abs().sum(dtype=torch.float64)) / len(z),
         }
         if test.codes is not None:
-            scalars["true_l0"] = float((test.codes > 0).sum()) / len(test.codes)
-            scalars |= fvu_by_active(case.dictionary, test.wanted, z, (test.codes > 0).sum(1))
+            active, truth = test.codes > 0, case.evidence.truth
+            counted = active if truth is None else active[:, truth.represented]
+            scalars["true_l0"] = float(counted.sum()) / len(active)
+            scalars |= fvu_by_active(case.dictionary, test.wanted, z, active.sum(1))
         return Scores(scalars, {"density": density})
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
 from sae.metrics.reconstruction import Config
-from sae.source import Batch
+from sae.source import Batch, Truth
 
 
 def scores(d: Relu, x: torch.Tensor, codes: torch.Tensor | None = None) -> dict[str, float]:
@@ -143,3 +143,11 @@ def test_a_share_of_rows_too_small_to_judge_is_nan():
     assert math.isnan(s["fvu_active_1"]) and not math.isnan(s["fvu_active_2"])
     codes[99, 0] = 0
     assert not math.isnan(scores(identity(2, scale=0.5), x, codes)["fvu_active_1"])
+
+
+def test_the_true_l0_counts_what_the_activations_represent():
+    codes = torch.tensor([[1.0, 1, 1], [0, 0, 2], [0, 1, 0], [0, 0, 0]])
+    truth = Truth(torch.eye(3), torch.tensor([True, False, True]), torch.full((3,), 0.5))
+    batch = Batch(codes, codes)
+    case = Case(identity(3), Evidence(batch, batch, truth))
+    assert Config().score(case).scalars["true_l0"] == 3 / 4
