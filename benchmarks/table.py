@@ -195,8 +195,8 @@ def toys(lines: Sequence[Line]) -> str:
     """One table a study: its claim, and every fact."""
     newest = {(line["study"], line["claim"]): line for line in lines}
     columns: list[Column] = [
-        ("what", lambda line: line["claim"]),
-        ("expected", lambda line: line["expected"]),
+        ("what", lambda line: line["claim"].replace("|", r"\|")),
+        ("expected", lambda line: line["expected"].replace("|", r"\|")),
         ("measured", lambda line: line["measured"]),
     ]
     parts = [

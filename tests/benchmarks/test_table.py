@@ -65,6 +65,7 @@ def test_there_is_one_place_for_every_table():
 
 def test_facts_stand_under_their_study_and_a_newer_one_replaces_an_older():
     fact = {"study": "polygon", "about": "A pentagon.", "claim": "norm", "expected": "1.13"}
+    assert r"| \|cos\| |" in TABLES["toys"]([{**fact, "claim": "|cos|", "measured": "0"}])
     text = TABLES["toys"](
         [{**fact, "measured": "1.5"}, {**fact, "claim": "D", "measured": "0.4"}, {**fact, "measured": "1.1"}]
     )
