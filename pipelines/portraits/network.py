@@ -95,8 +95,8 @@ def _interference(source: Hidden) -> Drawn:
     panels = [_weights_of(source, best(source, p), text) for p, text in _panels(along, MOST_PANELS)]
     product = "W Wᵀ" if net.tied else "W W_out"
     caption = (
-        f"Squares: {product} and, beside it, the output's bias; the diagonal is what a feature keeps of itself, blue and "
-        "red off it are what features read of each other. Bars: the length of each feature's vector, darker where "
+        f"Squares: {product} and, beside it, the output's bias; the diagonal is what a feature keeps of itself, blue "
+        "and red off it are what features read of each other. Bars: the length of each feature's vector, darker where "
         "it has its dimension to itself and lighter where others write along it (the sum over them of their squared "
         f"projections, up to 1); longer than {REPRESENTED} counts as represented.{_best_of(along)}"
     )
