@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+MERGED = 0.95
+"""The cosine above which two features point one way: whoever sees activations alone has one feature there."""
 LARGEST_ASSIGNMENT = 20_000
 """The most rows or columns that are matched one to one: the time grows with the cube, to minutes from here."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sae.kinds import kinds
+from sae.matching import cosines
 from sae.sources.network import Config, Hidden
 
 
@@ -53,9 +54,8 @@ def falling(ratio: float) -> dict[str, Any]:
 
 
 def best(source: Hidden) -> list[int]:
-    """The instance with the lowest loss on choose rows, at each point of `vary`."""
-    losses = source.tensors["choose_loss"].view(-1, source.config.instances)
-    return [i * source.config.instances + int(row.argmin()) for i, row in enumerate(losses)]
+    """The best instance of each point of `vary`."""
+    return [source.best(point) for point in range(len(source.points))]
 
 
 def spread(values: Tensor) -> str:
@@ -69,10 +69,9 @@ def listed(values: Any, form: str = ".3g") -> str:
     return ", ".join(format(v, form) for v in (values.tolist() if isinstance(values, Tensor) else values))
 
 
-def cosines(rows: Tensor) -> Tensor:
-    """Between the rows of every instance."""
-    unit = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-    return unit @ unit.mT
+def among(rows: Tensor) -> Tensor:
+    """The cosines of rows with one another."""
+    return cosines(rows, rows)
 
 
 def upper(matrix: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.studies import Fact, best, cosines, falling, listed, spread, trained, upper
+from benchmarks.studies import Fact, among, best, falling, listed, spread, trained, upper
 from sae.analysis.adversarial import Attack, attack, vulnerability
 from sae.analysis.geometry import dimensionality, dimensions_per_feature, plateau
 
@@ -46,7 +46,7 @@ def demo() -> Iterator[Fact]:
     yield Fact(
         "features with norm > .5, S = 0 to .999", "5, 8, 9, 11, 12, 13, 14", listed((W.norm(dim=2) > 0.5).sum(1), "d")
     )
-    pairs = [int((upper(cosines(w[w.norm(dim=1) > 0.5])) < -0.95).sum()) for w in W]
+    pairs = [int((upper(among(w[w.norm(dim=1) > 0.5])) < -0.95).sum()) for w in W]
     yield Fact("antipodal pairs", "0, 3, 4, 4, 2, 0, 0", listed(pairs, "d"))
     bias = s.networks.parameters["b_out"][best(s)].mean(1)
     yield Fact("mean bias, first and last", ".375, -.107", listed(bias[[0, -1]]))
@@ -83,7 +83,7 @@ def rarer_corner() -> Iterator[Fact]:
 
 def _are_digons(rows: Tensor) -> bool:
     """Whether four rows are two antipodal pairs at right angles."""
-    c = cosines(rows)
+    c = among(rows)
     return bool(((c < -0.95).sum(1) == 1).all() and ((c.abs() < 0.2).sum(1) == 2).all())
 
 
@@ -126,10 +126,10 @@ def correlated() -> Iterator[Fact]:
     sets = {"kind": "correlated", "size": 2, "probability": 0.05}
     s = trained(4, 0, 2, activity=sets, instances=16)
     W = s.networks.W[best(s)[0]]
-    within = cosines(W)[[0, 2], [1, 3]].abs().max()
+    within = among(W)[[0, 2], [1, 3]].abs().max()
     yield Fact("2 correlated pairs in 2 dimensions: |cos| within a pair", "0", f"{float(within):.3f}")
     s = trained(4, 0, 2, activity={"kind": "one_of", "size": 2, "probability": 0.1}, instances=16)
-    within = cosines(s.networks.W[best(s)[0]])[[0, 2], [1, 3]].max()
+    within = among(s.networks.W[best(s)[0]])[[0, 2], [1, 3]].max()
     yield Fact("2 exclusive pairs: cos within a pair", "-1", f"{float(within):.3f}")
     s = trained(6, 0, 2, activity={**sets, "probability": 0.02}, instances=32, training=LONG)
     W = s.networks.W[best(s)[0]]
@@ -140,7 +140,7 @@ def correlated() -> Iterator[Fact]:
     yield Fact("3 correlated pairs: pairs side by side, angles", "3, hexagon of 60°", f"{side}, {listed(gaps, '.0f')}")
     big = {"kind": "correlated", "size": 10, "probability": 0.1}
     s = trained(20, 0, 10, activity=big, instances=8)
-    c = cosines(s.networks.W[best(s)[0]])
+    c = among(s.networks.W[best(s)[0]])
     within = torch.cat([upper(c[:10, :10]), upper(c[10:, 10:])]).abs().mean()
     yield Fact(
         "2 sets of 10 in 10 dimensions: mean |cos| within and across",
@@ -164,7 +164,7 @@ def collapse() -> Iterator[Fact]:
         vary={"activity.probability": p},
         training=LONG,
     )
-    merged = [int((cosines(w)[[0, 2, 4], [1, 3, 5]] > 0.95).sum()) for w in s.networks.W[best(s)]]
+    merged = [int((among(w)[[0, 2, 4], [1, 3, 5]] > 0.95).sum()) for w in s.networks.W[best(s)]]
     yield Fact(f"pairs with cos > .95 at p = {listed(p)}", "0, 0, 1, 1 to 2, 2 to 3, 3, 3, 3", listed(merged, "d"))
 
 

@@ -56,14 +56,6 @@ def thinned(items: Sequence[T], most: int) -> list[T]:
     return [items[i] for i in kept.tolist()]
 
 
-def best(source: Hidden, point: int) -> int:
-    """The instance of a point with the lowest loss on held-out rows; at the point that is read, the one that is."""
-    if point == source.config.point:
-        return source.index
-    at = source.at(point)
-    return at.start + int(source.tensors["choose_loss"][at].argmin())
-
-
 def density(source: Hidden, point: int) -> float:
     """In what share of rows a feature is active, mean over features."""
     return float(source.points[point].law().probability(source.config.seed).mean())

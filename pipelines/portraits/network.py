@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipelines.drawing import Array
 from pipelines.portraits import Candidate, _phases, _polytopes, _training, _weights
-from pipelines.portraits._points import Line, best, density, line, thinned
+from pipelines.portraits._points import Line, density, line, thinned
 from pipelines.sources import open_source
 from sae.analysis.by_active import by_active, network_losses
 from sae.analysis.geometry import PLATEAUS, dimensionality, dimensions_per_feature, interference
@@ -92,7 +92,7 @@ def _interference(source: Hidden) -> Drawn:
     if len(net.hidden) > 1 or net.residual or not (net.is_linear or net.tied):
         return
     along = line(source)
-    panels = [_weights_of(source, best(source, p), text) for p, text in _panels(along, MOST_PANELS)]
+    panels = [_weights_of(source, source.best(p), text) for p, text in _panels(along, MOST_PANELS)]
     product = "W Wᵀ" if net.tied else "W W_out"
     caption = (
         f"Squares: {product} and, beside it, the output's bias; the diagonal is what a feature keeps of itself, blue "
@@ -122,7 +122,7 @@ def _planes(source: Hidden) -> Drawn:
     shaded = " Darker vectors are of more important features." if shades is not None else ""
     along = line(source)
     if along.name:
-        panels = [_polytopes.Vectors(text, _array(W[best(source, p)])) for p, text in _panels(along, 10)]
+        panels = [_polytopes.Vectors(text, _array(W[source.best(p)])) for p, text in _panels(along, 10)]
         caption = f"Every dot is a feature; the circle has radius one.{shaded}{_best_of(along)}"
         yield "network-vectors", "Feature vectors", caption, _polytopes.vectors(panels, shades)
     ranked = [first + i for i in source.tensors["loss"][source.at(source.config.point)].argsort().tolist()]
@@ -150,7 +150,7 @@ def _geometry(source: Hidden) -> Drawn:
     )
     for name in source.config.vary:
         along = line(source, name)
-        rows = [source.networks.W[best(source, p)] for p in along.points]
+        rows = [source.networks.W[source.best(p)] for p in along.points]
         shares = [_array(dimensionality(W)[W.norm(dim=1) > REPRESENTED]) for W in rows]
         if name.startswith("activity"):
             at = 1 / np.array([density(source, p) for p in along.points])
@@ -211,7 +211,7 @@ def _grid_of_phases(source: Hidden) -> tuple[Array, Array, Array] | None:
     across, up = sorted(set(ratio)), sorted(set(dense))
     parts = np.zeros((len(up), len(across), len(_phases.PHASES)))
     for p in points:
-        W = source.networks.W[best(source, p)]
+        W = source.networks.W[source.best(p)]
         parts[up.index(dense[p]), across.index(ratio[p])] = _phases.composition(_array(W))
     return np.array(across), np.array(up), parts
 
@@ -223,7 +223,7 @@ def _neurons(source: Hidden) -> Drawn:
     panels: list[_weights.Neurons] = []
     along = line(source)
     for p, text in _panels(along, 6):
-        W = source.networks.W[best(source, p)]
+        W = source.networks.W[source.best(p)]
         share = weight_share(W)
         panels.append(_weights.Neurons(text, _array(W), _array(share), _array(monosemantic(share))))
     caption = (

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.analysis.geometry import dimensionality, rank
-from sae.matching import unit
+from sae.matching import MERGED, unit
 
 THRESHOLDS = (0.1, 0.5)
 """Norms: a feature is ignored below the first, represented above the second, and in part between."""
@@ -56,7 +56,9 @@ def n_represented(rows: Float[Tensor, "n d"], thresholds: Sequence[float] = THRE
     return {threshold: int(represented(rows, threshold).sum()) for threshold in thresholds}
 
 
-def merged(rows: Float[Tensor, "n d"], cosine: float = 0.95, threshold: float = THRESHOLDS[1]) -> list[tuple[int, ...]]:
+def merged(
+    rows: Float[Tensor, "n d"], cosine: float = MERGED, threshold: float = THRESHOLDS[1]
+) -> list[tuple[int, ...]]:
     """The represented features in classes that point one way, by chains of cosines above `cosine`.
 
     A class of several has one direction for all, as correlated features may; one latent finds them all."""
@@ -68,7 +70,7 @@ def groups(
     rows: Float[Tensor, "n d"],
     angle: float = 0.2,
     threshold: float = THRESHOLDS[1],
-    merge: float = 0.95,
+    merge: float = MERGED,
     tolerance: float = 0.03,
 ) -> list[Group]:
     """The groups of represented features, the largest first. Features with |cos| above `angle` share dimensions; those

@@ -6,7 +6,6 @@ step, so that a loop set back to an earlier state goes on bit for bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -19,6 +18,7 @@ from sae.attention.network import Network, NetworkConfig
 from sae.attention.task import Task
 from sae.kinds import Settings
 from sae.rows import NOTHING
+from sae.schedule import cosine
 from sae.seeds import generator
 
 ROWS_AT_ONCE = 1024
@@ -47,7 +47,7 @@ class Training:
         """Yields the loss of each step, in nats an answer, after it was taken."""
         while self.step < self.config.steps:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * (1 + math.cos(math.pi * self.step / self.config.steps)) / 2
+                group["lr"] = self.config.lr * cosine(self.step, self.config.steps)
             tokens = self.task.batch(self.seed, "train", self.step, self.config.batch_size)
             loss = answer_loss(self.network, tokens.to(self.device), self.task.answers(tokens).to(self.device))
             self.optimizer.zero_grad()

@@ -38,13 +38,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.matching import Matching, cosines
+from sae.matching import MERGED, Matching, cosines
 from sae.metric import Case, MetricConfig, Scores
 from sae.source import Truth
 
 N_DECILES = 10
 RECOVERED = 0.9
-MERGED = 0.95
 NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
 
 
@@ -72,7 +71,7 @@ class Config(MetricConfig):
         scalars = {
             **compare(matching, truth.probability[matching.feature]),
             "n_represented": float(truth.represented.sum()),
-            "false_recovery": false_recovery(truth, case.dictionary.W_dec),
+            "false_recovery": false_recovery(truth, matching, case.dictionary.W_dec),
         }
         return Scores(scalars, vectors)
 
@@ -115,7 +114,7 @@ def deciles(best: Float[Tensor, " n_represented"], probability: Float[Tensor, " 
     return {f"mmcs_decile_{i}": mean(part) for i, part in enumerate(parts, start=1)}
 
 
-def false_recovery(truth: Truth, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
+def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
     """The share of latents nearest to an ignored feature; NaN where none is ignored. One that points where a
     represented feature does is no rival to it: they were merged, and a latent that finds one finds both."""
     kept = truth.directions[truth.represented]
@@ -126,7 +125,7 @@ def false_recovery(truth: Truth, W_dec: Float[Tensor, "n_latents d_in"]) -> floa
         return float("nan")
     beside = cosines(ignored, W_dec).amax(0)
     if len(kept):
-        beside = beside.masked_fill(cosines(kept, W_dec).amax(0) >= beside, 0)
+        beside = beside.masked_fill(matching.cosine.amax(0) >= beside, 0)
     return mean(beside > RECOVERED)
 
 

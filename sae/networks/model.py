@@ -43,10 +43,13 @@ class Networks:
         cls, config: NetworkConfig, n_features: int, n_outputs: int, seeds: Sequence[int], seed: int = 0
     ) -> Networks:
         """Instances that begin as their seeds say, whatever others there are; the embedding is that of `seed`."""
-        embedding = None if config.embed is None else _embedding(config, n_features, seed)
         first = config.embed or n_features
         members = [_member(config, first, first if config.residual else n_outputs, s) for s in seeds]
-        return cls(config, {name: torch.stack([m[name] for m in members]) for name in members[0]}, embedding)
+        return cls(
+            config,
+            {name: torch.stack([m[name] for m in members]) for name in members[0]},
+            embedding(config, n_features, seed),
+        )
 
     @property
     def n_instances(self) -> int:
@@ -117,8 +120,10 @@ def _weights(config: NetworkConfig, n_in: int, n_out: int, draw: torch.Generator
     return variance**0.5 * torch.randn(n_in, n_out, generator=draw)
 
 
-def _embedding(config: NetworkConfig, n_features: int, seed: int) -> Float[Tensor, "n_features d_embed"]:
-    assert config.embed is not None
+def embedding(config: NetworkConfig, n_features: int, seed: int) -> Float[Tensor, "n_features d_embed"] | None:
+    """The fixed embedding of a source's seed, where there is any."""
+    if config.embed is None:
+        return None
     rows = torch.randn(n_features, config.embed, generator=generator("embedding", seed))
     if config.embedding == "tight":
         left, _, right = torch.linalg.svd(rows.double(), full_matrices=False)

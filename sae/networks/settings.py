@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from sae.kinds import Settings
-from sae.schedule import trapezoid
+from sae.schedule import cosine, trapezoid
 
 Activation = Literal["linear", "relu", "gelu"]
 
@@ -81,5 +80,5 @@ class TrainingConfig(Settings):
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         share = step / self.steps
-        falling = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
+        falling = {"constant": 1.0, "linear": 1 - share, "cosine": cosine(step, self.steps)}
         return self.lr * trapezoid(step, self.steps, self.warm_up, 0.0) * falling[self.decay]

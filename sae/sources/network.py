@@ -30,8 +30,9 @@ from torch import Tensor
 from sae.features.law import AnyActivity, Law
 from sae.features.series import PerFeature
 from sae.features.values import AnyValues, Uniform, above_zero
+from sae.matching import MERGED, unit
 from sae.networks.instances import points
-from sae.networks.model import Networks
+from sae.networks.model import Networks, embedding
 from sae.networks.settings import NetworkConfig, TrainingConfig
 from sae.networks.tasks import Task, output_names, task
 from sae.networks.training import Inputs, Population, measure, train, unexplained
@@ -39,7 +40,6 @@ from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 
 REPRESENTED = 0.5
 """The length from which a feature counts as represented; shorter ones are partly so, below .1 not at all."""
-MERGED = 0.95
 HELD_OUT_ROWS = 2**15
 """Rows by whose loss the best instance is chosen; the loss that is told is that of as many others."""
 LABELLED_ROWS = 4096
@@ -84,8 +84,8 @@ class Config(SourceConfig):
             raise ValueError(f"layer = {self.layer}: the network has {len(self.network.hidden)} hidden layers")
         if self.instance != "best" and not 0 <= self.instance < self.instances:
             raise ValueError(f"instance = {self.instance}: there are {self.instances}; give 0 to {self.instances - 1}")
-        if self.point >= len(points(self, self.vary)):
-            raise ValueError(f"point = {self.point}: vary has {len(points(self, self.vary))} points, counted from 0")
+        if self.point >= (n_points := len(points(self, self.vary))):
+            raise ValueError(f"point = {self.point}: vary has {n_points} points, counted from 0")
         return self
 
     @property
@@ -184,11 +184,10 @@ class Hidden(Source):
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
         self.config, self.tensors = config, tensors
         parameters = {n.removeprefix("parameter."): t for n, t in tensors.items() if n.startswith("parameter.")}
-        first = Networks.initialise(config.network, config.n_features, 1, [0], config.seed)
-        self.networks = first.with_parameters(parameters)
+        self.networks = Networks(config.network, parameters, embedding(config.network, config.n_features, config.seed))
         self.points = points(config, config.vary)
         self.settings = self.points[config.point]
-        self.index = self._chosen()
+        self.index = self.best(config.point)
         self.network = self.networks.instance(self.index)
         self.inputs = self.settings.inputs()
         self.d_in = config.network.hidden[config.layer]
@@ -196,15 +195,16 @@ class Hidden(Source):
         self.rows: Float[Tensor, "n_directions d_in"] = self._rows()
         self.truth = self._truth()
 
-    def _chosen(self) -> int:
-        first, n = self.config.point * self.config.instances, self.config.instances
-        if self.config.instance != "best":
-            return first + self.config.instance
-        return first + int(self.tensors["choose_loss"][first : first + n].argmin())
-
     def at(self, point: int) -> slice:
         """Where the instances of a point of `vary` stand among all."""
         return slice(point * self.config.instances, (point + 1) * self.config.instances)
+
+    def best(self, point: int) -> int:
+        """The instance of a point with the lowest loss on held-out rows; at the point that is read, the one that is."""
+        at, wanted = self.at(point), self.config.instance
+        if point == self.config.point and wanted != "best":
+            return at.start + wanted
+        return at.start + int(self.tensors["choose_loss"][at].argmin())
 
     @torch.no_grad()
     def _run(self, x: Float[Tensor, "batch n_features"]) -> Float[Tensor, "batch d_in"]:
@@ -231,7 +231,7 @@ class Hidden(Source):
         sides = 2 if self.config.signed else 1
         offset = self.silent if bool(self.silent.any()) else None
         return Truth(
-            self.rows / length.clamp_min(1e-12)[:, None],
+            unit(self.rows),
             (length > REPRESENTED) & longest_of_merged(self.rows),
             (share / sides).repeat(sides),
             None if weights is None else weights.repeat(sides),
@@ -267,9 +267,9 @@ class Hidden(Source):
 
 def longest_of_merged(rows: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
     """Which rows are the longest of those that point nearly their way (cosine above `MERGED`)."""
-    unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    directions = unit(rows)
     order: Int[Tensor, " n"] = rows.norm(dim=1).argsort(descending=True, stable=True)
     kept = torch.zeros(len(rows), dtype=torch.bool)
     for i in order.tolist():
-        kept[i] = not bool((unit[kept] @ unit[i] > MERGED).any())
+        kept[i] = not bool((directions[kept] @ directions[i] > MERGED).any())
     return kept
