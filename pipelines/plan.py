@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.config import Config
 from pipelines.labels import labels_of
-from pipelines.stages import encode, generate, refine, report, score, stream, train
+from pipelines.stages import bench, encode, generate, refine, report, score, stream, train
 from pipelines.step import Stage, Step
 from pipelines.store import sha256
 from sae.kinds import Settings, configurable
@@ -25,14 +25,16 @@ STAGES: dict[str, Stage] = {
     "encode": encode,
     "score": score,
     "report": report,
+    "bench": bench,
 }
 
 Row = dict[str, Any]
 """What identifies a dictionary in ``scores.csv``; None where a column does not apply."""
 
 
-def plan(config: Config) -> list[Step]:
-    """The steps in the order of the work: sources, dictionaries, scores, the report.
+def plan(config: Config, tier: str | None = None) -> list[Step]:
+    """The steps in the order of the work: sources, dictionaries, scores, and the report on them; where the tier of a
+    suite is given, its comparison of methods in place of the report.
 
     A pure function of the config and of the content of the files that it names. Raises ``ValueError`` or
     ``FileNotFoundError`` of one line where a source cannot serve what is asked of it.
@@ -56,7 +58,8 @@ def plan(config: Config) -> list[Step]:
     for i, (dictionary, its_score) in enumerate(zip(read, scored, strict=True)):
         report_inputs |= {f"train.{i}": dictionary, f"score.{i}": its_score}
     order = sorted(made.values(), key=lambda step: list(STAGES).index(step.stage))
-    return [*sources, *order, *scored, _report(config, report_inputs)]
+    last = _report(config, report_inputs) if tier is None else _bench(config, tier, report_inputs)
+    return [*sources, *order, *scored, last]
 
 
 def _source(source: SourceConfig) -> Step:
@@ -141,14 +144,24 @@ def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: Row
 
 
 def _report(config: Config, inputs: Mapping[str, Step]) -> Step:
-    content = {
+    return Step("report", report.VERSION, _told(config), inputs, title=config.name)
+
+
+def _bench(config: Config, tier: str, inputs: Mapping[str, Step]) -> Step:
+    published = [row.model_dump(mode="json") for row in config.published]
+    content = {**_told(config), "tier": tier, "bench": config.bench.model_dump(mode="json"), "published": published}
+    return Step("bench", bench.VERSION, content, inputs, title=f"{config.name}, {tier} tier")
+
+
+def _told(config: Config) -> dict[str, Any]:
+    """What a page says of its run."""
+    return {
         "name": config.name,
         "title": config.title,
         "description": config.description,
         "best_by": config.best_by,
         "config": config.given,
     }
-    return Step("report", report.VERSION, content, inputs, title=config.name)
 
 
 def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
