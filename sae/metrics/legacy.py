@@ -5,14 +5,15 @@ the test rows, E over rows, d over dimensions, all sums in float64:
 
     ev_saebench             1 - E||e||^2 / (E||x||^2 - (mean_d E x_d^2)^2). SAEBench 0.6.0, and SAELens from 2025 to
                             March 2026. Subtracts the square of a mean square where the squared mean belongs: it
-                            depends on the unit of x, and a constant at the mean scores above 0
+                            depends on the unit of x, and a constant at the mean does not score 0
     ev_per_token            E[1 - ||e||^2 / ||x - E x||^2]. The SAEBench paper; SAELens' explained_variance_legacy,
                             there with the mean of a batch. A ratio for each row: rows near the mean, which matter
                             least, weigh most, without a lower bound
     ev_per_dimension        mean_d (1 - E e_d^2 / Var x_d) over the dimensions that vary. Dimensions of little variance
                             count as much as the others; a rotation changes it
     ev_overcomplete         1 - mean e^2 / mean (x - m)^2, m one number, the mean over rows and dimensions.
-                            overcomplete's r2_score: what the dimensions differ in counts as explained by a constant
+                            overcomplete's r2_score: what the dimensions' means differ by counts as explained; a
+                            rotation changes it
     fve_dictionary_learning 1 - sum_d Var e_d / sum_d Var x_d. dictionary_learning's frac_variance_explained: forgives
                             a constant bias, however large
     nmse_openai             E[||e||^2 / ||x||^2]. Gao et al. 2024's code: not centred, so a large mean makes it small;
