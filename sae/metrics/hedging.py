@@ -14,11 +14,11 @@ what w_g has of h beyond its own feature's share in it.
     hedged     mean of e_h over the homeless features with |rho_gh| >= `min_correlation`, both active in at least
                `least_rows` choose rows; NaN where there is none
 
-For one latent and a child that is active in a share q of its parent's rows, both of constant coefficient 1, the least
-error is at f_parent + q f_child: hedged = q / sqrt(1 + q^2). Features that exclude each other are hedged with the
-other sign, which counts the same. It is 0 for directions that are the truth, be they too few, and 0 on average for
-errors of directions that have nothing to do with correlation: noise has no preferred sign. Where features are
-independent nothing qualifies: NaN.
+For one latent, and a child that is active in a share q of its parent's rows, both of coefficient 1, the direction of
+least error is the leading one of f_parent and f_parent + f_child, in shares 1 - q and q: hedged = sin(arctan(2q / (1 -
+q)) / 2), .23 for q = .2. Features that exclude each other are hedged with the other sign, which counts the same. It is
+0 for directions that are the truth, be they too few, and 0 on average for errors of directions that have nothing to do
+with correlation: noise has no preferred sign. Where features are independent nothing qualifies: NaN.
 
 `child_in_parent` of :mod:`sae.metrics.absorption` asks how much of a child is in its parent's latent whether or not
 the child has a latent of its own, and needs parents; this is about those without, and needs a correlation of any
