@@ -58,7 +58,7 @@ class Config(MetricConfig):
         properties = properties_of(case.evidence, self.n_properties, self.min_count)
         if not len(properties):
             return Scores(dict.fromkeys(NAMES, math.nan))
-        z, z_test = (codes_of(case, batch) for batch in (properties.choose, properties.test))
+        z, z_test = (codes_of(case, batch).float() for batch in (properties.choose, properties.test))
         largest = z.amax(0)
         # A latent that never fires on choose has no scale, and says nothing.
         choose = Said(z / largest.where(largest > 0, torch.inf), properties.on_choose)

@@ -67,7 +67,7 @@ class Config(MetricConfig):
             kept = strongest.values >= self.min_correlation
             h, nearest = homeless[kept], strongest.indices[kept]
             g, sign = home[nearest], rho[kept].gather(1, nearest[:, None])[:, 0].sign()
-            f = truth.directions[matching.feature]
+            f = truth.directions[matching.feature].float()
             w = unit(case.dictionary.W_dec[matching.latent[g]].float())
             beyond = (w * f[h]).sum(1) - (w * f[g]).sum(1) * (f[g] * f[h]).sum(1)
             excess[matching.feature[h]] = sign * beyond

@@ -78,7 +78,7 @@ class Config(MetricConfig):
         f1 = 2 * hits / (choose.fired[:, None] + choose.active[None]).clamp_min(1)
         living = choose.fired >= self.least_firings
         pieces = self.pieces(choose, test, hits, f1, living)
-        w, f = unit(case.dictionary.W_dec.float()), truth.directions[truth.represented]
+        w, f = unit(case.dictionary.W_dec.float()), truth.directions[truth.represented].float()
         composed = self.composed(choose, test, f1, living, w, f)
         features = held(w, f, self.held, self.most)
         whole = torch.full((len(truth.represented),), torch.nan, device=f.device)

@@ -86,6 +86,16 @@ def test_scoring_twice_gives_the_same(metric: MetricConfig):
     assert metric.score(Case(d, evidence)).scalars == metric.score(Case(d, evidence)).scalars
 
 
+def test_float64_gives_the_same(metric: MetricConfig):
+    d, evidence = drawn()
+    assert evidence.truth is not None and evidence.subspaces is not None
+    double = torch.float64
+    choose, test = (Batch(b.acts.double(), b.codes) for b in (evidence.choose, evidence.test))
+    truth = replace(evidence.truth, directions=evidence.truth.directions.to(double))
+    other = Evidence(choose, test, truth, subspaces=evidence.subspaces)
+    compare(metric.score(Case(d, evidence)), metric.score(Case(d.to(dtype=double), other)), frozenset({"shuffled"}))
+
+
 def test_the_order_of_latents_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
