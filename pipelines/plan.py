@@ -168,7 +168,7 @@ def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
     """The metrics that are asked for, or all that the source can serve with their default settings."""
     if config.metrics is None:
         every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
-        return [metric for metric in every if metric.served_by(source.provides)]
+        return [metric for metric in every if metric.by_default and metric.served_by(source.provides)]
     for metric in config.metrics:
         if not metric.served_by(source.provides):
             wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))

@@ -97,13 +97,31 @@ class Scores:
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+N_DECILES = 10
+
+
+def deciles(
+    name: str, values: Float[Tensor, " n_features"], probability: Float[Tensor, " n_features"]
+) -> dict[str, float]:
+    """``<name>_decile_1``, the mean of the values of the rarest tenth of the features, to ``_10``, the most frequent.
+
+    NaNs are left out; NaN for a tenth that is empty. Nothing where a probability is unknown.
+    """
+    if not bool(torch.isfinite(probability).all()):
+        return {}
+    parts = values[probability.argsort(stable=True)].tensor_split(N_DECILES)
+    return {f"{name}_decile_{i}": float(part.double().nanmean()) for i, part in enumerate(parts, start=1)}
+
+
 class MetricConfig(Settings, ABC):
-    """Settings of one family of scores. `needs` is checked against what the source provides before work starts."""
+    """Settings of one family of scores. `needs` is checked against what the source provides before work starts.
+    `by_default` is False for a family that is computed only where it is asked for by name."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``, ``subspaces``."""
     needs_any: ClassVar[frozenset[str]] = frozenset()
     """At least one of these must be there; empty means no such demand."""
+    by_default: ClassVar[bool] = True
 
     @abstractmethod
     def score(self, case: Case) -> Scores: ...

@@ -18,7 +18,7 @@ from sae.files.native import write_whole
 from sae.kinds import config_class
 from sae.metric import Case, Evidence, MetricConfig, gather
 
-VERSION = 3
+VERSION = 4
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

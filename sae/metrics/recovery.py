@@ -39,10 +39,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.matching import MERGED, Matching, cosines
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, deciles
 from sae.source import Truth
 
-N_DECILES = 10
 RECOVERED = 0.9
 NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
 
@@ -89,7 +88,7 @@ def compare(matching: Matching, probability: Float[Tensor, " n_represented"]) ->
         "recovered_90": mean(best > RECOVERED),
         "uniqueness": uniqueness(matching.cosine),
     }
-    return scalars | deciles(best, probability) if bool(torch.isfinite(probability).all()) else scalars
+    return scalars | deciles("mmcs", best, probability)
 
 
 def assigned(matching: Matching) -> dict[str, float]:
@@ -106,12 +105,6 @@ def uniqueness(cosine: Float[Tensor, "n_represented n_latents"]) -> float:
     """Different nearest features over latents; at most ``n_represented / n_latents``."""
     alive = (cosine != 0).any(0)
     return len(cosine.argmax(0)[alive].unique()) / cosine.shape[1]
-
-
-def deciles(best: Float[Tensor, " n_represented"], probability: Float[Tensor, " n_represented"]) -> dict[str, float]:
-    """Mean best cosine by tenths of the features, from rare to frequent; NaN for a tenth that is empty."""
-    parts = best[probability.argsort(stable=True)].tensor_split(N_DECILES)
-    return {f"mmcs_decile_{i}": mean(part) for i, part in enumerate(parts, start=1)}
 
 
 def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
