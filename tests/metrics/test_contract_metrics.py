@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.scoreboard import score_of
 from sae.dictionaries.relu import Relu
 from sae.kinds import configurable
 from sae.metric import Case, Evidence, MetricConfig, Scores, gather
@@ -79,6 +80,10 @@ def test_scores_are_finite_and_vectors_have_an_entry_each(metric: MetricConfig):
     found = metric.score(Case(d, evidence))
     assert all(isinstance(value, float) and math.isfinite(value) for value in found.scalars.values())
     assert all(len(vector) in (2, 14, 20) for vector in found.vectors.values())
+
+
+def test_every_score_has_a_meaning_in_reports(metric: MetricConfig):
+    assert not [name for name in metric.score(Case(*drawn())).scalars if score_of(name) is None]
 
 
 def test_scoring_twice_gives_the_same(metric: MetricConfig):
