@@ -70,6 +70,10 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
     **{f"features {activity['kind']}": features(activity) for activity in ACTIVITIES},
+    "features pool": lambda seed: Features(
+        n_features=12, d_in=6, activity=ACTIVITIES[0], noise=0.01, n_train=50, seed=seed
+    ).build(),
+    "code pool": lambda seed: Code(code=CODES[0], d_in=6, noise=0.01, n_train=50, seed=seed).build(),
     "network": lambda seed: Network(
         n_features=12,
         activity={"kind": "fixed", "k": 2},
