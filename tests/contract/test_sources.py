@@ -28,6 +28,7 @@ ACTIVITIES = (
     {"kind": "correlated", "size": 3, "probability": 0.3},
     {"kind": "one_of", "size": 4},
     {"kind": "fixed", "k": 2},
+    {"kind": "concept", "k": 3},
     {"kind": "tree", "roots": 2, "branching": 5, "depth": 1, "probability": 0.15, "given": "conditional"},
 )
 
