@@ -77,6 +77,12 @@ SCORES: dict[str, Score] = {
     "coverage_one_t": Score("more", "the same with one threshold for all properties"),
     "coverage_chance": Score("", "the F1 of always saying yes, mean over properties"),
     "board_reconstruction": Score("more", "F1 of all properties as told by the latents of precision .95"),
+    "code_mcc": Score("more", "mean |correlation| of coefficients and codes paired one to one; no partner counts 0"),
+    "code_mcc_all": Score("more", "the same sum over the larger side (as Pacela et al. 2026, without their noise)"),
+    "coefficient_slope": Score("", "codes over true coefficients where features are active: below 1 is shrinkage"),
+    "coefficient_r2": Score(
+        "more", "squared correlation of a feature's coefficient and its latent, paired by direction"
+    ),
     "parents_found": Score("more", "share of the features with children that have a latent of their own"),
     "parent_recall_child": Score("more", "share of a parent's activity with a child's in which its latent fires"),
     "parent_recall_alone": Score("more", "the same where no child is active"),

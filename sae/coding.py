@@ -1,7 +1,9 @@
-"""Sparse coding over fixed directions: non-negative codes by optimisation, many rows at a time.
+"""Sparse coding over fixed directions: non-negative codes by optimisation, many rows at a time; and, the other half of
+dictionary learning, directions of least squares for fixed codes.
 
-Encoders and refinement share these solvers. They take the correlations ``c = (x - b_dec) W_dec^T`` of rows with
-directions, and never look at one row to decide about another: what comes out of a row does not depend on its company.
+Encoders, refinement and dictionary learning share these solvers. They take the correlations ``c = (x - b_dec) W_dec^T``
+of rows with directions, and never look at one row to decide about another: what comes out of a row does not depend on
+its company.
 """
 
 from __future__ import annotations
@@ -97,6 +99,24 @@ def sparse_codes(
         left = above(shrunk, threshold)
         pieces.append(Codes(shrunk, debiased(left, correlation, W_dec, n_iterations, tolerance)))
     return Codes(*(torch.cat(codes) for codes in zip(*pieces, strict=True)))
+
+
+def fitted_directions(
+    second: Float[Tensor, "n n"], cross: Float[Tensor, "n d_in"], before: Float[Tensor, "n d_in"], ridge: float
+) -> Float[Tensor, "n d_in"]:
+    """``argmin_D sum ||x - z D||^2 + ridge ||D - before||^2``, from ``second = sum z^T z``, ``cross = sum z^T x``.
+
+    The update of the method of optimal directions (Engan et al. 1999), ``(second + ridge)^-1 cross``, save that what
+    the codes say nothing of stays where it is instead of going to zero.
+    """
+    matrix = second + ridge * torch.eye(len(second)).to(second)
+    return torch.linalg.solve(matrix, cross + ridge * before)
+
+
+def unit_or(after: Float[Tensor, "n d_in"], before: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+    """Rows of `after` at norm one; those that have next to no length stay as they were."""
+    norm = after.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 1e-6, after / norm.clamp_min(1e-6), before)
 
 
 def lasso_multiply_adds(W_dec: Tensor, n_iterations: int) -> int:

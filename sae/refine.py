@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.coding import Codes, sparse_codes
+from sae.coding import Codes, fitted_directions, sparse_codes, unit_or
 from sae.dictionary import Dictionary
 from sae.encoder import mean_norm, training_rows
 from sae.encoders.fista import Fista
@@ -140,12 +140,10 @@ class Fit:
         """The directions of least squares; what was never seen stays as it is."""
         n = len(self.W_dec)
         before = torch.cat([self.W_dec, self.b_dec[None]]) if self.biased else self.W_dec
-        ridge = RIDGE * self.n_rows / batch_size
-        matrix = self.second + ridge * torch.eye(len(self.second)).to(self.second)
-        after = torch.linalg.solve(matrix, self.cross + ridge * before)
-        norm = after[:n].norm(dim=-1, keepdim=True)
-        self.W_dec = torch.where(norm > 1e-6, after[:n] / norm.clamp_min(1e-6), self.W_dec)
-        self.b_dec = after[n] if self.biased else self.b_dec
+        after = fitted_directions(self.second, self.cross, before, RIDGE * self.n_rows / batch_size)
+        self.W_dec = unit_or(after[:n], self.W_dec)
+        if self.biased:
+            self.b_dec = after[n]
 
     def replace(self, same: float) -> int:
         """Gives the latents that contribute least to directions that residuals share, as long as those would

@@ -108,6 +108,10 @@ Progress = Callable[[int, int, str], None]
 """How long work tells of itself: ``progress(done, total, unit)``; the caller draws the bar."""
 
 
+LATER = frozenset({"target", "n_train"})
+"""Settings that sources had not always; unset they are not written down."""
+
+
 class SourceConfig(Settings, ABC):
     """Settings of one kind of source.
 
@@ -143,6 +147,6 @@ class SourceConfig(Settings, ABC):
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without a `target` that is unset: what has none keeps the key that it had before there were targets."""
+        """Without what came later and is unset: who does not use it keeps the key that it had before."""
         written = dump(self)
-        return {name: value for name, value in written.items() if not (name == "target" and value is None)}
+        return {name: value for name, value in written.items() if not (name in LATER and value is None)}

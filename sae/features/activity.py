@@ -138,6 +138,41 @@ class Fixed(Activity):
         return torch.zeros(size, len(given["probability"])).scatter_(1, chosen, 1.0)
 
 
+class Concept(Activity):
+    """Exactly `k` features in every row: in a share `probability` of rows the first, with k - 1 of those in its company
+    (the next ``n_features / 2 - 1``), in the others k of all but the first.
+
+    Pacela et al. 2026 (arXiv 2603.28744), the rows that they call in distribution.
+    """
+
+    kind: Literal["concept"] = "concept"
+    k: int = Field(gt=1)
+    probability: float = Field(0.5, gt=0, lt=1)
+
+    def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
+        company = n_features - n_features // 2 - 1
+        if self.k > company + 1:
+            raise ValueError(
+                f"activity.k = {self.k}: the first feature has a company of {company} among n_features = {n_features}; "
+                f"give at most {company + 1}"
+            )
+        with_first, without = self.probability * (self.k - 1) / company, (1 - self.probability) * self.k
+        p = torch.full((n_features,), without / (n_features - 1))
+        p[1 : company + 1] += with_first
+        p[0] = self.probability
+        return {"probability": p, "company": torch.tensor(company)}
+
+    def draw(self, given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:
+        n = len(given["probability"])
+        has_first = uniform((size,), draw) < self.probability
+        lot = uniform((size, n - 1), draw)
+        lot[:, int(given["company"]) :].masked_fill_(has_first[:, None], -1)  # never chosen before one of its company
+        chosen = lot.topk(self.k, dim=1).indices + 1
+        # The first feature takes the place of the last that was chosen.
+        chosen[:, -1].masked_fill_(has_first, 0)
+        return torch.zeros(size, n).scatter_(1, chosen, 1.0)
+
+
 def n_sets_of(size: int, n_features: int) -> int:
     """How many sets there are; a ``ValueError`` where some feature would be left over."""
     if n_features % size:

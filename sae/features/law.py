@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.features.activity import Copula, Correlated, Fixed, Independent, OneOf
+from sae.features.activity import Concept, Copula, Correlated, Fixed, Independent, OneOf
 from sae.features.tree import Tree, generations
 from sae.features.values import AnyValues
 from sae.seeds import generator
@@ -26,7 +26,7 @@ ROWS_AT_ONCE = 4096
 PROBABILITY_BATCHES = 32
 """How many times `ROWS_AT_ONCE` rows are drawn to estimate probabilities that have no closed form."""
 
-AnyActivity = Annotated[Independent | Copula | Correlated | OneOf | Fixed | Tree, Field(discriminator="kind")]
+AnyActivity = Annotated[Independent | Copula | Correlated | OneOf | Fixed | Concept | Tree, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)

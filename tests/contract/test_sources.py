@@ -29,6 +29,7 @@ ACTIVITIES = (
     {"kind": "correlated", "size": 3, "probability": 0.3},
     {"kind": "one_of", "size": 4},
     {"kind": "fixed", "k": 2},
+    {"kind": "concept", "k": 3},
     {"kind": "tree", "roots": 2, "branching": 5, "depth": 1, "probability": 0.15, "given": "conditional"},
 )
 
@@ -71,6 +72,10 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
     **{f"features {activity['kind']}": features(activity) for activity in ACTIVITIES},
+    "features pool": lambda seed: Features(
+        n_features=12, d_in=6, activity=ACTIVITIES[0], noise=0.01, n_train=50, seed=seed
+    ).build(),
+    "code pool": lambda seed: Code(code=CODES[0], d_in=6, noise=0.01, n_train=50, seed=seed).build(),
     "network": lambda seed: Network(
         n_features=12,
         activity={"kind": "fixed", "k": 2},

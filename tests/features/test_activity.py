@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sae.features.activity import Activity, Copula, Correlated, Fixed, Independent, OneOf
+from sae.features.activity import Activity, Concept, Copula, Correlated, Fixed, Independent, OneOf
 from sae.features.correlation import Equal, LowRank, Matrix, Random, normals
 from sae.seeds import generator
 
@@ -34,6 +34,8 @@ def drawn(activity: Activity, n: int, rows: int = ROWS, seed: int = 0) -> tuple[
         OneOf(size=4, probability=0.2),
         OneOf(size=4, probability=[1.0, 0.5, 0.1], weights=(1, 2, 3, 4)),
         Fixed(k=5),
+        Concept(k=3),
+        Concept(k=6, probability=0.2),
     ],
     ids=lambda a: a.kind,
 )
@@ -68,6 +70,18 @@ def test_fixed_is_exactly_k_and_every_pair_as_likely():
     assert set(active.sum(1).tolist()) == {3.0}
     both = (active.T @ active / ROWS)[torch.triu_indices(8, 8, 1).unbind()]
     assert float((both - 3 / 8 * 2 / 7).abs().max()) < 0.01
+
+
+def test_the_first_feature_keeps_company_and_the_others_do_not():
+    active, _ = drawn(Concept(k=3), 12)
+    assert set(active.sum(1).tolist()) == {3.0}
+    with_first = active[active[:, 0] > 0]
+    assert not with_first[:, 6:].any()  # its company are features 1 to 5
+    torch.testing.assert_close(with_first[:, 1:6].mean(0), torch.full((5,), 2 / 5).double(), atol=0.015, rtol=0)
+    without = active[active[:, 0] == 0]
+    torch.testing.assert_close(without[:, 1:].mean(0), torch.full((11,), 3 / 11).double(), atol=0.015, rtol=0)
+    full = drawn(Concept(k=6), 12)[0]
+    assert torch.equal(full[full[:, 0] > 0][0], torch.tensor([1.0] * 6 + [0.0] * 6).double())
 
 
 @pytest.mark.parametrize("rho", [-0.3, 0.0, 0.4, 0.9])
@@ -125,6 +139,7 @@ def test_signs_of_firing_follow_the_matrix():
     ("activity", "message"),
     [
         (Fixed(k=13), "activity.k = 13 is more than n_features = 12"),
+        (Concept(k=7), "activity.k = 7: the first feature has a company of 5 among n_features = 12; give at most 6"),
         (OneOf(size=5), "activity.size = 5 does not divide n_features = 12"),
         (Correlated(size=5, probability=0.1), "activity.size = 5 does not divide"),
         (Correlated(size=3, probability=[0.1] * 3), "activity.probability: a list of 3 where 4 numbers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from sae.seeds import generator
 from sae.sources.correlated import Config as Correlated
+from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
+from sae.toy import PIECE, ToyConfig
 
 
 @pytest.mark.parametrize(
@@ -150,3 +153,51 @@ def test_correlated_rows_are_what_torch_alone_draws(per_batch_z: bool, n_active:
     acts += 0.1 * torch.randn(acts.shape, generator=draw)
     assert torch.equal(batch.codes, codes) and torch.equal(batch.acts, acts)
     assert len(empty) > 0 or n_active > 1
+
+
+POOLS = {
+    "independent": lambda **more: Independent(n_features=9, d_in=5, probability=0.2, noise=0.1, **more),
+    "correlated": lambda **more: Correlated(n_features=9, d_in=5, n_active=2, noise=0.1, **more),
+    "features": lambda **more: Features(n_features=9, d_in=5, activity={"kind": "fixed", "k": 2}, **more),
+}
+
+
+@pytest.mark.parametrize("make", POOLS.values(), ids=POOLS)
+def test_a_limited_source_trains_on_the_same_rows_in_every_epoch_and_in_another_order(make: Callable[..., ToyConfig]):
+    source = make(n_train=60).build()
+    assert source.n_rows == {"train": 60, "choose": None, "test": None}
+    first, second = (torch.cat([source.batch(20 * e + i, 3).acts for i in range(20)]) for e in (0, 1))
+    assert not torch.equal(first, second) and len(first.unique(dim=0)) == 60
+    assert torch.equal(first.unique(dim=0), second.unique(dim=0))
+    batch = source.at_most(1000, "train", step=7)
+    assert torch.equal(batch.acts.unique(dim=0), first.unique(dim=0))
+    assert float((batch.acts - batch.codes @ source.truth.directions).abs().max()) < 0.6  # each row with its codes
+
+
+@pytest.mark.parametrize("make", POOLS.values(), ids=POOLS)
+def test_a_limited_source_is_held_out_as_the_endless_one_is(make: Callable[..., ToyConfig]):
+    limited, endless = make(n_train=60).build(), make().build()
+    for split in ("choose", "test"):
+        assert torch.equal(limited.batch(3, 20, split).acts, endless.batch(3, 20, split).acts)
+    trained = {tuple(row) for row in limited.at_most(60, "train").acts.tolist()}
+    held_out = {tuple(row) for s in ("choose", "test") for row in limited.batch(0, 500, s).acts.tolist()}
+    assert not trained & held_out
+
+
+def test_a_larger_pool_begins_with_the_rows_of_a_smaller_one():
+    small, large = (POOLS["features"](n_train=n).build().rows for n in (100, PIECE + 50))
+    assert len(large.acts) == PIECE + 50 == len(large.acts.unique(dim=0))
+    assert torch.equal(large.acts[:100], small.acts) and torch.equal(large.codes[:100], small.codes)
+
+
+def test_a_source_without_a_limit_is_written_down_as_it_always_was(tmp_path: Path):
+    endless, limited = POOLS["features"](), POOLS["features"](n_train=60)
+    assert "n_train" not in endless.model_dump(mode="json")
+    assert limited.model_dump(mode="json") == {**endless.model_dump(mode="json"), "n_train": 60}
+    limited.prepare(tmp_path, lambda done, total, unit: None, "cpu")
+    assert torch.equal(limited.open(tmp_path, "cpu").batch(2, 30).acts, limited.build().batch(2, 30).acts)
+
+
+def test_no_rows_to_train_on_are_refused():
+    with pytest.raises(ValueError, match="n_train"):
+        POOLS["features"](n_train=0)
