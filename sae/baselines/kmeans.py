@@ -14,7 +14,7 @@ not. The 'triangle' code of Coates, Ng and Lee 2011 is neither linear nor sparse
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -45,14 +45,15 @@ class Config(MethodConfig):
         x = unit(rows[rows.any(-1)])
         if len(x) < self.n_latents:
             raise ValueError(
-                f"kmeans: n_latents = {self.n_latents}, but the source has {len(x)} rows other than zero; ask for fewer"
+                f"kmeans: n_latents = {self.n_latents}, but there are {len(x)} rows other than zero; "
+                "ask for fewer, or for more n_samples"
             )
-        means = KMeans(self.n_latents, n_init=1, max_iter=self.n_iterations, random_state=seed)
+        means = KMeans(self.n_latents, n_init=cast(Any, 1), max_iter=self.n_iterations, random_state=seed)
         with threadpool_limits(1, "openmp"):  # else threads add up in the order in which they are done
             means.fit(x.numpy())
         directions = unit(torch.from_numpy(means.cluster_centers_).float())
         tied = Relu.tied(directions)
-        d = tied if self.encoder == "relu" else TopK(**tied.tensors(), k=1)
+        d = tied if self.encoder == "relu" else TopK(tied.W_enc, tied.W_dec, tied.b_enc, tied.b_dec, k=1)
         # A product of rows and centroids a round; k-means++ has about one such for each candidate of a centroid.
         n_rounds, one = int(means.n_iter_), x.numel() * self.n_latents
         candidates = 2 + self.n_latents.bit_length()

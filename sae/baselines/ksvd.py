@@ -59,7 +59,8 @@ class Config(MethodConfig):
         rows = x[x.any(-1)]
         if len(rows) < self.n_latents:
             raise ValueError(
-                f"ksvd: n_latents = {self.n_latents}, but the source has {len(rows)} rows other than zero; ask for fewer"
+                f"ksvd: n_latents = {self.n_latents}, but there are {len(rows)} rows other than zero; "
+                "ask for fewer, or for more n_samples"
             )
         first = torch.randperm(len(rows), generator=generator("ksvd", seed))[: self.n_latents]
         W_dec = unit(rows[first])

@@ -17,7 +17,8 @@ with the halves folded. NMF asks for no sparsity beyond that of the signs.
 
 from __future__ import annotations
 
-from typing import Literal
+import warnings
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -45,12 +46,16 @@ class Config(MethodConfig):
 
     def fit(self, source: Source, seed: int) -> Fista:
         from sklearn.decomposition import MiniBatchNMF
+        from sklearn.exceptions import ConvergenceWarning
 
         x = training_rows(source, self.n_samples, seed)
         nmf = MiniBatchNMF(
-            self.n_latents, init="random", batch_size=BATCH, max_iter=self.n_iterations, random_state=seed
+            cast(Any, self.n_latents), init="random", batch_size=BATCH, max_iter=self.n_iterations, random_state=seed
         )
-        nmf.fit(torch.cat([x.relu(), (-x).relu()], 1).numpy())
+        with warnings.catch_warnings():
+            # The budget is stated; whether it was enough goes on the card, not to the terminal.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            nmf.fit(torch.cat([x.relu(), (-x).relu()], 1).numpy())
         W_dec = folded(torch.from_numpy(nmf.components_).float())
         d = Fista.over(W_dec, torch.zeros(source.d_in), l1=0.0, n_iterations=CODE_ITERATIONS, tolerance=1e-4)
         # A step updates the codes of a batch, then the directions, each by a product with the rows and one with a Gram
@@ -58,7 +63,11 @@ class Config(MethodConfig):
         steps, n, d_in = int(nmf.n_steps_), self.n_latents, source.d_in
         batch = min(BATCH, len(x))
         work = steps * (2 * batch * n * (2 * d_in + n) + 4 * n**2 * d_in)
-        return d.with_card(iterations=int(nmf.n_iter_), **Spent(len(x), steps * batch, work).entry())
+        return d.with_card(
+            iterations=int(nmf.n_iter_),
+            converged=int(nmf.n_iter_) < self.n_iterations,
+            **Spent(len(x), steps * batch, work).entry(),
+        )
 
 
 def folded(halves: Float[Tensor, "n_components twice"]) -> Float[Tensor, "n_latents d_in"]:

@@ -24,8 +24,8 @@ from sae.method import MethodConfig, training_rows
 from sae.source import Source
 from sae.spent import Spent
 
-LARGEST = 2e12
-"""The most multiply-adds that are begun, a few minutes on a core."""
+LARGEST = 5e11
+"""The most multiply-adds that are begun, some minutes on a core."""
 BATCH = 16
 RIDGE = 0.01
 
@@ -40,7 +40,7 @@ class Config(MethodConfig):
     kind: Literal["sparse_pca"] = "sparse_pca"
     n_components: int | None = Field(None, gt=0)
     n_samples: int = Field(1000, gt=1)
-    n_iterations: int = Field(20, gt=0)
+    n_iterations: int = Field(10, gt=0)
     alpha: float = Field(0.05, gt=0)
 
     def fit(self, source: Source, seed: int) -> Relu:
@@ -49,7 +49,7 @@ class Config(MethodConfig):
 
         n = self.n_components or source.d_in
         x = training_rows(source, self.n_samples, seed)
-        work = self.multiply_adds(len(x), source.d_in, n)
+        work = self.n_iterations * an_epoch(len(x), source.d_in, n)
         if work > LARGEST:
             raise ValueError(
                 f"sparse_pca: n_components = {n} on n_samples = {len(x)} rows of {source.d_in} take {work:.0e} "
@@ -63,24 +63,25 @@ class Config(MethodConfig):
             ridge_alpha=RIDGE,
             max_iter=self.n_iterations,
             batch_size=BATCH,
-            max_no_improvement=None,
+            max_no_improvement=self.n_iterations * source.d_in,  # never
             random_state=seed,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             sparse.fit(x.double().numpy())
-        V = torch.from_numpy(sparse.components_)
-        V = V[V.any(-1)]
+        found = torch.from_numpy(sparse.components_)
+        V = found[found.any(-1)]
         if len(V) == 0:
             raise ValueError(f"sparse_pca: alpha = {self.alpha} leaves no coordinate in any component; lower it")
         norm = V.norm(dim=-1, keepdim=True)
         readers = torch.linalg.solve(V @ V.T + RIDGE * torch.eye(len(V)).double(), V).T * norm[:, 0]
-        W_enc, W_dec = torch.cat([readers, -readers], 1), torch.cat([V, -V]) / torch.cat([norm, norm])
-        d = Relu(W_enc.float().contiguous(), W_dec.float(), torch.zeros(len(W_dec)), mean)
-        spent = Spent(len(x), len(x) * (1 + self.n_iterations), work)
-        return d.with_card(zeros=float((V == 0).double().mean()), **spent.entry())
+        W_enc, W_dec = torch.cat([readers, -readers], 1), torch.cat([V / norm, -V / norm])
+        d = Relu(W_enc.float(), W_dec.float(), torch.zeros(len(W_dec)), mean)
+        made = int(sparse.n_iter_)
+        spent = Spent(len(x), len(x) * (1 + made), made * an_epoch(len(x), source.d_in, n))
+        return d.with_card(iterations=made, zeros=float((V == 0).double().mean()), **spent.entry())
 
-    def multiply_adds(self, n_samples: int, d_in: int, n: int) -> int:
-        """The dictionary's update, once a mini-batch, and the codes of all coordinates."""
-        batches = -(-d_in // BATCH)
-        return self.n_iterations * (batches * n_samples * n**2 + 2 * d_in * n_samples * n)
+
+def an_epoch(n_samples: int, d_in: int, n: int) -> int:
+    """Multiply-adds of the update of the dictionary, once a mini-batch, and of the codes of all coordinates."""
+    return -(-d_in // BATCH) * n_samples * n**2 + 2 * d_in * n_samples * n
