@@ -38,6 +38,9 @@ SCORES: dict[str, Score] = {
     "dead": Score("", "share of latents that fire on no test row"),
     "dense": Score("", "share of latents that fire on more than a tenth of the test rows"),
     "encoder_cost": Score("", "multiply-adds to encode a row, at most, over those of one layer"),
+    "train_rows": Score("", "different training rows that were looked at to fit it"),
+    "train_samples": Score("", "training rows that were worked on to fit it, counting repeats"),
+    "train_flops": Score("", "floating point operations to fit it, of the dense products"),
     "l1_norm": Score("", "mean sum of the codes of a row"),
     "decoder_cosine": Score("", "mean |cosine| between living latents; over a sweep of l0 it is least near the truth"),
     "mmcs_truth": Score("more", "mean over features of the best latent's cosine (a recall)"),
@@ -203,7 +206,8 @@ class Setting:
 
     @property
     def is_oracle(self) -> bool:
-        return self.kind == "oracle"
+        """Whether it was given what the others are to find."""
+        return self.is_baseline and "truth" in kinds("sae.baselines")[self.kind].Config.needs
 
     @property
     def but_encoder(self) -> tuple[object, ...]:
