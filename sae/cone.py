@@ -12,12 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+OPPOSITE = 1e-6
+"""How little of a row's length is aside from where it began, for it to point the opposite way up to rounding."""
+
 
 def into_cone_(w: Float[Tensor, "*rows d_in"], began: Float[Tensor, "*rows d_in"], least: float) -> None:
     """Brings every row of `w` to a cosine of at least `least` with its row of `began`, whose norm is one; rows that
     are there keep their bits. A row that points the opposite way goes to where it began."""
     norm, along = w.norm(dim=-1, keepdim=True), (w * began).sum(-1, keepdim=True)
     outside = along < least * norm
-    aside = torch.nn.functional.normalize(w - along * began, dim=-1)
-    border = torch.where(aside.any(-1, keepdim=True), least * began + (1 - least**2) ** 0.5 * aside, began)
+    aside = w - along * began
+    far = aside.norm(dim=-1, keepdim=True)
+    border = least * began + (1 - least**2) ** 0.5 * aside / far.clamp_min(1e-30)
+    border = torch.where(far > OPPOSITE * norm, border, began)
     w.copy_(torch.where(outside, norm * border, w))

@@ -36,7 +36,8 @@ MEMORY = 10
 
 
 class Config(MethodConfig):
-    """Settings; probes on `n_samples` rows, with the penalty `l2`, in at most `n_iterations` steps of L-BFGS."""
+    """Settings; probes on `n_samples` rows, with the penalty `l2`, in at most `n_iterations` steps of L-BFGS. Run once:
+    the directions are given, and the rows are many."""
 
     kind: Literal["supervised"] = "supervised"
     n_samples: int = Field(50_000, gt=1)
@@ -44,6 +45,7 @@ class Config(MethodConfig):
     n_iterations: int = Field(50, gt=0)
 
     needs: ClassVar[frozenset[str]] = frozenset({"truth", "codes"})
+    seeded: ClassVar[bool] = False
 
     def fit(self, source: Source, seed: int) -> Relu:
         truth, batch = source.truth, source.at_most(self.n_samples, "train", step=seed)
