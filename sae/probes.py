@@ -119,7 +119,8 @@ def logistic(
 ) -> NDArray[np.float32]:
     """Log odds on `x_test` by logistic regression on weighted rows; `inverse` is scikit-learn's C."""
     with one_thread():
-        return logistic_model(inverse, penalty).fit(x, positive, weight).decision_function(x_test)
+        odds = logistic_model(inverse, penalty).fit(x, positive, weight).decision_function(x_test)
+    return odds.astype(np.float32, copy=False)
 
 
 def logistic_model(inverse: float = 1.0, penalty: Penalty = "l2") -> Any:

@@ -56,11 +56,11 @@ def draws(regimes: Regimes, task: Task, seed: int) -> Iterator[Draw]:
     asked = set(regimes.regimes)
     whole = as_they_come(rows, regimes.n_train, *path)
     if asked & {"standard", "shift"}:
-        yield Draw("standard", 0, whole, rows.positive[whole])
+        yield Draw("standard", 0.0, whole, rows.positive[whole])
     if "scarcity" in asked:
         for n in regimes.scarcity:
             if (place := at_share(rows, n, 0.5, *path)) is not None:
-                yield Draw("scarcity", n, place, rows.positive[place])
+                yield Draw("scarcity", float(n), place, rows.positive[place])
     if "imbalance" in asked:
         n = enough_for(rows, regimes.imbalance, regimes.n_train)
         for share in regimes.imbalance:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from sae.kinds import Settings
@@ -134,7 +134,12 @@ def shifted(config: SourceConfig, shift: Mapping[str, Any]) -> SourceConfig:
     if not isinstance(config, ToyConfig | tensor.Config):
         kind = config.model_dump()["kind"]
         raise ValueError(f"probe.tasks.shift: a source of kind {kind!r} has no other distribution; leave it out")
-    return type(config)(**{**config.model_dump(), **shift})
+    try:
+        return type(config)(**{**config.model_dump(), **shift})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["probe.tasks.shift", *map(str, first["loc"])])
+        raise ValueError(f"{field} = {first['input']!r}: {first['msg']}") from None
 
 
 def _shifted(source: Source, config: SourceConfig, train: Examples, settings: TaskSettings) -> Examples:
