@@ -20,6 +20,7 @@ from sae.encoder import EncoderConfig
 from sae.kinds import Settings, config_class, configurable, unknown
 from sae.method import MethodConfig
 from sae.metric import MetricConfig
+from sae.probing import StudySettings, TaskSettings
 from sae.refine import RefineConfig
 from sae.source import SourceConfig
 from sae.state import TrainConfig
@@ -89,6 +90,12 @@ class Published(Settings):
     spread: dict[str, float] = Field(default_factory=dict)
 
 
+class ProbeTable(StudySettings):
+    """``[probe]``: a probe study of the source and of every dictionary; `tasks` say what is probed."""
+
+    tasks: TaskSettings = TaskSettings()
+
+
 class RuntimeTable(Settings):
     """``[runtime]``: how and where the work is done. None of it is part of a step's key."""
 
@@ -113,6 +120,7 @@ class Tables(Settings):
     train: Table = Field(default_factory=dict)
     baselines: BaselineTable = BaselineTable()
     score: ScoreTable = ScoreTable()
+    probe: ProbeTable | None = None
     report: ReportTable = ReportTable()
     bench: BenchTable = BenchTable()
     published: tuple[Published, ...] = ()
@@ -137,6 +145,7 @@ class Config:
     baseline_seeds: tuple[int, ...]
     n_rows: int
     metrics: tuple[MetricConfig, ...] | None
+    probe: ProbeTable | None
     best_by: str
     bench: BenchTable
     published: tuple[Published, ...]
@@ -197,6 +206,7 @@ def parse(table: Mapping[str, Any]) -> Config:
         baseline_seeds=seeds if own is None else _seeds(own, "baselines.seeds"),
         n_rows=tables.score.n_rows,
         metrics=None if metrics is None else tuple(_metric(t) for t in metrics),
+        probe=tables.probe,
         best_by=tables.report.best_by,
         bench=tables.bench,
         published=tables.published,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from pipelines.drawing import FAINT, INK, RULE
 from pipelines.findings import UNDEFINED, Verdict, decimals, number
+from pipelines.probed import Row
 from pipelines.scoreboard import Setting, ordered, ranked, score_of
 from pipelines.store import versions
 from sae.kinds import kinds
@@ -38,6 +39,16 @@ class Shown(NamedTuple):
     svg: str
 
 
+class Probes(NamedTuple):
+    """What the page says of a probe study: sentences, the probes' table and that of what a dictionary adds."""
+
+    findings: Sequence[str]
+    regimes: Sequence[str]
+    outcomes: Sequence[Row]
+    columns: Sequence[str]
+    helps: Sequence[Row]
+
+
 class Section(NamedTuple):
     """What the page says of one source."""
 
@@ -46,6 +57,7 @@ class Section(NamedTuple):
     settings: Sequence[Setting]
     verdict: Verdict | None
     figures: Sequence[Shown]
+    probes: Probes | None = None
 
 
 class Cell(NamedTuple):

@@ -136,7 +136,7 @@ def _followed(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]
             continue
         keys.append(part)
         if part in _keys(reached):
-            reached = reached.model_fields[part].annotation
+            reached = _keys(reached)[part].annotation
     return keys, reached
 
 
@@ -147,6 +147,7 @@ def _choices(annotation: Any) -> list[type[Settings]]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Settings) else []
 
 
-def _keys(reached: Any) -> Collection[str]:
-    """The known keys of a table."""
-    return reached.model_fields if isinstance(reached, type) and issubclass(reached, Settings) else ()
+def _keys(reached: Any) -> Mapping[str, Any]:
+    """The known keys of a table, where its type is the only one that may stand there."""
+    choices = _choices(reached)
+    return choices[0].model_fields if len(choices) == 1 else {}

@@ -45,7 +45,17 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores, encode
-from sae.probes import best_threshold, f1_score, logistic, mean_difference, nearest, rank_auc, standardised
+from sae.probes import (
+    best_threshold,
+    f1_score,
+    frequent_enough,
+    logistic,
+    mean_difference,
+    nearest,
+    rank_auc,
+    spread_over,
+    standardised,
+)
 from sae.seeds import derive
 from sae.source import Batch
 
@@ -191,13 +201,10 @@ def feature_tasks(config: Config, evidence: Evidence) -> Tasks:
     choose, test = evidence.choose, evidence.test
     assert choose.codes is not None and test.codes is not None
     on_choose, on_test = choose.codes > 0, test.codes > 0
-    usable = enough(config, on_choose, on_test)
+    usable = frequent_enough(config.min_count, on_choose, on_test)
     if evidence.truth is not None:
         usable &= evidence.truth.represented
-    candidates = usable.nonzero()[:, 0]
-    by_frequency = candidates[on_choose[:, candidates].sum(0).argsort(stable=True)]
-    n = min(config.n_tasks, len(by_frequency))
-    feature = by_frequency[torch.linspace(0, max(0, len(by_frequency) - 1), n).round().long()]
+    feature = spread_over(on_choose, usable, config.n_tasks)
     return Tasks(choose, test, on_choose[:, feature], on_test[:, feature])
 
 
@@ -211,14 +218,8 @@ def labelled_tasks(config: Config, evidence: Evidence) -> Tasks:
         positives = [1] if set(classes) <= {0, 1} else classes
         columns += [(label == c, test.labels[name] == c) for c in positives]
     on_choose, on_test = (torch.stack(half, dim=1) for half in zip(*columns, strict=True))
-    usable = enough(config, on_choose, on_test)
+    usable = frequent_enough(config.min_count, on_choose, on_test)
     return Tasks(choose, test, on_choose[:, usable], on_test[:, usable])
-
-
-def enough(config: Config, *halves: Bool[Tensor, "_ n_tasks"]) -> Bool[Tensor, " n_tasks"]:
-    """Which tasks have `min_count` rows of either class in both halves."""
-    rarer = torch.stack([torch.minimum(half.sum(0), (~half).sum(0)) for half in halves])
-    return (rarer >= config.min_count).all(0)
 
 
 def codes_of(case: Case, batch: Batch) -> Float[Tensor, "rows n_latents"]:
