@@ -73,6 +73,12 @@ class Case:
     def choose_codes(self) -> Float[Tensor, "rows n_latents"]:
         return encode(self.dictionary, self.evidence.choose.acts)
 
+    def codes_of(self, batch: Batch) -> Float[Tensor, "rows n_latents"]:
+        """The dictionary's codes of a batch, which may be one that the case has encoded already."""
+        if batch is self.evidence.choose:
+            return self.choose_codes
+        return self.test_codes if batch is self.evidence.test else encode(self.dictionary, batch.acts)
+
     @cached_property
     def matching(self) -> Matching:
         """The represented features against the latents; the evidence must have ``truth``."""
@@ -80,6 +86,11 @@ class Case:
         assert truth is not None
         feature = truth.represented.nonzero()[:, 0]
         return Matching(feature, cosines(truth.directions[feature], self.dictionary.W_dec))
+
+
+def mean(values: Tensor) -> float:
+    """The mean in float64; NaN of nothing."""
+    return float(values.double().mean())
 
 
 def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:

@@ -71,13 +71,16 @@ def _unit(groups: Groups, n: int) -> str:
 
 
 def interval(e: Estimate, name: str = "") -> str:
-    """``[.911, .934]``; ``(one)`` where a single value has none, and nothing where all values are the same."""
+    """``[.911, .934]``; ``(one)`` where a single value has none, nothing where all values are the same. It ends at 1
+    for scores of which more is better: all are shares, cosines or correlations."""
     if e.n < 2:
         return "(one)"
     if e.half == 0:
         return ""
+    known = score_of(name)
+    high = min(e.high, 1.0) if known is not None and known.better == "more" else e.high
     told = count if name in COUNTED else number
-    return f"[{_bare(told(e.low))}, {_bare(told(e.high))}]"
+    return f"[{_bare(told(e.low))}, {_bare(told(high))}]"
 
 
 def _bare(text: str) -> str:

@@ -9,7 +9,6 @@ from pipelines.bench.comparison import SECOND, Comparison, Test
 from pipelines.bench.families import Entry
 from pipelines.bench.tables import interval, p_value
 from pipelines.findings import number
-from sae.statistics import Estimate
 
 LEVEL = 0.05
 
@@ -120,11 +119,8 @@ def _gap(t: Test) -> str:
 
 def told(e: Entry, score: str) -> str:
     """A mean with its interval."""
-    return _estimate(e.estimate(score))
-
-
-def _estimate(e: Estimate) -> str:
-    return f"{number(e.mean)} {interval(e)}".strip()
+    mean = e.estimate(score)
+    return f"{number(mean.mean)} {interval(mean, score)}".strip()
 
 
 def several(comparisons: Sequence[Comparison]) -> str:

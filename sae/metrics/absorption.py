@@ -40,7 +40,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 RATES = ("parent_recall_child", "parent_recall_alone", "absorption_full", "absorption_fraction")
 NAMES = ("parents_found", *RATES, "child_in_parent", "parent_in_child")
@@ -145,7 +145,3 @@ class Forest:
         f, g = self.directions[of], self.directions[over]
         found = torch.cosine_similarity(self.latents[self.latent[of]], g, dim=1)
         return (found - torch.cosine_similarity(f, g, dim=1)).masked_fill(self.latent[of] < 0, torch.nan)
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 NAMES = ("causal_share", "inert", "causal_stray")
 
@@ -68,7 +68,3 @@ class Config(MetricConfig):
 def share(part: Tensor, whole: Tensor) -> Tensor:
     """NaN where there is no whole."""
     return torch.where(whole > 0, part / whole, torch.nan)
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.matching import LARGEST_ASSIGNMENT, one_to_one
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 VARIES = 1e-8
 """The variance from which a coefficient counts as varying."""
@@ -110,7 +110,3 @@ def spread(values: Float[Tensor, " n_asked"], asked: Bool[Tensor, " n_features"]
     every = values.new_full((len(asked),), torch.nan)
     every[asked] = values
     return every
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

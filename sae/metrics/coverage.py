@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -34,9 +33,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.metric import Case, Evidence, MetricConfig, Scores, encode
-from sae.properties import Properties, active_features, labelled
-from sae.source import Batch
+from sae.metric import Case, MetricConfig, Scores, mean
+from sae.properties import properties_of
 
 THRESHOLDS = tuple(t / 10 for t in range(10))
 NAMES = ("coverage", "coverage_one_t", "coverage_chance", "board_reconstruction")
@@ -58,7 +56,7 @@ class Config(MetricConfig):
         properties = properties_of(case.evidence, self.n_properties, self.min_count)
         if not len(properties):
             return Scores(dict.fromkeys(NAMES, math.nan))
-        z, z_test = (codes_of(case, batch).float() for batch in (properties.choose, properties.test))
+        z, z_test = (case.codes_of(batch).float() for batch in (properties.choose, properties.test))
         largest = z.amax(0)
         # A latent that never fires on choose has no scale, and says nothing.
         choose = Said(z / largest.where(largest > 0, torch.inf), properties.on_choose)
@@ -78,15 +76,6 @@ class Config(MetricConfig):
         sure = (counts.hits >= self.trusted * counts.said[..., None]) & (counts.said >= self.least_firings)[..., None]
         together = test.reconstruction(sure, choose.reconstruction(sure).argmax()[None])
         return Scores(dict(zip(NAMES, [*map(mean, found), float(together)], strict=True)))
-
-
-@lru_cache(maxsize=2)
-def properties_of(evidence: Evidence, most: int, min_count: int) -> Properties:
-    """The properties, once for all dictionaries of a source."""
-    if evidence.labelled is not None:
-        return labelled(*evidence.labelled, min_count)
-    represented = None if evidence.truth is None else evidence.truth.represented
-    return active_features(evidence.choose, evidence.test, represented, most, min_count)
 
 
 @dataclass(frozen=True)
@@ -146,16 +135,3 @@ class Said:
                 hits, said = hits + int((yes & (positive > 0)).sum()), said + int(yes.sum())
             found.append(2 * hits / (said + int(self.positive.sum())))
         return torch.tensor(found, dtype=torch.float64)
-
-
-def codes_of(case: Case, batch: Batch) -> Float[Tensor, "rows n_latents"]:
-    """The dictionary's codes of a batch, which may be one that the case has encoded already."""
-    if batch is case.evidence.choose:
-        return case.choose_codes
-    if batch is case.evidence.test:
-        return case.test_codes
-    return encode(case.dictionary, batch.acts)
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

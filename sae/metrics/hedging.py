@@ -37,7 +37,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.matching import unit
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 
 class Config(MetricConfig):
@@ -81,7 +81,3 @@ def correlations(a: Bool[Tensor, "rows n_a"], b: Bool[Tensor, "rows n_b"]) -> Fl
     both = (a.T.float().to_sparse() @ b.float()).double() / n
     spread = ((p * (1 - p))[:, None] * q * (1 - q)).sqrt()
     return torch.where(spread > 0, (both - p[:, None] * q) / spread, 0).float()
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -50,7 +50,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.matching import LARGEST_ASSIGNMENT, Matching, one_to_one
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 ROWS_AT_ONCE = 4096
 FEW_FIRINGS = 10
@@ -127,7 +127,3 @@ def above(z: Tensor) -> Tensor:
 
 def nonzero(z: Tensor) -> Tensor:
     return z != 0
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

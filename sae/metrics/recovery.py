@@ -39,7 +39,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.matching import MERGED, Matching, cosines
-from sae.metric import Case, MetricConfig, Scores, deciles
+from sae.metric import Case, MetricConfig, Scores, deciles, mean
 from sae.source import Truth
 
 RECOVERED = 0.9
@@ -120,7 +120,3 @@ def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_lat
     if len(kept):
         beside = beside.masked_fill(matching.cosine.amax(0) >= beside, 0)
     return mean(beside > RECOVERED)
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -47,7 +47,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.matching import unit
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 ROWS_AT_ONCE = 4096
 RIVALS = 4
@@ -240,7 +240,3 @@ def held(
 def count(columns: Bool[Tensor, "rows n"]) -> Int[Tensor, " n"]:
     """How many are true in each column; as floats, several times faster than as booleans, and exact."""
     return torch.stack([piece.float().sum(0) for piece in columns.split(ROWS_AT_ONCE)]).sum(0).long()
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -143,6 +143,7 @@ def test_no_cell_shows_a_lone_number() -> None:
 
 def test_negative_ends_and_large_counts_are_told() -> None:
     assert interval(nested_mean([[-0.1], [0.1]])) == "[−1.27, 1.27]"  # noqa: RUF001
+    assert interval(nested_mean([[0.9], [1.0]]), "mcc") == "[.315, 1.000]"
     assert [count(v) for v in (12.0, 1_536_000.0, 3.2e12)] == ["12", "1.54M", "3.2T"]
     assert [p_value(p) for p in (0.0004, 0.05, math.nan)] == ["< .001", ".050", UNDEFINED]
 
