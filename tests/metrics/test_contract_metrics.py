@@ -20,6 +20,8 @@ KINDS = sorted(set(configurable("sae.metrics")) - {"downstream"})
 DEPENDS_ON_AXES = frozenset({"logistic", "neuron"})
 """Probes on single or standardised coordinates, which a rotation changes."""
 
+SPENT = {"spent": {"rows": 300, "samples": 900, "multiply_adds": 10**6}}
+
 
 @pytest.fixture(params=KINDS)
 def metric(request: pytest.FixtureRequest) -> MetricConfig:
@@ -41,7 +43,7 @@ def drawn() -> tuple[Relu, Evidence]:
     g = torch.Generator().manual_seed(0)
     assert source.truth is not None
     rows = source.truth.directions.repeat(2, 1)[:20] + 0.15 * torch.randn(20, 9, generator=g)
-    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(9))
+    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(9)).with_card(**SPENT)
     evidence = completed(gather(source, 2000))
     assert evidence.truth is not None
     represented = torch.arange(14) != 9
@@ -79,7 +81,7 @@ def test_scoring_twice_gives_the_same(metric: MetricConfig):
 def test_the_order_of_latents_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
-    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec)
+    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec, card=d.card)
     compare(metric.score(Case(d, evidence)), metric.score(Case(shuffled, evidence)))
 
 
@@ -95,7 +97,7 @@ def test_rotating_the_space_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     assert evidence.truth is not None
     rotation = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(3))).Q
-    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec)
+    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec, card=d.card)
     choose, test = (move(b, torch.arange(1000), rotation) for b in (evidence.choose, evidence.test))
     assert evidence.subspaces is not None
     truth = replace(evidence.truth, directions=evidence.truth.directions @ rotation)
@@ -118,6 +120,7 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     worst_of |= {f"fvu_active_{k}": 0 for k in (1, 2)} | {"latents_per_subspace": 2}
     at_chance = {name for name in s if name.endswith(("shuffled", "_neuron"))}
     undefined = {"false_recovery", "fvu_active_3", "fvu_active_4"}  # nothing is ignored; few rows have as many active
+    undefined |= {"train_rows", "train_samples", "train_flops"}  # it came from nowhere
     not_a_grade = {"l0", "true_l0", "l1_norm", "n_represented", "probe_f1_nearest"} | at_chance | undefined
     assert all(math.isnan(s[name]) for name in undefined & set(s))
     for name in set(s) - not_a_grade:
