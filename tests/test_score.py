@@ -15,7 +15,7 @@ X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 
 UNSUPERVISED = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"}
-UNSUPERVISED |= {"decoder_cosine", "encoder_cost"}
+UNSUPERVISED |= {"decoder_cosine", "encoder_cost", "train_rows", "train_samples", "train_flops"}
 RECOVERY = {"mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness"}
 RECOVERY |= {"n_represented", "false_recovery"}
 ACTIVITY = {"true_l0", *(f"fvu_active_{k}" for k in range(1, 5))}

@@ -25,6 +25,8 @@ DEPENDS_ON_SCALE = frozenset({"norm"})
 """The sum of the codes, which is in their units."""
 D_IN = 16
 
+SPENT = {"spent": {"rows": 300, "samples": 900, "multiply_adds": 10**6}}
+
 
 @pytest.fixture(params=KINDS)
 def metric(request: pytest.FixtureRequest) -> MetricConfig:
@@ -51,7 +53,7 @@ def drawn() -> tuple[Relu, Evidence]:
     assert source.truth is not None
     own = source.truth.directions[torch.arange(14) != 11]
     rows = own.repeat(2, 1)[:20] + 0.08 * torch.randn(20, D_IN, generator=g)
-    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(D_IN))
+    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(D_IN)).with_card(**SPENT)
     evidence = completed(gather(source, 2000))
     assert evidence.truth is not None
     represented = torch.arange(14) != 9
@@ -104,7 +106,7 @@ def test_float64_gives_the_same(metric: MetricConfig):
 def test_the_order_of_latents_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
-    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec)
+    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec, card=d.card)
     compare(metric.score(Case(d, evidence)), metric.score(Case(shuffled, evidence)))
 
 
@@ -128,7 +130,7 @@ def test_rotating_the_space_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     assert evidence.truth is not None
     rotation = torch.linalg.qr(torch.randn(D_IN, D_IN, generator=torch.Generator().manual_seed(3))).Q
-    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec)
+    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec, card=d.card)
     choose, test = (move(b, torch.arange(1000), rotation) for b in (evidence.choose, evidence.test))
     assert evidence.subspaces is not None
     truth = replace(evidence.truth, directions=evidence.truth.directions @ rotation)
@@ -154,6 +156,7 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     at_chance = {name for name in s if name.endswith(("shuffled", "_neuron"))}
     undefined = {"false_recovery", "fvu_active_3", "fvu_active_4"}  # nothing is ignored; few rows have as many active
     undefined |= {"hedged"}  # no feature is without a latent
+    undefined |= {"train_rows", "train_samples", "train_flops"}  # it came from nowhere
     not_a_grade = {"l0", "true_l0", "l0_positive", "l1_norm", "n_represented", "probe_f1_nearest", "coverage_chance"}
     not_a_grade |= at_chance | undefined
     assert all(math.isnan(s[name]) for name in undefined & set(s))
