@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from pipelines.drawing import FAINT, INK, RULE
 from pipelines.findings import UNDEFINED, Verdict, decimals, number
-from pipelines.probed import Row
+from pipelines.probed import Probes
 from pipelines.scoreboard import Setting, ordered, ranked, score_of
 from pipelines.store import versions
 from sae.kinds import kinds
@@ -37,16 +37,6 @@ class Shown(NamedTuple):
     title: str
     caption: str
     svg: str
-
-
-class Probes(NamedTuple):
-    """What the page says of a probe study: sentences, the probes' table and that of what a dictionary adds."""
-
-    findings: Sequence[str]
-    regimes: Sequence[str]
-    outcomes: Sequence[Row]
-    columns: Sequence[str]
-    helps: Sequence[Row]
 
 
 class Section(NamedTuple):

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipelines.drawing import FAINT, INK, canvas, label_ends, plain_log, styled
+from pipelines.scoreboard import Setting, champions
 from pipelines.step import Job
 from sae.probing import Result, read_results, summary
 from sae.probing.quiver import is_control
@@ -23,6 +24,8 @@ from sae.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_SHOWN = 4
+"""Dictionaries whose probes the page tells of; the others are in the files."""
 FILE, SUMMARY = "probes.csv", "probes.json"
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
@@ -102,6 +105,28 @@ class Row(NamedTuple):
     is_control: bool = False
 
 
+class Probes(NamedTuple):
+    """What the page says of a study: sentences, the probes' table and that of what a dictionary adds."""
+
+    findings: Sequence[str]
+    regimes: Sequence[str]
+    outcomes: Sequence[Row]
+    columns: Sequence[str]
+    helps: Sequence[Row]
+
+
+def probes_of(found: Summary, settings: Sequence[Setting], score: str) -> Probes:
+    shown = studied(settings, score)
+    regimes, outcomes = outcome_rows(found, shown)
+    return Probes(sentences(found, shown), regimes, outcomes, HELP, help_rows(found, shown))
+
+
+def studied(settings: Sequence[Setting], score: str) -> list[str]:
+    """The dictionaries of which the page tells what probes make of them: the best of each trained method."""
+    best = champions(settings, score)
+    return [s.title for s in [s for s in best if not s.is_baseline][:MOST_SHOWN] or best[:1]]
+
+
 def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[Row]]:
     """The mean test AUC of every probe in each regime, over all of its levels."""
     regimes = _regimes(found)
@@ -166,6 +191,18 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "undefined"
 
 
+def learning(found: Summary, settings: Sequence[Setting], score: str) -> Iterator[tuple[str, str, str, Figure]]:
+    """How many rows a probe needs, where that was studied: a figure with its name, title and caption."""
+    best = studied(settings, score)[0]
+    figure = curves(found, best)
+    caption = (
+        "Mean over tasks, bands are 95% intervals over them. Chosen: what validation takes among the probes on the "
+        f"activations, without and with those of {best}. Dashed: controls."
+    )
+    if figure is not None:
+        yield "probe-rows", "How many rows a probe needs", caption, figure
+
+
 @styled
 def curves(found: Summary, setting: str) -> Figure | None:
     """Test AUC against the number of training rows, with 95% intervals over tasks."""
@@ -184,6 +221,7 @@ def curves(found: Summary, setting: str) -> Figure | None:
         ax.plot(n, mean, color=colour, ls=style, marker="o", ms=3)
         ends.append((n[-1], mean[-1], name, colour))
     ax.set(xscale="log", xlabel="training rows, half of them positive", ylabel="test AUC, mean over tasks")
+    ax.set_ylim(min(0.45, *(e.mean for points in lines.values() for e in points.values())) - 0.02, 1.02)
     plain_log(ax.xaxis)
     label_ends(ax, ends)
     return figure

@@ -13,29 +13,9 @@ from pipelines.drawing import to_bytes
 from pipelines.findings import judge
 from pipelines.findings import sentences as findings
 from pipelines.gallery import Picture, Place, pictures
-from pipelines.page import Probes, Section, Shown, render
-from pipelines.probed import (
-    HELP,
-    SUMMARY,
-    answers,
-    curves,
-    gather,
-    help_rows,
-    outcome_rows,
-    sentences,
-    summarised,
-    write_summaries,
-)
-from pipelines.scoreboard import (
-    Row,
-    Setting,
-    champions,
-    decided_by,
-    goodness,
-    read_csv,
-    settings_of,
-    write_csv,
-)
+from pipelines.page import Section, Shown, render
+from pipelines.probed import SUMMARY, answers, gather, learning, probes_of, summarised, write_summaries
+from pipelines.scoreboard import Row, decided_by, goodness, read_csv, settings_of, write_csv
 from pipelines.sources import nonlinear
 from pipelines.step import Job, Runtime, Tell
 from sae.probing.summary import Summary
@@ -44,8 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 VERSION = 4
-MOST_STUDIED = 4
-"""Dictionaries whose probes the page tells of; the others are in the files."""
 MOST_DRAWN = 6
 """Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
 
@@ -80,8 +58,8 @@ def _report(job: Job) -> None:
         if verdict is not None and i < MOST_DRAWN:
             folder = job.out / "figures" / (f"source-{i}" if len(sources) > 1 else "")
             folder.mkdir(parents=True, exist_ok=True)
-            studied = [] if source not in summaries else [_learning(summaries[source], settings, score)]
-            for picture in [*pictures(settings, verdict, places), *(p for p in studied if p is not None)]:
+            studied = learning(summaries[source], settings, score) if source in summaries else ()
+            for picture in [*pictures(settings, verdict, places), *(Picture(*one) for one in studied)]:
                 svg = to_bytes(picture.figure, "svg")
                 (folder / f"{picture.name}.svg").write_bytes(svg)
                 (folder / f"{picture.name}.png").write_bytes(to_bytes(picture.figure, "png"))
@@ -91,35 +69,13 @@ def _report(job: Job) -> None:
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
         why = nonlinear(places[settings[0].members[0]].source)
         told = [] if verdict is None else findings(settings, verdict, why)
-        study = _probes(summaries[source], settings, score) if source in summaries else None
+        study = probes_of(summaries[source], settings, score) if source in summaries else None
         said[source] = [] if study is None else study.findings
         sections.append(Section(source, told, settings, verdict, shown, study))
     if summaries:
         write_summaries(summaries, said, job.out / SUMMARY)
     manifests = [_manifest(place.train) for place in places]
     (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
-
-
-def _studied(settings: Sequence[Setting], score: str) -> list[str]:
-    """The dictionaries of which the page tells what probes make of them: the best of each trained method."""
-    best = champions(settings, score)
-    return [s.title for s in [s for s in best if not s.is_baseline][:MOST_STUDIED] or best[:1]]
-
-
-def _probes(found: Summary, settings: Sequence[Setting], score: str) -> Probes:
-    names = _studied(settings, score)
-    regimes, outcomes = outcome_rows(found, names)
-    return Probes(sentences(found, names), regimes, outcomes, HELP, help_rows(found, names))
-
-
-def _learning(found: Summary, settings: Sequence[Setting], score: str) -> Picture | None:
-    names = _studied(settings, score)
-    figure = curves(found, names[0]) if names else None
-    caption = (
-        f"Mean over tasks, bands are 95% intervals over them. Chosen: what validation takes among the probes on the "
-        f"activations, without and with those of {names[0] if names else ''}. Dashed: controls."
-    )
-    return None if figure is None else Picture("probe-rows", "How many rows a probe needs", caption, figure)
 
 
 def _row(file: Path) -> Row:
