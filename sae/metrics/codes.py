@@ -74,7 +74,7 @@ def matched_correlations(
     """|Pearson| of each feature with the latent assigned to it, 0 without one; NaN where there are too many."""
     if max(codes.shape[1], z.shape[1]) > LARGEST_ASSIGNMENT:
         return codes.new_full((codes.shape[1],), torch.nan)
-    size = (standardised(codes).T @ standardised(z)).abs()
+    size = (standardised(codes.to(z)).T @ standardised(z)).abs()
     latent = one_to_one(size)
     return size.gather(1, latent.clamp_min(0)[:, None])[:, 0] * (latent >= 0)
 
@@ -90,10 +90,10 @@ def coefficients(
     r2[asked] = 0
     has = (matching.latent >= 0) & asked[matching.feature]
     feature, latent = matching.feature[has], matching.latent[has]
-    c = codes[:, feature]
     u = case.test_codes[:, latent] * case.dictionary.W_dec.norm(dim=-1)[latent]
-    slope[feature] = (c * u).sum(0) / c.square().sum(0)
-    r2[feature] = (standardised(c) * standardised(u)).sum(0).square()
+    c = codes[:, feature].to(u)
+    slope[feature] = ((c * u).sum(0) / c.square().sum(0)).to(slope)
+    r2[feature] = (standardised(c) * standardised(u)).sum(0).square().to(r2)
     return slope, r2
 
 

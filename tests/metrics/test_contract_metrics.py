@@ -114,7 +114,7 @@ def test_the_scale_of_a_latent_does_not_matter(metric: MetricConfig):
     """Codes times a factor, decoder rows divided by it: the same dictionary in other units."""
     d, evidence = drawn()
     factor = 2.0 ** torch.arange(-10, 10)
-    scaled = Relu(d.W_enc * factor, d.W_dec / factor[:, None], d.b_enc * factor, d.b_dec)
+    scaled = Relu(d.W_enc * factor, d.W_dec / factor[:, None], d.b_enc * factor, d.b_dec, card=d.card)
     compare(metric.score(Case(d, evidence)), metric.score(Case(scaled, evidence)), DEPENDS_ON_SCALE)
 
 
