@@ -213,8 +213,9 @@ def suggest(
     from pipelines import suggest as suggestion
     from pipelines.config import read
     from pipelines.progress import Board
+    from pipelines.suites import find
 
-    settings = read(config, set or ())
+    settings = read(find(config), set or ())
     root = out or settings.runtime.out
     curves, folder = suggestion.run(settings, kind, _numbers(targets), root, Board(Console(stderr=True)))
     suggestion.tell(curves, folder, Console())
