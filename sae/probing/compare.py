@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from sae.statistics import mean_interval
+from sae.nested import paired
 
 
 class Compared(NamedTuple):
     """``a - b`` over `n` pairs: the mean with half of its 95% t-interval, the p values of the paired t test and of
-    Wilcoxon's signed-rank test (1945), the effect size ``d_z``, the mean difference over the standard deviation of the
-    differences (Cohen 1988), and how many pairs `a` won, lost and tied. NaN where undefined."""
+    Wilcoxon's signed-rank test, the effect size ``d_z``, and how many pairs `a` won, lost and tied; as
+    :func:`sae.nested.paired` tells them."""
 
     n: int
     difference: float
@@ -30,27 +26,7 @@ class Compared(NamedTuple):
 
 def compare(a: Sequence[float], b: Sequence[float]) -> Compared:
     """Pairs of which one side is not finite are left out."""
-    from scipy import stats
-
-    one_sample: Any = stats.ttest_1samp
-    signed_rank: Any = stats.wilcoxon
-    both = [x - y for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    d = np.array(both, dtype=np.float64)
-    mean = mean_interval(both)
-    spread = float(d.std(ddof=1)) if len(d) > 1 else math.nan
-    varies = bool(spread > 0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are all alike but for rounding
-        t_p = float(one_sample(d, 0.0).pvalue) if varies else math.nan
-        wilcoxon = float(signed_rank(d).pvalue) if len(d) and d.any() else math.nan
-    return Compared(
-        len(d),
-        mean.mean,
-        mean.half,
-        t_p,
-        wilcoxon,
-        mean.mean / spread if varies else math.nan,
-        int((d > 0).sum()),
-        int((d < 0).sum()),
-        int((d == 0).sum()),
-    )
+    found = paired([[x] for x in a], [[y] for y in b])
+    e, decided = found.estimate, found.wins + found.losses
+    tests = found.p, found.p_ranks, found.effect
+    return Compared(e.n, e.mean, e.half, *tests, found.wins, found.losses, e.n - decided)
