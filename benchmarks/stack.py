@@ -14,10 +14,10 @@ import torch
 from benchmarks import trainers
 from benchmarks.isolated import Failed, call
 from benchmarks.lines import Line, emit, note, run
-from benchmarks.memory import held_mb, peak_mb
 from benchmarks.rounds import beside_roofline
 from benchmarks.trainers import Setting, Trainer
 from benchmarks.trainers.ours import Run, config_of
+from sae import memory
 
 OURS = "sae-relu"
 PEERS = ("dictionary_learning-standard", "saelens-standard")
@@ -118,10 +118,10 @@ def measure(name: str, members: int, steps: int, seconds: float, setting: dict[s
     """Times a stack, or a loop, in this process. Only ours is trained first: the others are dense in any state."""
     it = Setting(**setting)
     build(name, members, replace(it, d_in=8, n_latents=64, batch=64, l0=2)).steps(10)
-    before = held_mb(it.device)
+    before = memory.held(it.device)
     trainer = build(name, members, it)
     trainer.steps(steps if name == OURS else 4)
-    peak = peak_mb(it.device) - before
+    peak = (memory.peak(it.device) - before) / 2**20
     return {**beside_roofline(trainer, it, seconds, members), "peak_mb": max(0.0, peak)}
 
 

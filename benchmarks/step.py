@@ -15,9 +15,9 @@ from cyclopts import Parameter
 from benchmarks import trainers
 from benchmarks.isolated import Failed, call
 from benchmarks.lines import Line, emit, note, run
-from benchmarks.memory import held_mb, peak_mb
 from benchmarks.rounds import beside_roofline
 from benchmarks.trainers import Setting
+from sae import memory
 
 WARM_UP = 4
 
@@ -123,10 +123,10 @@ def measure(name: str, seconds: float, setting: dict[str, Any]) -> Line:
     small = Setting(d_in=8, n_latents=64, batch=64, l0=2, dtype=it.dtype, device=it.device, extra=it.extra)
     trainers.build(name, small, trainers.pool_of(small)).steps(10)
     batches = trainers.pool_of(it)
-    before = held_mb(it.device)
+    before = memory.held(it.device)
     trainer = trainers.build(name, it, batches)
     trainer.steps(WARM_UP if trainer.stride == 1 else trainer.stride)
-    peak = peak_mb(it.device) - before
+    peak = (memory.peak(it.device) - before) / 2**20
     return {**beside_roofline(trainer, it, seconds), "peak_mb": max(0.0, peak)}
 
 

@@ -1,4 +1,4 @@
-"""The command `sae`: plan, run, status, suggest, show, convert. Whatever a user can get wrong is told in one line."""
+"""The command `sae`: plan, run, bench, status, suggest, show, convert. Mistakes of a user are told in one line."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ app = App(name="sae", help="Sparse autoencoders from a config to a scored dictio
 
 Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Out = Annotated[Path | None, Parameter(name="--out")]
+Tier = Annotated[str, Parameter(name="--tier")]
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 @app.command
-def plan(config: Path, *, set: Set = None, out: Out = None) -> None:
+def plan(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
     """Show the steps that a config asks for, and which of them are done.
 
     Parameters
@@ -56,10 +57,12 @@ def plan(config: Path, *, set: Set = None, out: Out = None) -> None:
         A value in place of the file's, such as train.steps=200; may be given several times.
     out
         The folder of all steps, in place of runtime.out.
+    tier
+        What stands under [tiers.NAME] takes the place of the same keys; full is the file as it is.
     """
     from pipelines.store import Store
 
-    settings, steps, root = _read(config, set, out)
+    settings, steps, root = _read(config, set, out, tier)
     store = Store(root)
     table = Table("step", "what", "done", box=None, header_style="dim")
     for step in steps:
@@ -111,7 +114,49 @@ def run(config: Path, *, set: Set = None, out: Out = None, profile: Profile = Fa
 
 
 @app.command
-def status(config: Path, *, set: Set = None, out: Out = None) -> None:
+def bench(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> None:
+    """Compare methods on the data sets of suites: intervals, paired tests, sweeps at one L0, and a page of it.
+
+    Trains and scores what is missing, as `sae run` does, and ends by printing the table and the page's path.
+
+    Parameters
+    ----------
+    suite
+        Names of suites (sharkey-512, absorb-4, ...), or TOML files; several are run one after another.
+    tier
+        fast or full, or another tier that the file has; fast where it has one.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines import runner
+    from pipelines.config import FULL, read, read_table
+    from pipelines.plan import plan
+    from pipelines.progress import Board
+    from pipelines.stages.bench import print_table
+    from pipelines.store import Store
+    from pipelines.suites import find
+
+    if not suite:
+        raise ValueError("bench: name a suite, for example sharkey-512, or give a config")
+    files = [find(one) for one in suite]
+    tiers = [tier or ("fast" if "fast" in read_table(file).get("tiers", {}) else FULL) for file in files]
+    every = [read(file, set or (), own) for file, own in zip(files, tiers, strict=True)]  # mistakes before any work
+    plans = [plan(settings, own) for settings, own in zip(every, tiers, strict=True)]
+    for settings, own, steps in zip(every, tiers, plans, strict=True):
+        root = out or settings.runtime.out
+        store, link = Store(root), root / f"{settings.name}-{own}"
+        runner.run(steps, store, runner.execution(settings.runtime), Board(Console(stderr=True)))
+        directory = store.directory(steps[-1])
+        _point(link, directory)
+        console = Console()
+        print_table(directory, console)
+        console.print(f"page: {link / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command
+def status(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
     """Show what is done, under way, stopped, waiting or damaged, from any shell.
 
     Parameters
@@ -122,11 +167,13 @@ def status(config: Path, *, set: Set = None, out: Out = None) -> None:
         The same as were given to `sae run`.
     out
         The same as was given to `sae run`.
+    tier
+        The same as was given to `sae bench`.
     """
     from pipelines.runner import standings
     from pipelines.store import Store
 
-    settings, steps, root = _read(config, set, out)
+    settings, steps, root = _read(config, set, out, tier)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     found = standings(steps, Store(root))
     for stage in dict.fromkeys(step.stage for step in steps):
@@ -166,8 +213,9 @@ def suggest(
     from pipelines import suggest as suggestion
     from pipelines.config import read
     from pipelines.progress import Board
+    from pipelines.suites import find
 
-    settings = read(config, set or ())
+    settings = read(find(config), set or ())
     root = out or settings.runtime.out
     curves, folder = suggestion.run(settings, kind, _numbers(targets), root, Board(Console(stderr=True)))
     suggestion.tell(curves, folder, Console())
@@ -224,13 +272,16 @@ def convert(source: Path, target: Path, *, format: str = "native") -> None:
     convert(source, target, format)
 
 
-def _read(file: Path, overrides: Sequence[str] | None, out: Path | None) -> tuple[Config, list[Step], Path]:
+def _read(
+    file: Path, overrides: Sequence[str] | None, out: Path | None, tier: str = "full"
+) -> tuple[Config, list[Step], Path]:
     """The config, its steps and the folder that they are in."""
-    from pipelines.config import read
+    from pipelines.config import FULL, read
     from pipelines.plan import plan
+    from pipelines.suites import find
 
-    settings = read(file, overrides or ())
-    return settings, plan(settings), out or settings.runtime.out
+    settings = read(find(file), overrides or (), tier)
+    return settings, plan(settings, None if tier == FULL else tier), out or settings.runtime.out
 
 
 def _numbers(targets: str | None) -> list[int] | None:

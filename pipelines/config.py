@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BeforeValidator, Field
 
-from pipelines.tables import Table, build, expand, override
+from pipelines.tables import Table, build, expand, merged, override
 from sae.architecture import DictionaryConfig
 from sae.encoder import EncoderConfig
-from sae.kinds import Settings, config_class, configurable
+from sae.kinds import Settings, config_class, configurable, unknown
 from sae.method import MethodConfig
 from sae.metric import MetricConfig
+from sae.probing import StudySettings, TaskSettings
 from sae.refine import RefineConfig
 from sae.source import SourceConfig
 from sae.state import TrainConfig
@@ -43,6 +44,9 @@ def _as_encoders(given: Any) -> Any:
     """One encoder is a list of one."""
     return _as_tables([given] if isinstance(given, str | dict) else given)
 
+
+ASIDE = ("runtime", "bench", "published", "tiers")
+"""Tables of the file on which no dictionary and no score of it depends."""
 
 Repeated = Annotated[tuple[Table, ...], BeforeValidator(_as_list)]
 Kinds = Annotated[tuple[Table, ...], BeforeValidator(_as_tables)]
@@ -69,6 +73,29 @@ class ReportTable(Settings):
     best_by: str = "mcc"
 
 
+class BenchTable(Settings):
+    """``[bench]``: the L0 at which sweeps are compared; unset means the true one of each source."""
+
+    l0: float | None = Field(default=None, gt=0)
+
+
+class Published(Settings):
+    """``[[published]]``: a row of a paper, to be shown beside ours and never among them: the method as it is called
+    there, where it stands, what was run, and its scores by our names, with their spread where one is given."""
+
+    method: str
+    source: str
+    setting: str = ""
+    scores: dict[str, float]
+    spread: dict[str, float] = Field(default_factory=dict)
+
+
+class ProbeTable(StudySettings):
+    """``[probe]``: a probe study of the source and of every dictionary; `tasks` say what is probed."""
+
+    tasks: TaskSettings = TaskSettings()
+
+
 class RuntimeTable(Settings):
     """``[runtime]``: how and where the work is done. None of it is part of a step's key."""
 
@@ -81,7 +108,8 @@ class RuntimeTable(Settings):
 
 class Tables(Settings):
     """The file as it is written; ``[[source]]`` and ``[[dictionary]]`` may be given several times. A dictionary's
-    ``refine = {...}`` (or true) adds its refinement; `encoder` lists what every dictionary is read by."""
+    ``refine = {...}`` (or true) adds its refinement; `encoder` lists what every dictionary is read by. What stands
+    under ``[tiers.NAME]`` takes the place of the same keys where that tier is asked for."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
     title: str = ""
@@ -92,13 +120,17 @@ class Tables(Settings):
     train: Table = Field(default_factory=dict)
     baselines: BaselineTable = BaselineTable()
     score: ScoreTable = ScoreTable()
+    probe: ProbeTable | None = None
     report: ReportTable = ReportTable()
+    bench: BenchTable = BenchTable()
+    published: tuple[Published, ...] = ()
     runtime: RuntimeTable = RuntimeTable()
+    tiers: dict[str, Table] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run with every sweep laid out. `given` is what the user wrote, without ``[runtime]``."""
+    """A run with every sweep laid out. `given` is what the user wrote, without what changes no number."""
 
     name: str
     title: str
@@ -113,23 +145,39 @@ class Config:
     baseline_seeds: tuple[int, ...]
     n_rows: int
     metrics: tuple[MetricConfig, ...] | None
+    probe: ProbeTable | None
     best_by: str
+    bench: BenchTable
+    published: tuple[Published, ...]
     runtime: RuntimeTable
     given: Mapping[str, Any]
 
 
-def read(file: Path, overrides: Sequence[str] = ()) -> Config:
-    """The run that a TOML file describes, with ``key.path=value`` overrides.
+FULL = "full"
+"""The tier of a file as it is written."""
+
+
+def read(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
+    """The run that a TOML file describes, in one of its tiers, with ``key.path=value`` overrides.
 
     Raises ``FileNotFoundError`` or ``ValueError``, each of one line.
     """
+    table = read_table(file)
+    given = table.get("tiers")
+    tiers = cast(Mapping[str, Any], given) if isinstance(given, dict) else {}
+    if tier != FULL and not isinstance(tiers.get(tier), dict):
+        raise ValueError(f"{file}: {unknown(tier, [FULL, *tiers], 'tier')}")
+    return parse(override(merged(table, tiers.get(tier, {})), overrides))
+
+
+def read_table(file: Path) -> Table:
+    """What stands in a TOML file. Raises ``FileNotFoundError`` or ``ValueError``, each of one line."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such config file")
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not readable as TOML: {error}") from None
-    return parse(override(table, overrides))
 
 
 def parse(table: Mapping[str, Any]) -> Config:
@@ -158,9 +206,12 @@ def parse(table: Mapping[str, Any]) -> Config:
         baseline_seeds=seeds if own is None else _seeds(own, "baselines.seeds"),
         n_rows=tables.score.n_rows,
         metrics=None if metrics is None else tuple(_metric(t) for t in metrics),
+        probe=tables.probe,
         best_by=tables.report.best_by,
+        bench=tables.bench,
+        published=tables.published,
         runtime=tables.runtime,
-        given={key: value for key, value in table.items() if key != "runtime"},
+        given={key: value for key, value in table.items() if key not in ASIDE},
     )
 
 

@@ -130,7 +130,8 @@ def _ceiling(v: Verdict) -> str:
         return f"A ceiling, not a rival: {names} with {v.copies[0].n_latents} latents copy the activations exactly."
     if v.oracle is None:
         return ""
-    return f"The oracle, which is given the true directions, reaches {number(v.oracle.mean(v.score))}."
+    name = "oracle" if v.oracle.kind == "oracle" else f"ceiling {v.oracle.label}"
+    return f"The {name}, which is given the true directions, reaches {number(v.oracle.mean(v.score))}."
 
 
 def _sparsity(sweep: Sequence[Setting], v: Verdict) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from pipelines.drawing import FAINT, INK, RULE
 from pipelines.findings import UNDEFINED, Verdict, decimals, number
+from pipelines.probed import Probes
 from pipelines.scoreboard import Setting, ordered, ranked, score_of
 from pipelines.store import versions
 from sae.kinds import kinds
@@ -46,6 +47,7 @@ class Section(NamedTuple):
     settings: Sequence[Setting]
     verdict: Verdict | None
     figures: Sequence[Shown]
+    probes: Probes | None = None
 
 
 class Cell(NamedTuple):

@@ -7,14 +7,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Config
+from pipelines.config import Config, ProbeTable
 from pipelines.labels import labels_of
-from pipelines.stages import encode, generate, refine, report, score, stream, train
+from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
 from pipelines.step import Stage, Step
 from pipelines.store import sha256
 from sae.kinds import Settings, configurable
 from sae.method import MethodConfig
 from sae.metric import MetricConfig
+from sae.probing.sources import other_files
 from sae.source import SourceConfig
 
 STAGES: dict[str, Stage] = {
@@ -24,15 +25,19 @@ STAGES: dict[str, Stage] = {
     "refine": refine,
     "encode": encode,
     "score": score,
+    "examples": examples,
+    "probe": probe,
     "report": report,
+    "bench": bench,
 }
 
 Row = dict[str, Any]
 """What identifies a dictionary in ``scores.csv``; None where a column does not apply."""
 
 
-def plan(config: Config) -> list[Step]:
-    """The steps in the order of the work: sources, dictionaries, scores, the report.
+def plan(config: Config, tier: str | None = None) -> list[Step]:
+    """The steps in the order of the work: sources, dictionaries, scores, and the report on them; where the tier of a
+    suite is given, its comparison of methods in place of the report.
 
     A pure function of the config and of the content of the files that it names. Raises ``ValueError`` or
     ``FileNotFoundError`` of one line where a source cannot serve what is asked of it.
@@ -42,10 +47,16 @@ def plan(config: Config) -> list[Step]:
     made: dict[str, Step] = {}
     read: list[Step] = []
     scored: list[Step] = []
+    probed: list[Step] = []
     report_inputs: dict[str, Step] = {f"source.{i}": step for i, step in enumerate(sources)}
     for settings, step, label in zip(config.sources, sources, labels, strict=True):
         _check_baselines(config.baselines, settings)
         metrics = [metric.model_dump(mode="json") for metric in _metrics(config, settings)]
+        given = None if config.probe is None else _examples(config.probe, settings, step)
+        if config.probe is not None and given is not None:
+            row: Row = {"source": label, "data_seed": settings.seed}
+            report_inputs[f"probes.{step.key}"] = _probe(config.probe, given, None, row)
+            probed += [given, report_inputs[f"probes.{step.key}"]]
         for dictionary, row in [*_dictionaries(config, step), *_refinements(config, step), *_baselines(config, step)]:
             made[dictionary.name] = dictionary
             for its_reading, its_row in _readings(config, step, dictionary, row):
@@ -53,14 +64,18 @@ def plan(config: Config) -> list[Step]:
                 made[its_reading.name] = its_reading
                 read.append(its_reading)
                 scored.append(_score(step, its_reading, {"n_rows": config.n_rows, "metrics": metrics}, its_row))
+                if config.probe is not None and given is not None:
+                    probed.append(_probe(config.probe, given, its_reading, its_row))
+                    report_inputs[f"probe.{len(scored) - 1}"] = probed[-1]
     for i, (dictionary, its_score) in enumerate(zip(read, scored, strict=True)):
         report_inputs |= {f"train.{i}": dictionary, f"score.{i}": its_score}
     order = sorted(made.values(), key=lambda step: list(STAGES).index(step.stage))
-    return [*sources, *order, *scored, _report(config, report_inputs)]
+    last = _report(config, report_inputs) if tier is None else _bench(config, tier, report_inputs)
+    return [*sources, *order, *scored, *probed, last]
 
 
 def _source(source: SourceConfig) -> Step:
-    files = {name: _content_hash(path, name) for name, path in source.external_files().items()}
+    files = {name: _content_hash(path, f"source.{name}") for name, path in source.external_files().items()}
     config = {"source": source.model_dump(mode="json"), "files": files}
     version = STAGES[source.stage].VERSION
     return Step(source.stage, version, config, title=f"{_kind(source)} data_seed={source.seed}")
@@ -133,6 +148,27 @@ def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
             yield Step("train", train.VERSION, content, {"source": source}, title=_title(row)), row
 
 
+def _examples(settings: ProbeTable, source: SourceConfig, step: Step) -> Step:
+    """What is probed of a source; a ``ValueError`` where there is nothing."""
+    tasks = settings.tasks
+    files = {name: _content_hash(path, f"probe.tasks.{name}") for name, path in other_files(source, tasks).items()}
+    if not files and not source.provides & {"codes", "labels"}:
+        raise ValueError(f"probe: labels or known features are needed, {_lacks(source)}; give probe.tasks.labels")
+    if "shift" in settings.regimes and tasks.shift is None:
+        raise ValueError("probe.regimes: 'shift' needs another distribution; give probe.tasks.shift or leave it out")
+    content = {"tasks": tasks.model_dump(mode="json"), "files": files}
+    return Step("examples", examples.VERSION, content, {"source": step}, title=step.title)
+
+
+def _probe(settings: ProbeTable, given: Step, dictionary: Step | None, row: Row) -> Step:
+    """The probes on a dictionary; without one, on the activations. Those of one source share its examples: a group."""
+    study = settings.model_dump(mode="json", exclude={"tasks"})
+    together = Step("probe", probe.VERSION, {"study": study}, {"examples": given})
+    inputs = {"examples": given} | ({} if dictionary is None else {"dictionary": dictionary})
+    title = "the activations" if dictionary is None else dictionary.title
+    return Step("probe", probe.VERSION, {"study": study, "row": row}, inputs, f"probe-{together.key}", title)
+
+
 def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: Row) -> Step:
     group = Step("score", score.VERSION, settings, {"source": source})
     config = {**settings, "row": row}
@@ -141,21 +177,31 @@ def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: Row
 
 
 def _report(config: Config, inputs: Mapping[str, Step]) -> Step:
-    content = {
+    return Step("report", report.VERSION, _told(config), inputs, title=config.name)
+
+
+def _bench(config: Config, tier: str, inputs: Mapping[str, Step]) -> Step:
+    published = [row.model_dump(mode="json") for row in config.published]
+    content = {**_told(config), "tier": tier, "bench": config.bench.model_dump(mode="json"), "published": published}
+    return Step("bench", bench.VERSION, content, inputs, title=f"{config.name}, {tier} tier")
+
+
+def _told(config: Config) -> dict[str, Any]:
+    """What a page says of its run."""
+    return {
         "name": config.name,
         "title": config.title,
         "description": config.description,
         "best_by": config.best_by,
         "config": config.given,
     }
-    return Step("report", report.VERSION, content, inputs, title=config.name)
 
 
 def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
     """The metrics that are asked for, or all that the source can serve with their default settings."""
     if config.metrics is None:
         every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
-        return [metric for metric in every if metric.served_by(source.provides)]
+        return [metric for metric in every if metric.by_default and metric.served_by(source.provides)]
     for metric in config.metrics:
         if not metric.served_by(source.provides):
             wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
@@ -192,5 +238,5 @@ def _title(row: Row) -> str:
 
 def _content_hash(file: Path, field: str) -> str:
     if not file.is_file():
-        raise FileNotFoundError(f"source.{field}: {file} does not exist, or is not a file")
+        raise FileNotFoundError(f"{field}: {file} does not exist, or is not a file")
     return sha256(file)

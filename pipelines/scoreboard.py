@@ -38,6 +38,9 @@ SCORES: dict[str, Score] = {
     "dead": Score("", "share of latents that fire on no test row"),
     "dense": Score("", "share of latents that fire on more than a tenth of the test rows"),
     "encoder_cost": Score("", "multiply-adds to encode a row, at most, over those of one layer"),
+    "train_rows": Score("", "different training rows that were looked at to fit it"),
+    "train_samples": Score("", "training rows that were worked on to fit it, counting repeats"),
+    "train_flops": Score("", "floating point operations to fit it, of the dense products"),
     "l1_norm": Score("", "mean sum of the codes of a row"),
     "decoder_cosine": Score("", "mean |cosine| between living latents; over a sweep of l0 it is least near the truth"),
     "mmcs_truth": Score("more", "mean over features of the best latent's cosine (a recall)"),
@@ -48,6 +51,9 @@ SCORES: dict[str, Score] = {
     "recovered_90": Score("more", "share of features with a latent of cosine above .9"),
     "n_represented": Score("", "number of features that the activations carry: those that recovery is asked of"),
     "false_recovery": Score("less", "share of latents nearest to a feature that the activations do not carry"),
+    "pw_mcc": Score("more", "cosine of two seeds' latents paired one to one: agreement, which is no validity"),
+    "seconds": Score("", "time that the dictionary took to make, its share of what was trained together"),
+    "bytes": Score("", "memory that it took to make, the most at once, its share of what was trained together"),
     "subspace_cosine": Score("more", "how well latents span the subspace of a feature that is more than a direction"),
     "latents_per_subspace": Score("", "number of latents within such a subspace: into how many pieces it is cut"),
     "mmcs_decile_": Score("more", "mmcs_truth of a tenth of the features; 1 is the rarest"),
@@ -55,11 +61,25 @@ SCORES: dict[str, Score] = {
     "precision": Score("more", "share of a latent's firings in which its feature is active, paired one to one"),
     "recall": Score("more", "share of a feature's activity in which its latent fires, paired one to one"),
     "f1": Score("more", "harmonic mean of precision and recall of firing, paired one to one"),
+    "f1_decile_": Score("more", "f1 of a tenth of the features; 1 is the rarest"),
     "f1_macro": Score("more", "firing F1, mean over latents, each against its nearest feature (SAELens' form)"),
     "precision_chosen": Score("more", "precision at the threshold chosen on other rows"),
     "recall_chosen": Score("more", "recall at the threshold chosen on other rows"),
     "f1_chosen": Score("more", "F1 at the threshold chosen on other rows"),
     "threshold": Score("", "that threshold"),
+    "causal_share": Score("more", "share of a recovered feature that ablating its latent removes"),
+    "inert": Score("less", "share of recovered features of which ablating the latent removes less than half"),
+    "causal_stray": Score("less", "share of a recovered feature's latent that is written where the feature is not"),
+    "split_features": Score("less", "share of features told by several latents in turn, better than by one"),
+    "pieces_per_feature": Score("less", "number of latents that tell a feature together; 1 is right"),
+    "composed_latents": Score("less", "share of latents that fire for, and write, two features at once"),
+    "features_per_latent": Score("", "number of features in a latent's direction; 1 is right"),
+    "homeless": Score("less", "share of features without a latent of their own"),
+    "hedged": Score("less", "how much of a homeless feature is mixed into another's latent, in cosines; 0 is right"),
+    "coverage": Score("more", "F1 of the best latent at its best threshold, mean over properties"),
+    "coverage_one_t": Score("more", "the same with one threshold for all properties"),
+    "coverage_chance": Score("", "the F1 of always saying yes, mean over properties"),
+    "board_reconstruction": Score("more", "F1 of all properties as told by the latents of precision .95"),
     "code_mcc": Score("more", "mean |correlation| of coefficients and codes paired one to one; no partner counts 0"),
     "code_mcc_all": Score("more", "the same sum over the larger side (as Pacela et al. 2026, without their noise)"),
     "coefficient_slope": Score("", "codes over true coefficients where features are active: below 1 is shrinkage"),
@@ -96,6 +116,18 @@ SCORES: dict[str, Score] = {
     "probe_f1_latent": Score("more", "F1 of the best single latent"),
     "probe_f1_k": Score("more", "F1 of logistic regression on the k latents that differ most"),
     "probe_f1_shuffled": Score("", "F1 with shuffled training labels"),
+    "ev_saebench": Score("more", "explained variance as in SAEBench 0.6.0; depends on the unit"),
+    "ev_per_token": Score("more", "explained variance as in the SAEBench paper: mean of each row's ratio"),
+    "ev_per_dimension": Score("more", "explained variance, mean of each dimension's"),
+    "ev_overcomplete": Score("more", "explained variance about one number for all dimensions, as in overcomplete"),
+    "fve_dictionary_learning": Score("more", "explained variance as in dictionary_learning; forgives a constant bias"),
+    "nmse_openai": Score("less", "mean of each row's squared error over its squared norm, as in OpenAI's code"),
+    "l2_ratio": Score("", "mean of |x̂| / |x|; below 1 even where nothing is shrunk"),
+    "token_cosine": Score("more", "mean cosine of a row and its reconstruction"),
+    "l0_positive": Score("", "mean number of codes above 0 in a row"),
+    "dead_under_10": Score("", "share of latents that fire on fewer than 10 test rows, as in sparse_coding"),
+    "mcc_absolute": Score("more", "mcc in absolute cosines, as in SAELens"),
+    "uniqueness_absolute": Score("more", "uniqueness in absolute cosines, as in SAELens"),
 }
 """Known scores in the order in which tables show them; a number at the end of a name may be left out here."""
 
@@ -174,7 +206,8 @@ class Setting:
 
     @property
     def is_oracle(self) -> bool:
-        return self.kind == "oracle"
+        """Whether it was given what the others are to find."""
+        return self.is_baseline and "truth" in kinds("sae.baselines")[self.kind].Config.needs
 
     @property
     def but_encoder(self) -> tuple[object, ...]:

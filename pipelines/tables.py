@@ -38,6 +38,25 @@ def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
     return result
 
 
+def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """A copy of `table` with the values of `over` in place of its own, table by table; what is written for
+    ``[[tables]]`` goes into every one. A table of another kind takes the place of the whole."""
+    result = copy.deepcopy(dict(table))
+    for name, value in over.items():
+        here = result.get(name)
+        if isinstance(value, dict) and isinstance(here, list):
+            result[name] = [merged(one, cast(Table, value)) for one in cast(list[Table], here)]
+        elif (
+            isinstance(value, dict)
+            and isinstance(here, dict)
+            and here.get("kind") == value.get("kind", here.get("kind"))
+        ):
+            result[name] = merged(cast(Table, here), cast(Table, value))
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
+
+
 def value_of(text: str, assignment: str) -> Any:
     """A TOML value; a bare word, such as a path, is a string."""
     try:
@@ -117,7 +136,7 @@ def _followed(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]
             continue
         keys.append(part)
         if part in _keys(reached):
-            reached = reached.model_fields[part].annotation
+            reached = _keys(reached)[part].annotation
     return keys, reached
 
 
@@ -128,6 +147,7 @@ def _choices(annotation: Any) -> list[type[Settings]]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Settings) else []
 
 
-def _keys(reached: Any) -> Collection[str]:
-    """The known keys of a table."""
-    return reached.model_fields if isinstance(reached, type) and issubclass(reached, Settings) else ()
+def _keys(reached: Any) -> Mapping[str, Any]:
+    """The known keys of a table, where its type is the only one that may stand there."""
+    choices = _choices(reached)
+    return choices[0].model_fields if len(choices) == 1 else {}

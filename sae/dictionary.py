@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sae.kinds import configurable, unknown
 from sae.source import Source, source_of
+from sae.spent import Spent
 
 D = TypeVar("D", bound="Dictionary")
 
@@ -61,7 +62,7 @@ class Dictionary(ABC):
 
         `x`, a matrix ``[rows, d_in]`` (a fifth of it is left out, as in :func:`sae.fit`) or a source, gives the
         training rows that most encoders measure a unit on or are fitted to. A ``ValueError`` of one line names what
-        is unknown or missing.
+        is unknown or missing. What the encoder spends on them is added to what the card says was spent.
         """
         if kind not in configurable("sae.encoders"):
             raise ValueError(unknown(kind, configurable("sae.encoders"), "encoder"))
@@ -69,7 +70,11 @@ class Dictionary(ABC):
         config = configurable("sae.encoders")[kind].Config(**settings)
         with torch.no_grad():
             read: Dictionary = config.fit(self, source, seed)
-        return read.with_card(**{**self.card, "encoder": config.model_dump()})
+        card = {**self.card, "encoder": config.model_dump()}
+        if (before := Spent.of(self.card)) is not None:
+            n_rows = None if source is None else source.n_rows["train"]
+            card |= before.then(config.spent(self, source), n_rows).entry()
+        return read.with_card(**card)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the dictionary by its name."""

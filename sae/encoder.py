@@ -17,6 +17,7 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.kinds import Settings
 from sae.source import Source
+from sae.spent import Spent
 
 N_NORM = 4096
 """Training rows on which the mean activation norm is measured."""
@@ -31,6 +32,10 @@ class EncoderConfig(Settings, ABC):
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Dictionary:
         """The directions of `d`, read this way. Only training rows of `source` are looked at; a ``ValueError`` of
         one line says what they are needed for where there is none."""
+
+    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+        """What :meth:`fit` looks at and computes; nothing, where the directions say it all."""
+        return Spent()
 
 
 class LassoConfig(EncoderConfig):
@@ -54,6 +59,11 @@ class LassoConfig(EncoderConfig):
         norm = mean_norm(d, needed(source, "to measure the unit of l1 (or units = 'raw')"))
         return self.l1 * norm, self.threshold * norm
 
+    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+        """The rows that the unit is measured on."""
+        n = 0 if source is None or self.units == "raw" else taken(source, N_NORM)
+        return Spent(n, n, n * d.d_in)
+
 
 def needed(source: Source | None, why: str) -> Source:
     """The source, or a ``ValueError`` that says what its rows are needed for."""
@@ -65,6 +75,11 @@ def needed(source: Source | None, why: str) -> Source:
 def training_rows(source: Source, d: Dictionary, step: int, n_rows: int) -> Float[Tensor, "rows d_in"]:
     """The `n_rows` training rows of one step, fewer where the source has fewer, as `d` takes them."""
     return source.at_most(n_rows, "train", FIRST_STEP + step).acts.to(d.W_dec)
+
+
+def taken(source: Source, n_rows: int) -> int:
+    """How many rows :func:`training_rows` gives where `n_rows` are asked for."""
+    return min(n_rows, source.n_rows["train"] or n_rows)
 
 
 def mean_norm(d: Dictionary, source: Source) -> float:

@@ -53,9 +53,10 @@ class Engine:
         spans: Spans = NO_SPANS,
         kernels: Kernels | None = None,
         target_l0: Float[Tensor, " n_members"] | None = None,
+        keep_near: float = 0.0,
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
-        self.is_sparse, self.precision = is_sparse, precision
+        self.is_sparse, self.precision, self.keep_near = is_sparse, precision, keep_near
         self.target_l0 = torch.full_like(stack.bar, torch.nan) if target_l0 is None else target_l0
         self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
@@ -246,6 +247,7 @@ class Engine:
         for name, numbers in some.own.items():
             adam_(numbers, m.own[name], v.own[name], rest.own[name], of_own)
         self.architecture.hold_(some.numbers())
+        some.keep_near_(self.keep_near)
 
     def _rounded_part(self, first: int, last: int) -> Rounded | None:
         """The rounded encoders of some members, brought up to date."""

@@ -10,17 +10,33 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, ClassVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 
 class Settings(BaseModel):
     """A frozen set of settings that refuses unknown keys and infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Grown(Settings):
+    """Settings with fields that came `later`, when runs had been made without them; each class names its own.
+
+    At their default those are not written, so that what does not use them keeps the key that it had before.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        fields = type(self).model_fields
+        later = {name for cls in type(self).__mro__ for name in vars(cls).get("later", ())}
+        return {k: v for k, v in dump(self).items() if k not in later or v != fields[k].default}
 
 
 @lru_cache

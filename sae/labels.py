@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.corpus import PADDING
+from sae.label_table import Record, read_table
 from sae.seeds import derive
 from sae.source import Split
 from sae.text import json_lines
@@ -33,17 +34,20 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
-    """Rows of tokens (:data:`~sae.corpus.PADDING` where there is none), and the labelled positions in them."""
+    """Rows of tokens (:data:`~sae.corpus.PADDING` where there is none), and the labelled positions in them; `first`
+    is where each labelled span begins, so far as its row holds it."""
 
     tokens: Tensor
     row: Tensor
     position: Tensor
     labels: Mapping[str, Tensor]
+    first: Tensor | None = None
 
 
 def read_labelled(file: Path) -> list[Labelled]:
     """The labelled texts of a .conllu file (part of speech of each word, one label ``upos_NOUN`` and so on for
-    each class) or of a .jsonl file of ``{"text": ..., "labels": {name: 0 or 1}}``.
+    each class), of a .jsonl file of ``{"text": ..., "labels": {name: 0 or 1}}``, or of a .csv file, see
+    :mod:`sae.label_table`.
 
     Raises ``FileNotFoundError`` or ``ValueError`` with one line naming the file and the line.
     """
@@ -53,7 +57,40 @@ def read_labelled(file: Path) -> list[Labelled]:
         return _one_vs_rest(list(_sentences(file)))
     if file.suffix == ".jsonl":
         return list(_records(file))
-    raise ValueError(f"source.labels: {file} is neither .conllu nor .jsonl")
+    if file.suffix == ".csv":
+        return list(map(_whole, read_table(file)))
+    raise ValueError(f"source.labels: {file} is neither .conllu nor .jsonl nor .csv")
+
+
+def _whole(record: Record) -> Labelled:
+    """A text that is labelled as a whole."""
+    return Labelled(record.text, record.group, (((0, len(record.text.rstrip())), record.marks),))
+
+
+def label_tokens(
+    texts: Iterable[str], tokenizer: Any, label: Callable[[str, int, int], Mapping[str, int]]
+) -> list[Labelled]:
+    """Texts whose every token is labelled by a function: ``label(text, start, end)`` gives ``{name: 0 or 1}`` for
+    the token that is ``text[start:end]``, an empty mapping where it is to be left out.
+
+    Raises ``ValueError`` where it gives anything else, or other names for one token than for another.
+    """
+    found: list[Labelled] = []
+    names: set[str] | None = None
+    for text in texts:
+        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans: list[tuple[Span, Mapping[str, int]]] = []
+        # A letter that is several tokens, one for each of its bytes, is one span.
+        for start, end in dict.fromkeys(map(tuple, coded["offset_mapping"])):
+            marks = dict(label(text, start, end)) if end > start else {}
+            if not marks:
+                continue
+            names = names or set(marks)
+            if set(marks) != names or any(value not in (0, 1) for value in marks.values()):
+                raise ValueError(f"label: {marks} for {text[start:end]!r}; give 0 or 1, and the same names every time")
+            spans.append(((start, end), {str(name): int(value) for name, value in marks.items()}))
+        found.append(Labelled(text, text, tuple(spans)))
+    return found
 
 
 def _records(file: Path) -> Iterator[Labelled]:
@@ -66,7 +103,7 @@ def _records(file: Path) -> Iterator[Labelled]:
         names = names or set(marks)
         if any(value not in (0, 1) for value in marks.values()) or set(marks) != names:
             raise ValueError(f"{file}, line {n}: labels are 0 or 1, and the same names in every line")
-        yield Labelled(text, text, (((0, len(text.rstrip())), marks),))
+        yield _whole(Record(text, text, marks))
 
 
 def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:
@@ -129,20 +166,21 @@ def locate(texts: Iterable[Labelled], tokenizer: Any, context: int, bos: int | N
         raise ValueError("source.labels: the model's tokenizer does not tell where its tokens lie in the text")
     lead = [] if bos is None else [bos]
     rows: list[list[int]] = []
-    found: list[tuple[int, int, Mapping[str, int]]] = []
+    found: list[tuple[int, int, Mapping[str, int], int]] = []
     for text in texts:
         coded = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         cut = max(0, len(coded["input_ids"]) - (context - len(lead)))
         offsets = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        for (start, end), labels in text.spans:
-            inside = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
-            if len(inside) and inside[-1] >= cut and offsets[inside[-1], 1] <= end:
-                found.append((len(rows), len(lead) + int(inside[-1]) - cut, labels))
+        for (start, stop), labels in text.spans:
+            inside = np.flatnonzero((offsets[:, 0] < stop) & (offsets[:, 1] > start))
+            if len(inside) and inside[-1] >= cut and offsets[inside[-1], 1] <= stop:
+                begin, end = (len(lead) + int(at) - cut for at in (max(inside[0], cut), inside[-1]))
+                found.append((len(rows), end, labels, begin))
         rows.append(lead + coded["input_ids"][cut:])
     tokens = torch.full((len(rows), max(map(len, rows), default=1)), PADDING, dtype=torch.int32)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
-    row, position = (torch.tensor([f[i] for f in found], dtype=torch.int32) for i in (0, 1))
-    names = sorted({name for _, _, labels in found for name in labels})
+    row, position, first = (torch.tensor([f[i] for f in found], dtype=torch.int32) for i in (0, 1, 3))
+    names = sorted({name for _, _, labels, _ in found for name in labels})
     labels = {n: torch.tensor([f[2].get(n, 0) for f in found], dtype=torch.int8) for n in names}
-    return LabelledRows(tokens, row, position, labels)
+    return LabelledRows(tokens, row, position, labels, first)

@@ -1,4 +1,7 @@
-"""The noun `Method`: from a source to a dictionary. Training is one; every classical baseline is another."""
+"""The noun `Method`: from a source to a dictionary. Training is one; every classical baseline is another.
+
+Every method states its budget in its settings, and what was spent on the card (:mod:`sae.spent`).
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ class MethodConfig(Settings, ABC):
     result does not depend on the seed, so that the method is run once and not once a seed. `fits_targets` is True
     where the method gives back a source's targets; the others give back what they read, which says nothing of a
     transcoder, and are refused on a source that has targets.
+
+    A method that needs the truth was given what the others are to find: it is a ceiling, not a rival.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -73,6 +73,12 @@ class Case:
     def choose_codes(self) -> Float[Tensor, "rows n_latents"]:
         return encode(self.dictionary, self.evidence.choose.acts)
 
+    def codes_of(self, batch: Batch) -> Float[Tensor, "rows n_latents"]:
+        """The dictionary's codes of a batch, which may be one that the case has encoded already."""
+        if batch is self.evidence.choose:
+            return self.choose_codes
+        return self.test_codes if batch is self.evidence.test else encode(self.dictionary, batch.acts)
+
     @cached_property
     def matching(self) -> Matching:
         """The represented features against the latents; the evidence must have ``truth``."""
@@ -80,6 +86,11 @@ class Case:
         assert truth is not None
         feature = truth.represented.nonzero()[:, 0]
         return Matching(feature, cosines(truth.directions[feature], self.dictionary.W_dec))
+
+
+def mean(values: Tensor) -> float:
+    """The mean in float64; NaN of nothing."""
+    return float(values.double().mean())
 
 
 def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:
@@ -97,13 +108,31 @@ class Scores:
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+N_DECILES = 10
+
+
+def deciles(
+    name: str, values: Float[Tensor, " n_features"], probability: Float[Tensor, " n_features"]
+) -> dict[str, float]:
+    """``<name>_decile_1``, the mean of the values of the rarest tenth of the features, to ``_10``, the most frequent.
+
+    NaNs are left out; NaN for a tenth that is empty. Nothing where a probability is unknown.
+    """
+    if not bool(torch.isfinite(probability).all()):
+        return {}
+    parts = values[probability.argsort(stable=True)].tensor_split(N_DECILES)
+    return {f"{name}_decile_{i}": float(part.double().nanmean()) for i, part in enumerate(parts, start=1)}
+
+
 class MetricConfig(Settings, ABC):
-    """Settings of one family of scores. `needs` is checked against what the source provides before work starts."""
+    """Settings of one family of scores. `needs` is checked against what the source provides before work starts.
+    `by_default` is False for a family that is computed only where it is asked for by name."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``, ``subspaces``."""
     needs_any: ClassVar[frozenset[str]] = frozenset()
     """At least one of these must be there; empty means no such demand."""
+    by_default: ClassVar[bool] = True
 
     @abstractmethod
     def score(self, case: Case) -> Scores: ...

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 COLUMNS_AT_ONCE = 1024
+Penalty = Literal["l1", "l2"]
+
+
+def frequent_enough(min_count: int, *halves: Bool[Tensor, "_ n_tasks"]) -> Bool[Tensor, " n_tasks"]:
+    """Which tasks have `min_count` rows of either class in every half."""
+    rarer = torch.stack([torch.minimum(half.sum(0), (~half).sum(0)) for half in halves])
+    return (rarer >= min_count).all(0)
+
+
+def spread_over(
+    active: Bool[Tensor, "rows n_features"], usable: Bool[Tensor, " n_features"], n: int
+) -> Int[Tensor, " n_tasks"]:
+    """At most `n` of the usable features, spread evenly over the ranks of their frequencies, the rarest first."""
+    candidates = usable.nonzero()[:, 0]
+    by_frequency = candidates[active[:, candidates].sum(0).argsort(stable=True)]
+    n = min(n, len(by_frequency))
+    return by_frequency[torch.linspace(0, max(0, len(by_frequency) - 1), n).round().long()]
 
 
 def rank_auc(
@@ -94,15 +112,29 @@ def standardised(
 def logistic(
     x: NDArray[np.float32],
     positive: NDArray[np.bool_],
-    weight: NDArray[np.float64],
+    weight: NDArray[np.float64] | None,
     x_test: NDArray[np.float32],
+    inverse: float = 1.0,
+    penalty: Penalty = "l2",
 ) -> NDArray[np.float32]:
-    """Log odds on `x_test` by L2 logistic regression (C = 1) on weighted rows."""
+    """Log odds on `x_test` by logistic regression on weighted rows; `inverse` is scikit-learn's C."""
+    with one_thread():
+        odds = logistic_model(inverse, penalty).fit(x, positive, weight).decision_function(x_test)
+    return odds.astype(np.float32, copy=False)
+
+
+def logistic_model(inverse: float = 1.0, penalty: Penalty = "l2") -> Any:
+    """scikit-learn's logistic regression, to be fitted."""
     from sklearn.linear_model import LogisticRegression
 
-    # The products are small: threads that wait for each other at every one of them cost more than they do.
-    with _thread_pools().limit(limits=1):
-        return LogisticRegression(C=1.0, max_iter=1000).fit(x, positive, weight).decision_function(x_test)
+    known: dict[str, Any] = {"C": inverse, "max_iter": 1000}
+    if penalty == "l1":
+        # Its solver penalises the intercept too, which a large scale of it makes harmless. Since 1.8 scikit-learn
+        # has `l1_ratio` say what `penalty` did.
+        renamed = LogisticRegression().get_params()["penalty"] == "deprecated"
+        known |= {"solver": "liblinear", "intercept_scaling": 100.0, "random_state": 0}
+        known |= {"l1_ratio": 1.0} if renamed else {"penalty": "l1"}
+    return LogisticRegression(**known)
 
 
 def nearest(x: NDArray[np.float32], x_test: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -110,6 +142,12 @@ def nearest(x: NDArray[np.float32], x_test: NDArray[np.float32], k: int) -> NDAr
     from sklearn.neighbors import NearestNeighbors
 
     return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(x_test, return_distance=False)
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """One thread for scikit-learn's products: they are small, and threads that wait for each other at every one of
+    them cost more than they do."""
+    return _thread_pools().limit(limits=1)
 
 
 @lru_cache

@@ -22,13 +22,14 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.coding import Codes, fitted_directions, sparse_codes, unit_or
+from sae.coding import Codes, fitted_directions, lasso_multiply_adds, sparse_codes, unit_or
 from sae.dictionary import Dictionary
-from sae.encoder import mean_norm, training_rows
+from sae.encoder import N_NORM, mean_norm, taken, training_rows
 from sae.encoders.fista import Fista
 from sae.kinds import Settings
 from sae.matching import unit
 from sae.source import Source, source_of
+from sae.spent import Spent
 
 WORST = 32
 """Of how many rows one, the worst reconstructed, is remembered."""
@@ -83,7 +84,21 @@ def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> F
     used = state.share > config.rare
     directions = state.W_dec[used] if bool(used.any()) else state.W_dec
     kept = Fista.over(directions, state.b_dec, config.l1_end * norm, 2 * config.n_iterations, threshold, 1e-3)
-    return kept.with_card(**{**d.card, "refine": {**config.model_dump(), "seed": seed}})
+    card = {**d.card, "refine": {**config.model_dump(), "seed": seed}}
+    if (before := Spent.of(d.card)) is not None:
+        card |= before.then(spent(d, source, config), source.n_rows["train"]).entry()
+    return kept.with_card(**card)
+
+
+def spent(d: Dictionary, source: Source, config: RefineConfig) -> Spent:
+    """What a refinement adds: for a row of every step two lassos, the second to debias, and the statistics A and B;
+    for a step the solution of least squares."""
+    n, d_in = d.n_latents, d.d_in
+    norm, batch = taken(source, N_NORM), taken(source, config.batch_size)
+    a_row = 2 * lasso_multiply_adds(d.W_dec, config.n_iterations) + n * (n + d_in)
+    a_step = batch * a_row + n**3 // 3 + n**2 * d_in
+    samples = norm + config.steps * batch
+    return Spent.training(samples, norm * d_in + config.steps * a_step, source.n_rows["train"])
 
 
 @dataclass

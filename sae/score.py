@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kinds import configurable
+from sae.kinds import config_class, configurable
 from sae.matching import unit
 from sae.metric import Case, Evidence, MetricConfig
 from sae.seeds import Permutation, derive
@@ -25,6 +25,7 @@ def score(
     labels: Tensor | Mapping[str, Tensor] | None = None,
     seed: int = 0,
     targets: Tensor | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Every score that the given evidence allows, by name; NaN where one is undefined.
 
@@ -33,9 +34,11 @@ def score(
     are true directions of any length (zero: not represented), `codes` ``[rows, n_features]`` the true
     coefficients of the rows, `labels` ``[rows]`` or a mapping from names to ``[rows]``: 0/1, or class ids.
     `targets` ``[rows, d_in]`` are what `d` is to give back where that is not `x`: the reconstruction is held
-    against them, and `features`, as the decoder's rows, are directions in their space.
+    against them, and `features`, as the decoder's rows, are directions in their space. `metrics` names the families
+    that are wanted (files of ``sae/metrics/``); without it, all but those that must be asked for, as ``legacy``.
 
-    Raises ``ValueError`` where shapes do not fit or a value is NaN or infinite.
+    Raises ``ValueError`` where shapes do not fit, a value is NaN or infinite, or a family is unknown or lacks what it
+    needs.
     """
     named = {"label": labels} if isinstance(labels, Tensor) else dict(labels or {})
     check(d, x, features, codes, named, targets)
@@ -54,11 +57,22 @@ def score(
     case = Case(d, evidence)
     scores: dict[str, float] = {}
     with torch.no_grad():
-        for module in configurable("sae.metrics").values():
-            metric: MetricConfig = module.Config()
-            if metric.served_by(evidence.provides):
-                scores |= metric.score(case).scalars
+        for metric in chosen(metrics, evidence.provides):
+            scores |= metric.score(case).scalars
     return scores
+
+
+def chosen(metrics: Sequence[str] | None, provides: frozenset[str]) -> list[MetricConfig]:
+    """The families by name, or all that are computed by default and can be served."""
+    if metrics is None:
+        every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
+        return [metric for metric in every if metric.by_default and metric.served_by(provides)]
+    named: list[MetricConfig] = [config_class("sae.metrics", name)() for name in metrics]  # pyright: ignore
+    for name, metric in zip(metrics, named, strict=True):
+        if not metric.served_by(provides):
+            wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
+            raise ValueError(f"metrics: {name!r} needs {wanted}, which is not given")
+    return named
 
 
 def truth_of(features: Float[Tensor, "n_features d_in"], codes: Tensor | None) -> Truth:

@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import model_serializer
 from torch import Tensor
 
-from sae.kinds import Settings, kinds
+from sae.kinds import Grown, kinds
 
 if TYPE_CHECKING:
     from sae.model import Site
@@ -108,11 +107,7 @@ Progress = Callable[[int, int, str], None]
 """How long work tells of itself: ``progress(done, total, unit)``; the caller draws the bar."""
 
 
-LATER = frozenset({"target", "n_train"})
-"""Settings that sources had not always; unset they are not written down."""
-
-
-class SourceConfig(Settings, ABC):
+class SourceConfig(Grown, ABC):
     """Settings of one kind of source.
 
     `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``parents``, ``codes``,
@@ -122,6 +117,7 @@ class SourceConfig(Settings, ABC):
     """
 
     stage: ClassVar[Literal["generate", "stream"]] = "generate"
+    later: ClassVar[frozenset[str]] = frozenset({"target"})
     seed: int = 0
 
     @property
@@ -144,9 +140,3 @@ class SourceConfig(Settings, ABC):
     @abstractmethod
     def open(self, directory: Path, device: str) -> Source:
         """The source, read from a directory that :meth:`prepare` filled."""
-
-    @model_serializer(mode="wrap")
-    def _dump(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without what came later and is unset: who does not use it keeps the key that it had before."""
-        written = dump(self)
-        return {name: value for name, value in written.items() if not (name in LATER and value is None)}

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.cone import into_cone_
 from sae.kernels import Latents
 from sae.seeds import generator
 
@@ -26,7 +27,8 @@ class Stack:
     """The parameters of all members, in units of the scaled input.
 
     `own` are an architecture's numbers of each latent. `bar` follows the least code that a selection over the batch
-    keeps; it is no parameter. `centre` is what encoders subtract from the input where that is not `b_dec`.
+    keeps; it is no parameter. `centre` is what encoders subtract from the input where that is not `b_dec`. `began` are
+    the unit rows that W_dec began at, where it is to stay near them.
     """
 
     W_enc: Float[Tensor, "n_members n_latents d_in"]
@@ -36,6 +38,7 @@ class Stack:
     own: dict[str, Float[Tensor, "n_members n_latents"]] = field(default_factory=dict)
     bar: Float[Tensor, " n_members"] = field(default_factory=lambda: torch.zeros(0))
     centre: Float[Tensor, "n_members d_in"] | None = None
+    began: Float[Tensor, "n_members n_latents d_in"] | None = None
 
     NAMES: ClassVar[tuple[str, ...]] = ("W_enc", "W_dec", "b_enc", "b_dec")
 
@@ -46,7 +49,7 @@ class Stack:
     @classmethod
     def of(cls, named: Mapping[str, Tensor]) -> Stack:
         """The stack of named tensors, as :meth:`tensors` gives them."""
-        known = {name: named[name] for name in (*cls.NAMES, "bar", "centre") if name in named}
+        known = {name: named[name] for name in (*cls.NAMES, "bar", "centre", "began") if name in named}
         return cls(**known, own={k: v for k, v in named.items() if k not in known})
 
     @classmethod
@@ -112,8 +115,13 @@ class Stack:
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters and what follows them."""
-        centre = {} if self.centre is None else {"centre": self.centre}
-        return {**self.parameters(), "bar": self.bar, **centre}
+        held = {"centre": self.centre, "began": self.began}
+        return {**self.parameters(), "bar": self.bar, **{name: t for name, t in held.items() if t is not None}}
+
+    def keep_near_(self, least: float) -> None:
+        """Brings decoder rows back to a cosine of at least `least` with where they began, if that is remembered."""
+        if self.began is not None:
+            into_cone_(self.W_dec, self.began, least)
 
     def member(self, i: int) -> dict[str, Tensor]:
         """Copies of one member's tensors in a dictionary's layout (`W_enc` is ``[d_in, n_latents]``)."""

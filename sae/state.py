@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from sae.architecture import DictionaryConfig
+from sae.architecture import DictionaryConfig, Pursuit
 from sae.dictionary import Dictionary
 from sae.engine import Precision
-from sae.kinds import Settings
+from sae.kinds import Grown
 from sae.source import Source
+from sae.spent import Spent
 from sae.stack import Stack, Start
 from sae.units import Beginning, Scaling, Units
 
@@ -28,7 +29,7 @@ def _centre(given: Any) -> Any:
     return {True: "mean", False: "none"}[given] if isinstance(given, bool) else given
 
 
-class TrainConfig(Settings):
+class TrainConfig(Grown):
     """Settings of the training loop. Shares (`warm_up`, `decay`, ...) are of `steps`.
 
     `input_scale` is told in :mod:`sae.units`; it and what b_dec begins at (`centre`: the mean or the geometric median)
@@ -39,7 +40,13 @@ class TrainConfig(Settings):
     once codes are sparse: ``screen`` finds the candidates in bfloat16 and computes their codes in float32, so that
     codes are those of ``float32``; ``bfloat16`` takes the rounded product for the codes. Encoder rows begin at the norm
     `encoder_norm`; .1, where other libraries begin, finds features in fewer steps on wide dictionaries.
+
+    With `keep_near`, each decoder row keeps at least this cosine with where it began, in the units of training, by a
+    projection after every step (resampled rows too): the soft-frozen decoder of Korznikov et al. 2026 ('Sanity checks
+    for sparse autoencoders') at .8, a frozen one at 1. It tells what is owed to learned directions; 0 leaves them free.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"keep_near"})
 
     steps: int = Field(10_000, gt=0)
     batch_size: int = Field(1024, gt=0)
@@ -61,6 +68,7 @@ class TrainConfig(Settings):
     log_every: int = Field(100, gt=0)
     precision: Precision = "float32"
     encoder_norm: float = Field(0.1, gt=0)
+    keep_near: float = Field(0.0, ge=0, le=1)
 
 
 Member = tuple[DictionaryConfig, int]
@@ -84,6 +92,8 @@ class State:
     is_sparse: Bool[Tensor, " n_members"]
     units: Units
     figures: dict[str, Tensor | float]
+    n_rows: int | None = None
+    """How many different training rows the source has, None where they are drawn without end."""
 
     @classmethod
     def begin(
@@ -100,6 +110,8 @@ class State:
         stack.W_enc *= config.encoder_norm
         if source.has_targets:
             stack.centre = centre.to(device).repeat(len(seeds), 1)
+        if config.keep_near:
+            stack.began = stack.W_dec.clone()
         begins = first.architecture(0.0).begins
         stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in begins.items()}
         zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
@@ -108,11 +120,16 @@ class State:
         factor, integral, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar), torch.zeros_like(stack.bar)
         average = {name: p.clone() for name, p in stack.parameters().items()} if config.average else {}
         held = average, factor, integral, smooth, silent, dense
-        return cls(0, config, members, stack, zeros, *held, beginning.units, {})
+        return cls(0, config, members, stack, zeros, *held, beginning.units, {}, source.n_rows["train"])
 
     @classmethod
     def restored(
-        cls, members: Sequence[Member], config: TrainConfig, device: str, saved: Mapping[str, Tensor]
+        cls,
+        members: Sequence[Member],
+        source: Source,
+        config: TrainConfig,
+        device: str,
+        saved: Mapping[str, Tensor],
     ) -> State:
         """The state that a checkpoint was made of."""
         tensor = {name: value.to(device).clone() for name, value in saved.items()}
@@ -130,7 +147,7 @@ class State:
             saved["is_sparse"].clone(),
         )
         step, units = int(saved["step"]), Units.of(of("units."))
-        return cls(step, config, members, stack, moments, of("average."), *held, units, {})
+        return cls(step, config, members, stack, moments, of("average."), *held, units, {}, source.n_rows["train"])
 
     @property
     def dead(self) -> Bool[Tensor, "n_members n_latents"]:
@@ -169,12 +186,25 @@ class State:
         return Stack.of({**self.stack.tensors(), **self.average})
 
     def dictionaries(self) -> list[Dictionary]:
-        """The dictionaries as they are now, in raw units, on the CPU."""
-        stack = self.result()
+        """The dictionaries as they are now, in raw units, on the CPU, with what was spent on their cards."""
+        stack, spent = self.result(), self.spent.entry()
         return [
-            config.architecture().build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
+            config.architecture()
+            .build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
+            .with_card(**spent)
             for i, (config, _) in enumerate(self.members)
         ]
+
+    @property
+    def spent(self) -> Spent:
+        """What each member has cost: five products ``d_in * n_latents`` a sample, as a dense step has them (the codes,
+        the reconstruction, and the gradients of codes, decoder and encoder), whatever of them the sparse path leaves
+        out; a pursuit, whose gradient touches few latents, has one for each of its k steps. The rows that units were
+        taken from are those of the first steps, and not counted again."""
+        how = self.members[0][0].architecture().selection
+        products = how.k if isinstance(how, Pursuit) else 5
+        samples = self.step * self.config.batch_size
+        return Spent.training(samples, products * self.stack.W_dec[0].numel() * samples, self.n_rows)
 
 
 def select_members(checkpoint: Mapping[str, Tensor], members: Sequence[int]) -> dict[str, Tensor]:

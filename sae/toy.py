@@ -24,6 +24,7 @@ class ToyConfig(SourceConfig):
     """Settings of a source that is drawn from known features: without end, or `n_train` rows to train on."""
 
     FILE: ClassVar[str] = "source.safetensors"
+    later: ClassVar[frozenset[str]] = frozenset({"n_train"})
     n_train: int | None = Field(None, gt=0)
 
     @property

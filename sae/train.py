@@ -66,7 +66,7 @@ def train_side_by_side(
     states = [
         State.begin(members, source, config, device, beginning())
         if resume is None
-        else State.restored(members, config, device, resume)
+        else State.restored(members, source, config, device, resume)
         for members, resume in zip(stacks, resumes, strict=True)
     ]
     assert len({state.step for state in states}) == 1, "stacks side by side stand at the same step"
@@ -112,6 +112,7 @@ class _Team:
             precision=config.precision,
             spans=spans,
             target_l0=target,
+            keep_near=config.keep_near,
         )
 
     def step(self, pair: Pair, source: Source, logged: bool) -> None:
@@ -170,6 +171,7 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
     x, y = (torch.cat(part) for part in zip(*pieces, strict=True))
     seeds = [seed for _, seed in state.members]
     resample_(state.stack, state.moments, dead, x, y, errors, seeds, state.step)
+    state.stack.keep_near_(config.keep_near)
     for name, value in state.members[0][0].architecture(0.0).begins.items():
         for numbers, to in ((state.stack.own[name], value), *((moment, 0.0) for moment in state.moments[name])):
             numbers.masked_fill_(dead, to)

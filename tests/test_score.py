@@ -15,12 +15,15 @@ X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 
 UNSUPERVISED = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"}
-UNSUPERVISED |= {"decoder_cosine", "encoder_cost"}
+UNSUPERVISED |= {"decoder_cosine", "encoder_cost", "train_rows", "train_samples", "train_flops"}
 RECOVERY = {"mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness"}
 RECOVERY |= {"n_represented", "false_recovery"}
 ACTIVITY = {"true_l0", *(f"fvu_active_{k}" for k in range(1, 5))}
 FIRING = {f"{n}{form}" for n in ("precision", "recall", "f1") for form in ("", "_chosen")} | {"f1_macro", "threshold"}
-DECILES = {f"mmcs_decile_{i}" for i in range(1, 11)}
+DECILES = {f"{name}_decile_{i}" for name in ("mmcs", "f1") for i in range(1, 11)}
+CAUSES = {"causal_share", "inert", "causal_stray", "homeless", "hedged"}
+SPLITTING = {"split_features", "pieces_per_feature", "composed_latents", "features_per_latent"}
+COVERAGE = {"coverage", "coverage_one_t", "coverage_chance", "board_reconstruction"}
 PROBES = ("logistic", "diff_means", "neuron", "nearest", "latent", "k1", "k5", "k16", "shuffled")
 PROBING = {f"probe_{score}_{probe}" for score in ("auc", "f1") for probe in PROBES} | {"latents_per_feature"}
 
@@ -29,9 +32,9 @@ def test_the_evidence_decides_which_scores_there_are():
     labels = (C[:, 0] > 0).long()
     assert set(score(D, X)) == UNSUPERVISED
     assert set(score(D, X, features=F)) == UNSUPERVISED | RECOVERY
-    assert set(score(D, X, labels=labels)) == UNSUPERVISED | PROBING
-    assert set(score(D, X, codes=C)) == UNSUPERVISED | ACTIVITY | PROBING
-    everything = UNSUPERVISED | ACTIVITY | RECOVERY | DECILES | FIRING | PROBING
+    assert set(score(D, X, labels=labels)) == UNSUPERVISED | PROBING | COVERAGE
+    assert set(score(D, X, codes=C)) == UNSUPERVISED | ACTIVITY | PROBING | COVERAGE
+    everything = UNSUPERVISED | ACTIVITY | RECOVERY | DECILES | FIRING | PROBING | CAUSES | SPLITTING | COVERAGE
     assert set(score(D, X, features=F, codes=C, labels={"a": labels, "b": C[:, 1] > 0})) == everything
 
 

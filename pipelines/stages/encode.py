@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipelines.cost import metered
 from pipelines.sources import open_source
 from pipelines.step import Job, Runtime, Tell
 from sae.files import load, save
@@ -19,7 +20,9 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
         tell(i, len(jobs), "encoders")
         settings = dict(job.step.config["encoder"])
         d = load(job.inputs["dictionary"]).to(runtime.device)
-        read = d.with_encoder(settings.pop("kind"), source, job.step.config["seed"], **settings)
+        with metered(runtime.device) as cost:
+            read = d.with_encoder(settings.pop("kind"), source, job.step.config["seed"], **settings)
+        cost.write(job.out, before=job.inputs["dictionary"])
         save(read.with_card(step=job.step.name), job.out / "dictionary")
         yield job
     tell(len(jobs), len(jobs), "encoders")

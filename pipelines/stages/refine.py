@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.cost import metered
 from pipelines.sources import open_source
 from pipelines.step import Job, Runtime, Tell
 from sae.files import load, save
@@ -21,9 +22,10 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
     for i, job in enumerate(jobs):
         tell(i, len(jobs), "dictionaries")
         config = RefineConfig(**job.step.config["refine"])
-        with torch.no_grad():
-            start = load(job.inputs["dictionary"]).to(runtime.device)
+        start = load(job.inputs["dictionary"]).to(runtime.device)
+        with torch.no_grad(), metered(runtime.device) as cost:
             d = refined(start, source, config, job.step.config["seed"])
+        cost.write(job.out, before=job.inputs["dictionary"])
         save(d.with_card(**{**d.card, "step": job.step.name}), job.out / "dictionary")
         yield job
     tell(len(jobs), len(jobs), "dictionaries")

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.drawing import to_bytes
-from pipelines.findings import judge, sentences
-from pipelines.gallery import Place, pictures
+from pipelines.findings import judge
+from pipelines.findings import sentences as findings
+from pipelines.gallery import Picture, Place, pictures
 from pipelines.page import Section, Shown, render
+from pipelines.probed import SUMMARY, answers, gather, learning, probes_of, summarised, write_summaries
 from pipelines.scoreboard import Row, decided_by, goodness, read_csv, settings_of, write_csv
 from pipelines.sources import nonlinear
 from pipelines.step import Job, Runtime, Tell
+from sae.probing.summary import Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,14 +48,18 @@ def _report(job: Job) -> None:
     score = decided_by(everything, job.step.config["best_by"])
     sources = list(dict.fromkeys(s.source for s in everything))
     sections: list[Section] = []
+    probed, summaries, said = gather(job), dict[str, Summary](), dict[str, Sequence[str]]()
     for i, source in enumerate(sources):
         settings = [s for s in everything if s.source == source]
         verdict = judge(settings, score)
+        if source in probed:
+            summaries[source] = summarised(probed[source], {s.title: s.members for s in settings})
         shown: list[Shown] = []
         if verdict is not None and i < MOST_DRAWN:
             folder = job.out / "figures" / (f"source-{i}" if len(sources) > 1 else "")
             folder.mkdir(parents=True, exist_ok=True)
-            for picture in pictures(settings, verdict, places):
+            studied = learning(summaries[source], settings, score) if source in summaries else ()
+            for picture in [*pictures(settings, verdict, places), *(Picture(*one) for one in studied)]:
                 svg = to_bytes(picture.figure, "svg")
                 (folder / f"{picture.name}.svg").write_bytes(svg)
                 (folder / f"{picture.name}.png").write_bytes(to_bytes(picture.figure, "png"))
@@ -61,8 +68,12 @@ def _report(job: Job) -> None:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
         why = nonlinear(places[settings[0].members[0]].source)
-        told = [] if verdict is None else sentences(settings, verdict, why)
-        sections.append(Section(source, told, settings, verdict, shown))
+        told = [] if verdict is None else findings(settings, verdict, why)
+        study = probes_of(summaries[source], settings, score) if source in summaries else None
+        said[source] = [] if study is None else study.findings
+        sections.append(Section(source, told, settings, verdict, shown, study))
+    if summaries:
+        write_summaries(summaries, said, job.out / SUMMARY)
     manifests = [_manifest(place.train) for place in places]
     (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
 
@@ -96,5 +107,6 @@ def print_table(directory: Path, console: Console) -> None:
         console.print(table)
         console.print(footnote(own, score, table.row_count), style="dim", markup=False, highlight=False)
         verdict = judge(own, score)
-        for sentence in [] if verdict is None else sentences(own, verdict)[:3]:
+        told = [] if verdict is None else findings(own, verdict)[:3]
+        for sentence in [*told, *answers(directory, source)]:
             console.print(sentence, markup=False, highlight=False)

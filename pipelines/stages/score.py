@@ -18,7 +18,7 @@ from sae.files.native import write_whole
 from sae.kinds import config_class
 from sae.metric import Case, Evidence, MetricConfig, gather
 
-VERSION = 3
+VERSION = 4
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
@@ -54,7 +54,8 @@ def _score(job: Job, d: Dictionary, evidence: Evidence, metrics: Sequence[tuple[
         assert not twice, f"two metrics give the score {twice}"
         scalars |= {name: value if math.isfinite(value) else None for name, value in found.scalars.items()}
         vectors |= {f"{kind}.{name}": vector for name, vector in found.vectors.items()}
-    row = {**job.step.config["row"], "n_latents": d.n_latents}
+    row = dict(job.step.config["row"])
+    row["n_latents"] = row["n_latents"] or d.n_latents  # as asked for: refinement drops other latents with every seed
     _write(job.out, {"row": row, "scores": scalars}, vectors)
 
 

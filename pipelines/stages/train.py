@@ -18,9 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from pipelines.cost import Cost, metered
 from pipelines.sinks import Sinks
 from pipelines.sources import open_source
 from pipelines.step import Job, Runtime, Tell
+from sae import memory
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.files import save
@@ -35,7 +37,7 @@ VERSION = 3
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``dictionary/`` in every job's directory, and ``log.jsonl`` where there was a loss to log."""
+    """Leaves ``dictionary/`` and ``cost.json`` in every job's directory, and ``log.jsonl`` where there was a loss."""
     baselines = [job for job in jobs if "method" in job.step.config]
     for i, job in enumerate(baselines):
         tell(i, len(baselines), "dictionaries")
@@ -47,7 +49,10 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
     begun = [key for stack in _members_of(checkpoint) for key in stack]
     for part in ([j for j in trained if j.step.key in begun], [j for j in trained if j.step.key not in begun]):
         for sitting in _sittings(part, runtime):
-            yield from _train(sitting, checkpoint, runtime, tell)
+            held = memory.held(runtime.device)
+            for job in _train(sitting, checkpoint, runtime, tell):
+                _share(job, sitting, max(0, memory.peak(runtime.device) - held))
+                yield job
 
 
 def _fit(job: Job, runtime: Runtime) -> None:
@@ -56,7 +61,10 @@ def _fit(job: Job, runtime: Runtime) -> None:
     method = config_class("sae.baselines", settings["kind"])(**settings)
     assert isinstance(method, MethodConfig)
     source = open_source(job.inputs["source"], runtime.device)
-    _save(method.fit(source, job.step.config["seed"]), job)
+    with metered(runtime.device) as cost:
+        d = method.fit(source, job.step.config["seed"])
+    cost.write(job.out)
+    _save(d, job)
 
 
 def _sittings(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
@@ -123,6 +131,14 @@ def _train(stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, 
                 _save(dictionary, job)
                 yield job
     sinks.close()
+
+
+def _share(job: Job, sitting: Sequence[Sequence[Job]], most: int) -> None:
+    """What of its sitting's time and memory one dictionary took: as much as its width is of all of theirs."""
+    widths = {other.step.key: _member(other)[0].n_latents for stack in sitting for other in stack}
+    share = widths[job.step.key] / sum(widths.values())
+    seconds = _lines(job.out / "log.jsonl")[-1]["seconds"]
+    Cost(share * seconds, round(share * most)).write(job.out)
 
 
 def _member(job: Job) -> Member:

@@ -9,6 +9,7 @@ from pydantic import Field
 from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig, training_rows
 from sae.source import Source
+from sae.spent import Spent
 
 SPARE = 8
 """Rows looked at for every one that is needed: sparse toy data have rows in which nothing is active."""
@@ -29,4 +30,4 @@ class Config(MethodConfig):
                 f"data_points: n_latents = {self.n_latents}, but the source has {len(points)} rows other than zero; "
                 "ask for fewer"
             )
-        return Relu.tied(points)
+        return Relu.tied(points).with_card(**Spent(len(rows), len(rows), rows.numel()).entry())

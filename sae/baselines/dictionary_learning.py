@@ -41,6 +41,7 @@ from sae.encoders.fista import Fista
 from sae.method import MethodConfig, training_rows
 from sae.seeds import derive, generator
 from sae.source import Source
+from sae.spent import Spent
 from sae.stack import first_directions
 
 AT_ONCE = 128
@@ -87,14 +88,14 @@ class Config(MethodConfig):
         penalties = [l1 * unit_of_l1 for l1 in self.penalties()]
         rounds = learner.by_rounds(rows, penalties) if self.mode == "batch" else learner.online(rows, penalties, own)
         d = Fista.over(learner.W_dec, nothing, penalties[-1], self.read_iterations, 0.0, self.tolerance)
-        return d.with_card(rounds=rounds, spent=self.spent(d.W_dec, len(rows), rounds))
+        return d.with_card(rounds=rounds, **self.spent(d.W_dec, len(rows), rounds).entry())
 
     def penalties(self) -> list[float]:
         """The penalty of every round."""
         end, last = self.l1 if self.l1_end is None else self.l1_end, max(1, self.rounds - 1)
         return [self.l1 + (end - self.l1) * i / last for i in range(self.rounds)]
 
-    def spent(self, W_dec: Tensor, n_rows: int, rounds: int) -> dict[str, int]:
+    def spent(self, W_dec: Tensor, n_rows: int, rounds: int) -> Spent:
         """Different rows, rows gone over, and multiply-adds: at most those of FISTA, and those of the updates."""
         n, d_in = W_dec.shape
         solves = self.mode == "batch" or self.update == "solve"
@@ -102,7 +103,7 @@ class Config(MethodConfig):
         of_a_row = lasso_multiply_adds(W_dec, self.n_iterations) + n * (n + d_in)
         of_an_update = n * n * d_in + (n**3 // 3 if solves else 0)
         samples = rounds * n_rows
-        return {"rows": n_rows, "samples": samples, "multiply_adds": samples * of_a_row + updates * of_an_update}
+        return Spent(n_rows, samples, samples * of_a_row + updates * of_an_update)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pydantic import Field
 from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig, training_rows
 from sae.source import Source
+from sae.spent import Spent, eigenvectors
 
 
 class Config(MethodConfig):
@@ -50,4 +51,18 @@ class Config(MethodConfig):
         unmixing = torch.from_numpy(ica.components_).float() * norm[:, None]
         both = torch.cat([unmixing, -unmixing]).T.contiguous()
         d = Relu(both, torch.cat([directions, -directions]), torch.zeros(both.shape[1]), x.mean(0))
-        return d.with_card(iterations=int(ica.n_iter_), converged=bool(ica.n_iter_ < self.max_iterations))
+        n_iterations = int(ica.n_iter_)
+        return d.with_card(
+            iterations=n_iterations,
+            converged=n_iterations < self.max_iterations,
+            **spent(len(x), source.d_in, len(directions), n_iterations).entry(),
+        )
+
+
+def spent(n_rows: int, d_in: int, rank: int, n_iterations: int) -> Spent:
+    """Whitening is a covariance and its eigenvectors; an iteration two products of all rows with all components, and
+    the eigenvectors of a symmetric decorrelation."""
+    whitening = n_rows * d_in**2 + eigenvectors(d_in)
+    return Spent(
+        n_rows, n_rows * (1 + n_iterations), whitening + n_iterations * (2 * n_rows * rank**2 + eigenvectors(rank))
+    )

@@ -17,6 +17,7 @@ from pydantic import Field
 from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig, training_pairs
 from sae.source import Source
+from sae.spent import Spent, eigenvectors
 
 
 class Config(MethodConfig):
@@ -36,4 +37,7 @@ class Config(MethodConfig):
         V = torch.linalg.eigh(B.T @ (x.T @ x) @ B)[1].flip(1)[:, : self.rank]
         W_enc, W_dec = torch.cat([B @ V, -B @ V], 1), torch.cat([V.T, -V.T])
         b_enc = (mean_y - mean_x) @ W_enc  # a dictionary takes b_dec, the mean of y, from x before it encodes
-        return Relu(W_enc.float(), W_dec.float(), b_enc.float(), mean_y.float())
+        # Two covariances, a pseudo-inverse and the eigenvectors.
+        spent = Spent(len(x), len(x), 2 * x.numel() * source.d_in + 2 * eigenvectors(source.d_in))
+        d = Relu(W_enc.float(), W_dec.float(), b_enc.float(), mean_y.float())
+        return d.with_card(**spent.entry())

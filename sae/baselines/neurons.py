@@ -12,6 +12,7 @@ import torch
 from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig
 from sae.source import Source
+from sae.spent import Spent
 
 
 class Config(MethodConfig):
@@ -23,4 +24,4 @@ class Config(MethodConfig):
 
     def fit(self, source: Source, seed: int) -> Relu:
         basis = torch.eye(source.d_in)
-        return Relu.tied(torch.cat([basis, -basis]))
+        return Relu.tied(torch.cat([basis, -basis])).with_card(**Spent().entry())

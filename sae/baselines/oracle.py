@@ -1,4 +1,9 @@
-"""The true directions: the ceiling, with an encoder that is not the limit (``fista``) or with one layer (``relu``)."""
+"""The true directions: the ceiling, read in three ways.
+
+fista      non-negative lasso codes: the ceiling of an encoder that is not the limit
+threshold  one layer learned after the fact, from those codes: the ceiling of one layer (sae/encoders/threshold.py)
+relu       the projections themselves, which fire wherever features interfere
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,14 @@ from sae.dictionary import Dictionary
 from sae.encoders.fista import Fista
 from sae.method import MethodConfig, training_rows
 from sae.source import Source
+from sae.spent import Spent
 
 
 class Config(MethodConfig):
     """Settings. `l1` and `threshold` of the non-negative lasso are in units of the mean activation norm."""
 
     kind: Literal["oracle"] = "oracle"
-    encoder: Literal["fista", "relu"] = "fista"
+    encoder: Literal["fista", "threshold", "relu"] = "fista"
     l1: float = Field(0.01, ge=0)
     threshold: float = Field(0.03, ge=0)
     n_iterations: int = Field(200, gt=0)
@@ -31,7 +37,17 @@ class Config(MethodConfig):
         assert truth is not None
         directions = truth.directions[truth.represented]
         offset = torch.zeros(source.d_in) if truth.offset is None else truth.offset
+        tied = Relu.tied(directions, offset).with_card(**Spent().entry())
         if self.encoder == "relu":
-            return Relu.tied(directions, offset)
-        norm = float((training_rows(source, 4096, seed) - offset).norm(dim=-1).mean())
-        return Fista.over(directions, offset, self.l1 * norm, self.n_iterations, self.threshold * norm)
+            return tied
+        if self.encoder == "threshold":
+            return tied.with_encoder("threshold", source, seed, layer="learned", **self.lasso)
+        rows = training_rows(source, 4096, seed)
+        norm = float((rows - offset).norm(dim=-1).mean())
+        read = Fista.over(directions, offset, self.l1 * norm, self.n_iterations, self.threshold * norm)
+        return read.with_card(**Spent(len(rows), len(rows), rows.numel()).entry())
+
+    @property
+    def lasso(self) -> dict[str, float]:
+        """The settings of the lasso, as an encoder takes them."""
+        return self.model_dump(include={"l1", "threshold", "n_iterations"})

@@ -10,6 +10,7 @@ from pydantic import Field
 from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig, training_rows
 from sae.source import Source
+from sae.spent import Spent, eigenvectors
 
 
 class Config(MethodConfig):
@@ -25,4 +26,5 @@ class Config(MethodConfig):
         mean = x.mean(0)
         _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
         components = vectors.T.flip(0)[: self.n_components].float()
-        return Relu.tied(torch.cat([components, -components]), mean.float())
+        spent = Spent(len(x), len(x), x.numel() * source.d_in + eigenvectors(source.d_in))
+        return Relu.tied(torch.cat([components, -components]), mean.float()).with_card(**spent.entry())

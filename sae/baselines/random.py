@@ -10,6 +10,7 @@ from sae.dictionaries.relu import Relu
 from sae.method import MethodConfig
 from sae.seeds import generator
 from sae.source import Source
+from sae.spent import Spent
 from sae.toy import random_directions
 
 
@@ -20,4 +21,5 @@ class Config(MethodConfig):
     n_latents: int = Field(gt=0)
 
     def fit(self, source: Source, seed: int) -> Relu:
-        return Relu.tied(random_directions(self.n_latents, source.d_in, generator("random", seed)))
+        directions = random_directions(self.n_latents, source.d_in, generator("random", seed))
+        return Relu.tied(directions).with_card(**Spent().entry())

@@ -19,12 +19,13 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.calibration import fit_jump
-from sae.coding import gram_product, largest_eigenvalue, sparse_codes
+from sae.coding import gram_product, largest_eigenvalue, lasso_multiply_adds, sparse_codes
 from sae.dictionary import Dictionary
-from sae.encoder import LassoConfig, needed, training_rows
+from sae.encoder import LassoConfig, needed, taken, training_rows
 from sae.seeds import generator
 from sae.selection import above
 from sae.source import Source
+from sae.spent import Spent
 
 
 class Config(LassoConfig):
@@ -50,6 +51,13 @@ class Config(LassoConfig):
         jump = fit_jump(unroll(x @ d.W_dec.T, d.W_dec, step, shift), codes)
         W_enc, b_enc = d.W_dec.T.contiguous(), torch.zeros_like(d.b_enc)
         return Lista(W_enc, d.W_dec, b_enc, d.b_dec, step, shift, **jump._asdict())
+
+    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+        """Two lassos a row, the second to debias; then three times the unrolled products a sample, forth and back."""
+        n, drawn = taken(needed(source, "to learn the steps on"), self.n_rows), self.steps * self.batch_size
+        unrolled = (self.n_steps - 1) * d.n_latents * min(d.n_latents, 2 * d.d_in)
+        work = n * (2 * lasso_multiply_adds(d.W_dec, self.n_iterations) + d.d_in * d.n_latents + unrolled)
+        return super().spent(d, source).then(Spent(n, n + drawn, work + 3 * drawn * unrolled), None)
 
     def learn(
         self, correlation: Tensor, codes: Tensor, W_dec: Tensor, step: Tensor, shift: Tensor, seed: int

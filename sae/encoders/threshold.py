@@ -25,12 +25,13 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.calibration import fit_jump
-from sae.coding import sparse_codes
+from sae.coding import lasso_multiply_adds, sparse_codes
 from sae.dictionary import Dictionary
-from sae.encoder import LassoConfig, needed, training_rows
+from sae.encoder import LassoConfig, needed, taken, training_rows
 from sae.seeds import generator
 from sae.selection import above
 from sae.source import Source
+from sae.spent import Spent
 
 START_LOGIT = 12.0
 """What a planted code of 1 adds to its logit in the beginning."""
@@ -57,6 +58,17 @@ class Config(LassoConfig):
             W_enc, b_enc = self.learn(x, codes, d.W_dec, seed)
         slope, offset, threshold = fit_jump(x @ W_enc + b_enc, codes)
         return Threshold(W_enc * slope, d.W_dec, b_enc * slope + offset, d.b_dec, threshold=threshold)
+
+    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+        """Two lassos a row, the second to debias, and the layer's own product; with ``layer = "learned"`` two products
+        a sample of the regression, and the covariance of the rows."""
+        n = taken(needed(source, "to set thresholds on"), self.n_rows)
+        layer = d.d_in * d.n_latents
+        work = n * (2 * lasso_multiply_adds(d.W_dec, self.n_iterations) + layer)
+        if self.layer == "own":
+            return super().spent(d, source).then(Spent(n, n, work), None)
+        drawn = self.steps * self.batch_size
+        return super().spent(d, source).then(Spent(n, n + drawn, work + 2 * drawn * layer + n * d.d_in**2), None)
 
     def learn(
         self,

@@ -40,7 +40,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 RATES = ("parent_recall_child", "parent_recall_alone", "absorption_full", "absorption_fraction")
 NAMES = ("parents_found", *RATES, "child_in_parent", "parent_in_child")
@@ -90,7 +90,7 @@ class Config(MetricConfig):
         brought = z[rows[:, None], latent] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]
         full = ~fires & ((brought >= self.full_share * a[:, None]) & (excess >= self.full_cosine)).any(1)
         absorbed = (brought * (excess >= self.fraction_cosine)).clamp_min(0).sum(1)
-        kept = (z[rows, own] * (d.W_dec[own] @ forest.directions[p])).clamp_min(0)
+        kept = (z[rows, own] * (forest.latents[own] @ forest.directions[p])).clamp_min(0)
         part = (absorbed / (absorbed + kept)).masked_fill(kept >= a, 0)  # 0 / 0 is NaN
         seen = bool(fires.any() | full.any())
         return torch.stack(
@@ -126,11 +126,11 @@ class Forest:
         latent[matching.feature] = matching.latent
         cosine = torch.full(latent.shape, torch.nan, device=latent.device)
         has = latent >= 0
-        own = case.dictionary.W_dec[latent[has]].float()
-        cosine[has] = torch.cosine_similarity(truth.directions[has], own, dim=1)
+        directions, latents = truth.directions.float(), case.dictionary.W_dec.float()
+        cosine[has] = torch.cosine_similarity(directions[has], latents[latent[has]], dim=1)
         pair = (truth.parents >= 0) & truth.represented & truth.represented[truth.parents]
         child = pair.nonzero()[:, 0]
-        return cls(truth.directions, case.dictionary.W_dec.float(), latent, cosine, child, truth.parents[child])
+        return cls(directions, latents, latent, cosine, child, truth.parents[child])
 
     def below(self, p: int) -> Int[Tensor, " n"]:
         """The represented descendants of p."""
@@ -145,7 +145,3 @@ class Forest:
         f, g = self.directions[of], self.directions[over]
         found = torch.cosine_similarity(self.latents[self.latent[of]], g, dim=1)
         return (found - torch.cosine_similarity(f, g, dim=1)).masked_fill(self.latent[of] < 0, torch.nan)
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

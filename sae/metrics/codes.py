@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.matching import LARGEST_ASSIGNMENT, one_to_one
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, mean
 
 VARIES = 1e-8
 """The variance from which a coefficient counts as varying."""
@@ -74,7 +74,7 @@ def matched_correlations(
     """|Pearson| of each feature with the latent assigned to it, 0 without one; NaN where there are too many."""
     if max(codes.shape[1], z.shape[1]) > LARGEST_ASSIGNMENT:
         return codes.new_full((codes.shape[1],), torch.nan)
-    size = (standardised(codes).T @ standardised(z)).abs()
+    size = (standardised(codes.to(z)).T @ standardised(z)).abs()
     latent = one_to_one(size)
     return size.gather(1, latent.clamp_min(0)[:, None])[:, 0] * (latent >= 0)
 
@@ -90,10 +90,10 @@ def coefficients(
     r2[asked] = 0
     has = (matching.latent >= 0) & asked[matching.feature]
     feature, latent = matching.feature[has], matching.latent[has]
-    c = codes[:, feature]
     u = case.test_codes[:, latent] * case.dictionary.W_dec.norm(dim=-1)[latent]
-    slope[feature] = (c * u).sum(0) / c.square().sum(0)
-    r2[feature] = (standardised(c) * standardised(u)).sum(0).square()
+    c = codes[:, feature].to(u)
+    slope[feature] = ((c * u).sum(0) / c.square().sum(0)).to(slope)
+    r2[feature] = (standardised(c) * standardised(u)).sum(0).square().to(r2)
     return slope, r2
 
 
@@ -110,7 +110,3 @@ def spread(values: Float[Tensor, " n_asked"], asked: Bool[Tensor, " n_features"]
     every = values.new_full((len(asked),), torch.nan)
     every[asked] = values
     return every
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

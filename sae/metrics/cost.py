@@ -1,16 +1,22 @@
-"""What it costs to read a row.
+"""What it costs to read a row, and what it has cost to get there.
 
-    encoder_cost  multiply-adds of the encoder, over the ``d_in * n_latents`` of one layer
+    encoder_cost   multiply-adds of the encoder, over the ``d_in * n_latents`` of one layer
+    train_rows     different training rows that were looked at
+    train_samples  training rows that were worked on, counting every repeat
+    train_flops    floating point operations: twice the multiply-adds of the dense products
 
-A number of the settings, not a measured time: for an encoder that stops when a row has converged it is what a row may
-cost at most. So it is the same on every machine.
+Numbers of the settings, not measured times: for an encoder that stops when a row has converged it is what a row may
+cost at most. So they are the same on every machine. The last three are what the dictionary's card says was spent
+(:mod:`sae.spent`), NaN where it says nothing.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from sae.metric import Case, MetricConfig, Scores
+from sae.spent import Spent
 
 
 class Config(MetricConfig):
@@ -20,4 +26,13 @@ class Config(MetricConfig):
 
     def score(self, case: Case) -> Scores:
         d = case.dictionary
-        return Scores({"encoder_cost": d.multiply_adds() / (d.d_in * d.n_latents)})
+        spent = Spent.of(d.card)
+        rows, samples, flops = (math.nan,) * 3 if spent is None else map(float, (*spent[:2], 2 * spent.multiply_adds))
+        return Scores(
+            {
+                "encoder_cost": d.multiply_adds() / (d.d_in * d.n_latents),
+                "train_rows": rows,
+                "train_samples": samples,
+                "train_flops": flops,
+            }
+        )

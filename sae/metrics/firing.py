@@ -19,6 +19,9 @@ scale of a latent, which is a matter of convention, does not count.
 |cos|, many to one; it fires where ``z != 0``; the mean is over latents, 0 where undefined. Dead latents lower it,
 and copies of a feature split among latents can all score. Do not compare it with `f1`.
 
+`f1_decile_1` to `f1_decile_10`: the mean of the features' f1 by tenths of the features, from the rarest to the most
+frequent, the tenths of `mmcs_decile_*`; left out where no probabilities are known.
+
 A feature that is active in no test row has no recall and is left out of the means over features. Above
 `sae.matching.LARGEST_ASSIGNMENT` there is no assignment, and all but `f1_macro` are NaN.
 """
@@ -34,7 +37,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.matching import Matching
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, deciles
 
 ROWS_AT_ONCE = 4096
 NAMES = ("precision", "recall", "f1", "precision_chosen", "recall_chosen", "f1_chosen", "threshold")
@@ -59,6 +62,9 @@ class Config(MetricConfig):
         test = Agreement.at(grid, *supports(case, matching.latent, "test"))
         means = torch.stack([test.precision, test.recall, test.f1], dim=1).double().nanmean(-1)
         scalars = dict(zip(NAMES, [*means.flatten().tolist(), float(threshold)], strict=True)) | macro
+        truth = case.evidence.truth
+        assert truth is not None
+        scalars |= deciles("f1", test.f1[0], truth.probability[matching.feature])
         vectors = {
             name: torch.full((true_codes.shape[1],), torch.nan, device=grid.device) for name in ("f1", "f1_chosen")
         }

@@ -39,15 +39,21 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from sae.metric import Case, Evidence, MetricConfig, Scores, encode
-from sae.probes import best_threshold, f1_score, logistic, mean_difference, nearest, rank_auc, standardised
+from sae.metric import Case, Evidence, MetricConfig, Scores
+from sae.probes import (
+    logistic,
+    mean_difference,
+    nearest,
+    rank_auc,
+    standardised,
+)
+from sae.properties import Properties, properties_of
 from sae.seeds import derive
-from sae.source import Batch
 
 
 class Config(MetricConfig):
@@ -72,33 +78,10 @@ class Config(MetricConfig):
         return Scores({**scores, **on_latents(self, tasks, case)})
 
 
-@dataclass(frozen=True, eq=False)
-class Tasks:
-    """Binary properties of the rows of two batches, one column a task."""
-
-    choose: Batch
-    test: Batch
-    on_choose: Bool[Tensor, "choose_rows n_tasks"]
-    on_test: Bool[Tensor, "test_rows n_tasks"]
-
-    def __len__(self) -> int:
-        return self.on_test.shape[1]
-
-    def measure(self, task: int, score: Tensor, threshold: float) -> tuple[float, float]:
-        """AUC and F1 of one probe on the test rows."""
-        positive = self.on_test[:, task]
-        auc = float(rank_auc(score[:, None], positive[:, None]))
-        return auc, f1_score(score >= threshold, positive)
-
-    def measure_single(self, task: int, on_choose: Tensor, on_test: Tensor) -> tuple[float, float]:
-        """AUC and F1 of a score whose threshold is yet to be chosen."""
-        return self.measure(task, on_test, best_threshold(on_choose, self.on_choose[:, task]))
-
-
 @lru_cache(maxsize=2)
-def on_activations(config: Config, evidence: Evidence) -> tuple[Tasks, Mapping[str, float]]:
+def on_activations(config: Config, evidence: Evidence) -> tuple[Properties, Mapping[str, float]]:
     """The tasks, and the scores of the probes on the activations: once for all dictionaries of a source."""
-    tasks = labelled_tasks(config, evidence) if evidence.labelled is not None else feature_tasks(config, evidence)
+    tasks = properties_of(evidence, config.n_tasks, config.min_count)
     choose, test = tasks.choose.acts.float(), tasks.test.acts.float()
     x, x_test = (array(t) for t in standardised(choose, test))
     direction = mean_difference(choose, tasks.on_choose)
@@ -121,9 +104,9 @@ def on_activations(config: Config, evidence: Evidence) -> tuple[Tasks, Mapping[s
     return tasks, means(found)
 
 
-def on_latents(config: Config, tasks: Tasks, case: Case) -> dict[str, float]:
+def on_latents(config: Config, tasks: Properties, case: Case) -> dict[str, float]:
     """The scores of the probes on latents."""
-    choose, test = codes_of(case, tasks.choose).float(), codes_of(case, tasks.test).float()
+    choose, test = case.codes_of(tasks.choose).float(), case.codes_of(tasks.test).float()
     norm = case.dictionary.W_dec.norm(dim=-1)
     strongest = min(max(config.k), choose.shape[1])
     difference = mean_difference(choose, tasks.on_choose) * norm
@@ -150,7 +133,7 @@ class Sample:
     seed: int
 
     @classmethod
-    def of(cls, config: Config, tasks: Tasks, task: int) -> Sample:
+    def of(cls, config: Config, tasks: Properties, task: int) -> Sample:
         positive = tasks.on_choose[:, task].cpu().numpy()
         seed = derive("probing", config.seed, task)
         draw = np.random.default_rng(seed)
@@ -172,7 +155,9 @@ class Sample:
         return torch.from_numpy(odds).to(self.device)
 
 
-def nearest_share(config: Config, tasks: Tasks, choose: Tensor, test: Tensor) -> Float[Tensor, "test_rows n_tasks"]:
+def nearest_share(
+    config: Config, tasks: Properties, choose: Tensor, test: Tensor
+) -> Float[Tensor, "test_rows n_tasks"]:
     """For each test row, the share of positive rows among its nearest choose rows."""
     draw = np.random.default_rng(derive("nearest", config.seed))
     kept = torch.from_numpy(draw.permutation(len(choose))[: config.max_rows]).to(choose.device)
@@ -184,50 +169,6 @@ def spread(difference: Float[Tensor, "n_tasks n_latents"]) -> Float[Tensor, " n_
     """Over how many latents each property is spread; NaN where none gives more for it than against it."""
     square = difference.double().clamp_min(0).square()
     return square.sum(1).square() / square.square().sum(1)
-
-
-def feature_tasks(config: Config, evidence: Evidence) -> Tasks:
-    """'Feature g is active', for at most `n_tasks` represented features from rare to frequent."""
-    choose, test = evidence.choose, evidence.test
-    assert choose.codes is not None and test.codes is not None
-    on_choose, on_test = choose.codes > 0, test.codes > 0
-    usable = enough(config, on_choose, on_test)
-    if evidence.truth is not None:
-        usable &= evidence.truth.represented
-    candidates = usable.nonzero()[:, 0]
-    by_frequency = candidates[on_choose[:, candidates].sum(0).argsort(stable=True)]
-    n = min(config.n_tasks, len(by_frequency))
-    feature = by_frequency[torch.linspace(0, max(0, len(by_frequency) - 1), n).round().long()]
-    return Tasks(choose, test, on_choose[:, feature], on_test[:, feature])
-
-
-def labelled_tasks(config: Config, evidence: Evidence) -> Tasks:
-    """Every label, and every class of a label with classes, that is frequent enough."""
-    assert evidence.labelled is not None
-    choose, test = evidence.labelled
-    columns: list[tuple[Tensor, Tensor]] = []
-    for name, label in choose.labels.items():
-        classes = label.unique().tolist()
-        positives = [1] if set(classes) <= {0, 1} else classes
-        columns += [(label == c, test.labels[name] == c) for c in positives]
-    on_choose, on_test = (torch.stack(half, dim=1) for half in zip(*columns, strict=True))
-    usable = enough(config, on_choose, on_test)
-    return Tasks(choose, test, on_choose[:, usable], on_test[:, usable])
-
-
-def enough(config: Config, *halves: Bool[Tensor, "_ n_tasks"]) -> Bool[Tensor, " n_tasks"]:
-    """Which tasks have `min_count` rows of either class in both halves."""
-    rarer = torch.stack([torch.minimum(half.sum(0), (~half).sum(0)) for half in halves])
-    return (rarer >= config.min_count).all(0)
-
-
-def codes_of(case: Case, batch: Batch) -> Float[Tensor, "rows n_latents"]:
-    """The dictionary's codes of a batch, which may be one that the case has encoded already."""
-    if batch is case.evidence.choose:
-        return case.choose_codes
-    if batch is case.evidence.test:
-        return case.test_codes
-    return encode(case.dictionary, batch.acts)
 
 
 def means(found: Mapping[str, list[tuple[float, float]]]) -> dict[str, float]:

@@ -39,10 +39,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.matching import MERGED, Matching, cosines
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, MetricConfig, Scores, deciles, mean
 from sae.source import Truth
 
-N_DECILES = 10
 RECOVERED = 0.9
 NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
 
@@ -89,7 +88,7 @@ def compare(matching: Matching, probability: Float[Tensor, " n_represented"]) ->
         "recovered_90": mean(best > RECOVERED),
         "uniqueness": uniqueness(matching.cosine),
     }
-    return scalars | deciles(best, probability) if bool(torch.isfinite(probability).all()) else scalars
+    return scalars | deciles("mmcs", best, probability)
 
 
 def assigned(matching: Matching) -> dict[str, float]:
@@ -108,12 +107,6 @@ def uniqueness(cosine: Float[Tensor, "n_represented n_latents"]) -> float:
     return len(cosine.argmax(0)[alive].unique()) / cosine.shape[1]
 
 
-def deciles(best: Float[Tensor, " n_represented"], probability: Float[Tensor, " n_represented"]) -> dict[str, float]:
-    """Mean best cosine by tenths of the features, from rare to frequent; NaN for a tenth that is empty."""
-    parts = best[probability.argsort(stable=True)].tensor_split(N_DECILES)
-    return {f"mmcs_decile_{i}": mean(part) for i, part in enumerate(parts, start=1)}
-
-
 def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
     """The share of latents nearest to an ignored feature; NaN where none is ignored. One that points where a
     represented feature does is no rival to it: they were merged, and a latent that finds one finds both."""
@@ -127,7 +120,3 @@ def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_lat
     if len(kept):
         beside = beside.masked_fill(matching.cosine.amax(0) >= beside, 0)
     return mean(beside > RECOVERED)
-
-
-def mean(values: Tensor) -> float:
-    return float(values.double().mean())

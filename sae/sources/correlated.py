@@ -5,6 +5,10 @@ Cunningham et al. 2023: z ~ N(0, C) with C the symmetrised U[0, 1] matrix, its d
 1.001 |lambda_min| to make it positive definite; p_g = Phi(z_g) ratio^g, rescaled to the mean that is asked
 for; features fire with p_g, with strength U[0, 1]; a row in which nothing fires gets one random feature at 1.
 
+Strengths may also be ``lognormal``, exp N(0, 0.25) as in Korznikov et al. 2026, or ``binary``, 1. Both are never weak,
+as half of U[0, 1] is: what is lost to noise then is not lost to weakness. `noise` is the standard deviation of what is
+added to every coordinate.
+
 Two facts to know. The diagonal of C is about 9.4 at 512 features, so Phi(z) is close to 0 or 1 and the
 correlations between features are weak (about 0.05). The released code draws one z for a whole batch, so that
 features are independent within it; here every row has its own z, unless ``per_batch_z`` is set.
@@ -13,7 +17,7 @@ features are independent within it; here every row has its own z, unless ``per_b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,6 +30,8 @@ from sae.source import Batch, Source, Split, Truth
 from sae.toy import ToyConfig, random_directions
 
 PROBABILITY_ROWS = 16_384
+SIGMA = 0.25
+"""The spread of the logarithm of lognormal strengths."""
 
 
 class Config(ToyConfig):
@@ -38,6 +44,9 @@ class Config(ToyConfig):
     ratio: float = Field(0.99, gt=0, le=1)
     per_batch_z: bool = False
     noise: float = Field(0.0, ge=0)
+    values: Literal["uniform", "lognormal", "binary"] = "uniform"
+
+    later: ClassVar[frozenset[str]] = frozenset({"values"})
 
     def tensors(self) -> dict[str, Tensor]:
         draw = generator("correlation", self.seed)
@@ -61,10 +70,18 @@ class Config(ToyConfig):
         z = torch.randn(1 if self.per_batch_z else size, n, generator=draw) @ factor.T
         p = torch.special.ndtr(z).mul_(self.ratio ** torch.arange(n))
         p *= self.n_active / n / p.mean(-1, keepdim=True)
-        codes = keep_(uniform((size, n), draw), p, draw)
+        codes = keep_(self.strengths(size, draw), p, draw)
         empty = (codes.amax(-1) == 0).nonzero()[:, 0]
         codes[empty, torch.randint(n, (len(empty),), generator=draw)] = 1.0
         return codes
+
+    def strengths(self, size: int, draw: torch.Generator) -> Float[Tensor, "batch n_features"]:
+        """How strong each feature would be."""
+        if self.values == "binary":
+            return torch.ones(size, self.n_features)
+        if self.values == "lognormal":
+            return torch.randn(size, self.n_features, generator=draw).mul_(SIGMA).exp_()
+        return uniform((size, self.n_features), draw)
 
 
 class Correlated(Source):

@@ -17,7 +17,6 @@ from benchmarks.generate import generate
 from benchmarks.harvest import harvest
 from benchmarks.instances import instances
 from benchmarks.isolated import Failed, call
-from benchmarks.memory import held_mb, peak_mb
 from benchmarks.pool import Pool, planted
 from benchmarks.recovery import next_weight
 from benchmarks.roofline import Roofline
@@ -25,6 +24,7 @@ from benchmarks.stack import stack
 from benchmarks.step import step
 from benchmarks.toys import toys
 from benchmarks.whole import whole
+from sae import memory
 
 UNTRAINED = [name for name in trainers.names() if name != "sae-relu"]
 KEYS = {
@@ -175,9 +175,9 @@ def test_the_roofline_counts_five_products():
 def test_the_peak_counts_what_was_held_and_freed_since():
     hidden = torch.ones(16 * 2**20)
     del hidden
-    before = held_mb("cpu")
+    before = memory.held("cpu")
     torch.ones(8 * 2**20)  # 32 MB, freed at once
-    assert 30 <= peak_mb("cpu") - before <= 45
+    assert 30 <= (memory.peak("cpu") - before) / 2**20 <= 45
 
 
 def test_the_pool_hands_out_its_batches_in_turn():

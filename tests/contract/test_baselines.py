@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from sae.kinds import configurable
 from sae.method import MethodConfig
 from sae.sources.independent import Config as Independent
+from sae.sources.tensor import Rows
 
 SOURCE = Independent(n_features=10, d_in=6, probability=0.15).build()
 
@@ -30,3 +33,16 @@ def test_directions_are_unit_and_codes_are_not_negative(method: MethodConfig):
     torch.testing.assert_close(d.W_dec.norm(dim=-1), torch.ones(d.n_latents))
     z = d.encode(SOURCE.batch(0, 50, "test").acts)
     assert z.shape == (50, d.n_latents) and float(z.min()) >= 0 and bool(torch.isfinite(z).all())
+
+
+def test_the_card_says_what_was_spent(method: MethodConfig):
+    first, again = (method.fit(SOURCE, 0).card["spent"] for _ in range(2))
+    assert first == again == json.loads(json.dumps(first))
+    rows, samples, multiply_adds = (first[name] for name in ("rows", "samples", "multiply_adds"))
+    assert all(type(value) is int for value in first.values())
+    assert 0 <= rows <= samples and (multiply_adds > 0) == (rows > 0)
+
+
+def test_no_more_rows_are_told_than_the_source_has(method: MethodConfig):
+    if not method.needs:
+        assert method.fit(Rows(SOURCE.batch(0, 300).acts), 0).card["spent"]["rows"] <= 240

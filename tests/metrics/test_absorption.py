@@ -173,3 +173,17 @@ def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sae.matching.LARGEST_ASSIGNMENT", 3)
     s = score(Relu.tied(F)).scalars
     assert set(s) == set(NAMES) and all(math.isnan(v) for v in s.values())
+
+
+def test_errors_of_direction_that_know_nothing_of_families_mix_nothing_in_on_average():
+    """A hundred parents with a child each, all with latents of their own that are off by noise: neither mixture has a
+    preferred sign, and what it spreads is the noise's share along one direction of 256."""
+    g = torch.Generator().manual_seed(2)
+    f = random_directions(200, 256, g)
+    parents = torch.cat([torch.full((100,), -1), torch.arange(100)])
+    codes = (torch.rand(400, 200, generator=g) < 0.3).float()
+    codes[:, 100:] *= codes[:, :100]
+    s = score(Relu.tied(f + 0.5 * random_directions(200, 256, g)), evidence(codes, parents, f)).scalars
+    spread = (0.2 / 256) ** 0.5
+    assert s["parents_found"] == 1
+    assert abs(s["child_in_parent"]) < 3 * spread / 10 and abs(s["parent_in_child"]) < 3 * spread / 10

@@ -65,3 +65,11 @@ def test_latents_that_never_fire_do_not_count():
     alive = Relu(rows.T.contiguous(), rows, torch.zeros(3), torch.zeros(2))
     scores = [Config().score(Case(d, Evidence(batch, batch))).scalars["decoder_cosine"] for d in (silent, alive)]
     assert scores == [0, pytest.approx(2 * HALF / 3)]
+
+
+def test_orthonormal_directions_lean_on_nothing_and_a_rotation_changes_nothing():
+    rotation = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(4))).Q
+    assert decoder_cosine(rotation) == pytest.approx(0, abs=1e-6)
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(5))
+    turned = rows @ torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(6))).Q
+    assert decoder_cosine(turned) == pytest.approx(decoder_cosine(rows), rel=1e-5)

@@ -9,16 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.scoreboard import score_of
 from sae.dictionaries.relu import Relu
 from sae.kinds import configurable
 from sae.metric import Case, Evidence, MetricConfig, Scores, gather
 from sae.source import Batch, Truth
+from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
 from sae.toy import random_directions
 
 KINDS = sorted(set(configurable("sae.metrics")) - {"downstream"})
-DEPENDS_ON_AXES = frozenset({"logistic", "neuron"})
-"""Probes on single or standardised coordinates, which a rotation changes."""
+DEPENDS_ON_AXES = frozenset({"logistic", "neuron", "dimension", "overcomplete"})
+"""Probes on single or standardised coordinates, and averages over dimensions, which a rotation changes."""
+DEPENDS_ON_SCALE = frozenset({"norm"})
+"""The sum of the codes, which is in their units."""
+D_IN = 16
+
+SPENT = {"spent": {"rows": 300, "samples": 900, "multiply_adds": 10**6}}
 
 
 @pytest.fixture(params=KINDS)
@@ -37,11 +44,16 @@ def completed(evidence: Evidence) -> Evidence:
 
 
 def drawn() -> tuple[Relu, Evidence]:
-    source = Independent(n_features=14, d_in=9, probability=0.15, noise=0.02, seed=5).build()
+    """Twenty noisy latents of 14 features, of which the last four are children of the first two; one is ignored, one of
+    the children has no latent."""
+    parents, probability = [-1] * 10 + [0, 1, 0, 1], [0.3] * 2 + [0.15] * 12
+    activity = {"kind": "tree", "parents": parents, "probability": probability}
+    source = Features(n_features=14, d_in=D_IN, activity=activity, noise=0.02, seed=5).build()  # pyright: ignore
     g = torch.Generator().manual_seed(0)
     assert source.truth is not None
-    rows = source.truth.directions.repeat(2, 1)[:20] + 0.15 * torch.randn(20, 9, generator=g)
-    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(9))
+    own = source.truth.directions[torch.arange(14) != 11]
+    rows = own.repeat(2, 1)[:20] + 0.08 * torch.randn(20, D_IN, generator=g)
+    d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(D_IN)).with_card(**SPENT)
     evidence = completed(gather(source, 2000))
     assert evidence.truth is not None
     represented = torch.arange(14) != 9
@@ -50,6 +62,7 @@ def drawn() -> tuple[Relu, Evidence]:
 
 def compare(before: Scores, after: Scores, without: frozenset[str] = frozenset()) -> None:
     assert set(before.scalars) == set(after.scalars) and before.scalars
+    assert all(math.isfinite(value) for value in before.scalars.values())
     for name, value in before.scalars.items():
         if name.rpartition("_")[2] not in without:
             assert after.scalars[name] == pytest.approx(value, abs=2e-3), name
@@ -71,21 +84,43 @@ def test_scores_are_finite_and_vectors_have_an_entry_each(metric: MetricConfig):
     assert all(len(vector) in (2, 14, 20) for vector in found.vectors.values())
 
 
+def test_every_score_has_a_meaning_in_reports(metric: MetricConfig):
+    assert not [name for name in metric.score(Case(*drawn())).scalars if score_of(name) is None]
+
+
 def test_scoring_twice_gives_the_same(metric: MetricConfig):
     d, evidence = drawn()
     assert metric.score(Case(d, evidence)).scalars == metric.score(Case(d, evidence)).scalars
 
 
+def test_float64_gives_the_same(metric: MetricConfig):
+    d, evidence = drawn()
+    assert evidence.truth is not None and evidence.subspaces is not None
+    double = torch.float64
+    choose, test = (Batch(b.acts.double(), b.codes) for b in (evidence.choose, evidence.test))
+    truth = replace(evidence.truth, directions=evidence.truth.directions.to(double))
+    other = Evidence(choose, test, truth, subspaces=evidence.subspaces)
+    compare(metric.score(Case(d, evidence)), metric.score(Case(d.to(dtype=double), other)), frozenset({"shuffled"}))
+
+
 def test_the_order_of_latents_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
-    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec)
+    shuffled = Relu(d.W_enc[:, order], d.W_dec[order], d.b_enc[order], d.b_dec, card=d.card)
     compare(metric.score(Case(d, evidence)), metric.score(Case(shuffled, evidence)))
+
+
+def test_the_scale_of_a_latent_does_not_matter(metric: MetricConfig):
+    """Codes times a factor, decoder rows divided by it: the same dictionary in other units."""
+    d, evidence = drawn()
+    factor = 2.0 ** torch.arange(-10, 10)
+    scaled = Relu(d.W_enc * factor, d.W_dec / factor[:, None], d.b_enc * factor, d.b_dec, card=d.card)
+    compare(metric.score(Case(d, evidence)), metric.score(Case(scaled, evidence)), DEPENDS_ON_SCALE)
 
 
 def test_the_order_of_rows_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
-    g, still = torch.Generator().manual_seed(2), torch.eye(9)
+    g, still = torch.Generator().manual_seed(2), torch.eye(D_IN)
     choose, test = (move(b, torch.randperm(1000, generator=g), still) for b in (evidence.choose, evidence.test))
     other = replace(evidence, choose=choose, test=test)
     compare(metric.score(Case(d, evidence)), metric.score(Case(d, other)), without=frozenset({"shuffled"}))
@@ -94,8 +129,8 @@ def test_the_order_of_rows_does_not_matter(metric: MetricConfig):
 def test_rotating_the_space_does_not_matter(metric: MetricConfig):
     d, evidence = drawn()
     assert evidence.truth is not None
-    rotation = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(3))).Q
-    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec)
+    rotation = torch.linalg.qr(torch.randn(D_IN, D_IN, generator=torch.Generator().manual_seed(3))).Q
+    turned = Relu(rotation.T @ d.W_enc, d.W_dec @ rotation, d.b_enc, d.b_dec, card=d.card)
     choose, test = (move(b, torch.arange(1000), rotation) for b in (evidence.choose, evidence.test))
     assert evidence.subspaces is not None
     truth = replace(evidence.truth, directions=evidence.truth.directions @ rotation)
@@ -115,10 +150,15 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     s = metric.score(Case(d, completed(Evidence(choose, test, truth)))).scalars
     worst_of = {"dead": 0, "dense": 0, "fvu": 0, "threshold": 0, "child_in_parent": 0, "parent_in_child": 0}
     worst_of |= {"absorption_full": 0, "absorption_fraction": 0, "decoder_cosine": 0}
+    worst_of |= {"inert": 0, "causal_stray": 0, "split_features": 0, "composed_latents": 0, "homeless": 0}
+    worst_of |= {"nmse_openai": 0, "dead_under_10": 0}
     worst_of |= {f"fvu_active_{k}": 0 for k in (1, 2)} | {"latents_per_subspace": 2}
     at_chance = {name for name in s if name.endswith(("shuffled", "_neuron"))}
     undefined = {"false_recovery", "fvu_active_3", "fvu_active_4"}  # nothing is ignored; few rows have as many active
-    not_a_grade = {"l0", "true_l0", "l1_norm", "n_represented", "probe_f1_nearest"} | at_chance | undefined
+    undefined |= {"hedged"}  # no feature is without a latent
+    undefined |= {"train_rows", "train_samples", "train_flops"}  # it came from nowhere
+    not_a_grade = {"l0", "true_l0", "l0_positive", "l1_norm", "n_represented", "probe_f1_nearest", "coverage_chance"}
+    not_a_grade |= at_chance | undefined
     assert all(math.isnan(s[name]) for name in undefined & set(s))
     for name in set(s) - not_a_grade:
         assert s[name] == pytest.approx(worst_of.get(name, 1), abs=0.02), name
@@ -136,5 +176,8 @@ def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
     bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85), "encoder_cost": (1, 1)}
     bounds |= {"code_mcc": (0.15, 0.5), "coefficient_r2": (0.02, 0.25)}
     bounds |= {"parents_found": (0, 0.75), "decoder_cosine": (0.13, 0.15), "latents_per_subspace": (0, 1)}
-    shown = set(bounds) & set(s)
-    assert shown and all(bounds[name][0] <= s[name] <= bounds[name][1] for name in shown), s
+    bounds |= {"composed_latents": (0, 0), "homeless": (0.7, 1), "coverage": (0.1, 0.4), "mcc_absolute": (0.35, 0.5)}
+    undefined = {"causal_share", "inert", "causal_stray"}  # nothing is recovered
+    shown = (set(bounds) | undefined) & set(s)
+    assert shown and all(math.isnan(s[name]) for name in undefined & shown)
+    assert all(bounds[name][0] <= s[name] <= bounds[name][1] for name in shown - undefined), s

@@ -105,3 +105,12 @@ def test_the_number_of_tokens_is_limited_to_whole_rows(evidence: Evidence):
 def test_recovered_by_hand():
     assert recovered(1.0, 2.0, 5.0) == 0.75
     assert recovered(1.0, 1.0, 1.0) != recovered(1.0, 1.0, 1.0)  # NaN: the ablation does nothing
+
+
+def test_neither_order_nor_scale_of_latents_matters(evidence: Evidence):
+    g = torch.Generator().manual_seed(2)
+    d = Relu(torch.randn(D, 8, generator=g), torch.randn(8, D, generator=g), torch.zeros(8), torch.zeros(D))
+    order, factor = torch.randperm(8, generator=g), 2.0 ** torch.arange(8)
+    moved = Relu((d.W_enc * factor)[:, order], (d.W_dec / factor[:, None])[order], d.b_enc, d.b_dec)
+    before = score(d, evidence)
+    assert score(moved, evidence) == pytest.approx(dict(before), rel=1e-4) and before["ce_increase"] != 0

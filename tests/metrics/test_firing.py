@@ -84,7 +84,7 @@ def test_the_scale_of_a_latent_does_not_count():
     d = case.dictionary
     scaled = Case(Relu(d.W_enc * factor, d.W_dec / factor[:, None], d.b_enc, d.b_dec), case.evidence)
     scaled.__dict__.update(choose_codes=z * factor, test_codes=z * factor)
-    assert score(scaled).scalars == pytest.approx(dict(score(case).scalars))
+    assert score(scaled).scalars == pytest.approx(dict(score(case).scalars), nan_ok=True)
 
 
 def test_features_without_a_partner_or_with_a_silent_one_count_zero():
@@ -158,3 +158,31 @@ def test_counts_equal_plain_comparisons(seed: int, rows: int, n: int):
         fires = strength > threshold
         assert torch.equal(found.fires[t], fires.sum(0)) and torch.equal(found.hits[t], (fires & active).sum(0))
     assert torch.equal(found.positives, active.sum(0))
+
+
+def test_deciles_run_from_rare_to_frequent_and_leave_out_what_is_never_active():
+    """Twenty features, the rarest of them active in rows of their own; the latents of the rarest two fire elsewhere."""
+    codes = torch.zeros(400, 20)
+    for g in range(20):
+        codes[: 3 * g + 3, g] = 1
+    z = codes.clone()
+    z[:, :2] = codes[:, :2].flip(0)
+    case = basis(z, codes)
+    assert case.evidence.truth is not None
+
+    def deciles(codes: torch.Tensor, probability: torch.Tensor) -> dict[str, float]:
+        evidence = Evidence(
+            Batch(codes, codes), Batch(codes, codes), replace(case.evidence.truth, probability=probability)
+        )
+        other = Case(case.dictionary, evidence)
+        other.__dict__.update(choose_codes=z, test_codes=z)
+        return {name: value for name, value in score(other).scalars.items() if "decile" in name}
+
+    s = deciles(codes, codes.mean(0))
+    assert list(s) == [f"f1_decile_{i}" for i in range(1, 11)]
+    assert list(s.values()) == [0] + [1] * 9
+    never = codes.clone()
+    never[:, 0] = 0
+    assert deciles(never, codes.mean(0))["f1_decile_1"] == 0, "of the one that is active"
+    assert deciles(codes, torch.full((20,), torch.nan)) == {}
+    assert list(deciles(codes, codes.mean(0).flip(0)).values()) == [1] * 9 + [0]

@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, gather
-from sae.metrics.probing import (
-    Config,
-    Sample,
-    Tasks,
-    feature_tasks,
-    labelled_tasks,
-    nearest_share,
-    on_activations,
-    spread,
-)
+from sae.metrics.probing import Config, Sample, nearest_share, on_activations, spread
 from sae.probes import best_threshold, f1_score, mean_difference, rank_auc, ranks
+from sae.properties import Properties, properties_of
 from sae.source import Batch
 from sae.sources.independent import Config as Independent
 
@@ -165,7 +157,7 @@ def test_probes_on_the_activations_are_fitted_once_for_all_dictionaries(evidence
 def test_tasks_are_spread_over_frequencies():
     source = Independent(n_features=40, d_in=8, probability=0.05, frequencies="zipf").build()
     evidence = gather(source, 4000)
-    tasks = feature_tasks(Config(n_tasks=6), evidence)
+    tasks = properties_of(evidence, 6, 10)
     counts = tasks.on_choose.sum(0)
     assert len(tasks) == 6 and torch.equal(counts, counts.sort().values)
     assert counts[0] < 30 and counts[-1] == (evidence.choose.codes > 0).sum(0).max()
@@ -174,15 +166,15 @@ def test_tasks_are_spread_over_frequencies():
 def test_unrepresented_features_are_no_tasks(evidence: Evidence):
     assert evidence.truth is not None
     some = replace(evidence.truth, represented=torch.arange(12) < 5)
-    assert len(feature_tasks(Config(), replace(evidence, truth=some))) == 5
-    assert len(feature_tasks(Config(), replace(evidence, truth=None))) == 12
+    assert len(properties_of(replace(evidence, truth=some), 32, 10)) == 5
+    assert len(properties_of(replace(evidence, truth=None), 32, 10)) == 12
 
 
 def test_labels_become_tasks():
     x = torch.randn(90, 3)
     classes, binary, rare = torch.arange(90) % 3, (torch.arange(90) % 2).bool(), (torch.arange(90) == 4).long()
     batch = Batch(x, labels={"classes": classes, "binary": binary, "rare": rare})
-    tasks = labelled_tasks(Config(), Evidence(batch, batch, labelled=(batch, batch)))
+    tasks = properties_of(Evidence(batch, batch, labelled=(batch, batch)), 32, 10)
     expected = torch.stack([classes == 0, classes == 1, classes == 2, binary], dim=1)
     assert torch.equal(tasks.on_choose, expected) and torch.equal(tasks.on_test, expected)
 
@@ -209,7 +201,7 @@ def test_a_sample_keeps_the_rare_class_and_restores_the_shares():
     positive[::100] = True
     batch = Batch(torch.zeros(5000, 1), labels={"y": positive[:, 0]})
     config = Config(max_rows=400)
-    tasks = labelled_tasks(config, Evidence(batch, batch, labelled=(batch, batch)))
+    tasks = properties_of(Evidence(batch, batch, labelled=(batch, batch)), config.n_tasks, config.min_count)
     sample = Sample.of(config, tasks, 0)
     assert len(sample.rows) == 400 == len(set(sample.rows.tolist())) and sample.positive.sum() == 50
     assert sample.weight.sum() == pytest.approx(5000) and sample.weight[sample.positive].sum() == pytest.approx(50)
@@ -237,7 +229,7 @@ def test_the_share_of_neighbours_by_hand():
     x = torch.tensor([[0.0], [1], [2], [10], [11], [12]])
     positive = torch.tensor([[0], [0], [1], [1], [1], [0]], dtype=torch.bool)
     choose, test = Batch(x), Batch(torch.tensor([[0.9], [11.1]]))
-    tasks = Tasks(choose, test, positive, torch.zeros(2, 1, dtype=torch.bool))
+    tasks = Properties(choose, test, positive, torch.zeros(2, 1, dtype=torch.bool))
     found = nearest_share(Config(neighbours=3), tasks, choose.acts, test.acts)
     torch.testing.assert_close(found, torch.tensor([[1 / 3], [2 / 3]]))
 

@@ -151,3 +151,23 @@ def test_the_true_l0_counts_what_the_activations_represent():
     batch = Batch(codes, codes)
     case = Case(identity(3), Evidence(batch, batch, truth))
     assert Config().score(case).scalars["true_l0"] == 3 / 4
+
+
+def test_neither_order_nor_scale_of_latents_matters_but_to_their_sum():
+    g = torch.Generator().manual_seed(0)
+    x, d = torch.randn(300, 5, generator=g), Relu.tied(torch.randn(9, 5, generator=g))
+    order, factor = torch.randperm(9, generator=g), 2.0 ** torch.arange(9)
+    moved = Relu((d.W_enc * factor)[:, order], (d.W_dec / factor[:, None])[order], (d.b_enc * factor)[order], d.b_dec)
+    before, after = scores(d, x), scores(moved, x)
+    assert after.pop("l1_norm") > before.pop("l1_norm") and after == pytest.approx(before, rel=1e-5)
+
+
+def test_codes_at_random_are_worse_than_none():
+    """The null of a reconstruction that knows nothing: with the right spread and no overlap, fvu is 1 + 1."""
+    g = torch.Generator().manual_seed(1)
+    x, noise = torch.randn(2, 20_000, 4, generator=g)
+    both = torch.cat([torch.eye(4), -torch.eye(4)])
+    d = Relu(torch.zeros(4, 8), both, torch.zeros(8), torch.zeros(4))
+    case = Case(d, Evidence(Batch(x), Batch(x)))
+    case.__dict__["test_codes"] = torch.cat([noise, -noise], dim=1).relu()  # where cached_property keeps them
+    assert Config().score(case).scalars["fvu"] == pytest.approx(2, rel=0.03)

@@ -191,3 +191,13 @@ def test_an_ignored_feature_without_a_direction_cannot_be_recovered():
     features[2] = 0
     assert math.isnan(with_ignored(features, [True, True, False], torch.eye(3))["false_recovery"])
     assert with_ignored(torch.eye(3), [False, False, False], torch.eye(3))["false_recovery"] == 1
+
+
+def test_neither_order_nor_length_of_latents_nor_a_rotation_matters():
+    features, latents = draw(20, 8), draw(30, 8, seed=5)
+    g = torch.Generator().manual_seed(6)
+    order, length = torch.randperm(30, generator=g), torch.rand(30, 1, generator=g) + 0.1
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=g)).Q
+    before = recover(features, latents).scalars
+    moved = recover(features @ rotation, (length * latents)[order] @ rotation).scalars
+    assert moved == pytest.approx(dict(before), abs=1e-5, nan_ok=True)

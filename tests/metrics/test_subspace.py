@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from sae.dictionaries.relu import Relu
 from sae.features.directions import polygon
 from sae.metric import Case, Evidence
 from sae.metrics.subspace import Config, spanned
 from sae.source import Batch
+from sae.toy import random_directions
 
 PLANES = torch.eye(4).view(2, 2, 4)
 
@@ -53,3 +55,26 @@ def test_the_largest_angle_by_hand():
     assert spanned(torch.cat([tilted, tilted + torch.tensor([[1.0, 0, 0]])]), torch.eye(3)[:2]) == pytest.approx(
         math.cos(0.3), abs=1e-6
     )
+
+
+def test_directions_at_random_lie_in_a_plane_as_often_as_the_closed_form_says():
+    """Of a unit vector in d dimensions, the square in k of them is Beta(k / 2, (d - k) / 2): .19 is the share above .9
+    for a plane in four dimensions."""
+    draw = torch.Generator().manual_seed(0)
+    rows = random_directions(4000, 4, draw)
+    expected = stats.beta.sf(0.81, 1, 1)
+    assert expected == pytest.approx(0.19)
+    assert score(rows)["latents_per_subspace"] / 4000 == pytest.approx(expected, abs=0.02)
+
+
+def test_neither_order_nor_length_nor_the_basis_of_the_plane_matters():
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(40, 4, generator=draw)
+    length = torch.rand(40, 1, generator=draw) + 0.1
+    before = score(rows)
+    assert 0 < before["subspace_cosine"] < 1 and before["latents_per_subspace"] > 0
+    assert score((rows * length).flip(0), rows) == pytest.approx(before, abs=1e-6)
+    turned = torch.linalg.qr(torch.randn(2, 2, 2, generator=draw)).Q @ PLANES
+    batch = Batch(rows)
+    other = Config().score(Case(Relu.tied(rows), Evidence(batch, batch, subspaces=turned))).scalars
+    assert other == pytest.approx(before, abs=1e-6)

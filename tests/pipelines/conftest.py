@@ -43,7 +43,7 @@ def results() -> Callable[[Path], dict[str, str]]:
     def hashes(out: Path) -> dict[str, str]:
         folders = [f for f in out.glob("*-*") if f.suffix != ".partial" and not f.name.startswith("report")]
         files = [f for folder in folders for f in folder.rglob("*") if f.is_file()]
-        timeless = [f for f in files if f.name not in ("log.jsonl", "manifest.json")]
+        timeless = [f for f in files if f.name not in ("log.jsonl", "manifest.json", "cost.json")]
         return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in timeless}
 
     return hashes

@@ -210,3 +210,13 @@ def test_nested_tables_without_a_kind_are_told_apart_by_what_differs(tiny: dict[
     tiny["source"] = [{**network, "network": {"hidden": [n]}} for n in (2, 3)]
     names = {step.config["row"]["source"] for step in plan(parse(tiny)) if step.stage == "score"}
     assert names == {"network network=hidden=[2]", "network network=hidden=[3]"}
+
+
+def test_a_family_that_must_be_asked_for_is_not_scored_by_default(tiny: Given):
+    def families(*assignments: str) -> set[str]:
+        table = {name: value for name, value in tiny.items() if name != "score"}
+        [*scored] = (step for step in steps_of(table, *assignments) if step.stage == "score")
+        return {metric["kind"] for metric in scored[0].config["metrics"]}
+
+    assert "legacy" not in families() >= {"reconstruction", "recovery", "splitting", "causal", "hedging", "coverage"}
+    assert families('score.metrics=["reconstruction", "legacy"]') == {"reconstruction", "legacy"}

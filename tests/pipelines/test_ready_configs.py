@@ -17,6 +17,10 @@ def test_a_ready_config_plans(file: Path, tmp_path: Path, tiny_models: dict[str,
     text = tmp_path / "text.txt"
     text.write_text("w1 w2.")
     given = [f"source.model={tiny_models['llama']}", f"source.text={text}"] if "local" in file.stem else []
+    if file.stem == "probes-local":
+        labels = tmp_path / "labels.jsonl"
+        labels.write_text('{"text": "w1", "labels": {"y": 1}}\n')
+        given.append(f"source.labels={labels}")
     config = read(file, given)
     assert config.name == file.stem
     stages = {step.stage for step in plan(config)}

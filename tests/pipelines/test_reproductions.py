@@ -60,7 +60,7 @@ def test_the_demo_tells_its_story(tmp_path: Path):
 
 
 def corr_50() -> Source:
-    [config] = read(CONFIGS / "suites" / "corr-50.toml").sources
+    [config] = read(CONFIGS / "suites" / "corr-50.toml", ["source.seed=0"]).sources
     assert isinstance(config, Features)
     return config.build()
 
@@ -87,7 +87,7 @@ def test_below_its_l0_the_truth_reconstructs_as_badly_as_published():
 def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_path: Path):
     """'Sparse but wrong': BatchTopK at k = 5 learns a squared error of 2.73. About a minute on two cores."""
     given = ('dictionary=[{kind="batchtopk", n_latents=50, k=5}]', "baselines.kinds=[]", "train.seeds=0")
-    [row] = scores("suites/corr-50", tmp_path, *given, "train.steps=4000", "train.lr=3e-3")
+    [row] = scores("suites/corr-50", tmp_path, *given, "source.seed=0", "train.steps=4000", "train.lr=3e-3")
     source = corr_50()
     acts = source.batch(0, 20_000, "test").acts
     learned = float(row["fvu"]) * float(acts.var(0, correction=0).sum())
@@ -99,7 +99,7 @@ def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_
 @pytest.mark.usefixtures("both_cores")
 def test_decoder_rows_are_least_alike_at_the_true_l0(tmp_path: Path):
     """'Sparse but wrong', where c_dec has its minimum. About two minutes on two cores."""
-    given = ["train.steps=2000", "train.lr=3e-3", "train.seeds=[0, 1]"]
+    given = ["source.seed=0", "train.steps=2000", "train.lr=3e-3", "train.seeds=[0, 1]"]
     config = read(CONFIGS / "suites" / "corr-50.toml", given)
     [curve], _ = suggest.run(config, "batchtopk", [5, 7, 9, 11, 13, 16, 20], tmp_path, QUIET)
     assert curve.found.l0 == pytest.approx(11.1, rel=0.15), suggest.sentence(curve)
@@ -109,7 +109,7 @@ def test_decoder_rows_are_least_alike_at_the_true_l0(tmp_path: Path):
 @pytest.mark.usefixtures("both_cores")
 def test_sparsity_makes_a_child_absorb_its_parent(tmp_path: Path):
     """About two minutes on two cores."""
-    rows = scores("suites/absorb-4", tmp_path, "dictionary.l1=0.1")
+    rows = scores("suites/absorb-4", tmp_path, "source.seed=0", "dictionary.l1=0.1")
     tree, control = ([r for r in rows if kind in r["source"]] for kind in ("tree", "independent"))
     assert min(of(control, "mcc", method="relu")) > 0.99
     assert max(of(tree, "parent_recall_child", method="relu")) < 0.05
@@ -135,7 +135,8 @@ def test_sharkeys_toy_in_the_middle_of_the_grid(tmp_path: Path):
 @pytest.mark.usefixtures("both_cores")
 def test_directions_and_firing_are_right_together(tmp_path: Path):
     """About twenty minutes on two cores: `python -m pytest -m slow -k right_together`."""
-    rows = scores("suites/sharkey-512", tmp_path)
+    given = 'dictionary={kind="relu", n_latents=512, l1=0.1, decoder_bias=false, refine=true}'
+    rows = scores("suites/sharkey-512", tmp_path, given, 'baselines.kinds=["random", "oracle"]', "source.seed=0")
     refined = {"method": "relu+refine", "n_latents": 512}
     assert min(of(rows, "mcc", **refined)) >= 0.98
     assert min(of(rows, "f1", encoder="fista", **refined)) >= 0.92

@@ -55,6 +55,7 @@ def test_a_run_leaves_whole_steps_and_nothing_else(tiny: Given, tmp_path: Path):
         assert set(manifest["versions"]) == {"python", "torch", "numpy", "sae"}
     trained = next(s for s in steps if "dictionary" in s.config)
     assert set(read_manifest(tmp_path / trained.name)["files"]) == {
+        "cost.json",
         "log.jsonl",
         "dictionary/dictionary.json",
         "dictionary/dictionary.safetensors",

@@ -201,3 +201,24 @@ def test_a_source_without_a_limit_is_written_down_as_it_always_was(tmp_path: Pat
 def test_no_rows_to_train_on_are_refused():
     with pytest.raises(ValueError, match="n_train"):
         POOLS["features"](n_train=0)
+
+
+def test_strengths_of_the_correlated_toy_follow_their_law():
+    laws = {v: Correlated(n_features=40, d_in=20, n_active=3, values=v) for v in ("uniform", "lognormal", "binary")}
+    codes = {v: c.build().batch(3, 20_000).codes for v, c in laws.items()}
+    active = {v: c[(c > 0) & (c != 1)] for v, c in codes.items()}  # 1 fills empty rows
+    assert set(codes["binary"].unique().tolist()) == {0.0, 1.0}
+    assert float(active["uniform"].mean()) == pytest.approx(0.5, abs=0.01) and float(active["uniform"].max()) < 1
+    log = active["lognormal"].log()
+    assert float(log.mean()) == pytest.approx(0, abs=0.01) and float(log.std()) == pytest.approx(0.25, abs=0.01)
+    share = {v: float((c > 0).float().mean()) for v, c in codes.items()}
+    assert share["binary"] == pytest.approx(share["uniform"], rel=0.03) == pytest.approx(share["lognormal"], rel=0.03)
+    assert "values" not in laws["uniform"].model_dump() and laws["binary"].model_dump()["values"] == "binary"
+
+
+def test_the_noise_of_the_correlated_toy_is_what_is_asked_for_and_held_out_rows_have_it_too():
+    quiet, loud = (Correlated(n_features=40, d_in=20, n_active=3, noise=s, values="binary").build() for s in (0, 0.1))
+    for split in ("train", "test"):
+        a, b = quiet.batch(2, 5000, split), loud.batch(2, 5000, split)
+        assert torch.equal(a.codes, b.codes)
+        assert float((b.acts - a.acts).std()) == pytest.approx(0.1, rel=0.01)

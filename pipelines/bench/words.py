@@ -1,0 +1,134 @@
+"""What a comparison says, in sentences that are computed from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pipelines.bench.comparison import SECOND, Comparison, Test
+from pipelines.bench.families import Entry
+from pipelines.bench.tables import interval, p_value
+from pipelines.findings import number
+
+LEVEL = 0.05
+
+
+def sentences(c: Comparison) -> list[str]:
+    """The most important first; none where no entry has the score."""
+    if c.leader is None:
+        return []
+    found = [_leader(c), _differences(c), _baseline(c), _ceiling(c), _second(c), _fidelity(c), _chance(c)]
+    return [sentence for sentence in found if sentence]
+
+
+def _leader(c: Comparison) -> str:
+    assert c.leader is not None
+    where = f" at {c.leader.where}" if c.leader.where else ""
+    data = f"over {c.n_data} data sets" if c.n_data > 1 else "on one data set"
+    best = f"{c.leader.family.label}{where} is the best of {len(c.fair)} methods {data}"
+    return f"By {c.by}, {best}: {told(c.leader, c.by)}."
+
+
+def _differences(c: Comparison) -> str:
+    tests = [t for t in c.tests if t.score == c.by and not math.isnan(t.p_holm)]
+    if not tests:
+        return "On one data set no difference can be tested against another." if c.n_data < 2 else ""
+    clear = [t for t in tests if t.p_holm < LEVEL]
+    unclear = [t for t in tests if t.p_holm >= LEVEL]
+    text = f"It is ahead of {len(clear)} of {len(tests)} beyond chance (paired t-tests over data sets, Holm, 5%)"
+    names = ", ".join(f"{t.entry.family.label} (p {p_value(t.p_holm)})" for t in unclear[:4])
+    more = f" and {len(unclear) - 4} more" if len(unclear) > 4 else ""
+    return f"{text}; it cannot be told apart from {names}{more}." if unclear else f"{text}."
+
+
+def _baseline(c: Comparison) -> str:
+    classical = [e for e in c.fair if e.family.first.is_baseline and e.goodness(c.by) > -math.inf]
+    trained = [e for e in c.fair if not e.family.first.is_baseline and e.goodness(c.by) > -math.inf]
+    if not classical or not trained:
+        return ""
+    first, second = (classical[0], trained[0]) if c.leader is classical[0] else (trained[0], classical[0])
+    test = _test(c, second, c.by)
+    gap = f" The difference is {_gap(test)}." if test is not None else ""
+    noun = "trained dictionary" if c.leader is classical[0] else "classical method"
+    return f"The best {noun} is {second.family.label} with {told(second, c.by)}, behind {first.family.label}.{gap}"
+
+
+def _ceiling(c: Comparison) -> str:
+    above = [e for e in c.entries if e.family.first.is_ceiling(c.by) and e.goodness(SECOND) > -math.inf]
+    if not above:
+        return ""
+    texts = [f"{e.family.label} {told(e, SECOND)}" for e in above]
+    return f"Given what is to be found, {SECOND} reaches: {'; '.join(texts)}."
+
+
+def _second(c: Comparison) -> str:
+    """Whether the leader leads in firing too."""
+    if c.leader is None or c.by == SECOND:
+        return ""
+    having = [e for e in c.fair if e.goodness(SECOND) > -math.inf]
+    if not having:
+        return ""
+    best = max(having, key=lambda e: e.goodness(SECOND))
+    if best is c.leader:
+        return f"It is first by {SECOND} too: {told(best, SECOND)}."
+    own = f"{c.leader.family.label} has {told(c.leader, SECOND)}"
+    return f"By {SECOND}, {best.family.label} is first ({told(best, SECOND)}); {own}."
+
+
+def _fidelity(c: Comparison) -> str:
+    """Whether explained variance would have chosen the same method."""
+    name = "explained_variance"
+    having = [e for e in c.fair if e.goodness(name) > -math.inf and not e.family.first.is_ceiling(name)]
+    if c.leader is None or len(having) < 2:
+        return ""
+    best = max(having, key=lambda e: e.goodness(name))
+    if best is c.leader:
+        return ""
+    return (
+        f"Reconstruction would choose {best.family.label} (explained variance {number(best.estimate(name).mean)}), "
+        f"whose {c.by} is {told(best, c.by)}."
+    )
+
+
+def _chance(c: Comparison) -> str:
+    """What chance alone reaches, and which cause of chance is the larger."""
+    random = c.of("random")
+    null = f"Random directions reach {told(random[0], c.by)}." if random else ""
+    if c.leader is None:
+        return null
+    parts = c.leader.parts(c.by)
+    if math.isnan(parts.data) or math.isnan(parts.seed):
+        return null
+    both = f"The leader's {c.by} varies by {parts.data:.2g} over data sets and {parts.seed:.2g} over initial seeds."
+    return f"{null} {both}".strip()
+
+
+def _test(c: Comparison, entry: Entry, score: str) -> Test | None:
+    return next((t for t in c.tests if t.entry is entry and t.score == score), None)
+
+
+def _gap(t: Test) -> str:
+    e = t.paired.estimate
+    if e.n < 2:
+        return number(e.mean)
+    effect = "" if not math.isfinite(t.paired.effect) else f", d_z {t.paired.effect:.1f}"
+    return (
+        f"{number(e.mean)} {interval(e)}, better on {t.paired.wins} of {e.n} data sets (p {p_value(t.p_holm)}{effect})"
+    )
+
+
+def told(e: Entry, score: str) -> str:
+    """A mean with its interval."""
+    mean = e.estimate(score)
+    return f"{number(mean.mean)} {interval(mean, score)}".strip()
+
+
+def several(comparisons: Sequence[Comparison]) -> str:
+    """Whether one method leads on every source of a suite."""
+    leaders = [c.leader.family.label for c in comparisons if c.leader is not None]
+    if len(leaders) < 2:
+        return ""
+    if len(set(leaders)) == 1:
+        return f"{leaders[0]} leads on all {len(leaders)} sources."
+    counts = sorted(((leaders.count(label), label) for label in set(leaders)), reverse=True)
+    return "Leaders: " + ", ".join(f"{label} on {n}" for n, label in counts) + f" of {len(leaders)} sources."

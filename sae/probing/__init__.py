@@ -1,0 +1,27 @@
+"""Probe studies: what can be read off activations, what a dictionary adds, and whether the difference is real."""
+
+from sae.probing.compare import Compared, compare
+from sae.probing.examples import Examples, Task, joined, tasks_of
+from sae.probing.methods import StudySettings
+from sae.probing.quiver import quiver
+from sae.probing.sources import TaskSettings, examples_of
+from sae.probing.study import Result, read_results, study, write_results
+from sae.probing.summary import summary
+
+__all__ = [
+    "Compared",
+    "Examples",
+    "Result",
+    "StudySettings",
+    "Task",
+    "TaskSettings",
+    "compare",
+    "examples_of",
+    "joined",
+    "quiver",
+    "read_results",
+    "study",
+    "summary",
+    "tasks_of",
+    "write_results",
+]

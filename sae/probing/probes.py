@@ -1,0 +1,240 @@
+"""The probes: from labelled rows to a score for each row, at or above 0 where it says yes.
+
+Kantamneni et al. 2025, 'Are sparse autoencoders useful?': logistic regression, PCA before it, nearest neighbours,
+boosted trees, a multilayer perceptron, each with ten hyper-parameters. AxBench (Wu et al. 2025): the difference of
+means. Gurnee et al. 2023: the best single column, and regressions on the `k` columns that rank first.
+
+Settings come in a prior order, the first being what is taken where no validation can tell: mild before extreme. Trees
+are scikit-learn's histogram gradient boosting in place of XGBoost.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sae.probes import (
+    Penalty,
+    best_threshold,
+    logistic,
+    mean_difference,
+    nearest,
+    one_thread,
+    rank_auc,
+    standardised,
+)
+from sae.probing.rankers import RANKERS
+
+X, Y = NDArray[np.float32], NDArray[np.bool_]
+Setting = Mapping[str, float | int]
+Scores = NDArray[np.float32]
+MOST = 100
+"""The most neighbours or principal components that are tried."""
+
+
+class Probe(ABC):
+    """A way to fit a score; `n_settings` is how many hyper-parameters it has to choose from, at most."""
+
+    @abstractmethod
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        """The hyper-parameters to choose from, in the prior order."""
+
+    @abstractmethod
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        """What the probe, fitted on `x` in each of the settings, says of `x_test`: ``[test_rows, n_settings]``."""
+
+
+@dataclass(frozen=True)
+class Logistic(Probe):
+    """Logistic regression on standardised columns; C from 1e5 to 1e-5."""
+
+    penalty: Penalty = "l2"
+    n_settings: int = 10
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        inverses = np.logspace(5, -5, self.n_settings).tolist()
+        return [{"C": c} for c in sorted(inverses, key=lambda c: (round(abs(np.log10(c)), 6), -c))]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        x, x_test = scaled(x, x_test)
+        return columns(logistic(x, positive, None, x_test, s["C"], self.penalty) for s in settings)
+
+
+@dataclass(frozen=True)
+class Sparse(Probe):
+    """Logistic regression on the `k` columns that a ranker puts first."""
+
+    k: int
+    ranker: str = "mean_difference"
+    penalty: Penalty = "l1"
+    n_settings: int = 10
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return Logistic(self.penalty, self.n_settings).settings(n_rows, self.k)
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        kept = RANKERS[self.ranker](x, positive, self.k, seed)
+        inner = Logistic(self.penalty, self.n_settings)
+        return inner.scores(x[:, kept], positive, x_test[:, kept], settings, seed)
+
+
+@dataclass(frozen=True)
+class Pca(Probe):
+    """Logistic regression (C = 1) on the leading principal components of standardised columns."""
+
+    n_settings: int = 10
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return [{"components": q} for q in _spread(min(n_rows - 1, n_columns, MOST), self.n_settings)]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        x, x_test = scaled(x, x_test)
+        with one_thread():
+            axes = np.linalg.svd(x, full_matrices=False)[2].T
+        x, x_test = x @ axes, x_test @ axes
+        # A fit on fewer rows than all has fewer components to take.
+        leading = [int(s["components"]) for s in settings]
+        return columns(logistic(x[:, :q], positive, None, x_test[:, :q]) for q in leading)
+
+
+@dataclass(frozen=True)
+class Knn(Probe):
+    """The share of positive rows among the nearest, by Euclidean distance between standardised rows, less one half."""
+
+    n_settings: int = 10
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return [{"neighbours": k} for k in _spread(min(n_rows - 1, MOST), self.n_settings)]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        wanted = [min(int(s["neighbours"]), len(x)) for s in settings]
+        hits = positive[nearest(*scaled(x, x_test), max(wanted))].cumsum(1)
+        return columns(hits[:, k - 1] / k - 0.5 for k in wanted)
+
+
+@dataclass(frozen=True)
+class Trees(Probe):
+    """Boosted trees."""
+
+    n_settings: int = 10
+
+    MADE: ClassVar[list[Setting]] = [
+        {"rate": rate, "leaves": leaves, "smallest": smallest, "l2": l2}
+        for rate, leaves, smallest, l2 in (
+            *((0.1, 8, 5, 1.0), (0.1, 4, 5, 0.0), (0.1, 31, 20, 0.0), (0.3, 4, 5, 1.0), (0.03, 8, 5, 0.0)),
+            *((0.1, 2, 1, 0.0), (0.3, 16, 10, 10.0), (0.03, 31, 5, 10.0), (0.3, 2, 5, 10.0), (0.1, 16, 1, 1.0)),
+        )
+    ]
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return self.MADE[: self.n_settings]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        def log_odds(s: Setting) -> NDArray[np.float64]:
+            model: Any = HistGradientBoostingClassifier(
+                learning_rate=s["rate"],
+                max_leaf_nodes=int(s["leaves"]),
+                min_samples_leaf=int(s["smallest"]),
+                l2_regularization=s["l2"],
+                max_iter=50,
+                early_stopping=False,  # pyright: ignore[reportArgumentType]
+                random_state=seed % 2**32,
+            )
+            return model.fit(x, positive).decision_function(x_test)
+
+        with one_thread():
+            return columns(log_odds(s) for s in settings)
+
+
+@dataclass(frozen=True)
+class Mlp(Probe):
+    """A perceptron with one hidden layer on standardised columns."""
+
+    n_settings: int = 10
+
+    MADE: ClassVar[list[Setting]] = [
+        {"width": width, "alpha": alpha, "rate": rate}
+        for width, alpha, rate in (
+            *((32, 1e-2, 1e-3), (32, 1e-4, 1e-3), (64, 1e-2, 1e-3), (16, 1.0, 1e-3), (128, 1e-2, 1e-3)),
+            *((32, 1.0, 1e-2), (64, 1e-4, 1e-2), (16, 1e-4, 1e-2), (128, 1.0, 1e-3), (64, 10.0, 1e-3)),
+        )
+    ]
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return self.MADE[: self.n_settings]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        from sklearn.neural_network import MLPClassifier
+
+        x, x_test = scaled(x, x_test)
+
+        def log_odds(s: Setting) -> NDArray[np.float64]:
+            model: Any = MLPClassifier(
+                hidden_layer_sizes=(int(s["width"]),),
+                alpha=s["alpha"],
+                learning_rate_init=s["rate"],
+                random_state=seed % 2**32,
+            )
+            share: NDArray[np.float64] = model.fit(x, positive).predict_proba(x_test)[:, 1].astype(np.float64)
+            return np.log(share.clip(1e-300)) - np.log((1 - share).clip(1e-300))
+
+        with one_thread():
+            return columns(log_odds(s) for s in settings)
+
+
+@dataclass(frozen=True)
+class DiffMeans(Probe):
+    """``x . (mu_1 - mu_0)`` less its value half way between the means."""
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return [{}]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        direction = mean_difference(torch.from_numpy(x), torch.from_numpy(positive)[:, None])[0].numpy()
+        middle = (x[positive].mean(0) + x[~positive].mean(0)) / 2
+        return columns((x_test - middle) @ direction for _ in settings)
+
+
+@dataclass(frozen=True)
+class Single(Probe):
+    """The one column with the best AUC on the rows that it is fitted on, less the threshold of the best F1 there;
+    where it is `signed`, in either direction."""
+
+    signed: bool
+
+    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+        return [{}]
+
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+        rows, label = torch.from_numpy(x), torch.from_numpy(positive)
+        auc = rank_auc(rows, label[:, None])[0]
+        best = int(((auc - 0.5).abs() if self.signed else auc).argmax())
+        sign = -1 if self.signed and auc[best] < 0.5 else 1
+        threshold = best_threshold(sign * rows[:, best], label)
+        return columns(sign * x_test[:, best] - np.float32(threshold) for _ in settings)
+
+
+def scaled(x: X, x_test: X) -> tuple[X, X]:
+    """Both with the mean and the standard deviation of `x` taken out."""
+    a, b = standardised(torch.from_numpy(x), torch.from_numpy(x_test))
+    return a.numpy(), b.numpy()
+
+
+def columns(found: Iterable[NDArray[Any]]) -> Scores:
+    """One column a setting."""
+    return np.stack([np.asarray(scores, dtype=np.float32) for scores in found], axis=1)
+
+
+def _spread(most: int, n: int) -> list[int]:
+    """At most `n` whole numbers from 1 to `most`, evenly on a log scale, those nearest to the middle first."""
+    every = np.unique(np.geomspace(1, max(most, 1), n).round().astype(int)).tolist()
+    middle = np.sqrt(max(most, 1))
+    return sorted(every, key=lambda q: (round(abs(np.log(q / middle)), 6), q))

@@ -1,0 +1,135 @@
+"""Features of several shapes at once: sparse ones, dense ones, circles and clusters, all in superposition.
+
+    x = sum_g c_g f_g + sum_i r_i (cos(theta_i) u_i + sin(theta_i) v_i) + m_k + s n_k + noise
+
+`sparse` features f_g are active with `probability`, `dense` ones in half of the rows, so that a dictionary that allows
+few active latents wastes them there. Each of `circles` is on with `circle_probability`, at a place theta uniform
+around it, in a plane (u_i, v_i) of its own; r is its radius. Every row is in one of `clusters` k, at the centre m_k of
+norm `centre`, from where it strays in a plane of its own with the standard deviation `stray` (n_k, two Gaussian
+numbers). All planes and directions are drawn at random, and so overlap.
+
+The truth that directions can have is that of the sparse features, the dense ones and the clusters' centres, in this
+order; the circles' planes are its subspaces. No number of directions is the right one for a circle.
+
+Olah and Batson 2023, 'Feature manifold toy model'; Hindupur et al. 2025, 'Projecting assumptions' (SpaDE), for clusters
+of their own intrinsic dimension; Engels et al. 2024, 'Not all language model features are linear', for circles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae.draws import uniform
+from sae.features.values import AnyValues, Uniform
+from sae.seeds import generator
+from sae.source import Batch, Source, Split, Truth
+from sae.toy import ToyConfig, random_directions
+
+DENSE = 0.5
+"""The share of rows in which a dense feature is active."""
+
+
+class Config(ToyConfig):
+    """Settings. `values` is the law of the magnitudes of sparse and dense features and of the circles' radii; `noise`
+    the standard deviation of Gaussian noise on every coordinate."""
+
+    kind: Literal["manifold"] = "manifold"
+    d_in: int = Field(gt=1)
+    sparse: int = Field(ge=0)
+    probability: float = Field(0.02, gt=0, le=1)
+    dense: int = Field(0, ge=0)
+    circles: int = Field(0, ge=0)
+    circle_probability: float = Field(0.1, gt=0, le=1)
+    clusters: int = Field(0, ge=0)
+    centre: float = Field(1.0, gt=0)
+    stray: float = Field(0.0, ge=0)
+    values: AnyValues = Uniform(low=0.5, high=1.0)
+    noise: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Config:
+        if self.n_features == 0:
+            raise ValueError(
+                "sparse = 0, dense = 0, clusters = 0: nothing is left that has a direction; give one of them"
+            )
+        return self
+
+    @property
+    def n_features(self) -> int:
+        """Features that have a direction."""
+        return self.sparse + self.dense + self.clusters
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return super().provides | ({"subspaces"} if self.circles else set())
+
+    def tensors(self) -> dict[str, Tensor]:
+        rows = random_directions(self.n_features, self.d_in, generator("directions", self.seed))
+        planes = {"circles": self.circles, "strays": self.clusters}
+        drawn = {name: bases(n, self.d_in, generator(name, self.seed)) for name, n in planes.items() if n}
+        laws = self.values.tensors(self.sparse + self.dense + self.circles, self.seed)
+        return {"directions": rows, **drawn, **{f"values.{name}": t.contiguous() for name, t in laws.items()}}
+
+    def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
+        return Manifold(self, tensors)
+
+
+class Manifold(Source):
+    """Rows of such features."""
+
+    def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
+        self.config, self.directions = config, tensors["directions"]
+        self.laws = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
+        self.strays = tensors.get("strays")
+        self.d_in, self.subspaces = config.d_in, tensors.get("circles")
+        shares = (
+            (config.sparse, config.probability),
+            (config.dense, DENSE),
+            (config.clusters, 1 / max(config.clusters, 1)),
+        )
+        probability = torch.cat([torch.full((n,), p) for n, p in shares])
+        self.truth = Truth(self.directions, torch.ones(len(probability), dtype=torch.bool), probability)
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        config, draw = self.config, generator("manifold", self.config.seed, split, step)
+        n_sparse, n_dense = config.sparse, config.dense
+        rate = torch.cat(
+            [
+                torch.full((n_sparse,), config.probability),
+                torch.full((n_dense,), DENSE),
+                torch.full((config.circles,), config.circle_probability),
+            ]
+        )
+        on = uniform((size, len(rate)), draw) < rate
+        strength = torch.zeros(size, len(rate))
+        strength[on] = config.values.draw(self.laws, on.nonzero()[:, 1], draw)
+        flat, radius = strength.split([n_sparse + n_dense, config.circles], dim=1)
+        codes, acts = flat, torch.zeros(size, self.d_in)
+        if config.clusters:
+            own = torch.randint(config.clusters, (size,), generator=draw)
+            codes = torch.cat([flat, config.centre * torch.nn.functional.one_hot(own, config.clusters)], dim=1)
+            assert self.strays is not None
+            away = config.stray * torch.randn(size, 2, generator=draw)
+            acts = acts + (away[:, None] @ self.strays[own])[:, 0]
+        if self.subspaces is not None:
+            theta = 2 * math.pi * uniform(radius.shape, draw)
+            place = radius[..., None] * torch.stack([theta.cos(), theta.sin()], dim=-1)
+            acts = acts + torch.einsum("bck, ckd -> bd", place, self.subspaces)
+        acts = acts + codes @ self.directions
+        if config.noise:
+            acts += config.noise * torch.randn(acts.shape, generator=draw)
+        return Batch(acts, codes)
+
+
+def bases(n: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n 2 d_in"]:
+    """Orthonormal bases of random planes."""
+    first, second = (random_directions(n, d_in, draw) for _ in range(2))
+    second = second - (second * first).sum(-1, keepdim=True) * first
+    return torch.stack([first, second / second.norm(dim=-1, keepdim=True)], dim=1)
