@@ -5,10 +5,11 @@
 with codes by FISTA (:func:`sae.coding.lasso`), and directions from the statistics of codes, ``A = keep A + z^T z`` and
 ``B = keep B + z^T x``, in one of two modes:
 
-`online`: rows in small batches, ``keep = (1 - 1 / t)^forget`` at batch t (Mairal, Bach, Ponce and Sapiro 2010,
-algorithm 1 and section 3.4). After each batch one pass of block coordinate descent over the directions,
-``W_dec[j] += (B_j - A_j W_dec) / A_jj`` (``update = "descent"``, their algorithm 2), or all at once,
-``W_dec = (A + e)^-1 (B + e W_dec)`` (``"solve"``); scaled to norm one.
+`online`: rows in small batches, ``keep = (1 - 1 / t)^forget`` at batch t, so that about the last ``1 / (forget + 1)``
+of all batches count (Mairal, Bach, Ponce and Sapiro 2010, algorithm 1 and section 3.4); over many rounds of few rows,
+whose codes become better, that is best kept to a round or two. After each batch one pass of block coordinate descent
+over the directions, ``W_dec[j] += (B_j - A_j W_dec) / A_jj`` (``update = "descent"``, their algorithm 2), or all at
+once, ``W_dec = (A + e)^-1 (B + e W_dec)`` (``"solve"``); scaled to norm one.
 
 `batch`: the codes of all rows, begun at those of the round before, ``keep = 0``, directions all at once: the method of
 optimal directions (Engan et al. 1999), until they stand still. So does the DL-FISTA of Pacela et al. 2026.
@@ -55,8 +56,8 @@ class Config(MethodConfig):
     """Settings. `n_samples` rows are gone over at most `rounds` times; `batch` ends sooner where the directions change
     by less than a share `standstill`. `l1` and `l1_end` are in units of the mean norm of the rows, or in those of the
     activations (``units = "raw"``). `start`: different rows of the data, or directions drawn from the sphere. FISTA
-    takes at most `n_iterations` for a row, in a round and when the dictionary is read; `batch_size`, `forget` and
-    `update` are those of `online`."""
+    takes at most `n_iterations` for a row in a round, and `read_iterations` when the dictionary is read; `batch_size`,
+    `forget` and `update` are those of `online`."""
 
     kind: Literal["dictionary_learning"] = "dictionary_learning"
     n_latents: int = Field(gt=0)
@@ -71,6 +72,7 @@ class Config(MethodConfig):
     forget: float = Field(2.0, ge=0)
     update: Literal["solve", "descent"] = "solve"
     n_iterations: int = Field(100, gt=0)
+    read_iterations: int = Field(100, gt=0)
     tolerance: float = Field(1e-3, ge=0)
     standstill: float = Field(1e-5, ge=0)
 
@@ -85,7 +87,7 @@ class Config(MethodConfig):
         learner = Learner(first_directions(self.start, own, self.n_latents, nothing, rows), self)
         penalties = [l1 * unit_of_l1 for l1 in self.penalties()]
         rounds = learner.by_rounds(rows, penalties) if self.mode == "batch" else learner.online(rows, penalties, own)
-        d = Fista.over(learner.W_dec, nothing, penalties[-1], self.n_iterations, 0.0, self.tolerance)
+        d = Fista.over(learner.W_dec, nothing, penalties[-1], self.read_iterations, 0.0, self.tolerance)
         return d.with_card(rounds=rounds, **self.spent(d.W_dec, len(rows), rounds).entry())
 
     def penalties(self) -> list[float]:
