@@ -10,7 +10,7 @@ from pipelines.sources import open_source
 from pipelines.step import Job, Runtime, Tell
 from sae.files import load, save
 
-VERSION = 1
+VERSION = 2
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

