@@ -14,6 +14,7 @@ C = (0.5 + torch.rand(400, 6, generator=G)) * (torch.rand(400, 6, generator=G) <
 X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 
+CODES = {"code_mcc", "code_mcc_all"}
 UNSUPERVISED = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"}
 UNSUPERVISED |= {"decoder_cosine", "encoder_cost", "train_rows", "train_samples", "train_flops"}
 RECOVERY = {"mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness"}
@@ -33,8 +34,9 @@ def test_the_evidence_decides_which_scores_there_are():
     assert set(score(D, X)) == UNSUPERVISED
     assert set(score(D, X, features=F)) == UNSUPERVISED | RECOVERY
     assert set(score(D, X, labels=labels)) == UNSUPERVISED | PROBING | COVERAGE
-    assert set(score(D, X, codes=C)) == UNSUPERVISED | ACTIVITY | PROBING | COVERAGE
+    assert set(score(D, X, codes=C)) == UNSUPERVISED | ACTIVITY | PROBING | COVERAGE | CODES
     everything = UNSUPERVISED | ACTIVITY | RECOVERY | DECILES | FIRING | PROBING | CAUSES | SPLITTING | COVERAGE
+    everything |= CODES | {"coefficient_slope", "coefficient_r2"}
     assert set(score(D, X, features=F, codes=C, labels={"a": labels, "b": C[:, 1] > 0})) == everything
 
 
