@@ -69,14 +69,17 @@ KNOWN = {
     "random": ("#8a8f98", "X"),
     "neurons": ("#5b616b", "P"),
 }
-OTHERS = [("#009E73", "v"), ("#56B4E9", "o"), ("#a6761d", "<"), ("#6a51a3", ">"), ("#b2182b", "h"), ("#4d9221", "p")]
+OTHERS = [
+    ("#009E73", "v"), ("#56B4E9", "o"), ("#a6761d", "<"), ("#6a51a3", ">"), ("#b2182b", "h"), ("#4d9221", "p"),
+    ("#e7298a", "d"), ("#1b4f72", "H"), ("#9a8c00", "8"), ("#8c564b", "s"), ("#17a2a2", "D"), ("#c49bdb", "^"),
+]  # fmt: skip
 
 
 def marks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The colour and marker of each method, the same in every figure and every run of the same methods."""
     new = sorted(set(labels) - set(KNOWN))
     n = len(OTHERS)
-    # Every six of them the markers move on by one, so that no two have both the same.
+    # Every twelve of them the markers move on by one, so that no two have both the same.
     return KNOWN | {label: (OTHERS[i % n][0], OTHERS[(i + i // n) % n][1]) for i, label in enumerate(new)}
 
 

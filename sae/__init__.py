@@ -5,8 +5,10 @@ sae.save(d, "path"); sae.convert("in", "out", format="saelens")
 ds = sae.fit(x, kind="relu", n_latents=512, l1=[.05, .1], seeds=[0, 1], steps=2000, batch_size=256)
 r = sae.refine(ds[0], x); e = r.with_encoder("threshold", x, layer="learned")
 s = sae.score(ds[0], x, features=F, codes=C, labels=y)
+with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": zero(17)}): ...
 """
 
+from sae.analysis.splicing import splice
 from sae.dictionary import Dictionary
 from sae.files import convert, load, save
 from sae.fit import fit
@@ -16,4 +18,4 @@ from sae.source import Batch, Source, Truth
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Dictionary", "Source", "Truth", "convert", "fit", "load", "refine", "save", "score"]
+__all__ = ["Batch", "Dictionary", "Source", "Truth", "convert", "fit", "load", "refine", "save", "score", "splice"]
