@@ -1,0 +1,35 @@
+"""The examples run from the top to the end, and say what they promise."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("your_own_activations", "48 of 48 features have a latent"),
+        ("toy_model", "dimensions per feature: 0.40 0.40 0.40 0.40 0.40"),
+        ("real_model", "recovered"),
+    ],
+)
+def test_an_example_runs(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    shapes_unchecked: None,
+):  # fmt: skip
+    monkeypatch.setattr("sys.argv", [name])
+    if name == "real_model":
+        data = Path(__file__).parents[3] / "shared" / "data"
+        monkeypatch.setenv("SAE_TEST_DATA", os.environ.get("SAE_TEST_DATA") or str(data))
+    monkeypatch.chdir(tmp_path)
+    try:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    except SystemExit:
+        pytest.skip(capsys.readouterr().out.strip())
+    assert says in capsys.readouterr().out
