@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("your_own_activations", "48 of 48 features have a latent"),
+        ("your_own_activations", "l1 = 1.0 finds the features"),
         ("toy_model", "dimensions per feature: 0.40 0.40 0.40 0.40 0.40"),
         ("real_model", "recovered"),
     ],
