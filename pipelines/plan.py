@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -44,34 +45,63 @@ def plan(config: Config, tier: str | None = None) -> list[Step]:
     """
     sources = [_source(source) for source in config.sources]
     labels = labels_of([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
-    made: dict[str, Step] = {}
-    read: list[Step] = []
-    scored: list[Step] = []
-    probed: list[Step] = []
-    report_inputs: dict[str, Step] = {f"source.{i}": step for i, step in enumerate(sources)}
-    for settings, step, label in zip(config.sources, sources, labels, strict=True):
-        _check_baselines(config.baselines, settings)
-        metrics = [metric.model_dump(mode="json") for metric in _metrics(config, settings)]
-        given = None if config.probe is None else _examples(config.probe, settings, step)
-        if config.probe is not None and given is not None:
-            row: Row = {"source": label, "data_seed": settings.seed}
-            report_inputs[f"probes.{step.key}"] = _probe(config.probe, given, None, row)
-            probed += [given, report_inputs[f"probes.{step.key}"]]
-        for dictionary, row in [*_dictionaries(config, step), *_refinements(config, step), *_baselines(config, step)]:
-            made[dictionary.name] = dictionary
-            for its_reading, its_row in _readings(config, step, dictionary, row):
-                its_row = {"source": label, **its_row, "data_seed": settings.seed}
-                made[its_reading.name] = its_reading
-                read.append(its_reading)
-                scored.append(_score(step, its_reading, {"n_rows": config.n_rows, "metrics": metrics}, its_row))
-                if config.probe is not None and given is not None:
-                    probed.append(_probe(config.probe, given, its_reading, its_row))
-                    report_inputs[f"probe.{len(scored) - 1}"] = probed[-1]
-    for i, (dictionary, its_score) in enumerate(zip(read, scored, strict=True)):
-        report_inputs |= {f"train.{i}": dictionary, f"score.{i}": its_score}
+    work = [_work(config, *of) for of in zip(config.sources, sources, labels, strict=True)]
+    rated = [each for on_one in work for each in on_one.rated]
+    inputs = {f"source.{i}": step for i, step in enumerate(sources)}
+    inputs |= {f"probes.{step.key}": step for on_one in work for step in on_one.aside if step.stage == "probe"}
+    for i, each in enumerate(rated):
+        inputs |= {f"train.{i}": each.dictionary, f"score.{i}": each.score}
+        inputs |= {} if each.probe is None else {f"probe.{i}": each.probe}
+    made = {step.name: step for on_one in work for step in on_one.made}
     order = sorted(made.values(), key=lambda step: list(STAGES).index(step.stage))
-    last = _report(config, report_inputs) if tier is None else _bench(config, tier, report_inputs)
-    return [*sources, *order, *scored, *probed, last]
+    scores = [each.score for each in rated]
+    probed = [step for on_one in work for step in on_one.probed]
+    last = _report(config, inputs) if tier is None else _bench(config, tier, inputs)
+    return [*sources, *order, *scores, *probed, last]
+
+
+@dataclass(frozen=True)
+class _Rated:
+    """A dictionary as one encoder reads it, and what is measured of it."""
+
+    dictionary: Step
+    score: Step
+    probe: Step | None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done on one source: dictionaries as they are made and as they are read, what is measured of each, and
+    `aside` of them the examples for probes and the probes on the activations themselves."""
+
+    made: list[Step]
+    rated: list[_Rated]
+    aside: list[Step]
+
+    @property
+    def probed(self) -> list[Step]:
+        return [*self.aside, *(each.probe for each in self.rated if each.probe is not None)]
+
+
+def _work(config: Config, settings: SourceConfig, source: Step, label: str) -> _Work:
+    """The steps on one source, which the tables name `label`; a ``ValueError`` where it cannot serve them."""
+    _check_baselines(config.baselines, settings)
+    here: Row = {"source": label, "data_seed": settings.seed}
+    scoring = {"n_rows": config.n_rows, "metrics": [m.model_dump(mode="json") for m in _metrics(config, settings)]}
+    work = _Work([], [], [])
+    given = None if config.probe is None else _examples(config.probe, settings, source)
+    if config.probe is not None and given is not None:
+        work.aside.extend([given, _probe(config.probe, given, None, here)])
+    for dictionary, row in [*_dictionaries(config, source), *_refinements(config, source), *_baselines(config, source)]:
+        work.made.append(dictionary)
+        for its_reading, its_row in _readings(config, source, dictionary, row):
+            identity = {"source": label, **its_row, "data_seed": settings.seed}
+            its_probe = None
+            if config.probe is not None and given is not None:
+                its_probe = _probe(config.probe, given, its_reading, identity)
+            work.made.append(its_reading)
+            work.rated.append(_Rated(its_reading, _score(source, its_reading, scoring, identity), its_probe))
+    return work
 
 
 def _source(source: SourceConfig) -> Step:
