@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("your_own_activations", "l1 = 1.0 finds the features"),
         ("toy_model", "dimensions per feature: 0.40 0.40 0.40 0.40 0.40"),
         ("real_model", "recovered"),
+        ("published_sae", "variance explained"),
     ],
 )
 def test_an_example_runs(
@@ -24,7 +25,7 @@ def test_an_example_runs(
     shapes_unchecked: None,
 ):  # fmt: skip
     monkeypatch.setattr("sys.argv", [name])
-    if name == "real_model":
+    if name in ("real_model", "published_sae"):
         data = Path(__file__).parents[3] / "shared" / "data"
         monkeypatch.setenv("SAE_TEST_DATA", os.environ.get("SAE_TEST_DATA") or str(data))
     monkeypatch.chdir(tmp_path)
