@@ -36,8 +36,8 @@ def explore(
     """Writes the pages of a dictionary on the source of a config, and gives their folder.
 
     `out` is ``<name>-explore`` beside the steps of the run if it is not given. With `with_neurons` the basis itself has
-    pages of its own beside them, each neuron as two latents. Raises ``ValueError`` or ``FileNotFoundError``, each of one
-    line.
+    pages of its own beside them, each neuron as two latents. A mistake of the
+    user's raises ``ValueError`` or ``FileNotFoundError`` of one line.
     """
     d = load(dictionary)
     if len(settings.sources) != 1:

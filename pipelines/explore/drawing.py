@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
-
-from pipelines.findings import number
 
 WIDTH, HEIGHT, FOOT = 320, 96, 18
 
 
-def histogram(counts: Sequence[int], edges: Sequence[float], what: str, log: bool = True) -> Markup:
+def histogram(
+    counts: Sequence[int], edges: Sequence[float], what: str, told: Callable[[float], str] = "{:.3g}".format
+) -> Markup:
     """Bars over bins of equal ratio, from the first that is not empty to the last; nothing where all are empty.
 
-    `what` says what is counted, for those who cannot see it. On a `log` axis the powers of ten are marked, else the
-    ends."""
+    `what` says what is counted, for those who cannot see it. The powers of ten are marked, or the ends where there are
+    fewer than two."""
     filled = [i for i, n in enumerate(counts) if n]
     if not filled:
         return Markup("")
@@ -25,17 +25,16 @@ def histogram(counts: Sequence[int], edges: Sequence[float], what: str, log: boo
     step = WIDTH / len(shown)
     bars = "".join(
         f'<rect x="{i * step:.1f}" y="{HEIGHT * (1 - n / most):.1f}" width="{max(step - 1, 0.5):.1f}" '
-        f'height="{HEIGHT * n / most:.1f}"><title>{number(edges[low + i])} to {number(edges[low + i + 1])}: {n:,}'
+        f'height="{HEIGHT * n / most:.1f}"><title>{told(edges[low + i])} to {told(edges[low + i + 1])}: {n:,}'
         "</title></rect>"
         for i, n in enumerate(shown)
         if n
     )
-    ticks = _powers(edges[low], edges[high]) if log else []
+    ticks = _powers(edges[low], edges[high])
     marks = [(t, math.log(t / edges[low]) / math.log(edges[high] / edges[low])) for t in ticks]
     marks = marks if len(marks) > 1 else [(edges[low], 0.0), (edges[high], 1.0)]
     names = "".join(
-        f'<text x="{WIDTH * at:.1f}" y="{HEIGHT + 13}" text-anchor="{_anchor(at)}">{number(t)}</text>'
-        for t, at in marks
+        f'<text x="{WIDTH * at:.1f}" y="{HEIGHT + 13}" text-anchor="{_anchor(at)}">{told(t)}</text>' for t, at in marks
     )
     return Markup(
         f'<svg class="bars" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img" aria-label="{Markup.escape(what)}">'

@@ -13,8 +13,8 @@ from pipelines.explore.words import percent, rounded
 from pipelines.findings import number
 from sae.analysis.latents import Absent
 
-Column = tuple[str, str, str]
-"""The head, how values are written (text, percent or number), and what it means."""
+Column = tuple[str, str, str, bool]
+"""The head, how values are written (text, percent or number), what it means, and whether a bar shows them."""
 
 
 def table(latents: Latents) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def table(latents: Latents) -> dict[str, Any]:
     columns: list[Column] = []
     values: list[list[Any]] = []
 
-    def add(head: str, form: str, meaning: str, column: list[Any]) -> None:
-        columns.append((head, form, meaning))
+    def add(head: str, form: str, meaning: str, column: list[Any], bar: bool = False) -> None:
+        columns.append((head, form, meaning, bar))
         values.append(column)
 
     n = range(len(latents.rate))
@@ -38,8 +38,10 @@ def table(latents: Latents) -> dict[str, Any]:
         add("stands for", "text", f"{what}", [text for text, _ in meanings])
         if found.matched is not None:
             add("cosine", "number", "of its decoder row with that feature", _all(found.matched.cosine.tolist()))
-        add("f1", "number", "of firing against that, on rows it was not chosen on", _all(f1 for _, f1 in meanings))
-    add("rate", "percent", "the share of rows in which it fires", _all(latents.rate))
+        add(
+            "f1", "number", "of firing against that, on rows it was not chosen on", _all(f1 for _, f1 in meanings), True
+        )
+    add("rate", "percent", "the share of rows in which it fires", _all(latents.rate), True)
     add("mean", "number", "activation where it fires", _all(latents.mean))
     add("largest", "number", "activation", _all(latents.most))
     if found.neighbours.nearest.shape[1]:
@@ -49,7 +51,7 @@ def table(latents: Latents) -> dict[str, Any]:
         change = torch.full((len(latents.rate),), math.nan)
         change[found.shown] = found.ablation.change
         meaning = "mean change of the next token's log-probability, in nats, when it is taken out where it fires"
-        add("ablation", "number", meaning, _all(change.tolist()))
+        add("ablation", "number", meaning, _all(change.tolist()), True)
     rows = [[latents.name(j), latents.pages.get(j, ""), *(column[j] for column in values)] for j in n]
     return {"columns": columns, "rows": rows}
 
@@ -89,9 +91,9 @@ def notes(latents: Latents) -> list[str]:
 
 def rates(latents: Latents) -> Any:
     """How often latents fire, as a figure."""
-    edges = [10 ** (-6 + i / 4) for i in range(25)]
-    counts = [0] * 24
+    edges = [10 ** (-6 + i / 8) for i in range(49)]
+    counts = [0] * 48
     for rate in latents.rate:
         if rate > 0:
-            counts[min(23, max(0, math.floor((math.log10(rate) + 6) * 4)))] += 1
-    return histogram(counts, edges, "how often latents fire")
+            counts[min(47, max(0, math.floor((math.log10(rate) + 6) * 8)))] += 1
+    return histogram(counts, edges, "how often latents fire", percent)

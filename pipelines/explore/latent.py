@@ -11,8 +11,7 @@ from markupsafe import Markup, escape
 from torch import Tensor
 
 from pipelines.explore.drawing import histogram
-from pipelines.explore.words import Words, percent, signed
-from pipelines.findings import number
+from pipelines.explore.words import Words, percent, plain, signed
 from sae.analysis.latents import Absent, Exploration
 from sae.analysis.latents.examples import SILENT, TOP
 
@@ -123,11 +122,14 @@ class Latents:
 
     def _facts(self, i: int) -> list[tuple[str, str]]:
         j, found = self.shown[i], self.found
-        facts = [("of all rows", percent(self.rate[j])), ("mean where it fires", number(self.mean[j]))]
-        facts += [("largest", number(self.most[j]))]
+        facts = [
+            ("of tokens" if found.reading.context > 1 else "of rows", percent(self.rate[j])),
+            ("mean where it fires", plain(self.mean[j])),
+        ]
+        facts += [("largest", plain(self.most[j]))]
         if found.neighbours.nearest.shape[1]:
-            facts += [("cosine to the nearest", number(float(found.neighbours.nearest_cosine[j, 0])))]
-        facts += [("encoder to decoder", number(float(found.encoder_cosine[j])))]
+            facts += [("cosine to the nearest", plain(float(found.neighbours.nearest_cosine[j, 0])))]
+        facts += [("encoder to decoder", plain(float(found.encoder_cosine[j])))]
         if not isinstance(found.ablation, Absent):
             facts += [("nats when taken out", signed(float(found.ablation.change[i])))]
         return facts
@@ -136,7 +138,7 @@ class Latents:
         return [self._named(j, v, what) for j, v in zip(latents.tolist(), values.tolist(), strict=True)]
 
     def _named(self, j: int, value: float, what: str) -> Named:
-        return Named(self.name(j), self.pages.get(j, ""), self.word(j)[0] or self.meaning(j)[0], number(value), what)
+        return Named(self.name(j), self.pages.get(j, ""), self.word(j)[0] or self.meaning(j)[0], plain(value), what)
 
     def _partners(self, i: int) -> list[Named]:
         latents, phi, share = (column[i].tolist() for column in self.found.partners)
@@ -164,8 +166,8 @@ class Latents:
         if found.reading.context > 1:
             window = zip(found.windows.token[k].tolist(), found.windows.value[k].tolist(), strict=True)
             text = spans(list(window), found.windows.before, self.most[j], self.words)
-            return Line(number(value), f"row {row}, position {position}", text)
-        return Line(number(value), f"row {row}", self._features(k, j))
+            return Line(plain(value), f"row {row}, position {position}", text)
+        return Line(plain(value), f"row {row}", self._features(k, j))
 
     def _features(self, k: int, j: int) -> Markup:
         """The true features that are active in the row of an example, the latent's own marked."""
@@ -178,7 +180,7 @@ class Latents:
         if not active:
             return Markup("<span class=none>no feature is active</span>")
         mark = Markup('<span class="feature%s">%d <b>%s</b></span>')
-        return Markup(" ").join(mark % (" own" if f == own else "", f, number(c)) for f, c in active)
+        return Markup(" ").join(mark % (" own" if f == own else "", f, plain(c)) for f, c in active)
 
 
 def spans(window: Sequence[tuple[int, float]], own: int, most: float, words: Words) -> Markup:
@@ -192,7 +194,7 @@ def spans(window: Sequence[tuple[int, float]], own: int, most: float, words: Wor
         if value > 0 or at == own:
             shade = 0 if not value > 0 else max(1, math.ceil(STRENGTHS * min(1.0, value / most))) if most > 0 else 0
             classes = f"s{shade} own" if at == own else f"s{shade}"
-            parts.append(f'<i class="{classes}" title="{number(value)}">{text}</i>')
+            parts.append(f'<i class="{classes}" title="{plain(value)}">{text}</i>')
         elif math.isnan(value):
             parts.append(f'<span class="none" title="not read by the dictionary">{text}</span>')
         else:
@@ -215,26 +217,25 @@ def _ablation(found: Any, i: int, words: Words) -> dict[str, Any]:
     def points(v: float) -> str:
         return signed(100 * v)
 
-    fallen = [(t, v) for t, v in zip(found.fallen[i], found.fall[i], strict=True) if v < 0][:5]
-    risen = [(t, v) for t, v in zip(found.risen[i], found.rise[i], strict=True) if v > 0][:5]
+    down, up = (found.fallen[i][:5], found.fall[i][:5]), (found.risen[i][:5], found.rise[i][:5])
     return {
         "n": int(found.n[i]),
         "change": signed(float(found.change[i])),
-        "error": number(float(found.error[i])) if int(found.n[i]) > 1 else "",
-        "fallen": [Bar(words(int(t)), points(float(v)), 0.0) for t, v in fallen],
-        "risen": [Bar(words(int(t)), points(float(v)), 0.0) for t, v in risen],
+        "error": plain(float(found.error[i])) if int(found.n[i]) > 1 else "",
+        "fallen": _bars(*down, words, points),
+        "risen": _bars(*up, words, points),
     }
 
 
 def _matched(m: Any, j: int) -> dict[str, Any]:
     return {
         "feature": int(m.feature[j]),
-        "cosine": number(float(m.cosine[j])),
-        "f1": number(float(m.f1[j])),
+        "cosine": plain(float(m.cosine[j])),
+        "f1": plain(float(m.f1[j])),
         "mutual": bool(m.mutual[j]),
     }
 
 
 def _told(told: Any, j: int) -> dict[str, Any]:
-    values = {name: number(float(getattr(told, name)[j])) for name in ("f1", "precision", "recall")}
+    values = {name: plain(float(getattr(told, name)[j])) for name in ("f1", "precision", "recall")}
     return {"name": told.names[int(told.best[j])], **values}

@@ -62,9 +62,14 @@ def percent(share: float) -> str:
     return f"{share * 100:.{min(digits, 6)}f}%".replace("-", MINUS)
 
 
+def plain(x: float) -> str:
+    """A number; a dash where there is none."""
+    return number(x).replace("-", MINUS)
+
+
 def signed(x: float) -> str:
     """A number with its sign; a dash where there is none."""
-    return number(x) if not math.isfinite(x) else f"{'+' if x > 0 else ''}{number(x)}".replace("-", MINUS)
+    return f"{'+' if x > 0 else ''}{plain(x)}"
 
 
 def script(value: Any) -> str:

@@ -12,7 +12,7 @@
   const STEP = 200, { columns, rows } = TABLE;
   const search = document.querySelector("#search"), count = document.querySelector("#count"), more = document.querySelector("#more");
   const given = new URLSearchParams(location.hash.slice(1));
-  const state = { query: given.get("q") ?? "", by: Number(given.get("by") ?? -1), down: given.get("up") === null, most: STEP };
+  const state = { query: given.get("q") ?? "", by: Number(given.get("by") ?? -1), down: given.has("down"), most: STEP };
 
   const make = (tag, text, name) => {
     const element = document.createElement(tag);
@@ -27,7 +27,7 @@
   };
   const share = (x) => (x === 0 ? "0" : `${(100 * x).toFixed(Math.min(6, Math.max(0, 1 - Math.floor(Math.log10(100 * x) + 1e-9))))}%`);
   const written = (x, form) => (x === null ? "\u2013" : form === "text" ? x : form === "percent" ? share(x) : digits(x));
-  const sizes = columns.map(([, form], i) => (form === "text" ? 0 : Math.max(...rows.map((r) => Math.abs(r[i + 2] ?? 0)), 0)));
+  const sizes = columns.map(([, , , bar], i) => (!bar ? 0 : Math.max(...rows.map((r) => Math.abs(r[i + 2] ?? 0)), 0)));
   const texts = rows.map((row) => [row[0], ...columns.flatMap(([, form], i) => (form === "text" ? [row[i + 2]] : []))].join("\n").toLowerCase());
 
   const table = make("table"), head = table.createTHead().insertRow(), body = table.createTBody();
@@ -48,7 +48,7 @@
     const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
     const found = rows.map((row, i) => [row, i]).filter(([, i]) => words.every((word) => texts[i].includes(word)));
     const at = state.by + 2;
-    if (state.by < 0) return state.down ? found : found.reverse();
+    if (state.by < 0) return state.down ? found.reverse() : found;
     return found.sort(([a, i], [b, j]) => {
       const x = a[at], y = b[at];
       if (x === null || y === null || x === "" || y === "") return (x === null || x === "") - (y === null || y === "") || i - j;
@@ -63,9 +63,9 @@
     name.append(link);
     tr.append(name);
     columns.forEach(([, form], i) => {
-      const value = row[i + 2], cell = make("td", undefined, form === "text" ? "text" : "scale");
+      const value = row[i + 2], cell = make("td", undefined, form === "text" ? "text" : sizes[i] ? "scale" : "");
       const text = make("span", written(value, form), form === "text" && value ? "word" : "");
-      if (form !== "text" && value && sizes[i]) cell.style.setProperty("--w", `${(100 * Math.abs(value)) / sizes[i]}%`);
+      if (value && sizes[i]) cell.style.setProperty("--w", `${(100 * Math.abs(value)) / sizes[i]}%`);
       cell.append(text);
       tr.append(cell);
     });
@@ -77,7 +77,7 @@
     body.replaceChildren(...found.slice(0, state.most).map(line));
     count.textContent = found.length === rows.length ? `${rows.length} latents` : `${found.length} of ${rows.length} latents`;
     more.hidden = found.length <= state.most;
-    const kept = new URLSearchParams({ ...(state.query && { q: state.query }), ...(state.by >= 0 && { by: state.by }), ...(!state.down && { up: "" }) });
+    const kept = new URLSearchParams({ ...(state.query && { q: state.query }), ...(state.by >= 0 && { by: state.by }), ...(state.down && { down: "" }) });
     try { history.replaceState(null, "", `#${kept}`); } catch { /* some browsers refuse it for files */ }
   };
   search.value = state.query;

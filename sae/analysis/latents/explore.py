@@ -44,8 +44,9 @@ class LatentsConfig(Settings):
     n_intervals: int = Field(5, ge=0)
     n_per_interval: int = Field(3, gt=0)
     n_silent: int = Field(3, ge=0)
-    before: int = Field(24, ge=0)
-    after: int = Field(12, ge=0)
+    before: int = Field(32, ge=0)
+    after: int = Field(16, ge=0)
+    """Tokens that are shown around an example."""
     n_neighbours: int = Field(8, gt=0)
     n_logits: int = Field(10, gt=0)
     n_ablated: int = Field(8, ge=0)
