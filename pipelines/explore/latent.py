@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from torch import Tensor
 
 from pipelines.explore.drawing import histogram
-from pipelines.explore.words import Words, percent, plain, signed
+from pipelines.explore.words import Words, percent, plain, signed, visible
 from sae.analysis.latents import Absent, Exploration
 from sae.analysis.latents.examples import SILENT, TOP
 
@@ -90,7 +90,7 @@ class Latents:
             m = self.found.matched
             return f"feature {int(m.feature[j])}", float(m.f1[j])
         if self.found.told is not None and int(self.found.told.best[j]) >= 0:
-            return self.found.told.names[int(self.found.told.best[j])], float(self.found.told.f1[j])
+            return visible(self.found.told.names[int(self.found.told.best[j])]), float(self.found.told.f1[j])
         return "", math.nan
 
     def page(self, i: int) -> dict[str, Any]:
@@ -238,4 +238,4 @@ def _matched(m: Any, j: int) -> dict[str, Any]:
 
 def _told(told: Any, j: int) -> dict[str, Any]:
     values = {name: plain(float(getattr(told, name)[j])) for name in ("f1", "precision", "recall")}
-    return {"name": told.names[int(told.best[j])], **values}
+    return {"name": visible(told.names[int(told.best[j])]), **values}

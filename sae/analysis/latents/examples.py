@@ -3,7 +3,8 @@
 The intervals are those of Bricken et al. 2023: equal parts between 0 and the largest activation. The largest is known
 only in the end, so what is kept on the way is a sample of each bin of :class:`~sae.analysis.latents.firing.Tally`; an
 interval is then drawn from the samples of its bins, each entry by how many it stands for (weighted sampling without
-replacement, Efraimidis and Spirakis 2006).
+replacement, Efraimidis and Spirakis 2006). Where a bin reaches over the border of an interval, an interval may have
+fewer examples than it could.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Everything a dashboard shows of a dictionary, gathered in one pass over the source's held-out rows.
 
 After the pass only what is shown is read again: the vectors around the examples. Memory: for every latent its counts,
-a histogram and the strongest places (about 700 bytes), for each that is shown some 4 kB more and its windows, the pairs
+a histogram and the strongest places (about 700 bytes), for each that is shown some 8 kB more and its windows, the pairs
 that fire together (at most a few hundred megabytes), and the codes of one piece.
 """
 
@@ -143,7 +143,7 @@ class _Survey:
     def __init__(self, d: Dictionary, source: Source, settings: LatentsConfig, shown: Tensor) -> None:
         self.d, self.settings, self.shown = d, settings, shown
         self.tally, self.cofiring = Tally(d.n_latents), CoFiring(d.n_latents)
-        self.collected = Collected(d.n_latents, shown, settings.n_top, settings.n_per_interval, settings.seed)
+        self.collected = Collected(d.n_latents, shown, settings.n_top, 2 * settings.n_per_interval, settings.seed)
         known = source.truth is not None and not source.has_targets
         self.match = FeatureMatch(source.truth, d) if known and source.truth is not None else None
         self.telling: Telling | None = None
