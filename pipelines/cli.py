@@ -1,4 +1,4 @@
-"""The command `sae`: plan, run, bench, status, suggest, show, convert. Mistakes of a user are told in one line."""
+"""The command `sae`: its subcommands, and mistakes of a user told in one line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from pipelines import exploring
+
 if TYPE_CHECKING:
     from pipelines.config import Config
     from pipelines.step import Step
@@ -27,6 +29,7 @@ def _version() -> str:
 
 
 app = App(name="sae", help="Sparse autoencoders from a config to a scored dictionary.", version=_version)
+exploring.register(app)
 
 Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Out = Annotated[Path | None, Parameter(name="--out")]

@@ -1,0 +1,128 @@
+"""What stands around examples: the tokens of their rows, and how active the latent is at each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae.analysis.latents.examples import Examples
+from sae.analysis.latents.reading import Index, Keep, Piece, Reading
+from sae.corpus import PADDING
+from sae.dictionary import Dictionary
+
+N_FEATURES = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """One row for each example, `before` positions, its own, and some after it.
+
+    Beyond the ends of a row, and without tokens at all, `token` is :data:`~sae.corpus.PADDING`; `value` is NaN where
+    the dictionary reads nothing. Where true features are known, `feature` holds the most active ones at the example's
+    own place, the largest first, with their coefficients.
+    """
+
+    before: int
+    token: Int[Tensor, "examples width"]
+    value: Float[Tensor, "examples width"]
+    feature: Int[Tensor, "examples n"] | None
+    coefficient: Float[Tensor, "examples n"] | None
+
+    @property
+    def own(self) -> Float[Tensor, " examples"]:
+        """The activation at the example's own place."""
+        return self.value[:, self.before]
+
+    def __getitem__(self, index: Tensor) -> Windows:
+        feature = None if self.feature is None else self.feature[index]
+        coefficient = None if self.coefficient is None else self.coefficient[index]
+        return Windows(self.before, self.token[index], self.value[index], feature, coefficient)
+
+
+def windows(
+    reading: Reading, d: Dictionary, shown: Int[Tensor, " n_shown"], examples: Examples, before: int, after: int
+) -> Windows:
+    """Reads the vectors that stand in any window once more, and no others."""
+    if reading.context == 1:
+        before = after = 0
+    span = torch.arange(-before, after + 1)
+    value = torch.full((len(examples), len(span)), torch.nan)
+    feature = coefficient = None
+    place = (examples.row * reading.context + examples.position).numpy()
+    by_row = examples.row.argsort(stable=True)
+    sorted_rows = examples.row[by_row].contiguous()
+    for piece in reading.pieces(_near(np.unique(place), reading.context, before, after)):
+        with torch.no_grad():
+            z = d.encode(piece.acts)
+        mine = _of_rows(piece, sorted_rows, by_row)
+        value[mine] = _values(piece, z, examples[mine], shown, span, reading.context)
+        if piece.codes is not None:
+            n = min(N_FEATURES, piece.codes.shape[1])
+            feature = feature if feature is not None else torch.zeros(len(examples), n, dtype=torch.int64)
+            coefficient = coefficient if coefficient is not None else torch.zeros(len(examples), n)
+            best = piece.codes[_find(piece, examples[mine], reading.context)].float().topk(n, dim=1)
+            feature[mine], coefficient[mine] = best.indices.cpu(), best.values.cpu()
+    return Windows(before, _tokens(reading, examples, span), value, feature, coefficient)
+
+
+def _near(place: Index, context: int, before: int, after: int) -> Keep:
+    """Keeps the positions that stand in the window of some place."""
+
+    def keep(row: Index, position: Index) -> NDArray[np.bool_]:
+        low = np.searchsorted(place, row * context + np.maximum(position - after, 0))
+        high = np.searchsorted(place, row * context + np.minimum(position + before, context - 1), side="right")
+        return high > low
+
+    return keep
+
+
+def _of_rows(piece: Piece, sorted_rows: Tensor, by_row: Tensor) -> Int[Tensor, " mine"]:
+    """The examples in the rows of a piece."""
+    rows = piece.row.unique()
+    low, high = (torch.searchsorted(sorted_rows, rows, right=right) for right in (False, True))
+    size = high - low
+    start = low.repeat_interleave(size)
+    within = torch.arange(int(size.sum())) - (size.cumsum(0) - size).repeat_interleave(size)
+    return by_row[start + within]
+
+
+def _find(piece: Piece, examples: Examples, context: int) -> Int[Tensor, " examples"]:
+    """Which vectors of the piece are the examples' own."""
+    place, order = (piece.row * context + piece.position).sort()
+    return order[torch.searchsorted(place, examples.row * context + examples.position)]
+
+
+def _values(
+    piece: Piece, z: Tensor, examples: Examples, shown: Tensor, span: Int[Tensor, " width"], context: int
+) -> Float[Tensor, "examples width"]:
+    place, order = (piece.row * context + piece.position).sort()
+    position = examples.position[:, None] + span
+    wanted = examples.row[:, None] * context + position
+    at = torch.searchsorted(place, wanted).clamp(max=len(place) - 1)
+    there = (place[at] == wanted) & (position >= 0) & (position < context)
+    latent = shown[examples.latent][:, None].expand_as(at)
+    found = z[order[at].to(z.device), latent.to(z.device)].float().cpu()
+    return found.masked_fill(~there, torch.nan)
+
+
+def _tokens(reading: Reading, examples: Examples, span: Int[Tensor, " width"]) -> Int[Tensor, "examples width"]:
+    rows, which = examples.row.unique(return_inverse=True)
+    position = examples.position[:, None] + span
+    outside = (position < 0) | (position >= reading.context)
+    at = position.clamp(0, reading.context - 1)
+    token = torch.full(at.shape, PADDING, dtype=torch.int32)
+    order = which.argsort(stable=True)
+    # A few rows at a time: all of those that examples come from may be all there are.
+    for begin in range(0, len(rows), 1024):
+        text = reading.text(rows[begin : begin + 1024])
+        if text is None:
+            return token
+        mine = order[(which[order] >= begin) & (which[order] < begin + 1024)]
+        own = text.tokens.masked_fill(~text.attended, PADDING).int()
+        token[mine] = own[which[mine] - begin].gather(1, at[mine])
+    return token.masked_fill(outside, PADDING)
