@@ -22,20 +22,26 @@ D = TypeVar("D", bound="Dictionary")
 class Dictionary(ABC):
     """A trained dictionary, in units of the raw activations (any input scale is folded in).
 
-    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, back again. Row j of
-    `W_dec` is the direction of latent j. `card` says where the dictionary came from and is saved with it.
+    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, back again, or to the `d_out` of a
+    transcoder's target. Row j of `W_dec` is the direction of latent j. `card` says where the dictionary came from and
+    is saved with it.
     """
 
     kind: ClassVar[str]
 
     W_enc: Float[Tensor, "d_in n_latents"]
-    W_dec: Float[Tensor, "n_latents d_in"]
+    W_dec: Float[Tensor, "n_latents d_out"]
     b_enc: Float[Tensor, " n_latents"]
-    b_dec: Float[Tensor, " d_in"]
+    b_dec: Float[Tensor, " d_out"]
     card: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
 
     @property
     def d_in(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """The width of what is reconstructed: `d_in`, but for transcoders between places of two widths."""
         return self.W_dec.shape[1]
 
     @property
@@ -45,9 +51,16 @@ class Dictionary(ABC):
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]: ...
 
-    def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_out"]:
         """``x_hat = z W_dec + b_dec``."""
         return z @ self.W_dec + self.b_dec
+
+    def reconstruct(
+        self, x: Float[Tensor, "*batch d_in"], z: Float[Tensor, "*batch n_latents"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """``decode(encode(x))``, with `z` in place of the codes where it is given, and whatever of `x` passes beside
+        the codes: nothing, but for transcoders with a skip connection."""
+        return self.decode(self.encode(x) if z is None else z)
 
     @abstractmethod
     def settings(self) -> dict[str, float | int | str | bool]:
@@ -66,6 +79,8 @@ class Dictionary(ABC):
         """
         if kind not in configurable("sae.encoders"):
             raise ValueError(unknown(kind, configurable("sae.encoders"), "encoder"))
+        if self.d_in != self.d_out:
+            raise ValueError(f"encoder {kind!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
         source = None if x is None else source_of(x, self.d_in)
         config = configurable("sae.encoders")[kind].Config(**settings)
         with torch.no_grad():
