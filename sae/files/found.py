@@ -83,10 +83,14 @@ class Found:
 
     def json(self, name: str, up: int = 0) -> dict[str, Any]:
         """The object in a JSON file of the same folder, or of one up to so many above; empty where there is none."""
-        for folder in [self.folder, *self.folder.parents][: up + 1]:
+        inside = [self.folder, *self.folder.parents]
+        for folder in inside[: up + 1]:
             beside = str(folder / name)
             if beside in self.place.files:
                 return read_json(self.place.fetch(beside), self.place.label(beside))
+        for levels in range(1, up + 2 - len(inside)):
+            if (file := self.place.above(levels, name)) is not None:
+                return read_json(file)
         return {}
 
     def beside(self, name: str) -> Found | None:
@@ -118,21 +122,21 @@ def whole(found: Found, config: Mapping[str, Any], name: str, default: Any = Non
     if isinstance(value, str) and value.isdecimal() and len(value) < 16:
         value = int(value)
     if value is not None and (type(value) is not int or not 0 <= value < 2**48):
-        raise found.refused(f"its config has {name} = {str(value)[:40]!r}, a whole number is expected")
+        raise found.refused(f"its config has {name} = {repr(value)[:40]}, a whole number is expected")
     return value
 
 
 def positive(found: Found, value: Any, name: str) -> float:
     """A positive number of a config."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise found.refused(f"its config has {name} = {str(value)[:40]!r}, a positive number is expected")
+        raise found.refused(f"its config has {name} = {repr(value)[:40]}, a positive number is expected")
     return float(value)
 
 
 def k_of(found: Found, k: Any, n_latents: int) -> int:
     """A number of codes that are kept."""
     if type(k) is not int or not 0 < k <= n_latents:
-        raise found.refused(f"k = {str(k)[:40]!r} of {n_latents} latents")
+        raise found.refused(f"k = {repr(k)[:40]} of {n_latents} latents")
     return k
 
 

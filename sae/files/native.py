@@ -64,7 +64,7 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     if kind not in known:
         raise ValueError(f"{header_file}: {unknown(str(kind), known, 'kind of dictionary')}")
     cls: type[Dictionary] = known[kind]
-    check_shapes(tensors, weights_file)
+    check_shapes(tensors, weights_file, square=kind != "transcoder")
     try:
         return cls(**tensors, **header["settings"], card=header["card"])
     except TypeError as error:
@@ -92,15 +92,15 @@ def read_tensors(file: Path, finite: bool = False) -> dict[str, Tensor]:
     return {name: t.read(dtype=None, finite=finite) for name, t in open_safetensors(file, str(file)).items()}
 
 
-def check_shapes(tensors: dict[str, Tensor], file: Path) -> None:
-    """Refuses missing tensors and shapes that do not go together."""
+def check_shapes(tensors: dict[str, Tensor], file: Path, square: bool) -> None:
+    """Refuses missing tensors and shapes that do not go together; `square` where what is read is what is written."""
     for name, n_axes in (("W_enc", 2), ("W_dec", 2), ("b_enc", 1), ("b_dec", 1)):
         if name not in tensors:
             raise ValueError(f"{file}: the tensor {name} is missing")
         if tensors[name].ndim != n_axes:
             raise ValueError(f"{file}: {name} has shape {tuple(tensors[name].shape)}, {n_axes} axes expected")
     n_latents, d_out = tensors["W_dec"].shape
-    d_in = tensors["W_enc"].shape[0] if "W_skip" in tensors else d_out
+    d_in = d_out if square else tensors["W_enc"].shape[0]
     expected = {"W_enc": (d_in, n_latents), "b_enc": (n_latents,), "b_dec": (d_out,)}
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:

@@ -41,6 +41,7 @@ def _read(found: Found, given: Given) -> Dictionary:
         # What reaches the threshold passes there, what exceeds it here: it is lowered by as little as can be.
         lowered = torch.nextafter(w.take("thresholds", "m").exp(), torch.tensor(0.0))
         layer.threshold = lowered
+    w.drop("encoder.tied_to._weights", "encoder.tied_to.multiplier")
     w.finish("overcomplete's linear encoder and dictionary")
     if layer.threshold is not None:
         return layer.build("jumprelu", told)

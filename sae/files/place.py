@@ -11,9 +11,9 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 DEPTH = 3
@@ -36,6 +36,10 @@ class Place(ABC):
     @abstractmethod
     def fetch(self, file: str) -> Path:
         """The file on this disk."""
+
+    @abstractmethod
+    def above(self, levels: int, name: str) -> Path | None:
+        """A file of the folder so many levels above, on this disk; None where there is none."""
 
     @property
     def is_near(self) -> bool:
@@ -71,6 +75,11 @@ class Local(Place):
     def fetch(self, file: str) -> Path:
         return self.path / file
 
+    def above(self, levels: int, name: str) -> Path | None:
+        parents = self.path.absolute().parents
+        file = parents[levels - 1] / name if levels <= len(parents) else None
+        return file if file is not None and file.is_file() else None
+
     @property
     def is_near(self) -> bool:
         return True
@@ -97,11 +106,23 @@ class Remote(Place):
         return sorted(name[len(root) :].lstrip("/") for name in found)
 
     def fetch(self, file: str) -> Path:
-        target = self.cache / re.sub(r"[^\w.-]+", "_", self.path) / PurePosixPath(file)
+        return self._copied(f"{self.path.rstrip('/')}/{file}")
+
+    def above(self, levels: int, name: str) -> Path | None:
+        parts = self.path.rstrip("/").split("/")
+        if len(parts) <= levels:
+            return None
+        path = "/".join([*parts[:-levels], name])
+        with told_in_one_line(self.url):
+            there = self.system.isfile(path)
+        return self._copied(path) if there else None
+
+    def _copied(self, path: str) -> Path:
+        target = self.cache / re.sub(r"[^\w./-]+", "_", path).strip("/")
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with told_in_one_line(self.label(file)):
-                self.system.get_file(f"{self.path.rstrip('/')}/{file}", str(target))
+            with told_in_one_line(path):
+                self.system.get_file(path, str(target))
         return target
 
 
@@ -112,7 +133,6 @@ class Hub(Place):
     repo: str
     revision: str | None
     folder: str
-    listed: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -120,20 +140,31 @@ class Hub(Place):
         return f"hf://{self.repo}{at}" + (f":{self.folder}" if self.folder else "")
 
     @cached_property
-    def files(self) -> list[str]:
+    def every(self) -> list[str]:
+        """All files of the repository."""
         from huggingface_hub import HfApi
 
         with told_in_one_line(self.name):
-            every = HfApi().list_repo_files(self.repo, revision=self.revision)
+            return HfApi().list_repo_files(self.repo, revision=self.revision)
+
+    @cached_property
+    def files(self) -> list[str]:
         start = f"{self.folder}/" if self.folder else ""
-        return sorted(name.removeprefix(start) for name in every if name.startswith(start) or name == self.folder)
+        return sorted(name.removeprefix(start) for name in self.every if name.startswith(start) or name == self.folder)
 
     def fetch(self, file: str) -> Path:
+        return self._fetched(f"{self.folder}/{file}" if self.folder else file)
+
+    def above(self, levels: int, name: str) -> Path | None:
+        parts = self.folder.split("/") if self.folder else []
+        file = "/".join([*parts[:-levels], name])
+        return self._fetched(file) if len(parts) >= levels and file in self.every else None
+
+    def _fetched(self, file: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        with told_in_one_line(self.label(file)):
-            inside = f"{self.folder}/{file}" if self.folder else file
-            return Path(hf_hub_download(self.repo, inside, revision=self.revision))
+        with told_in_one_line(f"hf://{self.repo}/{file}"):
+            return Path(hf_hub_download(self.repo, file, revision=self.revision))
 
 
 @contextmanager

@@ -26,16 +26,18 @@ def open_file(file: Path, label: str | None = None) -> Any:
     label, size = label or str(file), file.stat().st_size
     with file.open("rb") as f:
         start = f.read(512)
+    if safe.is_safetensors(start, size):
+        return safe.open_safetensors(file, label)
     if start[:4] == b"PK\x03\x04":
         return torch_file.open_zip(file, label) if torch_file.is_torch(file) else npz.open_npz(file, label)
     if start.startswith(b"version https://git-lfs"):
         raise ValueError(f"{label}: a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`")
     if start[257:262] == b"ustar":
         raise ValueError(f"{label}: a tar archive of an old torch; load it there and save it again")
+    if file.suffix == ".safetensors":
+        return safe.open_safetensors(file, label)
     if start[:1] == b"\x80" or (file.suffix in PICKLED and start):
         return torch_file.open_pickle(file, label)
-    if file.suffix == ".safetensors" or safe.is_safetensors(start, size):
-        return safe.open_safetensors(file, label)
     if start[:2] == b"PK" or file.suffix == ".npz":
         raise ValueError(f"{label}: not a whole zip archive")
     raise ValueError(f"{label}: not a file of tensors in a form that can be read: safetensors, npz or torch's own")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import IO
+from io import BufferedIOBase
 
 
 class Window:
     """The bytes of a stream from where it stands on, `n` of them."""
 
-    def __init__(self, f: IO[bytes], n: int) -> None:
+    def __init__(self, f: BufferedIOBase, n: int) -> None:
         self.f, self.left = f, n
 
     def read(self, n: int = -1) -> bytes:
