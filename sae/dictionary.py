@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -66,6 +66,20 @@ class Dictionary(ABC):
     def settings(self) -> dict[str, float | int | str | bool]:
         """What :meth:`encode` needs beyond the tensors; saved beside them, and given back as keywords."""
 
+    @classmethod
+    def checked(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as :meth:`settings` gives them, for numbers that come from elsewhere; a ``ValueError`` of one line
+        names one that is unknown or of another type than its default."""
+        own = [f for f in fields(cls) if f.name != "card"]
+        defaults = {f.name: f.default for f in own if f.default is not MISSING}
+        defaults |= {f.name: f.default_factory() for f in own if f.default_factory is not MISSING}
+        for name, value in settings.items():
+            if name not in defaults:
+                raise ValueError(unknown(name, sorted(defaults), f"setting of {cls.kind!r}"))
+            if not _alike(value, defaults[name]):
+                raise ValueError(f"{name} = {repr(value)[:40]} is no setting of {cls.kind!r}")
+        return dict(settings)
+
     def multiply_adds(self) -> int:
         """What it costs to encode one row; one layer unless a kind says otherwise."""
         return self.d_in * self.n_latents
@@ -103,3 +117,24 @@ class Dictionary(ABC):
     def with_card(self: D, **entries: Any) -> D:
         """The same dictionary with entries added to its card."""
         return replace(self, card={**self.card, **entries})
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value is of the type of a default, and no number that is negative or not finite."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    if isinstance(default, int):
+        return isinstance(value, int) and 0 <= value < 2**48
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 <= value < float("inf")
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(type(n) is int and n > 0 for n in value)
+    return isinstance(value, str if isinstance(default, str) else Mapping)
+
+
+def check_reader(kind: str, settings: Mapping[str, Any]) -> None:
+    """Refuses what cannot be the reading half of another dictionary: a kind that is not trained, or wrong settings."""
+    readers = configurable("sae.dictionaries")
+    if kind not in readers:
+        raise ValueError(unknown(kind, readers, "kind that reads"))
+    readers[kind].KIND.checked(settings)

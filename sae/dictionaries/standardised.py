@@ -15,15 +15,15 @@ is: one or three latents that always fire. Codes as the trainer had them are ``z
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary import Dictionary
-from sae.kinds import kinds
+from sae.dictionary import Dictionary, check_reader
+from sae.kinds import kinds, unknown
 
 EXTRA = {"layer_norm": 3, "norm": 1}
 
@@ -42,6 +42,19 @@ class Standardised(Dictionary):
     gain: Float[Tensor, " n_read"] | None = None
     shift: Float[Tensor, " n_read"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.rows not in EXTRA:
+            raise ValueError(unknown(self.rows, EXTRA, "way to standardise rows"))
+        if not self.n_read > 0 or any(len(t) != self.n_read for t in self.own.values()):
+            raise ValueError(f"{self.n_latents} latents are not those that read and {EXTRA[self.rows]} more")
+        check_reader(self.reader, self.reader_settings)
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        """The reader's tensors beside those of every dictionary."""
+        named = {"threshold": self.threshold, "gain": self.gain, "shift": self.shift}
+        return {name: t for name, t in named.items() if t is not None}
+
     @classmethod
     def over(cls, inner: Dictionary, rows: str, eps: float) -> Standardised:
         """A dictionary of standardised rows as one of raw rows."""
@@ -51,8 +64,8 @@ class Standardised(Dictionary):
         W_dec = torch.cat([tensors.pop("W_dec"), inner.b_dec[None], *([one[None], -one[None]] if n == 3 else [])])
         W_enc = torch.nn.functional.pad(tensors.pop("W_enc"), (0, n))
         b_enc, b_dec = torch.nn.functional.pad(tensors.pop("b_enc"), (0, n)), torch.zeros_like(tensors.pop("b_dec"))
-        read = cls(W_enc, W_dec, b_enc, b_dec, inner.kind, inner.settings(), rows, eps, card=inner.card)
-        return replace(read, **tensors)
+        own = {name: tensors.get(name) for name in ("threshold", "gain", "shift")}
+        return cls(W_enc, W_dec, b_enc, b_dec, inner.kind, inner.settings(), rows, eps, **own, card=inner.card)
 
     @property
     def n_read(self) -> int:
@@ -63,9 +76,8 @@ class Standardised(Dictionary):
     def inner(self) -> Dictionary:
         """The dictionary of standardised rows."""
         n = self.n_read
-        own = {name: t for name, t in self.tensors().items() if name in ("threshold", "gain", "shift")}
         parts = self.W_enc[:, :n], self.W_dec[:n], self.b_enc[:n], self.W_dec[n]
-        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **own, **self.reader_settings)
+        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **self.own, **self.reader_settings)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         if self.rows == "norm":

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary import Dictionary
+from sae.dictionary import Dictionary, check_reader
 from sae.kinds import kinds
 
 
@@ -31,6 +31,9 @@ class Transcoder(Dictionary):
     reader_settings: Mapping[str, Any] = field(default_factory=dict)
     threshold: Float[Tensor, " n_latents"] | None = None
     W_skip: Float[Tensor, "d_in d_out"] | None = None
+
+    def __post_init__(self) -> None:
+        check_reader(self.reader, self.reader_settings)
 
     @property
     def inner(self) -> Dictionary:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -57,17 +59,17 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     """Reads the two files; a ``ValueError`` of one line names the one that is wrong, and what is wrong with it."""
     header = read_header(header_file)
     tensors = read_tensors(weights_file, finite=True)
-    kind = RENAMED.get(str(header["kind"]), header["kind"])
+    kind = RENAMED.get(str(header["kind"]), str(header["kind"]))
     known = {
         name: m.KIND for name, m in (kinds("sae.dictionaries") | kinds("sae.encoders")).items() if hasattr(m, "KIND")
     }
     if kind not in known:
-        raise ValueError(f"{header_file}: {unknown(str(kind), known, 'kind of dictionary')}")
+        raise ValueError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
     cls: type[Dictionary] = known[kind]
-    check_shapes(tensors, weights_file, square=kind != "transcoder")
+    check_shapes(tensors, weights_file, cls)
     try:
-        return cls(**tensors, **header["settings"], card=header["card"])
-    except TypeError as error:
+        return cls(**tensors, **cls.checked(header["settings"]), card=header["card"])
+    except (TypeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise ValueError(
             f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {told}"
@@ -92,16 +94,30 @@ def read_tensors(file: Path, finite: bool = False) -> dict[str, Tensor]:
     return {name: t.read(dtype=None, finite=finite) for name, t in open_safetensors(file, str(file)).items()}
 
 
-def check_shapes(tensors: dict[str, Tensor], file: Path, square: bool) -> None:
-    """Refuses missing tensors and shapes that do not go together; `square` where what is read is what is written."""
-    for name, n_axes in (("W_enc", 2), ("W_dec", 2), ("b_enc", 1), ("b_dec", 1)):
+def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) -> None:
+    """Refuses missing tensors, and shapes that are not those that the class declares."""
+    lengths: dict[str, int] = {}
+    hints = get_type_hints(cls)
+    for name in sorted((f.name for f in fields(cls)), key=lambda name: name != "W_dec"):  # its axes name the others'
+        axes = _axes(hints[name])
+        if axes is None:
+            continue
         if name not in tensors:
+            if NoneType in get_args(hints[name]):
+                continue
             raise ValueError(f"{file}: the tensor {name} is missing")
-        if tensors[name].ndim != n_axes:
-            raise ValueError(f"{file}: {name} has shape {tuple(tensors[name].shape)}, {n_axes} axes expected")
-    n_latents, d_out = tensors["W_dec"].shape
-    d_in = d_out if square else tensors["W_enc"].shape[0]
-    expected = {"W_enc": (d_in, n_latents), "b_enc": (n_latents,), "b_dec": (d_out,)}
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{file}: {name} has shape {tuple(tensors[name].shape)}, {shape} expected")
+        shape = tuple(tensors[name].shape)
+        axes = [("d_out" if axis == "d_in" and cls.kind != "transcoder" else axis) for axis in axes]
+        if len(axes) == len(shape) and 0 not in shape:
+            lengths = dict(zip(axes, shape, strict=True)) | lengths
+        expected = tuple(lengths.get(axis, axis) for axis in axes)
+        if shape != expected:
+            raise ValueError(f"{file}: {name} has shape {shape}, {expected} expected")
+
+
+def _axes(hint: Any) -> list[str] | None:
+    """The names of a tensor's axes, from its annotation; None for what is no tensor."""
+    for one in (hint, *get_args(hint)):
+        if isinstance(axes := getattr(one, "dim_str", None), str):
+            return axes.split()
+    return None

@@ -49,13 +49,15 @@ def find(found: Found) -> list[Candidate]:
 
 def _read(found: Found, given: Given) -> Dictionary:
     config = _present(found.json(CONFIG))
-    architecture = config.get("architecture", "standard")
+    architecture = str(config["architecture"])
     if architecture not in KINDS:
         known = ", ".join(KINDS)
-        raise found.refused(f"architecture {str(architecture)[:40]!r} cannot be read; these can: {known}")
+        raise found.refused(f"architecture {architecture[:40]!r} cannot be read; these can: {known}")
     w, kind = found.weights(), KINDS[architecture]
     _finetuning(w)
     layer, centred = _layer(w, architecture), config.get("apply_b_dec_to_input", True) is not False
+    if (d_sae := whole(found, config, "d_sae")) != len(layer.b_enc):
+        raise found.refused(f"W_dec has {len(layer.b_enc)} rows, {d_sae} expected by {CONFIG}")
     if architecture in TRANSCODERS:
         return _transcoder(found, w, layer, kind, config)
     settings, told = _settings(found, w, layer, config, architecture), _card(found, config)
@@ -68,7 +70,7 @@ def _read(found: Found, given: Given) -> Dictionary:
         layer.unit_rows()
     if not centred:
         layer.uncentred()
-    normalised = config.get("normalize_activations", "none")
+    normalised = str(config.get("normalize_activations", "none"))
     if normalised == "expected_average_only_in":
         layer.scaled(_factor(found, given))
     elif normalised == "covariance_whitening":
@@ -145,7 +147,7 @@ def _pursuit(
     """A pursuit is its decoder: what is folded into others' encoders goes into its bias and its tolerance."""
     tolerance = config.get("residual_threshold", 1e-2)
     tolerance = positive(found, tolerance, "residual_threshold") if tolerance != 0 else 0.0
-    normalised = config.get("normalize_activations", "none")
+    normalised = str(config.get("normalize_activations", "none"))
     if normalised == "expected_average_only_in":
         factor = _factor(found, given)
         layer.b_dec, tolerance = layer.b_dec / factor, tolerance / factor

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from sae.stored.window import Window
 
-MOST_OPERATIONS = 2_000_000
+MOST_OPERATIONS = 500_000
 Key = str | int | float | bool | bytes | None
 
 

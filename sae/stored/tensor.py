@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-AT_ONCE = 16 * 2**20
+AT_ONCE = 4 * 2**20
 """Bytes that are read at a time."""
 
 

@@ -213,7 +213,8 @@ def dictionary_learning_checkpoint(folder: Path) -> Made:
     own = {n: t[n] for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = {"state": {0: {"exp_avg": t["W_enc"]}}, "param_groups": [{"lr": 1.0}]}
-    torch.save({"step": 7, "ae": own, "optimizer": optimizer, "config": {"dict_class": "JumpReluAutoEncoder"}, "norm_factor": factor}, folder / "ae.pt")  # fmt: skip
+    checkpoint = {"step": 7, "ae": own, "optimizer": optimizer, "norm_factor": factor}
+    torch.save(checkpoint | {"config": {"dict_class": "JumpReluAutoEncoder"}}, folder / "ae.pt")
     inside = uncentred(t, jump(t))
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
