@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ x_hat = d.reconstruct(x)
 def push(d: Dictionary, repo: str, *, licence: str | None = None, private: bool = False) -> str:
     """Uploads a dictionary to a repository of the hub, which is made where there is none, and gives its address.
 
-    The native form, whose card goes with it, and a ``README.md`` made of that card. A ``ValueError`` of one line says
+    The native form, whose card goes with it, and a ``README.md`` made of that card; places on this disk are called by
+    their last name there. A ``ValueError`` of one line says
     what the hub did not like.
     """
     from huggingface_hub import HfApi
 
-    if licence is not None:
-        d = d.with_card(licence=licence)
+    card = _shared(d.card) | ({} if licence is None else {"licence": licence})
+    d = replace(d, card=card)
     with tempfile.TemporaryDirectory(prefix="sae-") as folder, told_in_one_line(f"hf://{repo}", "pushed to"):
         save_native(d, Path(folder))
         (Path(folder) / "README.md").write_text(page(d, repo), encoding="utf-8")
@@ -91,6 +93,16 @@ def facts(card: Mapping[str, Any]) -> dict[str, Any]:
     told |= {"seed": card.get("seed"), "step": card.get("step"), "format": card.get("format")}
     told |= {"from": card.get("from"), "licence": card.get("licence")}
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _shared(entry: Any) -> Any:
+    """A card without the folders of whoever made it."""
+    if isinstance(entry, Mapping):
+        return {name: _shared(value) for name, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [_shared(value) for value in entry]
+    is_path = isinstance(entry, str) and Path(entry).is_absolute()
+    return Path(entry).name if is_path else entry
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:
