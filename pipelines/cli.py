@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import exploring
+from pipelines.sharing import push
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -225,19 +226,19 @@ def suggest(
 
 
 @app.command
-def show(directory: Path) -> None:
-    """Show what is in the directory of a step, or in a saved dictionary of any readable format.
+def show(path: str) -> None:
+    """Show what is in the directory of a step, or in a saved dictionary of any readable format, with its card.
 
     Parameters
     ----------
-    directory
-        A step's directory, a report's, or a saved dictionary.
+    path
+        A step's directory, a report's, or a saved dictionary: a folder, a file, hf://owner/name, or path#name for one
+        of several.
     """
+    from pipelines.sharing import print_dictionary
     from pipelines.store import MANIFEST, read_manifest
 
-    if not directory.exists():
-        raise FileNotFoundError(f"{directory}: there is no such folder")
-    console = Console()
+    directory, console = Path(path), Console()
     is_step = (directory / MANIFEST).is_file()
     if is_step:
         manifest = read_manifest(directory)
@@ -252,19 +253,17 @@ def show(directory: Path) -> None:
     if not is_step or (directory / "dictionary").is_dir():
         from sae.files import load
 
-        d = load(directory)
-        shape = {"dictionary": d.kind, "d_in": d.d_in, "n_latents": d.n_latents, **d.settings()}
-        _print_settings(console, shape if is_step else {**shape, "card": d.card})
+        print_dictionary(load(path), console)
 
 
 @app.command
-def convert(source: Path, target: Path, *, format: str = "native") -> None:
+def convert(source: str, target: Path, *, format: str = "native") -> None:
     """Read a dictionary in any format and write it in another.
 
     Parameters
     ----------
     source
-        A saved dictionary, or a step's directory that holds one.
+        A saved dictionary, or a step's directory that holds one; path#name for one of several.
     target
         The folder to write.
     format
@@ -273,6 +272,9 @@ def convert(source: Path, target: Path, *, format: str = "native") -> None:
     from sae.files import convert
 
     convert(source, target, format)
+
+
+app.command(push)
 
 
 def _read(

@@ -1,7 +1,7 @@
 """Sparse autoencoders from a config to a scored dictionary.
 
 d = sae.load("path"); z = d.encode(x); x_hat = d.decode(z)
-sae.save(d, "path"); sae.convert("in", "out", format="saelens")
+sae.save(d, "path"); sae.convert("in", "out", format="saelens"); sae.push(d, "owner/name")
 ds = sae.fit(x, kind="relu", n_latents=512, l1=[.05, .1], seeds=[0, 1], steps=2000, batch_size=256)
 r = sae.refine(ds[0], x); e = r.with_encoder("threshold", x, layer="learned")
 s = sae.score(ds[0], x, features=F, codes=C, labels=y)
@@ -10,7 +10,7 @@ with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_re
 
 from sae.analysis.splicing import splice
 from sae.dictionary import Dictionary
-from sae.files import convert, load, save
+from sae.files import convert, load, push, save
 from sae.fit import fit
 from sae.refine import refine
 from sae.score import score
@@ -18,4 +18,17 @@ from sae.source import Batch, Source, Truth
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Dictionary", "Source", "Truth", "convert", "fit", "load", "refine", "save", "score", "splice"]
+__all__ = [
+    "Batch",
+    "Dictionary",
+    "Source",
+    "Truth",
+    "convert",
+    "fit",
+    "load",
+    "push",
+    "refine",
+    "save",
+    "score",
+    "splice",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -22,20 +22,26 @@ D = TypeVar("D", bound="Dictionary")
 class Dictionary(ABC):
     """A trained dictionary, in units of the raw activations (any input scale is folded in).
 
-    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, back again. Row j of
-    `W_dec` is the direction of latent j. `card` says where the dictionary came from and is saved with it.
+    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, back again, or to the `d_out` of a
+    transcoder's target. Row j of `W_dec` is the direction of latent j. `card` says where the dictionary came from and
+    is saved with it.
     """
 
     kind: ClassVar[str]
 
     W_enc: Float[Tensor, "d_in n_latents"]
-    W_dec: Float[Tensor, "n_latents d_in"]
+    W_dec: Float[Tensor, "n_latents d_out"]
     b_enc: Float[Tensor, " n_latents"]
-    b_dec: Float[Tensor, " d_in"]
+    b_dec: Float[Tensor, " d_out"]
     card: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
 
     @property
     def d_in(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """The width of what is reconstructed: `d_in`, but for transcoders between places of two widths."""
         return self.W_dec.shape[1]
 
     @property
@@ -45,13 +51,34 @@ class Dictionary(ABC):
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]: ...
 
-    def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_out"]:
         """``x_hat = z W_dec + b_dec``."""
         return z @ self.W_dec + self.b_dec
+
+    def reconstruct(
+        self, x: Float[Tensor, "*batch d_in"], z: Float[Tensor, "*batch n_latents"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """``decode(encode(x))``, with `z` in place of the codes where it is given, and whatever of `x` passes beside
+        the codes: nothing, but for transcoders with a skip connection."""
+        return self.decode(self.encode(x) if z is None else z)
 
     @abstractmethod
     def settings(self) -> dict[str, float | int | str | bool]:
         """What :meth:`encode` needs beyond the tensors; saved beside them, and given back as keywords."""
+
+    @classmethod
+    def checked(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as :meth:`settings` gives them, for numbers that come from elsewhere; a ``ValueError`` of one line
+        names one that is unknown or of another type than its default."""
+        own = [f for f in fields(cls) if f.name != "card"]
+        defaults = {f.name: f.default for f in own if f.default is not MISSING}
+        defaults |= {f.name: f.default_factory() for f in own if f.default_factory is not MISSING}
+        for name, value in settings.items():
+            if name not in defaults:
+                raise ValueError(unknown(name, sorted(defaults), f"setting of {cls.kind!r}"))
+            if not _alike(value, defaults[name]):
+                raise ValueError(f"{name} = {repr(value)[:40]} is no setting of {cls.kind!r}")
+        return dict(settings)
 
     def multiply_adds(self) -> int:
         """What it costs to encode one row; one layer unless a kind says otherwise."""
@@ -66,6 +93,8 @@ class Dictionary(ABC):
         """
         if kind not in configurable("sae.encoders"):
             raise ValueError(unknown(kind, configurable("sae.encoders"), "encoder"))
+        if self.d_in != self.d_out:
+            raise ValueError(f"encoder {kind!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
         source = None if x is None else source_of(x, self.d_in)
         config = configurable("sae.encoders")[kind].Config(**settings)
         with torch.no_grad():
@@ -88,3 +117,24 @@ class Dictionary(ABC):
     def with_card(self: D, **entries: Any) -> D:
         """The same dictionary with entries added to its card."""
         return replace(self, card={**self.card, **entries})
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value is of the type of a default, and no number that is negative or not finite."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    if isinstance(default, int):
+        return isinstance(value, int) and 0 <= value < 2**48
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 <= value < float("inf")
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(type(n) is int and n > 0 for n in value)
+    return isinstance(value, str if isinstance(default, str) else Mapping)
+
+
+def check_reader(kind: str, settings: Mapping[str, Any]) -> None:
+    """Refuses what cannot be the reading half of another dictionary: a kind that is not trained, or wrong settings."""
+    readers = configurable("sae.dictionaries")
+    if kind not in readers:
+        raise ValueError(unknown(kind, readers, "kind that reads"))
+    readers[kind].KIND.checked(settings)

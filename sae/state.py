@@ -186,12 +186,13 @@ class State:
         return Stack.of({**self.stack.tensors(), **self.average})
 
     def dictionaries(self) -> list[Dictionary]:
-        """The dictionaries as they are now, in raw units, on the CPU, with what was spent on their cards."""
-        stack, spent = self.result(), self.spent.entry()
+        """The dictionaries as they are now, in raw units, on the CPU, with what was spent, and the factor that their
+        training multiplied rows by, on their cards."""
+        stack, told = self.result(), self.spent.entry() | {"input_scale": self.units.told}
         return [
             config.architecture()
             .build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
-            .with_card(**spent)
+            .with_card(**told)
             for i, (config, _) in enumerate(self.members)
         ]
 

@@ -39,6 +39,11 @@ class Units:
         x = pair.x * self.scale if self.whitening is None else pair.x @ self.whitening
         return Pair(x, x if pair.y is pair.x else pair.y * self.target_scale)
 
+    @property
+    def told(self) -> float | str:
+        """The factor of the input for a card, or that there was a matrix."""
+        return self.scale if self.whitening is None else "whitened"
+
     def folded(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
         """Tensors of a member as those of a dictionary that reads and gives back rows of one scale, and that scale.
 

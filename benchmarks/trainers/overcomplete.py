@@ -21,7 +21,7 @@ class Run:
     stride = 1
 
     def __init__(self, setting: Setting, batches: Sequence[Tensor]) -> None:
-        _give_back_colormaps()
+        give_back_colormaps()
         from overcomplete.sae import SAE, mse_l1, train_sae
 
         torch.manual_seed(setting.seed)
@@ -49,7 +49,7 @@ def build(kind: str, setting: Setting, batches: Sequence[Tensor]) -> Run:
     return Run(setting, batches)
 
 
-def _give_back_colormaps() -> None:
+def give_back_colormaps() -> None:
     """The library's plots ask matplotlib for a function that it no longer has, as soon as they are imported."""
     import matplotlib as mpl
     import matplotlib.cm

@@ -16,6 +16,7 @@ from pipelines.gallery import Picture, Place, pictures
 from pipelines.page import Section, Shown, render
 from pipelines.probed import SUMMARY, answers, gather, learning, probes_of, summarised, write_summaries
 from pipelines.scoreboard import Row, decided_by, goodness, read_csv, settings_of, write_csv
+from pipelines.sharing import complete_card
 from pipelines.sources import nonlinear
 from pipelines.step import Job, Runtime, Tell
 from sae.probing.summary import Summary
@@ -23,7 +24,7 @@ from sae.probing.summary import Summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-VERSION = 4
+VERSION = 5
 MOST_DRAWN = 6
 """Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
 
@@ -67,6 +68,7 @@ def _report(job: Job) -> None:
         if verdict is not None and i == 0:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
+            complete_card(job.out / "best", places[best].source, rows[best].scores)
         why = nonlinear(places[settings[0].members[0]].source)
         told = [] if verdict is None else findings(settings, verdict, why)
         study = probes_of(summaries[source], settings, score) if source in summaries else None

@@ -1,5 +1,6 @@
 """The kinds of dictionary, one file an architecture.
 
-Each file has ``KIND``, the final `Dictionary` class that :func:`sae.load` builds. They are
-trained, so that each has a ``Config`` too; kinds that come out of better encoders are in ``sae/encoders/``.
+Each file has ``KIND``, the final `Dictionary` class that :func:`sae.load` builds. What can be trained has a ``Config``
+too; `standardised` and `transcoder` have none, they are what others' files need beside. Kinds that come out of better
+encoders are in ``sae/encoders/``.
 """

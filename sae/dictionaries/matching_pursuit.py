@@ -42,24 +42,37 @@ class Config(DictionaryConfig):
 
 @dataclass(frozen=True, eq=False)
 class MatchingPursuit(Dictionary):
-    """Codes by `k` steps of matching pursuit; `W_enc` is the decoder's transpose and `b_enc` zero."""
+    """Codes by `k` steps of matching pursuit; `W_enc` is the decoder's transpose and `b_enc` zero.
+
+    A row may be done before: where its residual is shorter than `tolerance`, or, with `until_stable`, after a step that
+    brought no new latent. That is how SAELens stops; what is trained here takes all of its steps.
+    """
 
     kind: ClassVar[str] = "matching_pursuit"
 
     k: int = 1
+    tolerance: float = 0.0
+    until_stable: bool = False
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         r = (x - self.b_dec).flatten(0, -2) if x.ndim > 1 else (x - self.b_dec)[None]
-        z = r.new_zeros(len(r), self.n_latents)
+        z, going = r.new_zeros(len(r), self.n_latents), torch.ones_like(r[:, :1], dtype=torch.bool)
         for taken in pursue(r, self.W_enc, self.W_dec, self.k):
-            z.scatter_add_(1, taken.latent[:, None], taken.amount[:, None])
+            latent, amount = taken.latent[:, None], taken.amount[:, None]
+            if self.tolerance or self.until_stable:
+                amount = amount * going
+                if self.until_stable:
+                    going = going & (amount > 0) & (z.gather(1, latent) == 0)
+                going = going & (taken.after.norm(dim=-1, keepdim=True) >= self.tolerance)
+            z.scatter_add_(1, latent, amount)
         return z.view(*x.shape[:-1], self.n_latents)
 
     def multiply_adds(self) -> int:
         return self.k * self.d_in * self.n_latents
 
     def settings(self) -> dict[str, float | int | str | bool]:
-        return {"k": self.k}
+        early: dict[str, float | int | str | bool] = {"tolerance": self.tolerance, "until_stable": self.until_stable}
+        return {"k": self.k} | {name: value for name, value in early.items() if value}
 
 
 KIND = MatchingPursuit

@@ -9,32 +9,44 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae.dictionary import Dictionary
-from sae.files.native import is_native, load_native, save_native
-from sae.files.saelens import is_saelens, load_saelens, save_saelens
+from sae.files import dictionary_learning, sparsify, to_saelens
+from sae.files.choice import opened
+from sae.files.found import Given
+from sae.files.hub import push
+from sae.files.native import save_native
+from sae.files.place import located
 from sae.kinds import unknown
 
-READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Dictionary]]] = {
-    "native": (is_native, load_native),
-    "saelens": (is_saelens, load_saelens),
+__all__ = ["convert", "load", "push", "save"]
+
+WRITERS: dict[str, Callable[[Dictionary, Path], None]] = {
+    "native": save_native,
+    "saelens": to_saelens.save,
+    "dictionary_learning": dictionary_learning.save,
+    "sparsify": sparsify.save,
 }
-WRITERS: dict[str, Callable[[Dictionary, Path], None]] = {"native": save_native, "saelens": save_saelens}
 
 
-def load(path: str | Path) -> Dictionary:
-    """The dictionary in a folder, whatever readable format it is in.
+def load(
+    path: str | Path,
+    *,
+    index: int | None = None,
+    name: str | None = None,
+    k: int | None = None,
+    scale: float | None = None,
+) -> Dictionary:
+    """The dictionary in a folder or a file, whatever readable format it is in.
 
-    A folder that holds a native dictionary in ``dictionary/`` (a step of a run) opens as well. Raises
-    ``FileNotFoundError`` where there is none, ``ValueError`` of one line where a file is damaged.
+    `path` is on this disk, a repository of the hub (``hf://owner/name@revision:folder``) or any URL that fsspec knows
+    (``memory://``, ``s3://``). Where there are several, `index` or `name` chooses, or the path does: ``path#name``. `k`
+    and `scale` are numbers that some files leave out. Raises ``FileNotFoundError`` where there is none, ``ValueError``
+    of one line where a file is damaged, is of no readable kind, or holds several and none is chosen.
     """
-    folder = Path(path)
-    if is_native(folder / "dictionary"):
-        folder = folder / "dictionary"
-    for recognises, read in READERS.values():
-        if recognises(folder):
-            return read(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"{path}: there is no such folder")
-    raise FileNotFoundError(f"{path}: no dictionary here in a format that can be read ({', '.join(READERS)})")
+    text = str(path)
+    if "#" in text and name is None and not Path(text).exists():
+        path, _, name = text.rpartition("#")
+    with located(path) as (place, file):
+        return opened(place, file, index, name, Given(k, scale))
 
 
 def save(d: Dictionary, path: str | Path, format: str = "native") -> None:

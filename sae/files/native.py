@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.kinds import kinds, unknown
+from sae.stored import read_json
+from sae.stored.safe import open_safetensors
 
 FORMAT = 1
 HEADER = "dictionary.json"
@@ -24,21 +29,20 @@ RENAMED = {"lasso": "fista"}
 """Kinds that files of earlier versions name otherwise."""
 
 
-def is_native(path: Path) -> bool:
-    """Whether a folder looks like the native form."""
-    return (path / HEADER).is_file()
-
-
 def save_native(d: Dictionary, path: Path) -> None:
     """Writes the folder; each file appears whole or not at all, the header last."""
+    header = {"format": FORMAT, "kind": d.kind, "settings": d.settings(), "card": d.card}
+    save_tensors(d.tensors(), path / WEIGHTS, dtype=None)
+    write_whole(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype | None = torch.float32) -> None:
+    """Writes a safetensors file. Copied, because safetensors refuses tensors that share memory, as tied ones do."""
     from safetensors.torch import save
 
-    path.mkdir(parents=True, exist_ok=True)
-    header = {"format": FORMAT, "kind": d.kind, "settings": d.settings(), "card": d.card}
-    # Copied, because safetensors refuses tensors that share memory, as tied ones do in a single dimension.
-    tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in d.tensors().items()}
-    write_whole(path / WEIGHTS, save(tensors))
-    write_whole(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    copied = {n: t.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    write_whole(file, save(copied))
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -51,59 +55,69 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def load_native(path: Path) -> Dictionary:
-    """Reads the folder; a ``ValueError`` of one line names the file and what is wrong with it."""
-    header = read_header(path / HEADER)
-    tensors = read_tensors(path / WEIGHTS)
-    kind = RENAMED.get(header["kind"], header["kind"])
+def load_native(header_file: Path, weights_file: Path) -> Dictionary:
+    """Reads the two files; a ``ValueError`` of one line names the one that is wrong, and what is wrong with it."""
+    header = read_header(header_file)
+    tensors = read_tensors(weights_file, finite=True)
+    kind = RENAMED.get(str(header["kind"]), str(header["kind"]))
     known = {
         name: m.KIND for name, m in (kinds("sae.dictionaries") | kinds("sae.encoders")).items() if hasattr(m, "KIND")
     }
     if kind not in known:
-        raise ValueError(f"{path / HEADER}: {unknown(str(kind), known, 'kind of dictionary')}")
+        raise ValueError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
     cls: type[Dictionary] = known[kind]
-    check_shapes(tensors, path / WEIGHTS)
+    check_shapes(tensors, weights_file, cls)
     try:
-        return cls(**tensors, **header["settings"], card=header["card"])
-    except TypeError as error:
-        raise ValueError(f"{path}: tensors or settings do not fit a {kind!r} dictionary: {error}") from None
+        return cls(**tensors, **cls.checked(header["settings"]), card=header["card"])
+    except (TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(
+            f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {told}"
+        ) from None
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not readable as JSON: {error}") from None
+    header = read_json(file)
     missing = {"format", "kind", "settings", "card"} - set(header)
     if missing:
         raise ValueError(f"{file}: the key {sorted(missing)[0]!r} is missing")
     if header["format"] != FORMAT:
         raise ValueError(f"{file}: format {header['format']!r} is not {FORMAT}: written by another version of sae?")
+    if not (isinstance(header["settings"], dict) and isinstance(header["card"], dict)):
+        raise ValueError(f"{file}: settings and card must be objects")
     return header
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path, finite: bool = False) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, in memory of its own: where a tensor happens to lie in a file changes
-    its alignment, and with it the last bits of a matrix product."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return {name: tensor.clone() for name, tensor in load_file(file).items()}
-    except SafetensorError as error:
-        raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
+    its alignment, and with it the last bits of a matrix product. One after the other, so that no copy is held."""
+    return {name: t.read(dtype=None, finite=finite) for name, t in open_safetensors(file, str(file)).items()}
 
 
-def check_shapes(tensors: dict[str, Tensor], file: Path) -> None:
-    """Refuses missing tensors and shapes that do not go together."""
-    for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) -> None:
+    """Refuses missing tensors, and shapes that are not those that the class declares."""
+    lengths: dict[str, int] = {}
+    hints = get_type_hints(cls)
+    for name in sorted((f.name for f in fields(cls)), key=lambda name: name != "W_dec"):  # its axes name the others'
+        axes = _axes(hints[name])
+        if axes is None:
+            continue
         if name not in tensors:
+            if NoneType in get_args(hints[name]):
+                continue
             raise ValueError(f"{file}: the tensor {name} is missing")
-    n_latents, d_in = tensors["W_dec"].shape
-    expected = {"W_enc": (d_in, n_latents), "b_enc": (n_latents,), "b_dec": (d_in,)}
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{file}: {name} has shape {tuple(tensors[name].shape)}, {shape} expected")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{file}: {name} holds NaN or infinite values")
+        shape = tuple(tensors[name].shape)
+        axes = [("d_out" if axis == "d_in" and cls.kind != "transcoder" else axis) for axis in axes]
+        if len(axes) == len(shape) and 0 not in shape:
+            lengths = dict(zip(axes, shape, strict=True)) | lengths
+        expected = tuple(lengths.get(axis, axis) for axis in axes)
+        if shape != expected:
+            raise ValueError(f"{file}: {name} has shape {shape}, {expected} expected")
+
+
+def _axes(hint: Any) -> list[str] | None:
+    """The names of a tensor's axes, from its annotation; None for what is no tensor."""
+    for one in (hint, *get_args(hint)):
+        if isinstance(axes := getattr(one, "dim_str", None), str):
+            return axes.split()
+    return None

@@ -43,7 +43,7 @@ class Config(MetricConfig):
         """``ce_clean ce_spliced ce_mean ce_zero ce_increase ce_recovered_mean ce_recovered_zero kl``."""
         reference = _reference(case.evidence, self.n_tokens, self.rows_at_once)
         d = case.dictionary.to(reference.site.model.device)
-        spliced, kl = reference.compare(lambda x: d.decode(d.encode(x)))
+        spliced, kl = reference.compare(d.reconstruct)
         return Scores(
             {
                 "ce_clean": reference.clean,

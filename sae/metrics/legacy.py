@@ -64,7 +64,8 @@ class Config(MetricConfig):
 
     def score(self, case: Case) -> Scores:
         z = case.test_codes
-        found = reconstruction(case.dictionary, case.evidence.test.wanted, z)
+        test = case.evidence.test
+        found = reconstruction(case.dictionary, test.acts, z, test.wanted)
         positive, fired = (torch.stack([f(p).sum(0) for p in z.split(ROWS_AT_ONCE)]).sum(0) for f in (above, nonzero))
         found["l0_positive"] = float(positive.sum()) / len(z)
         found["dead_under_10"] = mean(fired < FEW_FIRINGS)
@@ -74,16 +75,20 @@ class Config(MetricConfig):
 
 
 def reconstruction(
-    d: Dictionary, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "rows n_latents"]
+    d: Dictionary,
+    x: Float[Tensor, "rows d_in"],
+    z: Float[Tensor, "rows n_latents"],
+    wanted: Float[Tensor, "rows d_out"] | None = None,
 ) -> dict[str, float]:
-    """The forms of explained variance and their kin."""
-    centre = x.mean(0, dtype=torch.float64)
+    """The forms of explained variance and their kin, of what is `wanted`: `x` itself where nothing else is given."""
+    wanted = x if wanted is None else wanted
+    centre = wanted.mean(0, dtype=torch.float64)
     # Of every dimension: x - centre, its square, e, its square, x^2; of every row: ratios.
-    sums = torch.zeros(5, x.shape[1], dtype=torch.float64, device=x.device)
+    sums = torch.zeros(5, wanted.shape[1], dtype=torch.float64, device=x.device)
     rows: list[Tensor] = []
-    for piece, codes in zip(x.split(ROWS_AT_ONCE), z.split(ROWS_AT_ONCE), strict=True):
+    for read, codes, piece in zip(*(t.split(ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
         with torch.no_grad():
-            x_hat = d.decode(codes).double()
+            x_hat = d.reconstruct(read, codes).double()
         piece = piece.double()
         e, away = piece - x_hat, piece - centre
         sums += torch.stack([t.sum(0) for t in (away, away.square(), e, e.square(), piece.square())])

@@ -51,7 +51,7 @@ class Config(MetricConfig):
         density = firings / len(z)
         scalars = {
             "l0": float(firings.sum()) / len(z),
-            **fidelity(case.dictionary, test.wanted, z),
+            **fidelity(case.dictionary, test.acts, z, test.wanted),
             "dead": float((firings == 0).double().mean()),
             "dense": float((density > DENSE).double().mean()),
             "l1_norm": float(z.abs().sum(dtype=torch.float64)) / len(z),
@@ -60,17 +60,23 @@ class Config(MetricConfig):
             active, truth = test.codes > 0, case.evidence.truth
             counted = active if truth is None else active[:, truth.represented]
             scalars["true_l0"] = float(counted.sum()) / len(active)
-            scalars |= fvu_by_active(case.dictionary, test.wanted, z, active.sum(1))
+            scalars |= fvu_by_active(case.dictionary, test.acts, z, test.wanted, active.sum(1))
         return Scores(scalars, {"density": density})
 
 
-def fidelity(d: Dictionary, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "rows n_latents"]) -> dict[str, float]:
-    """`explained_variance`, `fvu` and `shrinkage`; NaN where the data do not vary or the reconstruction is 0."""
-    mean = x.mean(0, dtype=torch.float64)
+def fidelity(
+    d: Dictionary,
+    x: Float[Tensor, "rows d_in"],
+    z: Float[Tensor, "rows n_latents"],
+    wanted: Float[Tensor, "rows d_out"],
+) -> dict[str, float]:
+    """`explained_variance`, `fvu` and `shrinkage` of what is `wanted`, from the codes `z` of the rows `x`; NaN where
+    the data do not vary or the reconstruction is 0."""
+    mean = wanted.mean(0, dtype=torch.float64)
     sums = torch.zeros(4, dtype=torch.float64, device=x.device)
-    for rows, codes in zip(x.split(ROWS_AT_ONCE), z.split(ROWS_AT_ONCE), strict=True):
+    for read, codes, rows in zip(*(t.split(ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
         with torch.no_grad():
-            x_hat = d.decode(codes).double()
+            x_hat = d.reconstruct(read, codes).double()
         rows = rows.double()
         # The variance from centred rows: the difference of two large numbers would lose digits.
         parts = (rows - x_hat).square(), (rows - mean).square(), x_hat.square(), rows * x_hat
@@ -81,14 +87,18 @@ def fidelity(d: Dictionary, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "row
 
 
 def fvu_by_active(
-    d: Dictionary, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "rows n_latents"], n_active: Int[Tensor, " rows"]
+    d: Dictionary,
+    x: Float[Tensor, "rows d_in"],
+    z: Float[Tensor, "rows n_latents"],
+    wanted: Float[Tensor, "rows d_out"],
+    n_active: Int[Tensor, " rows"],
 ) -> dict[str, float]:
     """`fvu_active_1` and so on."""
     found: dict[str, float] = {}
     for k in range(1, MOST_ACTIVE + 1):
         rows = n_active == k
         enough = int(rows.sum()) >= LEAST_ROWS
-        found[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows])["fvu"] if enough else float("nan")
+        found[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows], wanted[rows])["fvu"] if enough else float("nan")
     return found
 
 

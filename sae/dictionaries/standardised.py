@@ -1,0 +1,104 @@
+"""Dictionaries that were trained on rows brought to one size, each by itself.
+
+    mu, s = mean and standard deviation of a row      (`layer_norm`: OpenAI, SAELens, Bussmann)
+    mu, s = 0 and ||x|| / sqrt(d_in)                  (`norm`: SAELens' constant_norm_rescale)
+
+    x' = (x - mu) / (s + eps),    z' = encoder(x'),    x_hat = s (z' W_dec + b_dec) + mu
+
+This is not a fold of weights, since s and mu are another row's other numbers. But it is linear in the codes z = s z'
+once s and mu are codes as well: the last latents are `s`, whose direction is ``b_dec``, and, with `layer_norm`, the
+positive and the negative part of `mu`, whose directions are 1 and -1 everywhere. So codes are in units of the
+activations, ``decode`` needs nothing but codes, and what a row gives away beside its sparse codes is counted as what it
+is: one or three latents that always fire. Codes as the trainer had them are ``z[..., :n] / z[..., n, None]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.dictionary import Dictionary, check_reader
+from sae.kinds import kinds, unknown
+
+EXTRA = {"layer_norm": 3, "norm": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Standardised(Dictionary):
+    """``z = [s encoder(x'), s, ReLU(mu), ReLU(-mu)]``; the encoder is that of the kind `reader` with its `settings`."""
+
+    kind: ClassVar[str] = "standardised"
+
+    reader: str = "relu"
+    reader_settings: Mapping[str, Any] = field(default_factory=dict)
+    rows: str = "layer_norm"
+    eps: float = 1e-5
+    threshold: Float[Tensor, " n_read"] | None = None
+    gain: Float[Tensor, " n_read"] | None = None
+    shift: Float[Tensor, " n_read"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows not in EXTRA:
+            raise ValueError(unknown(self.rows, EXTRA, "way to standardise rows"))
+        if not self.n_read > 0 or any(len(t) != self.n_read for t in self.own.values()):
+            raise ValueError(f"{self.n_latents} latents are not those that read and {EXTRA[self.rows]} more")
+        check_reader(self.reader, self.reader_settings)
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        """The reader's tensors beside those of every dictionary."""
+        named = {"threshold": self.threshold, "gain": self.gain, "shift": self.shift}
+        return {name: t for name, t in named.items() if t is not None}
+
+    @classmethod
+    def over(cls, inner: Dictionary, rows: str, eps: float) -> Standardised:
+        """A dictionary of standardised rows as one of raw rows."""
+        n = EXTRA[rows]
+        tensors = inner.tensors()
+        one = torch.ones_like(inner.b_dec)
+        W_dec = torch.cat([tensors.pop("W_dec"), inner.b_dec[None], *([one[None], -one[None]] if n == 3 else [])])
+        W_enc = torch.nn.functional.pad(tensors.pop("W_enc"), (0, n))
+        b_enc, b_dec = torch.nn.functional.pad(tensors.pop("b_enc"), (0, n)), torch.zeros_like(tensors.pop("b_dec"))
+        own = {name: tensors.get(name) for name in ("threshold", "gain", "shift")}
+        return cls(W_enc, W_dec, b_enc, b_dec, inner.kind, inner.settings(), rows, eps, **own, card=inner.card)
+
+    @property
+    def n_read(self) -> int:
+        """The number of latents that read the row; those behind them carry its size."""
+        return self.n_latents - EXTRA[self.rows]
+
+    @property
+    def inner(self) -> Dictionary:
+        """The dictionary of standardised rows."""
+        n = self.n_read
+        parts = self.W_enc[:, :n], self.W_dec[:n], self.b_enc[:n], self.W_dec[n]
+        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **self.own, **self.reader_settings)
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        if self.rows == "norm":
+            size = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
+            return torch.cat([self.inner.encode(x / torch.where(size > 0, size, 1)) * size, size], -1)
+        mean = x.mean(-1, keepdim=True)
+        centred = x - mean
+        size = centred.std(-1, keepdim=True)
+        z = self.inner.encode(centred / (size + self.eps)) * size
+        return torch.cat([z, size, torch.relu(mean), torch.relu(-mean)], -1)
+
+    def multiply_adds(self) -> int:
+        return self.inner.multiply_adds()
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "reader": self.reader,
+            "reader_settings": dict(self.reader_settings),
+            "rows": self.rows,
+            "eps": self.eps,
+        }
+
+
+KIND = Standardised

@@ -1,0 +1,210 @@
+"""dictionary_learning: ``trainer_i/ae.pt``, a state_dict, beside ``config.json``, which names the class.
+
+    AutoEncoder                        ReLU((x - b) W^T + b_enc), decoder columns brought to norm one on loading
+    AutoEncoderNew                     ReLU(x W^T + b_enc)
+    GatedAutoEncoder                   [W (x - b) + gate_bias > 0] ReLU(exp(r_mag) W (x - b) + mag_bias)
+    JumpReluAutoEncoder                p [p > threshold], p = x W_enc + b_enc
+    AutoEncoderTopK, BatchTopKSAE,     the k largest, or those above one threshold for all (-1: unset, all positive)
+    MatryoshkaBatchTopKSAE
+
+A checkpoint that is kept while training goes on, {step, ae, optimizer, norm_factor}, has the biases of rows divided by
+its factor, which is put back. The classes are told apart by their tensors; where two have the same, by the config.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae.dictionaries.batchtopk import BatchTopK
+from sae.dictionaries.gated import Gated
+from sae.dictionaries.jumprelu import JumpReLU
+from sae.dictionaries.matryoshka import Matryoshka
+from sae.dictionaries.relu import Relu
+from sae.dictionaries.topk import TopK
+from sae.dictionary import Dictionary
+from sae.encoders.threshold import Threshold
+from sae.files.found import Candidate, Found, Given, card, k_of, positive, whole
+from sae.files.layer import Layer, product
+from sae.files.native import write_whole
+from sae.stored import Stored, Weights
+
+NAME = "dictionary_learning"
+CONFIG = "config.json"
+WEIGHTS = "ae.pt"
+LINEAR = frozenset({"encoder.weight", "encoder.bias", "decoder.weight"})
+CLASSES = {
+    "AutoEncoder": LINEAR | {"bias"},
+    "AutoEncoderNew": LINEAR | {"decoder.bias"},
+    "GatedAutoEncoder": {"decoder_bias", "r_mag", "gate_bias", "mag_bias", "encoder.weight", "decoder.weight"},
+    "MatryoshkaBatchTopKSAE": {"W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"},
+    "JumpReluAutoEncoder": {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"},
+    "AutoEncoderTopK": LINEAR | {"b_dec"},
+}
+"""The tensors of each class; AutoEncoderTopK and BatchTopKSAE have `k` and `threshold` too, where they knew them."""
+
+
+def find(found: Found) -> list[Candidate]:
+    tensors, content = found.tensors, found.content
+    kept = isinstance(content, dict) and isinstance(content.get("ae"), dict) and "step" in content
+    if kept:
+        tensors = {name: t for name, t in content["ae"].items() if isinstance(t, Stored)}
+    name = next((name for name, own in CLASSES.items() if own <= tensors.keys()), None)
+    if name is None or (name == "JumpReluAutoEncoder" and len(tensors["threshold"].shape) != 1):
+        return []
+    return [Candidate("", partial(_read, found, name, tensors, content.get("norm_factor") if kept else None))]
+
+
+def _read(found: Found, name: str, tensors: Mapping[str, Stored], norm_factor: Any, _: Given) -> Dictionary:
+    config = found.json(CONFIG, up=1)
+    trainer = config.get("trainer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    told = card(NAME, found, config, **_source(config, trainer))
+    w = Weights(found.label, tensors)
+    layer = LAYERS[name](w)
+    if norm_factor is not None:
+        _back(layer, positive(found, norm_factor, "norm_factor"))
+    if name == "AutoEncoderTopK":
+        return _selecting(found, w, layer, trainer, told, norm_factor)
+    if name == "MatryoshkaBatchTopKSAE":
+        sizes, _k = w.counts("group_sizes"), w.number("k")
+        layer.threshold = torch.tensor(w.number("threshold") * (norm_factor or 1))
+        w.finish(name)
+        if sum(sizes) != len(layer.b_enc) or min(sizes) < 1:
+            raise found.refused(f"group_sizes {sizes[:8]} do not add up to {len(layer.b_enc)} latents")
+        return layer.build("matryoshka", told, levels=[sum(sizes[: i + 1]) for i in range(len(sizes))])
+    w.finish(name)
+    if name == "AutoEncoder" and not torch.allclose(layer.W_dec.norm(dim=1), torch.ones(1)):
+        layer.unit_rows()
+    return layer.build({"GatedAutoEncoder": "gated", "JumpReluAutoEncoder": "jumprelu"}.get(name, "relu"), told)
+
+
+def _selecting(
+    found: Found, w: Weights, layer: Layer, trainer: Mapping[str, Any], told: dict[str, Any], norm_factor: Any
+) -> Dictionary:
+    """TopK and BatchTopK, which have the same tensors."""
+    threshold = w.number("threshold") if "threshold" in w else -1.0
+    k = int(w.number("k")) if "k" in w else whole(found, trainer, "k")
+    w.finish("AutoEncoderTopK or BatchTopKSAE")
+    name = trainer.get("dict_class")
+    if name not in ("AutoEncoderTopK", "BatchTopKSAE"):
+        if threshold >= 0:
+            raise found.refused(f"an AutoEncoderTopK or a BatchTopKSAE: the {CONFIG} that tells which is not beside it")
+        name = "AutoEncoderTopK"
+    if name == "AutoEncoderTopK":
+        return layer.build("topk", told, k=k_of(found, k, len(layer.b_enc)))
+    layer.threshold = torch.tensor(threshold * (float(norm_factor or 1)))
+    return layer.build("batchtopk", told)
+
+
+def _linear(b_dec: str, w: Weights) -> Layer:
+    W_enc = w.take("encoder.weight", "m", "d", transposed=True)
+    W_dec = w.take("decoder.weight", "d", "m", transposed=True)
+    return Layer(W_enc, W_dec, w.take("encoder.bias", "m"), w.take(b_dec, "d"))
+
+
+def _free(w: Weights) -> Layer:
+    return Layer(w.take("W_enc", "d", "m"), w.take("W_dec", "m", "d"), w.take("b_enc", "m"), w.take("b_dec", "d"))
+
+
+def _jumprelu(w: Weights) -> Layer:
+    layer = _free(w).uncentred()
+    layer.threshold = w.take("threshold", "m")
+    return layer
+
+
+def _gated(w: Weights) -> Layer:
+    W_enc = w.take("encoder.weight", "m", "d", transposed=True)
+    W_dec, gate = w.take("decoder.weight", "d", "m", transposed=True), w.take("gate_bias", "m")
+    gain = w.take("r_mag", "m").exp()
+    shift = w.take("mag_bias", "m") - gain * gate
+    return Layer(W_enc, W_dec, gate, w.take("decoder_bias", "d"), gain=gain, shift=shift)
+
+
+LAYERS: dict[str, Callable[[Weights], Layer]] = {
+    "AutoEncoder": partial(_linear, "bias"),
+    "AutoEncoderNew": lambda w: _linear("decoder.bias", w).uncentred(),
+    "AutoEncoderTopK": partial(_linear, "b_dec"),
+    "GatedAutoEncoder": _gated,
+    "MatryoshkaBatchTopKSAE": _free,
+    "JumpReluAutoEncoder": _jumprelu,
+}
+
+
+def _back(layer: Layer, factor: float) -> None:
+    """From rows that were divided by a factor to rows as they are."""
+    layer.b_enc, layer.b_dec = layer.b_enc * factor, layer.b_dec * factor
+    layer.threshold = None if layer.threshold is None else layer.threshold * factor
+    layer.shift = None if layer.shift is None else layer.shift * factor
+
+
+def _source(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> dict[str, Any]:
+    buffer = config.get("buffer")
+    buffer = buffer if isinstance(buffer, dict) else {}
+    return {
+        "model": trainer.get("lm_name"),
+        "hook": trainer.get("submodule_name") or buffer.get("submodule"),
+        "layer": trainer.get("layer"),
+        "context": buffer.get("ctx_len"),
+    }
+
+
+@dataclass(frozen=True)
+class _Written:
+    name: str
+    tensors: Mapping[str, Tensor]
+    k: int | None = None
+
+
+def save(d: Dictionary, path: Path) -> None:
+    """Writes a folder that ``load_dictionary`` opens. Selections by a threshold of each latent's own are a
+    JumpReluAutoEncoder, whatever they were trained as."""
+    written = _written(d)
+    source = d.card.get("source", {})
+    trainer = {
+        "dict_class": written.name,
+        "activation_dim": d.d_in,
+        "dict_size": d.n_latents,
+        "lm_name": source.get("model", ""),
+        "submodule_name": source.get("hook", ""),
+    }
+    trainer |= {} if written.k is None else {"k": written.k}
+    path.mkdir(parents=True, exist_ok=True)
+    temporary = path / f".{WEIGHTS}.partial"
+    torch.save({n: t.detach().cpu().contiguous().clone() for n, t in written.tensors.items()}, temporary)
+    temporary.replace(path / WEIGHTS)
+    config = {"trainer": trainer, "buffer": {"d_submodule": d.d_in, "io": "out", "ctx_len": source.get("context")}}
+    write_whole(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+
+
+def _written(d: Dictionary) -> _Written:
+    linear = {"encoder.weight": d.W_enc.T, "decoder.weight": d.W_dec.T}
+    if isinstance(d, Relu):
+        return _Written("AutoEncoder", linear | {"encoder.bias": d.b_enc, "bias": d.b_dec})
+    if isinstance(d, TopK):
+        own = {"k": torch.tensor(d.k, dtype=torch.int32), "threshold": torch.tensor(-1.0)}
+        return _Written("AutoEncoderTopK", linear | {"encoder.bias": d.b_enc, "b_dec": d.b_dec} | own, d.k)
+    if isinstance(d, Gated):
+        if bool((d.gain <= 0).any()):
+            raise ValueError(
+                "format 'dictionary_learning' writes a gain as an exponential: one of these is not above 0"
+            )
+        own = {"gate_bias": d.b_enc, "mag_bias": d.shift + d.gain * d.b_enc, "r_mag": d.gain.log()}
+        return _Written("GatedAutoEncoder", linear | own | {"decoder_bias": d.b_dec})
+    if isinstance(d, JumpReLU | BatchTopK | Matryoshka | Threshold):
+        if bool((d.threshold < 0).any()):
+            raise ValueError("format 'dictionary_learning' has no place for thresholds below 0: its codes are positive")
+        b_enc = d.b_enc - product(d.b_dec, d.W_enc)
+        parts = {"W_enc": d.W_enc, "W_dec": d.W_dec, "b_enc": b_enc, "b_dec": d.b_dec, "threshold": d.threshold}
+        return _Written("JumpReluAutoEncoder", parts)
+    raise ValueError(
+        f"format 'dictionary_learning' has no place for a {d.kind!r} dictionary; relu, topk, gated and those with "
+        "a threshold can be written"
+    )
