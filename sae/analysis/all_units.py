@@ -9,8 +9,9 @@ that needs no probe, the participation ratio
 
 The ablation set: units are put at their mean over choose rows, those first that add most to a probe on all of them,
 w_j (mu_1j - mu_0j) in standardised units. What the probe still says is `auc`; what a probe says that is fitted anew to
-what is left is `refit`. The first falls where the probe looked, the second only where the feature is gone. `n_needed`
-is the least k at which half of what the probe said above chance is lost.
+what is left is `refit`. The first falls where the probe looked (below .5 at last, when only weights against the feature
+are left), the second only where the feature is gone. `n_needed` is the least k at which half of what the probe said
+above chance is lost.
 
 The controls are the same with k units at random, the mean and the interval over draws.
 """
@@ -64,9 +65,16 @@ class AblationSet(NamedTuple):
 
 
 def k_sparse(
-    units: Halves, feature: Halves, tolerance: float = 0.01, draws: int = 5, most: int = 512, seed: int = 0
+    units: Halves,
+    feature: Halves,
+    groups: Int[Tensor, " rows"] | None = None,
+    tolerance: float = 0.01,
+    draws: int = 5,
+    most: int = 512,
+    seed: int = 0,
 ) -> Curve:
-    """The curve of a feature (0/1 of each row) on units ``[rows, n_units]``; `most` bounds k.
+    """The curve of a feature (0/1 of each row) on units ``[rows, n_units]``; `most` bounds k, `groups` says which test
+    rows belong together.
 
     Raises ``ValueError`` where a half lacks one of the two classes.
     """
@@ -79,14 +87,23 @@ def k_sparse(
     for k in doublings(min(len(ranking), most)):
         score = _fitted(fit, scaled, ranking[:k])
         random = [_fitted(fit, scaled, _drawn(len(ranking), k, draw).to(ranking.device)) for _ in range(draws)]
-        points.append(Point(k, judged(score, test, 0.0, seed=seed).auc, of_draws([_auc(s, test) for s in random])))
+        points.append(
+            Point(k, judged(score, test, 0.0, groups, seed=seed).auc, of_draws([_auc(s, test) for s in random]))
+        )
     best = max(point.auc.value for point in points)
     square = apart.double().square()
     effective = float(square.sum().square() / square.square().sum())
     return Curve(points, next(p.k for p in points if p.auc.value >= best - tolerance), effective)
 
 
-def ablation_set(units: Halves, feature: Halves, draws: int = 5, most: int | None = None, seed: int = 0) -> AblationSet:
+def ablation_set(
+    units: Halves,
+    feature: Halves,
+    groups: Int[Tensor, " rows"] | None = None,
+    draws: int = 5,
+    most: int | None = None,
+    seed: int = 0,
+) -> AblationSet:
     """What is left of a feature (0/1 of each row) with units ``[rows, n_units]`` at their mean.
 
     Raises ``ValueError`` where a half lacks one of the two classes.
@@ -105,7 +122,7 @@ def ablation_set(units: Halves, feature: Halves, draws: int = 5, most: int | Non
         score = _without(scaled.test, weight, order[:k])
         random = [_without(scaled.test, weight, _drawn(n, k, draw).to(order.device)) for _ in range(draws)]
         rest = _fitted(fit, scaled, order[k:]) if k < n else torch.zeros_like(score)
-        found, again = (judged(s, test, 0.0, seed=seed).auc for s in (score, rest))
+        found, again = (judged(s, test, 0.0, groups, seed=seed).auc for s in (score, rest))
         points.append(Without(k, found, again, of_draws([_auc(s, test) for s in random])))
         if needed is None and k and found.value - 0.5 <= (intact - 0.5) / 2:
             needed = k

@@ -70,8 +70,8 @@ def counts(
 ) -> list[Count]:
     """Digons, triangles, tetrahedra and pentagons among rows, beside random ones. Rows of zeros are none.
 
-    Memory is two bytes for each pair of rows and a block (keep to some ten thousand rows); time grows with the square of
-    the rows, and with what is found.
+    Memory is two bytes for each pair of rows and a block (keep to some ten thousand rows); time grows with the square,
+    and with what is found.
     """
     rows = rows[rows.norm(dim=1) > 0].float()
     null = [random.to(rows) for random in matched(covariance, len(rows), seed, draws)]

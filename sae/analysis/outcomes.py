@@ -49,20 +49,18 @@ class Events:
         return torch.tensor([tokens[-1] for tokens in self.outcomes])[self.outcome]
 
 
-def frequent(rows: TokenRows, n: int, most: int = 100, seed: int = 0) -> Events:
-    """The `n` tokens that are to be predicted most often, each at no more than `most` places, drawn at random."""
+def frequent(rows: TokenRows, n: int, most: int = 100) -> Events:
+    """The `n` tokens that are to be predicted most often, each at its first places, no more than `most`."""
     counted, targets = rows.counted.cpu(), rows.targets.cpu()
     tokens, count = targets[counted].unique(return_counts=True)
     chosen = tokens[count.argsort(descending=True, stable=True)[:n]]
-    return _events([(int(t),) for t in chosen], [counted & (targets == t) for t in chosen], most, seed)
+    return _events([(int(t),) for t in chosen], [counted & (targets == t) for t in chosen], most)
 
 
-def skip_trigrams(
-    rows: TokenRows, n: int, least: int = 20, most: int = 100, bigrams: int = 300, seed: int = 0
-) -> Events:
+def skip_trigrams(rows: TokenRows, n: int, least: int = 20, most: int = 100, bigrams: int = 300) -> Events:
     """The `n` skip trigrams that stand out most: of the `bigrams` most frequent pairs d, o of neighbours, each with the
     source s that raises p(o | d) by most standard errors, in at least `least` places. A source that is d or o itself
-    would be repetition, and is left out."""
+    would be repetition, and is left out. Each counts at its first places, no more than `most`."""
     counted = rows.counted.cpu()
     tokens, targets = rows.tokens.cpu()[:, : counted.shape[1]], rows.targets.cpu()
     d_vocab = int(max(tokens.max(), targets.max())) + 1
@@ -82,7 +80,7 @@ def skip_trigrams(
     chosen = [m for m in by.argsort(descending=True, stable=True).tolist() if by[m] > 0][:n]
     found = [(int(source[m]), int(destination[m]), int(outcome[m])) for m in chosen]
     places = [(code == pairs[m]) & _seen(tokens, int(source[m])) for m in chosen]
-    return _events(found, places, most, seed)
+    return _events(found, places, most)
 
 
 def _with_sources(
@@ -108,11 +106,10 @@ def _seen(tokens: Tensor, source: int) -> Tensor:
     return torch.nn.functional.pad(found[:, :-1], (1, 0))
 
 
-def _events(outcomes: list[tuple[int, ...]], places: list[Tensor], most: int, seed: int) -> Events:
-    draw, parts = generator("events", seed), list[Tensor]()
-    for at in places:
-        every = at.nonzero()
-        parts.append(every[torch.randperm(len(every), generator=draw)[:most]])
+def _events(outcomes: list[tuple[int, ...]], places: list[Tensor], most: int) -> Events:
+    """The first places of each: rows of text come shuffled, so that these are a sample, and in few rows, all of which
+    the model has to be run on for every head."""
+    parts = [at.nonzero()[:most] for at in places]
     where = torch.cat([*parts, torch.zeros(0, 2, dtype=torch.long)])
     outcome = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(p) for p in parts], dtype=torch.long))
     return Events(outcomes, where[:, 0], where[:, 1], outcome)

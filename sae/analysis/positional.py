@@ -7,9 +7,12 @@ stream, the share of its variance that lies between positions,
 
 as of a factor of P positions, adjusted so that it is 0 on average where position says nothing (a linear R^2 would miss
 what goes round); `linear` is the linear part of it, r^2. The positional subspace is spanned by the mean activations
-by position: the leading `rank` directions of their differences, that hold a share `kept` of the variance between
-positions. A component writes into it the share tr(B C B^T) / tr(C) of the variance of its output, C its covariance
-and B the orthonormal basis.
+by position: the leading eigenvectors of the covariance M of those means, less what they differ by as means of few rows,
+
+    M - (P - 1) / n W,    W the covariance within positions,
+
+as many as hold a share `kept` of it and have an eigenvalue above all that permuted positions give. A component writes
+into it the share tr(B C B^T) / tr(C) of the variance of its output, C its covariance and B the orthonormal basis.
 
 Controls: for R^2, positions permuted over rows. For the shares, random subspaces of the same rank (r / d on average),
 and, since streams are far from round, those spanned by random rows ~ N(0, covariance of the stream): a component that
@@ -109,14 +112,24 @@ def _along(covariance: Float[Tensor, "d d"], directions: Float[Tensor, "n d"]) -
     return ((directions @ covariance) * directions).sum(1)
 
 
-def subspace(stream: Moments, kept: float = 0.9, rank: int | None = None) -> Subspace:
-    """The subspace of position of a stream that has taken in rows with their positions."""
-    values = torch.linalg.svd(stream.positional(), full_matrices=False)
-    share = values.S.square().cumsum(0) / values.S.square().sum()
-    n = int((share < kept).sum()) + 1 if rank is None else rank
-    every = torch.eye(len(stream.second[0]), dtype=torch.float64)
+def subspace(stream: Moments, permuted: Moments, kept: float = 0.9, rank: int | None = None) -> Subspace:
+    """The subspace of position of a stream that has taken in rows with their positions; `permuted` has taken in the
+    same at permuted ones. It has no direction where position says nothing, unless a `rank` is given."""
+    values, directions = directions_of(_between(stream))
+    if rank is None:
+        share = values.cumsum(0) / values.sum()
+        rank = min(int((share < kept).sum()) + 1, int((values > directions_of(_between(permuted))[0][0]).sum()))
+    every = torch.eye(len(directions), dtype=torch.float64)
     between = [_weighted(stream, every, part) for part in range(stream.n_parts)]
-    return Subspace(values.Vh[:n].contiguous(), of_parts(between))
+    return Subspace(directions[:rank].contiguous(), of_parts(between))
+
+
+def _between(moments: Moments) -> Float[Tensor, "d d"]:
+    """The covariance of the means by position, less what is due to the number of rows."""
+    means, count = moments.positional(), moments.count.sum(0)
+    n, p = float(count.sum()), float((count > 0).sum())
+    found = means.T @ means
+    return found - (p - 1) / (n - p) * (moments.covariance() - found)
 
 
 def _weighted(stream: Moments, every: Tensor, part: int) -> float:

@@ -61,13 +61,23 @@ def test_components_of_position_are_told_from_those_that_are_larger(found: tuple
 
 
 def test_the_subspace_is_the_planted_one(found: tuple[Moments, Moments]):
-    told = subspace(found[0])
+    told = subspace(*found)
     assert told.rank == 2
     planted = BASIS[:2]
     assert float((told.basis @ planted.T).square().sum()) == pytest.approx(2, abs=0.01)
     assert told.between.low < 16 / (16 + 0.5 + 100) < told.between.high
-    assert subspace(found[1]).between.low < 0 < subspace(found[1]).between.high
-    assert subspace(found[0], rank=5).rank == 5
+    nothing = subspace(found[1], found[1])
+    assert nothing.rank == 0 and abs(nothing.between.value) < 0.002
+    assert subspace(*found, rank=5).rank == 5
+
+
+def test_few_rows_a_position_do_not_make_directions_of_noise():
+    x, position, part = stream()
+    some = slice(0, 15 * P)
+    few = moments(x[some], part[some], position[some])
+    null = moments(x[some], part[some], position[some][torch.randperm(15 * P, generator=generator("few"))])
+    told = subspace(few, null)
+    assert told.rank == 2 and float((told.basis @ BASIS[:2].T).square().sum()) > 1.7
 
 
 def test_writes_are_shares_of_variance_beside_both_controls(found: tuple[Moments, Moments]):
@@ -79,7 +89,7 @@ def test_writes_are_shares_of_variance_beside_both_controls(found: tuple[Moments
         "round": moments(torch.randn(N, D, generator=generator("round")), part),
     }
     into, beside, round_ = writes(
-        subspace(found[0]), found[0], {name: [m.covariance(p) for p in range(5)] for name, m in outputs.items()}
+        subspace(*found), found[0], {name: [m.covariance(p) for p in range(5)] for name, m in outputs.items()}
     )
     assert into.share.value == pytest.approx(1, abs=1e-3) and into.is_above
     assert beside.share.value < 1e-3 and not beside.is_above
@@ -96,7 +106,7 @@ def test_a_turned_stream_has_the_same_answers(found: tuple[Moments, Moments]):
     torch.testing.assert_close(
         directions_of(other.covariance())[0], directions_of(found[0].covariance())[0], rtol=1e-4, atol=1e-4
     )
-    told, turned = subspace(found[0]), subspace(other)
+    told, turned = subspace(*found), subspace(other, found[1])
     assert turned.between.value == pytest.approx(told.between.value, abs=1e-4)
     share = inside(other.covariance(), Subspace(told.basis @ turn.double(), told.between).basis)
     assert share == pytest.approx(inside(found[0].covariance(), told.basis), abs=1e-4)
