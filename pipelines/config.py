@@ -45,7 +45,7 @@ def _as_encoders(given: Any) -> Any:
     return _as_tables([given] if isinstance(given, str | dict) else given)
 
 
-ASIDE = ("runtime", "bench", "published", "tiers")
+ASIDE = ("runtime", "ask", "bench", "published", "tiers")
 """Tables of the file on which no dictionary and no score of it depends."""
 
 Repeated = Annotated[tuple[Table, ...], BeforeValidator(_as_list)]
@@ -109,7 +109,8 @@ class RuntimeTable(Settings):
 class Tables(Settings):
     """The file as it is written; ``[[source]]`` and ``[[dictionary]]`` may be given several times. A dictionary's
     ``refine = {...}`` (or true) adds its refinement; `encoder` lists what every dictionary is read by. What stands
-    under ``[tiers.NAME]`` takes the place of the same keys where that tier is asked for."""
+    under ``[tiers.NAME]`` takes the place of the same keys where that tier is asked for; under ``[ask.QUESTION]`` are
+    settings of `sae ask`."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
     title: str = ""
@@ -125,6 +126,7 @@ class Tables(Settings):
     bench: BenchTable = BenchTable()
     published: tuple[Published, ...] = ()
     runtime: RuntimeTable = RuntimeTable()
+    ask: dict[str, Table] = Field(default_factory=dict)
     tiers: dict[str, Table] = Field(default_factory=dict)
 
 
@@ -150,6 +152,7 @@ class Config:
     bench: BenchTable
     published: tuple[Published, ...]
     runtime: RuntimeTable
+    ask: Mapping[str, Table]
     given: Mapping[str, Any]
 
 
@@ -211,6 +214,7 @@ def parse(table: Mapping[str, Any]) -> Config:
         bench=tables.bench,
         published=tables.published,
         runtime=tables.runtime,
+        ask=tables.ask,
         given={key: value for key, value in table.items() if key not in ASIDE},
     )
 

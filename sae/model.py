@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.kinds import unknown
+from sae.older_models import boot_older, is_older, tokenizer_of
 from sae.rows import TokenRows
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -53,15 +54,18 @@ class Model:
         _check_folder(name)
         try:
             with _quiet():
-                bridge = TransformerBridge.boot_transformers(
-                    name, device=device, dtype=getattr(torch, dtype), revision=revision
+                of = getattr(torch, dtype)
+                bridge: Any = (
+                    boot_older(name, device, of, revision)
+                    if is_older(name)
+                    else TransformerBridge.boot_transformers(name, device=device, dtype=of, revision=revision)
                 )
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(_one_line(name, error)) from None
         bridge.eval()
         # Rows are read whole and once: keys and values of earlier tokens need not be kept for later ones.
-        config: Any = bridge.original_model.config
-        config.use_cache = False
+        if (config := getattr(bridge.original_model, "config", None)) is not None:
+            config.use_cache = False
         return cls(name, bridge, device)
 
     @property
@@ -232,7 +236,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     _check_folder(name)
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(tokenizer_of(name) if is_older(name) else name, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(_one_line(name, error, "tokenizer")) from None
 

@@ -1,10 +1,12 @@
-"""How sure one can be of a mean: t-intervals over seeds, differences between methods, the bootstrap over features."""
+"""How sure one can be of a mean: t-intervals over seeds, differences between methods, the bootstrap over features; of a
+share; and what a control gives that is drawn many times."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,41 @@ class Estimate:
     @property
     def high(self) -> float:
         return self.mean + self.half
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def of_share(hits: int, n: int, level: float = LEVEL) -> Interval:
+    """``hits / n`` with Wilson's interval (Wilson 1927), which is right at 0 and 1 as well; NaN of none."""
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    found = stats.binomtest(hits, n).proportion_ci(level, "wilson")
+    return Interval(hits / n, float(found.low), float(found.high))
+
+
+def of_draws(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """The mean of what a control gave when it was drawn many times, and the percentiles that hold `level` of the draws:
+    what is outside them is not what the control gives. (An interval of its mean would narrow with every draw.)"""
+    x = np.array([v for v in values if math.isfinite(v)])
+    if not len(x):
+        return Interval(math.nan, math.nan, math.nan)
+    low, high = np.quantile(x, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(x.mean()), float(low), float(high))
+
+
+def of_parts(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """The mean of what was measured on parts of the data that share nothing, with its t-interval."""
+    found = mean_interval(values, level)
+    return Interval(found.mean, found.low, found.high)
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:

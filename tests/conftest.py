@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +68,34 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special[name]).save_pretrained(folders[name])
     return folders
+
+
+@pytest.fixture
+def older_hub(
+    tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, torch.Tensor]:
+    """A hub that has one model alone, ``NeelNanda/SoLU_tiny`` of one layer; its state dict."""
+    folder = tmp_path_factory.mktemp("hub")
+    config = {"d_model": 8, "n_layers": 1, "d_mlp": 12, "d_head": 4, "n_heads": 2, "n_ctx": 16, "d_vocab": 47,
+              "act_fn": "solu_ln", "attn_only": False, "normalization": "LN",
+              "tokenizer_name": str(tiny_models["gpt2"])}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.W_E": (47, 8), "pos_embed.W_pos": (16, 8), "ln_final.w": (8,), "ln_final.b": (8,),
+        "unembed.W_U": (8, 47), "blocks.0.mlp.W_in": (8, 12), "blocks.0.mlp.b_in": (12,),
+        "blocks.0.mlp.W_out": (12, 8), "blocks.0.mlp.b_out": (8,), "blocks.0.mlp.ln.w": (12,),
+        "blocks.0.mlp.ln.b": (12,), "blocks.0.attn.W_O": (2, 4, 8), "blocks.0.attn.b_O": (8,),
+        **{f"blocks.0.attn.W_{n}": (2, 8, 4) for n in "QKV"}, **{f"blocks.0.attn.b_{n}": (2, 4) for n in "QKV"},
+        **{f"blocks.0.ln{i}.{p}": (8,) for i in (1, 2) for p in "wb"},
+    }  # fmt: skip
+    draw = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    torch.save(state, folder / "model_final.pth")
+
+    def download(repo: str, file: str) -> str:
+        assert repo == "NeelNanda/SoLU_tiny"
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda self, repo: ["config.json", "model_final.pth"])
+    return state

@@ -2,9 +2,11 @@
 
     z_h = 0 at every position ablates head h, its value's bias with it
 
-so that h adds nothing to the stream but what belongs to all heads, b_O. Rows come with their answers, and everything is
+so that h adds nothing to the stream but what belongs to all heads, b_O; or, where it is given, z_h = m_h, the head's
+mean, which leaves what it adds everywhere. Rows come with their answers, and everything is
 measured at the positions that have any, with the tokens that the model was trained on. A head alone, less all heads
 ablated, is ``z_h W_O,h W_U``: in a model of one layer without normalisation those differences add up to the logits.
+What heads do for single outcomes of a real model: :mod:`sae.analysis.outcomes`.
 """
 
 from __future__ import annotations
@@ -23,17 +25,40 @@ def n_heads(model: Model) -> int:
     return int(model.bridge.cfg.n_heads)
 
 
+def z_of(layer: int) -> str:
+    """The hook point of what a layer's heads read, before W_O."""
+    return f"blocks.{layer}.attn.hook_z"
+
+
 def logits_with(
-    model: Model, rows: TokenRows, heads: Bool[Tensor, " n_heads"], layer: int = 0
+    model: Model,
+    rows: TokenRows,
+    heads: Bool[Tensor, " n_heads"],
+    layer: int = 0,
+    instead: Float[Tensor, "n_heads d_head"] | None = None,
 ) -> Float[Tensor, "rows n_tokens d_vocab"]:
-    """The model's logits with those heads of a layer alone, the others ablated at every position."""
-    kept = heads.to(model.device)
+    """The model's logits with those heads of a layer alone, the others ablated at every position: to nothing, or to
+    what is given for each head `instead`."""
+    kept = heads.to(model.device)[:, None]
 
     def ablate(z: Tensor) -> Tensor:
-        return (z.unflatten(1, (len(kept), -1)) * kept[:, None]).flatten(1)
+        parted = z.unflatten(1, (len(kept), -1))
+        return torch.where(kept, parted, 0 if instead is None else instead.to(parted)).flatten(1)
 
     everywhere = TokenRows(rows.tokens, rows.attended, rows.attended, rows.answers)
-    return model.logits(everywhere, f"blocks.{layer}.attn.hook_z", ablate)
+    return model.logits(everywhere, z_of(layer), ablate)
+
+
+def mean_z(model: Model, rows: TokenRows, rows_at_once: int = 32) -> Float[Tensor, "n_layers n_heads d_head"]:
+    """The mean of every head's z over the kept positions."""
+    hooks, total = [z_of(layer) for layer in range(model.n_layers)], 0.0
+    for start in range(0, len(rows), rows_at_once):
+        some = rows[start : start + rows_at_once]
+        kept = some.kept.to(model.device)
+        found = torch.stack(model.activations_at(some.tokens, some.attended, hooks))
+        total = total + found[:, kept].double().sum(1)
+    mean = torch.as_tensor(total) / int(rows.kept.sum())
+    return mean.float().unflatten(1, (n_heads(model), -1))
 
 
 @dataclass(frozen=True)

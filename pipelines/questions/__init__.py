@@ -1,0 +1,1 @@
+"""One file for each question that `sae ask` knows, its kind the file's name."""
