@@ -143,7 +143,9 @@ class Latents:
     def _partners(self, i: int) -> list[Named]:
         latents, phi, share = (column[i].tolist() for column in self.found.partners)
         rows = zip(latents, phi, share, strict=True)
-        return [self._named(j, p, f"in {percent(s)} of this latent's rows") for j, p, s in rows if j >= 0]
+        return [
+            self._named(j, p, f"in {percent(s)} of the places where this latent fires") for j, p, s in rows if j >= 0
+        ]
 
     def _sections(self, i: int) -> Iterator[Section]:
         examples, n = self.found.examples, self.found.settings.n_intervals
