@@ -40,7 +40,7 @@ if len(sys.argv) != 4:
     ids = torch.tensor(tokenizer(stories, add_special_tokens=False, verbose=False)["input_ids"])
     tokens = ids[: len(ids) // 128 * 128].view(-1, 128)
     x = model.activations(tokens, torch.ones_like(tokens).bool(), hook)[:, 1:].flatten(0, 1)
-    [mine] = sae.fit(x, kind="relu", n_latents=256, l1=2.0, steps=600, batch_size=512, lr=3e-3)
+    [mine] = sae.fit(x, kind="relu", n_latents=256, l1=2.0, steps=400, batch_size=512, lr=3e-3)
     sae.save(mine, published, format="saelens")
 
 # %% [markdown]

@@ -30,7 +30,7 @@ if not Path(model_folder).is_dir():
 
 # %%
 hook = "blocks.3.hook_resid_post"
-config = Config(model=model_folder, text=text, hook=hook, context=128, n_tokens=60_000)
+config = Config(model=model_folder, text=text, hook=hook, context=128, n_tokens=40_000)
 folder = Path("runs/examples/activations")
 config.prepare(folder, progress=lambda done, total, unit: None, device="cpu")
 source = config.open(folder, device="cpu")
@@ -40,7 +40,7 @@ source = config.open(folder, device="cpu")
 # activations in its place (0) and the activations themselves (1).
 
 # %%
-[d] = sae.fit(source, kind="topk", n_latents=256, k=16, steps=800, batch_size=512, lr=3e-3)
+[d] = sae.fit(source, kind="topk", n_latents=256, k=16, steps=500, batch_size=512, lr=3e-3)
 s = sae.score(d, source.batch(0, 10_000, "test").acts)
 print(f"l0 {s['l0']:.1f}, variance explained {s['explained_variance']:.3f}, dead {s['dead']:.3f}")
 
