@@ -79,4 +79,4 @@ for times in (0.0, 0.25, 0.5):
     skipped = {"special": [tokenizer.bos_token_id], "drop_first": True}
     with sae.splice(model, {hook: d}, edits=pushed, **skipped), torch.no_grad():
         said = model.bridge.generate(rows_of(prompt), max_new_tokens=12, do_sample=False, verbose=False)
-    print(f"{times:4.1f}  {tokenizer.decode(said[0].tolist(), skip_special_tokens=True)!r}")
+    print(f"{times:4.2f}  {tokenizer.decode(said[0].tolist(), skip_special_tokens=True)!r}")
