@@ -18,7 +18,7 @@ def register(app: App) -> None:
 
 
 def explore(
-    dictionary: Path,
+    dictionary: str,
     config: Path,
     *,
     out: Path | None = None,
@@ -34,7 +34,7 @@ def explore(
     Parameters
     ----------
     dictionary
-        A saved dictionary of any readable format, a step of a run, or a run's best/.
+        A saved dictionary of any readable format, a step of a run, or a run's best/; hf://owner/name on the hub.
     config
         The TOML file whose source the latents are looked at on, on its held-out rows.
     out

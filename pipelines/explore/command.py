@@ -31,7 +31,7 @@ NEURONS = "neurons"
 
 
 def explore(
-    dictionary: Path, settings: Config, looked: LatentsConfig, out: Path | None, with_neurons: bool, board: Board
+    dictionary: str | Path, settings: Config, looked: LatentsConfig, out: Path | None, with_neurons: bool, board: Board
 ) -> Path:
     """Writes the pages of a dictionary on the source of a config, and gives their folder.
 
@@ -44,7 +44,7 @@ def explore(
         found = ", ".join(labels_of([s.model_dump(mode="json") for s in settings.sources], skip=set()))
         raise ValueError(f"the config has {len(settings.sources)} sources ({found}); choose one by --set source....")
     step = plan(settings)[0]
-    store = Store(_root(dictionary, step, settings.runtime.out))
+    store = Store(_root(Path(dictionary), step, settings.runtime.out))
     out = out or store.root / f"{settings.name}-explore"
     site.check(out)
     runtime = runner.execution(settings.runtime)
@@ -111,7 +111,7 @@ def _root(dictionary: Path, step: Step, out: Path) -> Path:
     return out
 
 
-def _check_width(dictionary: Path, d: Dictionary, source: Source, settings: Config) -> None:
+def _check_width(dictionary: str | Path, d: Dictionary, source: Source, settings: Config) -> None:
     if d.d_in != source.d_in:
         raise ValueError(
             f"{dictionary}: the dictionary takes rows of width {d.d_in}, but the source of {settings.name} has rows of "

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipelines import cli
 
 
 @pytest.fixture
@@ -47,3 +50,20 @@ def results() -> Callable[[Path], dict[str, str]]:
         return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in timeless}
 
     return hashes
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command in this process; gives exit code, stdout, stderr, which tells of mistakes alone."""
+    monkeypatch.setattr("pipelines.progress.Board.QUICK_SECONDS", float("inf"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sae", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return call

@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 
 import sae
-from pipelines import cli
 from pipelines.config import read
 from pipelines.plan import plan
 from pipelines.progress import Board
@@ -26,23 +25,6 @@ from pipelines.store import Store
 CHECKOUT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, str, str]]
 Results = Callable[[Path], dict[str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Calls the command in this process; gives exit code, stdout, stderr, which tells of mistakes alone."""
-    monkeypatch.setattr("pipelines.progress.Board.QUICK_SECONDS", float("inf"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sae", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def sae_process(*arguments: object) -> subprocess.Popen[str]:

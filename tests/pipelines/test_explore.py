@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from rich.console import Console
 
 import sae
-from pipelines import cli
 from pipelines.config import read
 from pipelines.explore import explore
 from pipelines.explore.drawing import histogram
@@ -30,23 +28,6 @@ from sae.seeds import generator
 Call = Callable[..., tuple[int, str, str]]
 HOSTILE = ("</script><img/src=x/onerror=document.title='owned'>", "<b>&amp;", "'\"onclick=x", "\u202e\u2028evil")
 """Tokens, and labels, that would act if they were not text."""
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Calls the command in this process; gives exit code, stdout, stderr, which tells of mistakes alone."""
-    monkeypatch.setattr("pipelines.progress.Board.QUICK_SECONDS", float("inf"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sae", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 class Page(HTMLParser):
