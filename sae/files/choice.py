@@ -39,7 +39,7 @@ FORMATS: tuple[Format, ...] = (
 """In this order: those that a file beside the weights tells come before those that tensors alone tell."""
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".bin")
 COMPANIONS = re.compile(
-    r"(trainer_|lr_scheduler|optimizer|state|rank_\d|sparsity|log_feature_sparsity|feature_sparsity|vectors|"
+    r"(trainer_state|lr_scheduler|optimizer|state\.|rank_\d|sparsity|log_feature_sparsity|feature_sparsity|vectors|"
     r"activation_whitening|activations_store_state|synthetic_model|training_state|scheduler|rng_state|labels-)"
 )
 """Beginnings of the names of files that lie beside weights and are none."""
@@ -67,11 +67,10 @@ def opened(place: Place, file: str | None, index: int | None, name: str | None, 
                 raise FileNotFoundError(f"{place.label(part)}: there is no such file beside the other half")
         return native.load_native(*(place.fetch(part) for part in names))
     choices = _choices(place, file)
-    chosen = _chosen(place, choices, index, name)
+    chosen = _chosen(place.name, choices, index, name)
     if chosen.candidate is None:
-        # Only a name so far: what is in the file may be several again.
-        inside = _look(Found(place, chosen.file))
-        chosen = _chosen(place, inside, None, None)
+        # Only a name so far: what is in the file may be several again, to be chosen from by its own path.
+        chosen = _chosen(place.label(chosen.file), _look(Found(place, chosen.file)), None, None)
     assert chosen.candidate is not None
     return chosen.candidate.open(given)
 
@@ -133,7 +132,7 @@ def _owner(file: str) -> str:
     return str(folder.parent if folder.name in FOLDERS and folder.parent.name else folder)
 
 
-def _chosen(place: Place, choices: Sequence[Choice], index: int | None, name: str | None) -> Choice:
+def _chosen(where: str, choices: Sequence[Choice], index: int | None, name: str | None) -> Choice:
     """The one that is asked for, or the only one; a ``ValueError`` of one line says what there is to choose from."""
     ordered = sorted(choices, key=lambda c: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.name)])
     if name is not None:
@@ -148,7 +147,7 @@ def _chosen(place: Place, choices: Sequence[Choice], index: int | None, name: st
     asked = "" if name is None and index is None else f"none is {name!r}; " if name is not None else f"no {index}; "
     told = ", ".join(c.name or c.file for c in ordered[:MOST_TOLD])
     more = f" and {len(ordered) - MOST_TOLD} more" if len(ordered) > MOST_TOLD else ""
-    raise ValueError(f"{place.name}: {asked}choose one of {len(ordered)} by name or index: {told}{more}")
+    raise ValueError(f"{where}: {asked}choose one of {len(ordered)} by name or index: {told}{more}")
 
 
 def _short(choice: Choice) -> str:

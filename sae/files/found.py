@@ -111,8 +111,8 @@ def card(format: str, found: Found, config: Mapping[str, Any] | None = None, **s
     """The card of a foreign dictionary: what is known of its source, under the names of ours; its own settings as they
     are; and where it came from, unless that is a place on this disk."""
     told: dict[str, Any] = {"format": format, "source": {k: v for k, v in source.items() if v is not None}}
-    if not found.place.is_near:
-        told["from"] = found.label
+    if (address := found.place.address(found.file)) is not None:
+        told["from"] = address
     return told | ({"config": dict(config)} if config else {})
 
 

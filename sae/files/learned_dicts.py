@@ -49,7 +49,7 @@ def _named(i: int, settings: Any) -> str:
 
 def _plain(settings: Any) -> dict[str, float]:
     """Numbers among the settings."""
-    given = settings if isinstance(settings, dict) else {}
+    given = settings if isinstance(settings, dict) and len(settings) < 50 else {}
     numbers = {str(k): v.item() if isinstance(v, Stored) and v.shape == () else v for k, v in given.items()}
     return {k: v for k, v in numbers.items() if isinstance(v, int | float)}
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Place(ABC):
         """What a file is called in errors."""
         return f"{self.name.rstrip('/')}/{file}"
 
+    def address(self, file: str) -> str | None:
+        """Where others find a file that was fetched, as exactly as is known; nowhere if it is on this disk."""
+        return self.label(file)
+
 
 @dataclass(frozen=True, eq=False)
 class Local(Place):
@@ -79,6 +83,9 @@ class Local(Place):
         parents = self.path.absolute().parents
         file = parents[levels - 1] / name if levels <= len(parents) else None
         return file if file is not None and file.is_file() else None
+
+    def address(self, file: str) -> str | None:
+        return None
 
     @property
     def is_near(self) -> bool:
@@ -160,6 +167,13 @@ class Hub(Place):
         file = "/".join([*parts[:-levels], name])
         return self._fetched(file) if len(parts) >= levels and file in self.every else None
 
+    def address(self, file: str) -> str | None:
+        """With the commit that was fetched, which the cache's folder is named by."""
+        _, _, behind = self.fetch(file).as_posix().partition("/snapshots/")
+        commit, _, name = behind.partition("/")
+        return f"hf://{self.repo}@{commit}:{name}" if name else self.label(file)
+
+    @lru_cache(maxsize=64)  # noqa: B019
     def _fetched(self, file: str) -> Path:
         from huggingface_hub import hf_hub_download
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, cast
 
+from sae.stored.tensor import Stored
 from sae.stored.window import Window
 
 MOST_OPERATIONS = 500_000
@@ -189,7 +190,7 @@ class Machine:
         if isinstance(of, Record):
             for part in state if isinstance(state, tuple) else (state,):
                 if isinstance(part, Mapping):
-                    of.state.update(part)
+                    of.state.update({str(name): _kept(value, name) for name, value in part.items()})
 
     def outside(self, _: Any) -> None:
         self.stack.append(self.persistent(self.stack.pop()))
@@ -203,7 +204,7 @@ class Machine:
 
     def into_dict(self, items: list[Any]) -> None:
         of = self.stack[-1]
-        pairs = dict(zip(map(_key, items[::2]), items[1::2], strict=True))
+        pairs = {_key(key): _kept(value, key) for key, value in zip(items[::2], items[1::2], strict=True)}
         if isinstance(of, dict):
             of.update(pairs)
         elif not isinstance(of, Record):
@@ -234,6 +235,11 @@ class Machine:
         items = self.pop_mark()
         self.stack.append({})
         self.into_dict(items)
+
+
+def _kept(value: Any, key: Any) -> Any:
+    """A value of a dictionary; a tensor is called by its key."""
+    return value.named(str(key)) if isinstance(value, Stored) else value
 
 
 def _key(key: Any) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 AT_ONCE = 4 * 2**20
 """Bytes that are read at a time."""
+NAMELESS = "a tensor"
 
 
 @runtime_checkable
@@ -52,6 +53,10 @@ class Stored:
             rows[done : done + len(block)] = block
             done += len(block)
         return out
+
+    def named(self, name: str) -> Stored:
+        """The same under the name that it is kept by, for errors."""
+        return replace(self, name=name) if self.name == NAMELESS else self
 
     def item(self) -> float | int | bool:
         """The one number of a tensor that has no more."""

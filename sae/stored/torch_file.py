@@ -22,8 +22,8 @@ import torch
 from sae.stored.npz import damage_is_told
 from sae.stored.records import Name, Record, read_pickle
 from sae.stored.safe import open_at
+from sae.stored.tensor import NAMELESS, Stored
 from sae.stored.tensor import Numbers as Bytes
-from sae.stored.tensor import Stored
 from sae.stored.window import Window
 
 LEGACY = 0x1950A86A20F9469CFC6C
@@ -113,10 +113,10 @@ class Numbers:
         shape, begin, size = tuple(shape), offset * kind.itemsize, math.prod(shape) * kind.itemsize
         by_columns = len(shape) == 2 and not _in_rows(shape, strides) and _in_rows(shape[::-1], strides[::-1])
         if not (by_columns or _in_rows(shape, strides)):
-            return Stored(self.label, "", kind, shape, partial(_scattered, self.label))
+            return Stored(self.label, NAMELESS, kind, shape, partial(_scattered, self.label))
         if begin + size > storage.n_bytes:
             raise ValueError(f"a tensor of {size} bytes in a storage of {storage.n_bytes}")
-        return Stored(self.label, "", kind, shape, partial(storage.open, begin), by_columns)
+        return Stored(self.label, NAMELESS, kind, shape, partial(storage.open, begin), by_columns)
 
 
 def is_torch(file: Path) -> bool:
@@ -145,7 +145,7 @@ def open_zip(file: Path, label: str) -> Any:
             raise ValueError(f"storage {key} of {n_bytes} bytes is not there")
         return Storage(None, n_bytes, lambda at: open_at(file, begin + at))
 
-    return _named(_read(Window(io.BytesIO(text), len(text)), Numbers(label, find)))
+    return _read(Window(io.BytesIO(text), len(text)), Numbers(label, find))
 
 
 def _begin(file: Path, member: zipfile.ZipInfo) -> int:
@@ -163,7 +163,7 @@ def _begin(file: Path, member: zipfile.ZipInfo) -> int:
 def open_pickle(file: Path, label: str) -> Any:
     """What is in a file of an older torch, or in a plain pickle."""
     with file.open("rb") as f:
-        return _named(_legacy(Window(f, file.stat().st_size), label, partial(open_at, file)))
+        return _legacy(Window(f, file.stat().st_size), label, partial(open_at, file))
 
 
 def _legacy(stream: Window, label: str, open_from: Callable[[int], Bytes]) -> Any:
@@ -230,21 +230,3 @@ def _inside(content: bytes, at: int) -> Bytes:
     f = io.BytesIO(content)
     f.seek(at)
     return f
-
-
-def _named(tree: Any) -> Any:
-    """The same with the names of tensors, for errors: keys of dictionaries, attributes of objects. Two levels down at
-    most, which is where tensors are."""
-    return _renamed(tree, "", 3)
-
-
-def _renamed(tree: Any, name: str, depth: int) -> Any:
-    if isinstance(tree, Stored):
-        return Stored(tree.label, name or "the tensor", tree.dtype, tree.shape, tree.open, tree.by_columns)
-    if depth and isinstance(tree, dict):
-        return {k: _renamed(v, str(k), depth - 1) for k, v in tree.items()}
-    if depth and type(tree) in (list, tuple):
-        return type(tree)(_renamed(v, name, depth - 1) for v in tree)
-    if depth and isinstance(tree, Record):
-        tree.state = {k: _renamed(v, str(k), depth - 1) for k, v in tree.state.items()}
-    return tree

@@ -185,6 +185,17 @@ def test_an_unknown_activation_is_named(name: str, words: str, tmp_path: Path):
         sae.load(made.path)
 
 
+def test_sparsify_counts_latents_by_expansion_where_their_number_is_0(tmp_path: Path):
+    rows, bias = torch.ones(3 * D, D), torch.zeros(3 * D)
+    tensors = {"encoder.weight": rows, "encoder.bias": bias, "W_dec": rows.clone(), "b_dec": torch.zeros(D)}
+    write_safe(tmp_path / "sae.safetensors", tensors)
+    write_json(tmp_path / "cfg.json", {"d_in": D, "k": 2, "num_latents": 0, "expansion_factor": 3})
+    assert sae.load(tmp_path).n_latents == 3 * D
+    write_json(tmp_path / "cfg.json", {"d_in": D, "k": 2, "num_latents": 0, "expansion_factor": 4})
+    with pytest.raises(ValueError, match=r"encoder\.weight has shape \(18, 6\), \(24, 6\) expected by cfg\.json"):
+        sae.load(tmp_path)
+
+
 def test_what_no_format_knows_is_said(tmp_path: Path):
     save_file({"a": torch.zeros(3), "b": torch.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x\.safetensors: its tensors \(a, b\) are those of no format"):

@@ -125,6 +125,12 @@ def bombs() -> dict[str, bytes]:
     shape = json.dumps({"W": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 2**62]}}).encode()
     far = json.dumps({"W": {"dtype": "F32", "shape": [2], "data_offsets": [2**40, 2**40 + 8]}}).encode()
     nested = b'{"W":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    # Lists of lists of lists, each of them the same one: small until somebody copies them.
+    laughs = (
+        b"\x80\x02]q\x00"
+        + b"".join(b"]q" + bytes([i]) + b"(" + (b"h" + bytes([i - 1])) * 10_000 + b"e" for i in (1, 2, 3, 4))
+        + b"."
+    )
     tensor = io.BytesIO()
     torch.save(torch.zeros(1).expand(10**9, 10**6), tensor)
     return {
@@ -137,6 +143,7 @@ def bombs() -> dict[str, bytes]:
         "deep_key.pkl": deep_key,
         "loop.pkl": b"\x80\x02]q\x00h\x00a.",
         "many.pkl": b"\x80\x02" + b"K\x01" * 600_000 + b"0" * 599_999 + b".",
+        "laughs.pkl": laughs,
         "zeros.npz": npz.getvalue(),
         "shape.safetensors": struct.pack("<Q", len(shape)) + shape,
         "far.safetensors": struct.pack("<Q", len(far)) + far + bytes(8),
@@ -147,8 +154,8 @@ def bombs() -> dict[str, bytes]:
 
 
 BOMBS = ["memo.pkl", "bytes.pkl", "text.pkl", "long.pkl", "digits.pkl", "deep.pkl", "deep_key.pkl", "loop.pkl",
-         "many.pkl", "zeros.npz", "shape.safetensors", "far.safetensors", "nested.safetensors", "header.safetensors",
-         "expanded.pt"]  # fmt: skip
+         "many.pkl", "laughs.pkl", "zeros.npz", "shape.safetensors", "far.safetensors", "nested.safetensors",
+         "header.safetensors", "expanded.pt"]  # fmt: skip
 
 
 @pytest.mark.usefixtures("shapes_unchecked")
