@@ -51,9 +51,9 @@ class Config(QuestionConfig):
                     top.add(values(known.acts(index)), at, known.groups[at])
                 found = monosemantic(top, known.known, self.at_least, self.shuffles, self.seed)
                 for what, a in found.items():
-                    rows.append([name, what, a.share, a.chance, a.n_units, a.n_rare])
+                    rows.append([name, what, a.share, a.chance, a.alone, a.n_units, a.n_rare])
                     largest[f"{name}, {what}"] = a.largest.tolist()
-        columns = ("units", "agree on", "share", "by chance", "units counted", "too rare")
+        columns = ("units", "agree on", "share", "by chance", "on one alone", "counted", "too rare")
         title = f"units of which {self.at_least:.0%} of the {self.k} top examples agree"
         return Answer([Table(title, columns, rows)], {"hook": getattr(asked.source_config, "hook", None)},
                       {"largest class among the examples of each counted unit": largest})  # fmt: skip

@@ -9,6 +9,9 @@ examples, are those of Elhage et al. 2022, 'Softmax Linear Units' (35% of neuron
 raters). Where we differ: nobody reads. A unit whose examples share a meaning but no token is not counted, so this is a
 lower bound, and compares kinds of units rather than telling how many mean something.
 
+Where rows may have several labels at once, a unit that mixes features has examples in which all of those are active,
+and they agree on each: `alone` is the share of units whose examples agree on one label and on no other.
+
 The control permutes what is known of the rows, all of it alike: how many units would agree if their examples had been
 drawn by chance.
 """
@@ -80,14 +83,16 @@ class TopExamples:
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """The share of units whose examples agree, with Wilson's interval over units; `chance` is the share when what is
-    known of the rows is permuted, with the interval of its draws. `largest` holds of each unit how many of its examples
-    are of one class; units without enough examples are `n_rare`, and are not counted."""
+    known of the rows is permuted, with the interval of its draws; `alone` is None but for marks. `largest` holds of
+    each unit how many of its examples are of one class; units without enough examples are `n_rare`, and not counted.
+    """
 
     share: Interval
     chance: Interval
     n_units: int
     n_rare: int
     largest: Int[Tensor, " n_units"]
+    alone: Interval | None = None
 
 
 def monosemantic(
@@ -113,6 +118,12 @@ def monosemantic(
     def agreeing(found: Tensor) -> int:
         return int((found >= wanted).sum())
 
+    def alone(name: str) -> Interval | None:
+        if name not in known or known[name].ndim == 1:
+            return None
+        agreed = (_marked(known[name], rows) >= wanted).sum(1)
+        return of_share(int((agreed == 1).sum()), n)
+
     return {
         name: Agreement(
             of_share(agreeing(found), n),
@@ -120,6 +131,7 @@ def monosemantic(
             n,
             n_rare,
             found,
+            alone(name),
         )
         for name, found in largest.items()
     }
@@ -127,8 +139,17 @@ def monosemantic(
 
 def _largest(known: Tensor, rows: Int[Tensor, "k n_units"]) -> Int[Tensor, " n_units"]:
     """How many examples of each unit the class has that has most of them."""
+    if known.ndim == 2:
+        return _marked(known, rows).amax(1)
     of = known.to(rows.device)[rows]
-    if of.ndim == 3:
-        return of.long().sum(0).amax(-1)
     alike = (of[:, None] == of[None]) & (of != NOTHING)
     return alike.sum(0).amax(0)
+
+
+def _marked(marks: Bool[Tensor, "rows n_labels"], rows: Int[Tensor, "k n_units"]) -> Int[Tensor, "n_units n_labels"]:
+    """How many examples of each unit have each label, one example at a time: labels may be many."""
+    marks = marks.to(rows.device)
+    total = torch.zeros(rows.shape[1], marks.shape[1], dtype=torch.int64, device=rows.device)
+    for row in rows:
+        total += marks[row]
+    return total

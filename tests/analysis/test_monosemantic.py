@@ -45,6 +45,10 @@ def test_marks_of_which_a_row_may_have_several_count_alike():
     assert found.largest[:6].tolist() == [10] * 6
     # Unit 6 fires on classes 0 and 9: both below ten.
     assert int(found.largest[6]) == 10
+    # Of the units on one class, 1, 5 have one label; 0, 2, 4 have two, and 3 its own besides.
+    lone = monosemantic(top_of(x[:, :6], groups), {"marks": marks})["marks"].alone
+    assert lone is not None and lone.value == 2 / 6
+    assert monosemantic(top_of(x, groups), {"class": classes})["class"].alone is None
 
 
 def test_noise_agrees_as_often_as_its_control_says():

@@ -123,7 +123,7 @@ def test_settings_of_questions_change_no_step(of_model: Callable[..., Table]):
 
 def test_units_of_a_toy_that_are_its_features_are_all_monosemantic(put: Put, tmp_path: Path):
     source = {"kind": "features", "n_features": 12, "d_in": 12, "directions": {"kind": "orthonormal"},
-              "activity": {"kind": "independent", "probability": 0.05}, "values": {"kind": "uniform"}}  # fmt: skip
+              "activity": {"kind": "independent", "probability": 0.3}, "values": {"kind": "uniform"}}  # fmt: skip
     table = {"name": "toy", "source": source, "dictionary": {"kind": "relu", "n_latents": 12, "l1": 0.1},
              "ask": {"monosemantic": {"n_rows": 4000}}, "runtime": {"device": "cpu", "threads": 1}}  # fmt: skip
     config = parse(table)
@@ -132,9 +132,12 @@ def test_units_of_a_toy_that_are_its_features_are_all_monosemantic(put: Put, tmp
     sae.save(d, tmp_path / "oracle")
     answer, _ = ask("monosemantic", config, tmp_path / "oracle", tmp_path / "runs", Board(Console(quiet=True)))
     share = {row[0]: row[2] for row in answer.tables[0].rows}
-    latents, turned = share["latents"], share["random directions"]
+    alone = {row[0]: row[4] for row in answer.tables[0].rows}
+    latents, turned = alone["latents"], alone["random directions"]
     assert isinstance(latents, Interval) and isinstance(turned, Interval)
-    assert latents.value == 1 and turned.high < 0.9
+    # The top examples of any direction agree on all the features that are in it; of a feature's own, on that alone.
+    assert latents.value == 1 == share["latents"].value == share["random directions"].value  # pyright: ignore
+    assert turned.high < latents.low
     assert all(isinstance(row[3], Interval) and row[3].high < 0.2 for row in answer.tables[0].rows)
 
 
@@ -227,3 +230,25 @@ def test_what_is_not_known_is_said_in_words_and_written_as_null():
     nothing = Interval(math.nan, math.nan, math.nan)
     assert asking._told(nothing) == "not known"  # pyright: ignore[reportPrivateUsage]
     assert asking._number({"a": nothing})["a"]["value"] is None  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.slow
+def test_on_a_trained_model_two_heads_write_the_position_and_neurons_mean_more_than_directions(
+    put: Put, shared_data: Path
+):
+    model, text = shared_data / "models" / "stories260k", shared_data / "text" / "tinystories_train.txt"
+    if not model.is_dir() or not text.is_file():
+        pytest.skip(f"no model or text in {shared_data}")
+    source = {"kind": "transformer", "model": str(model), "text": str(text), "context": 128, "n_tokens": 100_000}
+    table = {"name": "stories", "dictionary": {"kind": "topk", "n_latents": 8, "k": 2}, "runtime": {"device": "cpu"}}
+    stream = {**table, "source": {**source, "hook": "blocks.3.hook_resid_post"}}
+    found = put("positional", {**stream, "ask": {"positional": {"n_rows": 600}}})
+    written = {row[0]: row[1] for row in found.tables[1].rows if row[4] == "yes"}
+    assert list(written)[:2] == ["head 3.0", "head 1.1"]
+    assert isinstance(written["head 3.0"], Interval) and written["head 3.0"].low > 0.25
+    assert not any("MLP" in str(name) for name in written)
+    neurons = put("monosemantic", {**table, "source": {**source, "hook": "blocks.2.mlp.hook_post"}})
+    share = {(row[0], row[1]): row[2] for row in neurons.tables[0].rows}
+    own, turned = share["neurons", "any of them"], share["random directions", "any of them"]
+    assert isinstance(own, Interval) and isinstance(turned, Interval) and own.value > 1.5 * turned.value
+    assert all(isinstance(row[3], Interval) and row[3].high < 0.02 for row in neurons.tables[0].rows)
