@@ -9,8 +9,8 @@ With ``error=True`` what the dictionary leaves unexplained stays where it is, so
     x' = x + (decode(edit(z)) - decode(z)),   z = encode(x)
 
 which is x itself, to the bit, where there is no edit; its derivative with respect to x is then the identity. With
-``error=False`` the reconstruction stands in for the activations: ``x' = decode(edit(z))``. Positions that a
-dictionary never saw in training (special tokens, the first of a row) pass unchanged in both.
+``error=False`` the reconstruction stands in for the activations: ``x' = decode(edit(z))``, with a transcoder's skip.
+Positions that a dictionary never saw in training (special tokens, the first of a row) pass unchanged in both.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class Spliced:
     def _through(self, place: str, acts: Tensor, read: Tensor) -> Tensor | None:
         """What goes on in the place of the activations; None where they go on untouched."""
         d, kept = self.places[place], self.kept(place)
-        z = d.encode(read[kept].float())
+        x = read[kept].float()
+        z = d.encode(x)
         self.codes[place] = SparseCodes.of(z.detach(), kept)
         edits, flat = self.edits.get(place, ()), acts.flatten(2)
         if self.instead is not None:
@@ -126,7 +127,7 @@ class Spliced:
             new = z
             for edit in edits:
                 new = edit(new, d)
-            values = flat[kept].float() + (d.decode(new) - d.decode(z)) if self.error else d.decode(new)
+            values = flat[kept].float() + (d.decode(new) - d.decode(z)) if self.error else d.reconstruct(x, new)
         out = flat.clone()
         out[kept] = values.to(flat)
         return out.view(acts.shape)
@@ -181,7 +182,7 @@ def ends(place: str) -> tuple[str, str]:
 def _check(model: Model, places: Places) -> None:
     for place, d in places.items():
         hook, target = ends(place)
-        for name, width, does in ((hook, d.d_in, "reads"), (target, d.W_dec.shape[1], "writes")):
+        for name, width, does in ((hook, d.d_in, "reads"), (target, d.d_out, "writes")):
             if (actual := model.width(name)) != width:
                 raise ValueError(f"{name!r} has width {actual}, but the dictionary {does} {width}")
         if not spliceable(target):

@@ -13,6 +13,7 @@ import sae
 from sae.analysis.edits import add, clamp, only, scale, steer, zero
 from sae.analysis.sparse_codes import SparseCodes
 from sae.dictionaries.relu import Relu
+from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
 from sae.model import Model
 
@@ -149,6 +150,15 @@ def test_a_transcoder_reads_at_one_hook_and_writes_at_another(model: Model) -> N
     assert torch.allclose(cache[end], d.decode(d.encode(cache[start])), atol=1e-5)
     with pytest.raises(ValueError, match="comes before"), sae.splice(model, {f"{end} -> {start}": d}):
         logits(model, x)
+
+
+def test_a_skip_connection_is_part_of_a_reconstruction(model: Model) -> None:
+    x, d = tokens(model), dictionary()
+    start, end = "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"
+    skip = Transcoder(d.W_enc, d.W_dec, d.b_enc, d.b_dec, W_skip=torch.eye(16))
+    with sae.splice(model, {f"{start} -> {end}": skip}, error=False) as spliced:
+        _, cache = spliced.bridge.run_with_cache(x, names_filter=lambda n: n in (start, end))
+    assert torch.allclose(cache[end], skip.reconstruct(cache[start]), atol=1e-5)
 
 
 def test_a_bridge_alone_text_and_generation(tiny_models: Mapping[str, Path]) -> None:
