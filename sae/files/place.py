@@ -57,9 +57,10 @@ class Place(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Local(Place):
-    """A folder of this disk."""
+    """A folder of this disk, with its sub-folders down to a `depth`."""
 
     path: Path
+    depth: int = DEPTH
 
     @property
     def name(self) -> str:
@@ -70,10 +71,11 @@ class Local(Place):
         found: list[str] = []
         for folder, below, names in os.walk(self.path):
             here = Path(folder).relative_to(self.path)
-            if len(here.parts) >= DEPTH or len(found) > MOST_FILES:
-                below.clear()
-            below[:] = sorted(name for name in below if not name.startswith("."))
+            deep = len(here.parts) >= self.depth
+            below[:] = [] if deep else sorted(name for name in below if not name.startswith("."))
             found += [(here / name).as_posix() for name in sorted(names) if not name.startswith(".")]
+            if len(found) > MOST_FILES:
+                break
         return found
 
     def fetch(self, file: str) -> Path:
@@ -100,6 +102,7 @@ class Remote(Place):
     system: Any
     path: str
     cache: Path
+    depth: int = DEPTH
 
     @property
     def name(self) -> str:
@@ -109,7 +112,7 @@ class Remote(Place):
     def files(self) -> list[str]:
         root = self.path.rstrip("/")
         with told_in_one_line(self.url):
-            found = self.system.find(root, maxdepth=DEPTH)
+            found = self.system.find(root, maxdepth=self.depth + 1)
         return sorted(name[len(root) :].lstrip("/") for name in found)
 
     def fetch(self, file: str) -> Path:
@@ -220,7 +223,7 @@ def _local(path: Path) -> tuple[Place, str | None]:
     if path.is_dir():
         return Local(path), None
     if path.is_file():
-        return Local(path.parent), path.name
+        return Local(path.parent, depth=0), path.name
     hint = f" (a repository of the hub is written hf://{path})" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
     raise FileNotFoundError(f"{path}: there is no such folder or file{hint}")
 
@@ -239,7 +242,7 @@ def _remote(url: str, cache: Path) -> tuple[Place, str | None]:
     if not is_file:
         raise FileNotFoundError(f"{url}: there is no such folder or file")
     folder, _, file = path.rpartition("/")
-    return Remote(url.rpartition("/")[0], system, folder, cache), file
+    return Remote(url.rpartition("/")[0], system, folder, cache, depth=0), file
 
 
 def _hub(url: str) -> tuple[Place, str | None]:

@@ -35,6 +35,18 @@ def test_every_format_computes_what_it_says(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", MADE)
+def test_the_file_itself_opens_like_its_folder(name: str, tmp_path: Path):
+    made = MADE[name](tmp_path / name)
+    (weights,) = [
+        f
+        for f in (tmp_path / name).rglob("*")
+        if f.suffix in (".pt", ".npz", ".safetensors") and f.name not in ("sparsity.safetensors", "trainer_state.pt")
+    ]
+    folder, file = sae.load(made.path, **made.options), sae.load(weights, **made.options)
+    assert torch.equal(folder.W_enc, file.W_enc) and file.settings() == folder.settings() and file.card == folder.card
+
+
+@pytest.mark.parametrize("name", MADE)
 def test_what_was_opened_is_saved_in_our_own_form(name: str, tmp_path: Path):
     made, x = MADE[name](tmp_path / name), rows().float()
     d = sae.load(made.path, **made.options)

@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae.stored.tensor import AT_ONCE
-
 MEASURE = """
 import sys, json
 import sae, torch
@@ -78,7 +76,7 @@ def test_a_file_is_opened_without_a_second_copy(form, tmp_path: Path):
     file = form(tmp_path, 512, 40_000)
     size, found = file.stat().st_size, peak(file)
     assert found["tensors"] == pytest.approx(size, rel=0.01) and size > 150e6
-    assert found["most"] < found["tensors"] + 3 * AT_ONCE + 32e6, found
+    assert found["most"] < found["tensors"] + 64e6, "less than one of the two matrices once more"
 
 
 @pytest.mark.slow
