@@ -15,7 +15,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import exploring
+from pipelines.cli_ask import ask
+from pipelines.cli_explore import explore
 from pipelines.sharing import push
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ def _version() -> str:
 
 
 app = App(name="sae", help="Sparse autoencoders from a config to a scored dictionary.", version=_version)
-exploring.register(app)
 
 Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Out = Annotated[Path | None, Parameter(name="--out")]
@@ -225,35 +225,8 @@ def suggest(
     suggestion.tell(curves, folder, Console())
 
 
-@app.command
-def ask(question: str, config: Path, dictionary: Path | None = None, *, set: Set = None, out: Out = None) -> None:
-    """Ask one of the open questions of a config's model and, where it takes one, of a trained dictionary.
-
-    monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map or embeddings; docs/questions.md
-    tells what each asks. Every answer has its control beside it, is printed as tables and written as JSON.
-
-    Parameters
-    ----------
-    question
-        What is asked; its settings stand under [ask.QUESTION] in the config.
-    config
-        A TOML file, for its source.
-    dictionary
-        A saved dictionary of that source, or a train step's directory; without it neurons alone are asked about.
-    set
-        A value in place of the file's, such as ask.monosemantic.k=20; may be given several times.
-    out
-        The folder of all steps, in place of runtime.out.
-    """
-    from pipelines import asking
-    from pipelines.config import read
-    from pipelines.progress import Board
-    from pipelines.suites import find
-
-    settings = read(find(config), set or ())
-    root = out or settings.runtime.out
-    answer, file = asking.ask(question, settings, dictionary, root, Board(Console(stderr=True)))
-    asking.tell(answer, file, Console())
+app.command(ask)
+app.command(explore)
 
 
 @app.command

@@ -1,20 +1,15 @@
-"""The command `sae explore`: dashboards of a dictionary's latents as a folder of pages."""
+"""The command `sae explore`: pages on a dictionary's latents. Nothing heavy is imported before it is called."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.console import Console
 
 Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
-
-
-def register(app: App) -> None:
-    """Adds the command."""
-    app.command(explore)
 
 
 def explore(
