@@ -89,7 +89,7 @@ def test_a_whole_run_ends_in_scores(tmp_path: Path):
         assert 0 <= line["mcc"] <= 1 and line["fvu"] > 0 and line["l0"] > 0
 
 
-@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
+@pytest.mark.parametrize("kind", ["topk", pytest.param("jumprelu", marks=pytest.mark.slow)])
 def test_every_architecture_is_scored_beside_its_peers(kind: str, capsys: pytest.CaptureFixture[str]):
     lines = architectures(only=[kind], seeds=2, steps=40, batch=32, batches=4, rounds=2)
     assert lines[0]["name"] == "sae" and lines[0]["schedule"] == "common"
@@ -142,14 +142,14 @@ def test_a_study_prints_its_facts(capsys: pytest.CaptureFixture[str]):
         toys("exclusive")
 
 
-def test_harvesting_gives_what_the_bare_hook_gives(tiny_models: dict[str, Path]):
+@pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_harvesting_gives_what_the_bare_hook_gives(name: str, tiny_models: dict[str, Path]):
     tiny = {"rows": 2, "context": 16, "batches": 2, "threads": 1, "seconds": 0.05}
-    for name in ("llama", "gpt2"):
-        lines = harvest(model=tiny_models[name], **tiny)  # the program compares the vectors themselves
-        assert [line["bare_attention"] for line in lines] == ["eager", "sdpa"]
-        for line in lines:
-            assert line["ratio"] == pytest.approx(line["bare_tokens_per_s"] / line["tokens_per_s"])
-            assert line["layer"] == 1
+    lines = harvest(model=tiny_models[name], **tiny)  # the program compares the vectors themselves
+    assert [line["bare_attention"] for line in lines] == ["eager", "sdpa"]
+    for line in lines:
+        assert line["ratio"] == pytest.approx(line["bare_tokens_per_s"] / line["tokens_per_s"])
+        assert line["layer"] == 1
 
 
 def test_harvesting_is_left_out_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
