@@ -30,7 +30,7 @@ Number = Callable[[Float[Tensor, "rows n_tokens d_vocab"]], Float[Tensor, ""]]
 @dataclass(frozen=True)
 class Attribution:
     """What the latents of one place contribute at every position, beside their codes; `error` is the same for what the
-    dictionary leaves unexplained, ``(x - x_hat) . dm/dx``, to first order."""
+    latents do not write, ``(x - decode(z)) . dm/dx``, to first order: a transcoder's skip is part of it."""
 
     codes: SparseCodes
     effect: SparseCodes
