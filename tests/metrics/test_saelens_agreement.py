@@ -83,7 +83,7 @@ def agree(d: Relu, truth: Truth, batch: Batch, folder: Path) -> dict[str, float]
 
 @pytest.fixture(scope="module")
 def source() -> Any:
-    return Features(**tomllib.loads(SUITE.read_text())["source"]).build()
+    return Features(**{**tomllib.loads(SUITE.read_text())["source"], "seed": 0}).build()
 
 
 @pytest.mark.slow
