@@ -27,7 +27,9 @@ from sae.statistics import Interval
 QUESTIONS = "pipelines.questions"
 
 
-def ask(question: str, settings: Config, dictionary: Path | None, root: Path, board: Board) -> tuple[Answer, Path]:
+def ask(
+    question: str, settings: Config, dictionary: str | Path | None, root: Path, board: Board
+) -> tuple[Answer, Path]:
     """The answer, and the file that it was written to.
 
     Raises ``ValueError`` or ``FileNotFoundError`` of one line: an unknown question or setting, a dictionary that does

@@ -12,7 +12,7 @@ Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Out = Annotated[Path | None, Parameter(name="--out")]
 
 
-def ask(question: str, config: Path, dictionary: Path | None = None, *, set: Set = None, out: Out = None) -> None:
+def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
     """Ask one of the open questions of a config's model and, where it takes one, of a trained dictionary.
 
     monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map or embeddings; docs/questions.md

@@ -91,7 +91,7 @@ class Selection:
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> TokenRows:
         """Rows for the model, from ids with :data:`PADDING` where there is none."""
         attended = tokens != PADDING
-        kept = attended & ~torch.isin(tokens, torch.tensor(self.special, dtype=tokens.dtype))
+        kept = attended & ~torch.isin(tokens, torch.tensor(self.special, dtype=tokens.dtype, device=tokens.device))
         if self.drop_first:
             kept[:, 0] = False
         return TokenRows(tokens.clamp(min=0).long(), attended, kept)

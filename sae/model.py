@@ -160,8 +160,7 @@ class Model:
             flat[kept] = edit(read.pop()).to(flat)
             return flat.view(acts.shape)
 
-        if not spliceable(place):
-            raise ValueError(f"an edit at {place!r} would not reach the residual stream; use a block's hook_resid_post")
+        check_spliceable(place)
         return self._run(rows.tokens, rows.attended, [(start, keep), (place, splice)])
 
     def losses(
@@ -248,6 +247,12 @@ def spliceable(hook: str) -> bool:
     the residual stream goes past it unedited. The inputs of the norms themselves are the same.
     """
     return re.search(r"(hook_resid_mid|ln\d\.hook_in)$", hook) is None
+
+
+def check_spliceable(hook: str) -> None:
+    """A ``ValueError`` where an edit at the hook point would be none of the residual stream."""
+    if not spliceable(hook):
+        raise ValueError(f"an edit at {hook!r} would not reach the residual stream; use a block's hook_resid_post")
 
 
 def is_path(name: str) -> bool:

@@ -18,7 +18,7 @@ from pipelines.labels import labels_of
 from pipelines.plan import plan
 from pipelines.progress import Board
 from pipelines.sources import open_source
-from pipelines.step import Step, Tell
+from pipelines.step import Step
 from pipelines.store import Store
 from sae.analysis.latents import LatentsConfig
 from sae.analysis.latents import explore as look
@@ -61,10 +61,10 @@ def explore(
     for folder, own, width in parts:
         with board.work(f"explore: {folder or 'latents'}", [], scratch) as tell:
             chosen = looked if width is None else looked.model_copy(update={"latents": _as_many(looked)})
-            found = look(own.to(runtime.device), source, chosen, _progress(tell))
+            found = look(own.to(runtime.device), source, chosen, tell)
         made.append((folder, Latents(found, words, width)))
     with board.work("explore: pages", [], scratch) as tell:
-        site.write(out, about(settings, d, looked), made, _progress(tell))
+        site.write(out, about(settings, d, looked), made, tell)
     shutil.rmtree(scratch)
     return out
 
@@ -117,10 +117,3 @@ def _check_width(dictionary: str | Path, d: Dictionary, source: Source, settings
             f"{dictionary}: the dictionary takes rows of width {d.d_in}, but the source of {settings.name} has rows of "
             f"width {source.d_in}; give the config that it was trained with"
         )
-
-
-def _progress(tell: Tell) -> Any:
-    def progress(done: int, total: int, unit: str) -> None:
-        tell(done, total, unit)
-
-    return progress

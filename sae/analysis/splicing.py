@@ -17,46 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from sae.analysis.edits import Edit
 from sae.analysis.sparse_codes import SparseCodes
+from sae.corpus import Selection
 from sae.dictionary import Dictionary
-from sae.model import Model, spliceable
+from sae.model import Model, check_spliceable
 
 Places = Mapping[str, Dictionary]
 """Dictionaries by hook point; those that map one hook to another (transcoders) by ``"hook -> target"``."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Positions that pass unchanged: the tokens `special`, and the first of each row if `first`."""
-
-    special: tuple[int, ...] = ()
-    first: bool = False
-
-    @classmethod
-    def of(cls, d: Dictionary, bridge: Any) -> Skipped:
-        """What a dictionary's card says was excluded in training; nothing where it does not say."""
-        source = d.card.get("source", {})
-        if source.get("kind") != "transformer":
-            return cls()
-        tokenizer = bridge.tokenizer
-        ids = () if tokenizer is None else (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        return cls(tuple(sorted({i for i in ids if i is not None})), bool(source.get("drop_position_0", False)))
-
-    def kept(self, tokens: Int[Tensor, "rows n_tokens"]) -> Bool[Tensor, "rows n_tokens"]:
-        """Where dictionaries are asked. A pass of a single token is a step of generation, not the start of a row."""
-        kept = ~torch.isin(tokens, torch.tensor(self.special, dtype=tokens.dtype, device=tokens.device))
-        if self.first and tokens.shape[1] > 1:
-            kept[:, 0] = False
-        return kept
-
 
 Instead = Callable[[str, Dictionary, Tensor, Tensor], Tensor]
 """What goes on at a place's kept positions, in place of what edits make of them: a function of the place, the
@@ -71,7 +45,7 @@ class Spliced:
     places: Places
     edits: Mapping[str, Sequence[Edit]]
     error: bool
-    skipped: Mapping[str, Skipped]
+    select: Mapping[str, Selection]
     codes: dict[str, SparseCodes] = field(default_factory=dict[str, SparseCodes])
     instead: Instead | None = None
     _tokens: Tensor | None = None
@@ -80,7 +54,10 @@ class Spliced:
     def kept(self, place: str) -> Bool[Tensor, "rows n_tokens"]:
         """The positions at which the place's dictionary is asked, in the present forward pass."""
         assert self._tokens is not None
-        return self.skipped[place].kept(self._tokens)
+        select, tokens = self.select[place], self._tokens
+        # A pass of a single token is a step of generation, not the start of a row.
+        starts = tokens.shape[1] > 1
+        return replace(select, drop_first=select.drop_first and starts)(tokens).kept
 
     def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
         """A reading hook where a dictionary reads elsewhere than it writes, and a writing hook for each."""
@@ -161,12 +138,12 @@ def splice(
     for place in given:
         if place not in places:
             raise ValueError(f"edits: {place!r} has no dictionary; there is one at {', '.join(map(repr, places))}")
-    skipped = dict[str, Skipped]()
+    select = dict[str, Selection]()
     for place, d in places.items():
-        card = Skipped.of(d, bridge)
-        first = card.first if drop_first is None else drop_first
-        skipped[place] = Skipped(card.special if special is None else tuple(special), first)
-    spliced = Spliced(bridge, places, given, error, skipped, instead=instead)
+        card = _trained_on(d, bridge)
+        first = card.drop_first if drop_first is None else drop_first
+        select[place] = Selection(card.special if special is None else tuple(special), first)
+    spliced = Spliced(bridge, places, given, error, select, instead=instead)
     with ExitStack() as stack:
         stack.callback(bridge.embed.register_forward_pre_hook(spliced.see).remove)
         stack.enter_context(bridge.hooks(fwd_hooks=spliced.hooks()))
@@ -179,13 +156,20 @@ def ends(place: str) -> tuple[str, str]:
     return hook.strip(), (target or hook).strip()
 
 
+def _trained_on(d: Dictionary, bridge: Any) -> Selection:
+    """The positions that a dictionary's card says it was trained on; all where it does not say."""
+    source = d.card.get("source", {})
+    if source.get("kind") != "transformer":
+        return Selection((), False)
+    first = bool(source.get("drop_position_0", False))
+    return Selection((), first) if bridge.tokenizer is None else Selection.of(bridge.tokenizer, first)
+
+
 def _check(model: Model, places: Places) -> None:
     for place, d in places.items():
         hook, target = ends(place)
+        widths = {name: model.width(name) for name in {hook: None, target: None}}
         for name, width, does in ((hook, d.d_in, "reads"), (target, d.d_out, "writes")):
-            if (actual := model.width(name)) != width:
-                raise ValueError(f"{name!r} has width {actual}, but the dictionary {does} {width}")
-        if not spliceable(target):
-            raise ValueError(
-                f"an edit at {target!r} would not reach the residual stream; use a block's hook_resid_post"
-            )
+            if widths[name] != width:
+                raise ValueError(f"{name!r} has width {widths[name]}, but the dictionary {does} {width}")
+        check_spliceable(target)
