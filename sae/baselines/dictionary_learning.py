@@ -12,11 +12,17 @@ over the directions, ``W_dec[j] += (B_j - A_j W_dec) / A_jj`` (``update = "desce
 once, ``W_dec = (A + e)^-1 (B + e W_dec)`` (``"solve"``); scaled to norm one.
 
 `batch`: the codes of all rows, begun at those of the round before, ``keep = 0``, directions all at once: the method of
-optimal directions (Engan et al. 1999), until they stand still. So does the DL-FISTA of Pacela et al. 2026.
+optimal directions (Engan et al. 1999), until they stand still. So does the DL-FISTA of Pacela et al. 2026. It is slow:
+with a thousand features nothing seems to happen for hundreds of rounds, then most are found at once. Two things that
+it has not:
+
+- `momentum` (Polyak 1964): ``V = momentum V + (directions of least squares - W_dec)``, ``W_dec += V``, to norm one.
+- `debiased` last rounds, whose directions fit codes without the shrinkage: non-negative least squares on what the lasso
+  with `debiased_l1` has left active. With shrunk codes the true directions are not where this ends, even begun there
+  (`python -m benchmarks.studies few_rows`). :mod:`sae.refine` does the same.
 
 A direction that no row of a round has used takes what the worst reconstructed of its last rows are missing; Mairal's
-section 3.4 takes rows themselves. Where `l1_end` is given the penalty goes there evenly from round to round. What comes
-out is read by FISTA with the last penalty.
+section 3.4 takes rows themselves. What comes out is read by FISTA with the last penalty.
 
 scikit-learn's ``MiniBatchDictionaryLearning`` has non-negative codes too, and a test holds both to the same objective.
 It was not taken because it has one mode of the two and no way to forget, which makes the difference (on 12,000 rows of
@@ -33,10 +39,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.coding import fitted_directions, lasso, lasso_multiply_adds, unit_or
+from sae.coding import debiased, fitted_directions, lasso, lasso_multiply_adds, unit_or
 from sae.encoders.fista import Fista
 from sae.method import MethodConfig, training_rows
 from sae.seeds import derive, generator
@@ -54,10 +60,11 @@ LEAST_ROUNDS = 10
 
 class Config(MethodConfig):
     """Settings. `n_samples` rows are gone over at most `rounds` times; `batch` ends sooner where the directions change
-    by less than a share `standstill`. `l1` and `l1_end` are in units of the mean norm of the rows, or in those of the
-    activations (``units = "raw"``). `start`: different rows of the data, or directions drawn from the sphere. FISTA
-    takes at most `n_iterations` for a row in a round, and `read_iterations` when the dictionary is read; `batch_size`,
-    `forget` and `update` are those of `online`."""
+    by less than a share `standstill`. `l1` and `debiased_l1` (the same, where none is given) are in units of the mean
+    norm of the rows, or in those of the activations (``units = "raw"``). `start`: different rows of the data, or
+    directions drawn from the sphere. FISTA takes at most `n_iterations` for a row in a round, and `read_iterations`
+    when the dictionary is read; `batch_size`, `forget` and `update` are those of `online`, `momentum` and `debiased`
+    those of `batch`."""
 
     kind: Literal["dictionary_learning"] = "dictionary_learning"
     n_latents: int = Field(gt=0)
@@ -65,7 +72,6 @@ class Config(MethodConfig):
     n_samples: int = Field(12_000, gt=0)
     rounds: int = Field(6, gt=0)
     l1: float = Field(0.08, gt=0)
-    l1_end: float | None = Field(None, gt=0)
     units: Literal["norm", "raw"] = "norm"
     start: Literal["data", "random"] = "data"
     batch_size: int = Field(256, gt=0)
@@ -75,6 +81,17 @@ class Config(MethodConfig):
     read_iterations: int = Field(100, gt=0)
     tolerance: float = Field(1e-3, ge=0)
     standstill: float = Field(1e-5, ge=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    debiased: int = Field(0, ge=0)
+    debiased_l1: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _batch_alone_has_them(self) -> Config:
+        if self.mode == "online" and (self.momentum or self.debiased):
+            raise ValueError('momentum and debiased are of mode = "batch"')
+        if self.debiased_l1 is not None and not self.debiased:
+            raise ValueError("debiased_l1 is of debiased rounds, and debiased is 0")
+        return self
 
     @torch.no_grad()
     def fit(self, source: Source, seed: int) -> Fista:
@@ -85,25 +102,26 @@ class Config(MethodConfig):
             raise ValueError(f"dictionary_learning: each of the {len(x)} training rows is zero; check the source")
         own, nothing = derive("dictionary_learning", seed), torch.zeros(source.d_in)
         learner = Learner(first_directions(self.start, own, self.n_latents, nothing, rows), self)
-        penalties = [l1 * unit_of_l1 for l1 in self.penalties()]
-        rounds = learner.by_rounds(rows, penalties) if self.mode == "batch" else learner.online(rows, penalties, own)
-        d = Fista.over(learner.W_dec, nothing, penalties[-1], self.read_iterations, 0.0, self.tolerance)
+        l1 = self.l1 * unit_of_l1
+        if self.mode == "batch":
+            rounds, z = learner.by_rounds(rows, l1)
+            l1 = l1 if self.debiased_l1 is None else self.debiased_l1 * unit_of_l1
+            learner.without_shrinkage(rows, l1, z)
+        else:
+            rounds = learner.online(rows, l1, own)
+        d = Fista.over(learner.W_dec, nothing, l1, self.read_iterations, 0.0, self.tolerance)
         return d.with_card(rounds=rounds, **self.spent(d.W_dec, len(rows), rounds).entry())
-
-    def penalties(self) -> list[float]:
-        """The penalty of every round."""
-        end, last = self.l1 if self.l1_end is None else self.l1_end, max(1, self.rounds - 1)
-        return [self.l1 + (end - self.l1) * i / last for i in range(self.rounds)]
 
     def spent(self, W_dec: Tensor, n_rows: int, rounds: int) -> Spent:
         """Different rows, rows gone over, and multiply-adds: at most those of FISTA, and those of the updates."""
         n, d_in = W_dec.shape
         solves = self.mode == "batch" or self.update == "solve"
         updates = rounds * (1 if self.mode == "batch" else -(-n_rows // self.batch_size))
-        of_a_row = lasso_multiply_adds(W_dec, self.n_iterations) + n * (n + d_in)
+        of_codes, of_statistics = lasso_multiply_adds(W_dec, self.n_iterations), n * (n + d_in)
         of_an_update = n * n * d_in + (n**3 // 3 if solves else 0)
-        samples = rounds * n_rows
-        return Spent(n_rows, samples, samples * of_a_row + updates * of_an_update)
+        rows, rows_twice = rounds * n_rows, self.debiased * n_rows
+        of_rows = (rows + 2 * rows_twice) * of_codes + (rows + rows_twice) * of_statistics
+        return Spent(n_rows, rows + rows_twice, of_rows + (updates + self.debiased) * of_an_update)
 
 
 @dataclass
@@ -122,24 +140,35 @@ class Learner:
         pieces = zip(x.split(AT_ONCE), begins, strict=True)
         return torch.cat([lasso(rows @ self.W_dec.T - l1, self.W_dec, *how, begin) for rows, begin in pieces])
 
-    def by_rounds(self, x: Float[Tensor, "rows d_in"], penalties: list[float]) -> int:
-        """Mode `batch`; returns how many rounds it took."""
-        z = None
-        for done, l1 in enumerate(penalties, start=1):
+    def by_rounds(self, x: Float[Tensor, "rows d_in"], l1: float) -> tuple[int, Float[Tensor, "rows n_latents"]]:
+        """Mode `batch`; returns how many rounds it took, and the last codes."""
+        z, velocity, done = x.new_zeros(len(x), len(self.W_dec)), torch.zeros_like(self.W_dec), 0
+        for done in range(1, self.config.rounds + 1):
             z, before = self.codes(x, l1, z), self.W_dec
             self.solve(z.T @ z, z.T @ x)
+            velocity = self.config.momentum * velocity + self.W_dec - before
+            if self.config.momentum:
+                self.W_dec = unit_or(before + velocity, before)
             stands = float((self.W_dec - before).norm() / before.norm()) < self.config.standstill
-            if stands and done >= LEAST_ROUNDS and l1 == penalties[-1]:
-                return done
-            if done < len(penalties):
-                self.replace(~(z > 0).any(0), x, z)
-        return len(penalties)
+            if done == self.config.rounds or (stands and done >= LEAST_ROUNDS):
+                break
+            velocity[self.replace(~(z > 0).any(0), x, z)] = 0
+        return done, z
 
-    def online(self, x: Float[Tensor, "rows d_in"], penalties: list[float], seed: int) -> int:
+    def without_shrinkage(self, x: Float[Tensor, "rows d_in"], l1: float, z: Float[Tensor, "rows n_latents"]) -> None:
+        """The `debiased` rounds of mode `batch`, from codes to begin at."""
+        how = self.config.n_iterations, self.config.tolerance
+        for _ in range(self.config.debiased):
+            z = self.codes(x, l1, z)
+            pieces = zip(x.split(AT_ONCE), z.split(AT_ONCE), strict=True)
+            least = torch.cat([debiased(codes, rows @ self.W_dec.T, self.W_dec, *how) for rows, codes in pieces])
+            self.solve(least.T @ least, least.T @ x)
+
+    def online(self, x: Float[Tensor, "rows d_in"], l1: float, seed: int) -> int:
         """Mode `online`; returns how many rounds it took."""
         n, t = len(self.W_dec), 0
         second, cross = x.new_zeros(n, n), x.new_zeros(n, x.shape[1])
-        for done, l1 in enumerate(penalties, start=1):
+        for done in range(1, self.config.rounds + 1):
             used = torch.zeros(n, dtype=torch.bool)
             order = torch.randperm(len(x), generator=generator("order", seed, done)).split(self.config.batch_size)
             for index in order:
@@ -151,10 +180,10 @@ class Learner:
                     self.solve(second, cross)
                 else:
                     self.descend(second, cross)
-                if index is order[-1] and done < len(penalties):
+                if index is order[-1] and done < self.config.rounds:
                     replaced = self.replace(~used, rows, z)
                     second[replaced], second[:, replaced], cross[replaced] = 0, 0, 0
-        return len(penalties)
+        return self.config.rounds
 
     def solve(self, second: Float[Tensor, "n_latents n_latents"], cross: Float[Tensor, "n_latents d_in"]) -> None:
         """All directions at once; they stay where no code is above 0."""

@@ -46,10 +46,8 @@ def test_it_finds_the_features_of_a_few_hundred_rows(config: Config, start: str)
 def test_it_is_read_with_the_penalty_that_it_was_learned_with():
     d = BATCH.fit(SMALL.build(), 0)
     assert d.l1 == pytest.approx(0.05) and torch.equal(d.b_dec, torch.zeros(16))
-    falls = BATCH.model_copy(update={"l1": 0.2, "l1_end": 0.05, "rounds": 4})
-    assert falls.penalties() == pytest.approx([0.2, 0.15, 0.1, 0.05]) and falls.fit(
-        SMALL.build(), 0
-    ).l1 == pytest.approx(0.05)
+    ends = BATCH.model_copy(update={"rounds": 4, "debiased": 2, "debiased_l1": 0.1})
+    assert ends.fit(SMALL.build(), 0).l1 == pytest.approx(0.1)
 
 
 def test_the_penalty_is_in_units_of_the_mean_norm():
@@ -88,11 +86,9 @@ def test_the_objective_is_scikit_learns():
     reference = objective(x, unit(torch.from_numpy(theirs.components_).float()), l1)
     assert reference < 0.8 * objective(x, start, l1)
     for config in (ONLINE, ONLINE.model_copy(update={"update": "descent"}), BATCH):
-        learner = Learner(start, config)
-        if config.mode == "batch":
-            learner.by_rounds(x, [l1] * 30)
-        else:
-            learner.online(x, [l1] * 8, 0)
+        batch = config.mode == "batch"
+        learner = Learner(start, config.model_copy(update={"rounds": 30 if batch else 8}))
+        learner.by_rounds(x, l1) if batch else learner.online(x, l1, 0)
         assert objective(x, learner.W_dec, l1) == pytest.approx(reference, rel=0.015)
 
 
@@ -106,6 +102,37 @@ def test_batch_stands_still_where_a_round_changes_nothing():
     z = lasso(x @ d.W_dec.T - d.l1, d.W_dec, 2000, 1e-7)
     again = torch.linalg.lstsq(z, x).solution
     torch.testing.assert_close(again / again.norm(dim=1, keepdim=True), d.W_dec, atol=2e-3, rtol=0)
+
+
+def test_momentum_comes_sooner_to_the_same_place():
+    source = SMALL.build()
+    x = source.at_most(800, "train").acts
+    few, many = BATCH.model_copy(update={"rounds": 25}), BATCH.model_copy(update={"rounds": 400})
+    plain, fast, last = (
+        objective(x, config.fit(source, 0).W_dec, 0.05)
+        for config in (few, few.model_copy(update={"momentum": 0.7}), many)
+    )
+    assert fast == pytest.approx(last, rel=0.01) and plain - last > 2 * abs(fast - last)
+
+
+def test_without_shrinkage_the_truth_stays_where_it_is():
+    """What is not noise is explained wholly by the true directions; with shrunk codes others explain it better."""
+    source = SMALL.build()
+    x, truth = source.at_most(800, "train").acts, source.truth.directions
+    learner = Learner(truth, BATCH.model_copy(update={"rounds": 50, "debiased": 50, "standstill": 0.0}))
+    learner.without_shrinkage(x, 0.05, torch.zeros(len(x), 24))
+    stays = matched(source, learner.W_dec)
+    learner.W_dec = truth
+    learner.by_rounds(x, 0.05)
+    goes = matched(source, learner.W_dec)
+    assert stays > 0.995 and goes < stays
+
+
+def test_what_is_of_the_other_mode_is_refused():
+    with pytest.raises(ValueError, match='momentum and debiased are of mode = "batch"'):
+        Config(n_latents=4, momentum=0.9)
+    with pytest.raises(ValueError, match="debiased_l1 is of debiased rounds"):
+        Config(n_latents=4, mode="batch", debiased_l1=0.1)
 
 
 def test_each_pass_of_descent_lowers_the_error_of_its_codes():
@@ -122,11 +149,11 @@ def test_each_pass_of_descent_lowers_the_error_of_its_codes():
 def test_a_direction_that_no_row_uses_takes_what_a_row_is_missing():
     x = torch.eye(3).repeat(4, 1)
     start = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])
-    learner = Learner(start, BATCH)
-    learner.by_rounds(x, [0.05] * 3)
+    learner = Learner(start, BATCH.model_copy(update={"rounds": 3}))
+    learner.by_rounds(x, 0.05)
     torch.testing.assert_close(learner.W_dec, torch.eye(3), atol=1e-4, rtol=0)
-    online = Learner(start, ONLINE.model_copy(update={"batch_size": 6}))
-    online.online(x, [0.05] * 3, 0)
+    online = Learner(start, ONLINE.model_copy(update={"batch_size": 6, "rounds": 3}))
+    online.online(x, 0.05, 0)
     torch.testing.assert_close(online.W_dec, torch.eye(3), atol=1e-3, rtol=0)
 
 
@@ -142,6 +169,9 @@ def test_what_was_spent_is_on_the_card():
     assert spent["multiply_adds"] > 3000 * lasso_multiply_adds(d.W_dec, 100)
     short = BATCH.model_copy(update={"rounds": 3}).fit(SMALL.build(), 0).card
     assert short["rounds"] == 3 and short["spent"]["samples"] == 2400
+    longer = BATCH.model_copy(update={"rounds": 3, "debiased": 2}).fit(SMALL.build(), 0).card
+    assert longer["rounds"] == 3 and longer["spent"]["samples"] == 4000
+    assert longer["spent"]["multiply_adds"] > 2 * short["spent"]["multiply_adds"]
 
 
 def test_rows_of_nothing_are_refused():
