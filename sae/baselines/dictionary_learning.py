@@ -19,7 +19,7 @@ it has not:
 - `momentum` (Polyak 1964): ``V = momentum V + (directions of least squares - W_dec)``, ``W_dec += V``, to norm one.
 - `debiased` last rounds, whose directions fit codes without the shrinkage: non-negative least squares on what the lasso
   with `debiased_l1` has left active. With shrunk codes the true directions are not where this ends, even begun there
-  (`python -m benchmarks.studies few_rows`). :mod:`sae.refine` does the same.
+  (`python -m benchmarks.toys begun_at_the_truth`). :mod:`sae.refine` does the same.
 
 A direction that no row of a round has used takes what the worst reconstructed of its last rows are missing; Mairal's
 section 3.4 takes rows themselves. What comes out is read by FISTA with the last penalty.
