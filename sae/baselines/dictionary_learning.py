@@ -22,7 +22,7 @@ it has not:
   (`python -m benchmarks.toys begun_at_the_truth`). :mod:`sae.refine` does the same.
 
 A direction that no row of a round has used takes what the worst reconstructed of its last rows are missing; Mairal's
-section 3.4 takes rows themselves. What comes out is read by FISTA with the last penalty.
+section 3.4 takes rows themselves. What comes out is read by FISTA with the penalty `l1`.
 
 scikit-learn's ``MiniBatchDictionaryLearning`` has non-negative codes too, and a test holds both to the same objective.
 It was not taken because it has one mode of the two and no way to forget, which makes the difference (on 12,000 rows of
@@ -105,8 +105,7 @@ class Config(MethodConfig):
         l1 = self.l1 * unit_of_l1
         if self.mode == "batch":
             rounds, z = learner.by_rounds(rows, l1)
-            l1 = l1 if self.debiased_l1 is None else self.debiased_l1 * unit_of_l1
-            learner.without_shrinkage(rows, l1, z)
+            learner.without_shrinkage(rows, l1 if self.debiased_l1 is None else self.debiased_l1 * unit_of_l1, z)
         else:
             rounds = learner.online(rows, l1, own)
         d = Fista.over(learner.W_dec, nothing, l1, self.read_iterations, 0.0, self.tolerance)
