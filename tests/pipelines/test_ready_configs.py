@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import read
+from pipelines.config import read, read_table
 from pipelines.plan import plan
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
@@ -25,6 +25,16 @@ def test_a_ready_config_plans(file: Path, tmp_path: Path, tiny_models: dict[str,
     assert config.name == file.stem
     stages = {step.stage for step in plan(config)}
     assert {"train", "score", "report"} < stages and stages & {"generate", "stream"}
+
+
+TIERS = [(file, tier) for file in CONFIGS for tier in read_table(file).get("tiers", {})]
+
+
+@pytest.mark.parametrize(("file", "tier"), TIERS, ids=lambda part: part.stem if isinstance(part, Path) else part)
+def test_every_tier_of_a_suite_plans_and_is_smaller(file: Path, tier: str):
+    small, whole = plan(read(file, (), tier), tier), plan(read(file))
+    assert small[-1].stage == "bench"
+    assert sum(step.stage == "score" for step in small) < sum(step.stage == "score" for step in whole)
 
 
 def test_the_local_config_says_what_is_missing():
