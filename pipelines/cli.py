@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pipelines.cli_ask import ask
 from pipelines.cli_explore import explore
+from pipelines.options import Out, Set
 from pipelines.sharing import push
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ def _version() -> str:
 
 app = App(name="sae", help="Sparse autoencoders from a config to a scored dictionary.", version=_version)
 
-Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
-Out = Annotated[Path | None, Parameter(name="--out")]
 Tier = Annotated[str, Parameter(name="--tier")]
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 

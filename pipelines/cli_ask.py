@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 
-Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
-Out = Annotated[Path | None, Parameter(name="--out")]
+from pipelines.options import Out, Set
 
 
 def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:

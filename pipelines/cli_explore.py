@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
+from pipelines.options import Set
+
 Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
 
 
