@@ -66,8 +66,8 @@ def data(
 
 def prepare(folder: str, rows: int, d_in: int, shard_rows: int, seed: int) -> dict[str, Any]:
     """Writes the shards that are not there yet."""
-    from sae.seeds import generator
-    from sae.store import write_shard
+    from sae.activations.shards import write_shard
+    from sae.numerics.seeds import generator
 
     Path(folder).mkdir(parents=True, exist_ok=True)
     for k in range(-(-rows // shard_rows)):
@@ -82,8 +82,8 @@ def measure(folder: str, batch: int, seconds: float, seed: int) -> dict[str, Any
     """Batches per second of three ways over the same rows, in turn: ours, a gather from a tensor in memory, and a
     gather from a flat file mapped into memory. The plain ways are handed their random rows; ours computes them.
     """
-    from sae.seeds import epoch_rows
-    from sae.store import Shards
+    from sae.activations.shards import Shards
+    from sae.numerics.seeds import epoch_rows
 
     shards = Shards(sorted(Path(folder).glob("*.safetensors")))
     flat, mapped = _flat(shards, Path(folder) / "flat.bin")

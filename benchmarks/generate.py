@@ -14,8 +14,8 @@ from benchmarks.clock import mean_seconds
 from benchmarks.isolated import call
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.roofline import Roofline
-from sae.kinds import configurable
-from sae.toy import ToyConfig
+from sae.registry import configurable
+from sae.toys.base import ToyConfig
 
 USUAL: dict[str, Any] = {"n_features": 512, "probability": 5 / 512, "n_active": 5.0}
 """Settings for the kinds that have them; everything else is left at its default."""

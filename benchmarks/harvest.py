@@ -99,9 +99,9 @@ def measure(
     """
     from transformers import AutoModelForCausalLM
 
-    from sae.corpus import Selection
-    from sae.harvest import Harvest
-    from sae.model import Model, load_tokenizer
+    from sae.activations.corpus import Selection
+    from sae.activations.harvest import Harvest
+    from sae.model.hooked import Model, load_tokenizer
 
     ours = Model.boot(model, device)
     block = ours.n_layers // 2 if layer is None else layer

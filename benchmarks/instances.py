@@ -10,8 +10,8 @@ import torch
 from benchmarks.clock import mean_seconds
 from benchmarks.isolated import call
 from benchmarks.lines import Line, emit, run
-from sae.networks.training import train
 from sae.sources.network import Config
+from sae.toys.networks.training import train
 
 SHAPES = {
     "pentagon": {"n_features": 5, "hidden": 2, "batch": 256},

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.seeds import generator
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 POOL_BYTES = 400 * 2**20
 MAX_BATCHES = 64

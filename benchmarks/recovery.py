@@ -18,9 +18,9 @@ from benchmarks.lines import note
 from benchmarks.pool import scaled
 from benchmarks.trainers import Course, Setting, library_of
 from sae.dictionary import Dictionary
-from sae.kinds import config_class
-from sae.score import score
-from sae.toy import ToyConfig
+from sae.registry import config_class
+from sae.scoring import score
+from sae.toys.base import ToyConfig
 
 HELD_OUT = 10_000
 SCORES = ("l0", "fvu", "mcc", "mmcs_truth", "f1", "f1_macro", "dead")

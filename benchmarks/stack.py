@@ -17,7 +17,7 @@ from benchmarks.lines import Line, emit, note, run
 from benchmarks.rounds import beside_roofline
 from benchmarks.trainers import Setting, Trainer
 from benchmarks.trainers.ours import Run, config_of
-from sae import memory
+from sae.numerics import memory
 
 OURS = "sae-relu"
 PEERS = ("dictionary_learning-standard", "saelens-standard")

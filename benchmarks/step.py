@@ -17,7 +17,7 @@ from benchmarks.isolated import Failed, call
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.rounds import beside_roofline
 from benchmarks.trainers import Setting
-from sae import memory
+from sae.numerics import memory
 
 WARM_UP = 4
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.studies import studies
-from sae.kinds import unknown
+from sae.registry import unknown
 
 
 def toys(*names: str, threads: int = 1) -> list[Line]:

@@ -27,7 +27,7 @@ from benchmarks.lines import Line, emit, note, run
 from benchmarks.pool import scaled
 from benchmarks.trainers import Setting, missing
 from sae.dictionaries.relu import ReluArchitecture
-from sae.score import score
+from sae.scoring import score
 from sae.sources.correlated import Config as Correlated
 
 N_FEATURES = 512

@@ -9,7 +9,7 @@
 import torch
 
 import sae
-from sae.analysis.geometry import dimensionality
+from sae.analysis.geometry.geometry import dimensionality
 from sae.baselines import oracle, random
 from sae.sources import network
 

@@ -15,14 +15,14 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cli_ask import ask
-from pipelines.cli_explore import explore
-from pipelines.options import Out, Set
-from pipelines.sharing import push
+from pipelines.commands.ask import ask
+from pipelines.commands.explore import explore
+from pipelines.commands.options import Out, Set
+from pipelines.commands.push import push
 
 if TYPE_CHECKING:
-    from pipelines.config import Config
-    from pipelines.step import Step
+    from pipelines.config.config import Config
+    from pipelines.steps.step import Step
 
 
 def _version() -> str:
@@ -63,7 +63,7 @@ def plan(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full")
     tier
         What stands under [tiers.NAME] takes the place of the same keys; full is the file as it is.
     """
-    from pipelines.store import Store
+    from pipelines.steps.store import Store
 
     settings, steps, root = _read(config, set, out, tier)
     store = Store(root)
@@ -93,11 +93,11 @@ def run(config: Path, *, set: Set = None, out: Out = None, profile: Profile = Fa
     profile
         Also print where the time of this run went, and write a trace of it that ui.perfetto.dev opens.
     """
-    from pipelines import profile as profiling
     from pipelines import runner
-    from pipelines.progress import Board
     from pipelines.stages.report import print_table
-    from pipelines.store import Store
+    from pipelines.steps import profile as profiling
+    from pipelines.steps.progress import Board
+    from pipelines.steps.store import Store
 
     settings, steps, root = _read(config, set, out)
     store, link = Store(root), root / settings.name
@@ -134,12 +134,12 @@ def bench(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> No
         The folder of all steps, in place of runtime.out.
     """
     from pipelines import runner
-    from pipelines.config import FULL, read, read_table
+    from pipelines.config.config import FULL, read, read_table
+    from pipelines.config.suites import find
     from pipelines.plan import plan
-    from pipelines.progress import Board
     from pipelines.stages.bench import print_table
-    from pipelines.store import Store
-    from pipelines.suites import find
+    from pipelines.steps.progress import Board
+    from pipelines.steps.store import Store
 
     if not suite:
         raise ValueError("bench: name a suite, for example sharkey-512, or give a config")
@@ -174,7 +174,7 @@ def status(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full
         The same as was given to `sae bench`.
     """
     from pipelines.runner import standings
-    from pipelines.store import Store
+    from pipelines.steps.store import Store
 
     settings, steps, root = _read(config, set, out, tier)
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -213,10 +213,10 @@ def suggest(
     out
         The folder of all steps, in place of runtime.out.
     """
-    from pipelines import suggest as suggestion
-    from pipelines.config import read
-    from pipelines.progress import Board
-    from pipelines.suites import find
+    from pipelines.commands import suggest as suggestion
+    from pipelines.config.config import read
+    from pipelines.config.suites import find
+    from pipelines.steps.progress import Board
 
     settings = read(find(config), set or ())
     root = out or settings.runtime.out
@@ -238,8 +238,8 @@ def show(path: str) -> None:
         A step's directory, a report's, or a saved dictionary: a folder, a file, hf://owner/name, or path#name for one
         of several.
     """
-    from pipelines.sharing import print_dictionary
-    from pipelines.store import MANIFEST, read_manifest
+    from pipelines.commands.push import print_dictionary
+    from pipelines.steps.store import MANIFEST, read_manifest
 
     directory, console = Path(path), Console()
     is_step = (directory / MANIFEST).is_file()
@@ -284,9 +284,9 @@ def _read(
     file: Path, overrides: Sequence[str] | None, out: Path | None, tier: str = "full"
 ) -> tuple[Config, list[Step], Path]:
     """The config, its steps and the folder that they are in."""
-    from pipelines.config import FULL, read
+    from pipelines.config.config import FULL, read
+    from pipelines.config.suites import find
     from pipelines.plan import plan
-    from pipelines.suites import find
 
     settings = read(find(file), overrides or (), tier)
     return settings, plan(settings, None if tier == FULL else tier), out or settings.runtime.out

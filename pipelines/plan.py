@@ -8,15 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Config, ProbeTable
-from pipelines.labels import labels_of
+from pipelines.config.config import Config, ProbeTable
+from pipelines.config.names import labels_of
 from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
-from pipelines.step import Stage, Step
-from pipelines.store import sha256
-from sae.kinds import Settings, configurable
-from sae.method import MethodConfig
+from pipelines.steps.step import Stage, Step
+from pipelines.steps.store import sha256
+from sae.baseline import MethodConfig
 from sae.metric import MetricConfig
 from sae.probing.sources import other_files
+from sae.registry import Settings, configurable
 from sae.source import SourceConfig
 
 STAGES: dict[str, Stage] = {

@@ -6,32 +6,39 @@ measured is a function of :mod:`sae.analysis`; here it is given its rows, and ma
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import runner
-from pipelines.config import Config
+from pipelines.config.config import Config
+from pipelines.config.toml_tables import build
 from pipelines.plan import plan
-from pipelines.progress import Board
-from pipelines.sources import open_source
-from pipelines.step import Runtime
-from pipelines.store import Store
+from pipelines.steps.progress import Board
+from pipelines.steps.source_steps import open_source
+from pipelines.steps.step import Runtime
+from pipelines.steps.store import Store
+from sae.activations.disk_source import Activations
 from sae.dictionary import Dictionary
-from sae.kinds import Settings
-from sae.model import Model, load_tokenizer
+from sae.files import load
+from sae.files.native import write_whole
+from sae.model.hooked import Model, load_tokenizer
+from sae.numerics.statistics import Interval
 from sae.probing import Examples, TaskSettings, examples_of
+from sae.registry import Settings, configurable, unknown
 from sae.source import Source, SourceConfig
 from sae.sources import transformer
-from sae.statistics import Interval
-from sae.streamed import Activations
 
+QUESTIONS = "pipelines.questions"
 Cell = Interval | float | int | str | None
 VALUES_AT_ONCE = 1 << 24
 """How many values of units are held at once: rows come in batches of so many for the number of units."""
@@ -164,3 +171,65 @@ def batches(n: int, n_units: int) -> Iterator[NDArray[np.int64]]:
     size = max(1, VALUES_AT_ONCE // n_units)
     for start in range(0, n, size):
         yield np.arange(start, min(start + size, n), dtype=np.int64)
+
+
+def answer_question(
+    question: str, settings: Config, dictionary: str | Path | None, root: Path, board: Board
+) -> tuple[Answer, Path]:
+    """The answer, and the file that it was written to.
+
+    Raises ``ValueError`` or ``FileNotFoundError`` of one line: an unknown question or setting, a dictionary that does
+    not fit, a source that cannot be asked this.
+    """
+    asked_with = question_config(question, settings.ask)
+    d = None if dictionary is None else load(dictionary)
+    store = Store(root)
+    store.create()
+    asked = Asked(settings, d, store, runner.execution(settings.runtime), board)
+    folder = root / f"{settings.name}-answers"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: in the way of the answers; move it, or give the config another name")
+    answer = asked_with.answer(asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{question}.json"
+    given = {
+        "question": question,
+        "settings": asked_with.model_dump(mode="json"),
+        "source": asked.source_config.model_dump(mode="json"),
+        "dictionary": None if dictionary is None else str(dictionary),
+    }
+    write_whole(file, (json.dumps({**given, **_plain(answer)}, indent=1, allow_nan=False) + "\n").encode())
+    return answer, file
+
+
+def question_config(question: str, tables: Mapping[str, Mapping[str, Any]]) -> QuestionConfig:
+    """The settings of a question, from the config's ``[ask.<question>]``."""
+    known = configurable(QUESTIONS)
+    for name in (question, *tables):
+        if name not in known:
+            raise ValueError(unknown(name, known, "question"))
+    cls = known[question].Config
+    assert issubclass(cls, QuestionConfig)
+    return build(cls, tables.get(question, {}), f"ask.{question}")
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    """The answer as JSON takes it; what is not a number is null."""
+    tables = [
+        {"title": t.title, "columns": list(t.columns), "rows": [[_number(cell) for cell in row] for row in t.rows]}
+        for t in answer.tables
+    ]
+    facts = {name: _number(value) for name, value in answer.facts.items()}
+    return {"facts": facts, "tables": tables, "data": _number(answer.data)}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return {name: _number(part) for name, part in value._asdict().items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _number(part) for name, part in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_number(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
+    return value

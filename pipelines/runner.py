@@ -14,13 +14,13 @@ from typing import Literal
 
 import torch
 
-from pipelines import sinks
-from pipelines.config import RuntimeTable
+from pipelines.config.config import RuntimeTable
 from pipelines.plan import STAGES
-from pipelines.progress import Board, Status, read_status
-from pipelines.step import Job, Runtime, Step
-from pipelines.store import Store
-from sae.fit import default_device
+from pipelines.steps import log_sinks as sinks
+from pipelines.steps.progress import Board, Status, read_status
+from pipelines.steps.step import Job, Runtime, Step
+from pipelines.steps.store import Store
+from sae.fitting import default_device
 
 POLL_SECONDS = 0.5
 

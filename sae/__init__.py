@@ -8,12 +8,12 @@ s = sae.score(ds[0], x, features=F, codes=C, labels=y)
 with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": zero(17)}): ...
 """
 
-from sae.analysis.splicing import splice
+from sae.analysis.intervention.splicing import splice
 from sae.dictionary import Dictionary
 from sae.files import convert, load, push, save
-from sae.fit import fit
-from sae.refine import refine
-from sae.score import score
+from sae.fitting import fit
+from sae.refinement import refine
+from sae.scoring import score
 from sae.source import Batch, Source, Truth
 
 __version__ = "0.1.0"

@@ -12,8 +12,33 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kernels import Largest, LargestOfBatch, Positive
-from sae.kinds import Settings
+from sae.registry import Settings
+
+
+@dataclass(frozen=True)
+class Positive:
+    """Codes are the positive pre-activations."""
+
+
+@dataclass(frozen=True)
+class Largest:
+    """Codes are the `k` largest pre-activations of a row, as far as they are positive."""
+
+    k: int
+
+
+@dataclass(frozen=True)
+class LargestOfBatch:
+    """Codes are the ``k * batch`` largest pre-activations of all rows together, as far as they are positive.
+
+    No kernel knows of it: it is made of positive pre-activations, see :mod:`sae.training.sparse_step` and
+    :mod:`sae.training.dense_step`.
+    """
+
+    k: int
+
+
+Selection = Positive | Largest
 
 POSITIVE = Positive()
 Own = Mapping[str, Tensor]
@@ -29,7 +54,7 @@ class Pulled(NamedTuple):
 
 @dataclass(frozen=True)
 class Pursuit:
-    """Codes are not read in one layer but found in `k` steps, see :mod:`sae.pursuit`."""
+    """Codes are not read in one layer but found in `k` steps, see :mod:`sae.training.pursuit_step`."""
 
     k: int
 

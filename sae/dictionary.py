@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.kinds import configurable, unknown
+from sae.numerics.fit_cost import Spent
+from sae.registry import configurable, unknown
 from sae.source import Source, source_of
-from sae.spent import Spent
 
 D = TypeVar("D", bound="Dictionary")
 

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kinds import Settings
+from sae.numerics.fit_cost import Spent
+from sae.registry import Settings
 from sae.source import Source
-from sae.spent import Spent
 
 N_NORM = 4096
 """Training rows on which the mean activation norm is measured."""

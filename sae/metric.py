@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kinds import Settings
-from sae.matching import Matching, cosines
+from sae.numerics.matching import Matching, cosines
+from sae.registry import Settings
 from sae.source import Batch, Source, Truth
 
 if TYPE_CHECKING:
-    from sae.model import Site
+    from sae.model.hooked import Site
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.kinds import Grown, kinds
+from sae.registry import Grown, kinds
 
 if TYPE_CHECKING:
-    from sae.model import Site
+    from sae.model.hooked import Site
 
 Split = Literal["train", "choose", "test"]
 """`train` rows fit dictionaries; `choose` rows pick thresholds and fit probes; `test` rows are only ever scored."""

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sae.architecture import Architecture, AuxK, Nearer, Pursuit
+from sae.architecture import Architecture, AuxK, Largest, LargestOfBatch, Nearer, Pursuit
 from sae.dictionaries.batchtopk import BatchTopKArchitecture
 from sae.dictionaries.gated import GatedArchitecture
 from sae.dictionaries.jumprelu import JumpReLUArchitecture
@@ -15,8 +15,7 @@ from sae.dictionaries.matching_pursuit import PursuitArchitecture
 from sae.dictionaries.matryoshka import MatryoshkaArchitecture
 from sae.dictionaries.relu import ReluArchitecture
 from sae.dictionaries.topk import TopKArchitecture
-from sae.kernels import Largest, LargestOfBatch
-from sae.stack import Stack
+from sae.training.stack import Stack
 
 JUMP = partial(JumpReLUArchitecture, start=0.4, bandwidth=1.1, sharpness=0.7, through_input=False)
 LEVELS = (9, 20, 70)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sae.activations.shards import Shards
 from sae.sources.transformer import Activations, Config
-from sae.store import Shards
 
 SPLITS = ("train", "choose", "test")
 

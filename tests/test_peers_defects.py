@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 import sae
-from sae.kernels import Adam
-from sae.kinds import config_class
+from sae.registry import config_class
 from sae.sources.independent import Config as Independent
-from sae.stack import Stack
-from sae.state import State, TrainConfig
-from sae.train import train
-from sae.units import geometric_median
+from sae.training.config import TrainConfig
+from sae.training.input_scaling import geometric_median
+from sae.training.kernels import Adam
+from sae.training.loop import train
+from sae.training.stack import Stack
+from sae.training.state import State
 from tests.stacks import ARCHITECTURES, random_rows, random_stack
-from tests.test_engine import engine_of
+from tests.training.test_engine import engine_of
 
 SOURCE = Independent(n_features=24, d_in=12, probability=0.1).build()
 SHORT = {"steps": 40, "batch_size": 64, "lr": 1e-2, "n_scale": 1024, "log_every": 10, "dead_after": 10}

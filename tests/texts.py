@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sae.model import Model, TokenRows
+from sae.model.hooked import Model, TokenRows
 
 
 def text_for(model: Model) -> TokenRows:

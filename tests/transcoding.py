@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sae.seeds import generator
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split
 from sae.sources.independent import Config as Independent
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.kinds import kinds
-from sae.matching import cosines
+from sae.numerics.matching import cosines
+from sae.registry import kinds
 from sae.sources.network import Config, Hidden
 
 

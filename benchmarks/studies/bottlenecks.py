@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies import Fact, among, best, falling, listed, spread, trained, upper
-from sae.analysis.adversarial import Attack, attack, vulnerability
-from sae.analysis.geometry import dimensionality, dimensions_per_feature, plateau
+from sae.analysis.geometry.geometry import dimensionality, dimensions_per_feature, plateau
+from sae.analysis.toy_models.adversarial import Attack, attack, vulnerability
 
 DENSITIES = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
 LONG = {"steps": 10_000, "batch_size": 1024, "lr": 1e-3, "decay": "constant"}

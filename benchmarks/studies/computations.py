@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.studies import Fact, best, falling, listed, trained
-from sae.analysis.neurons import monosemantic, response_share, weight_share
+from sae.analysis.units.neurons import monosemantic, response_share, weight_share
 
 UNTIED = {"tied": False, "activation": "relu"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.studies import Fact, best, listed, trained
-from sae.analysis.geometry import dimensionality
+from sae.analysis.geometry.geometry import dimensionality
 
 
 def double_descent() -> Iterator[Fact]:

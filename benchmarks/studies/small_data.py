@@ -14,11 +14,11 @@ from sae.baselines.dictionary_learning import Config as DictionaryLearning
 from sae.baselines.dictionary_learning import Learner
 from sae.baselines.ksvd import Config as Ksvd
 from sae.dictionaries.relu import Relu
-from sae.matching import unit
 from sae.metric import Case, Evidence
 from sae.metrics.codes import Config as Codes
 from sae.metrics.legacy import Config as Legacy
-from sae.seeds import generator
+from sae.numerics.matching import unit
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features

@@ -15,9 +15,10 @@ from benchmarks.pool import Pool
 from benchmarks.trainers import Course, Setting, pool_of
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
-from sae.kinds import config_class
-from sae.state import Member, TrainConfig
-from sae.train import train
+from sae.registry import config_class
+from sae.training.config import TrainConfig
+from sae.training.loop import train
+from sae.training.state import Member
 
 REQUIRES = "sae.dictionaries.{kind}"
 KINDS = ("relu", "topk")

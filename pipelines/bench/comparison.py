@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.bench.families import Entry, Family, areas, chosen, families_of, matched, true_l0
-from pipelines.scoreboard import Row, Setting, Value, ordered, score_of
-from sae.nested import Groups, Paired, holm, nested_mean, paired
-from sae.statistics import Estimate
+from pipelines.report.scores import ordered, score_of
+from pipelines.report.settings_table import Row, Setting, Value
+from sae.numerics.paired_tests import Groups, Paired, holm, nested_mean, paired
+from sae.numerics.statistics import Estimate
 
 SECOND = "f1"
 """Tested beside the score that names the best: directions that are right may fire at the wrong times."""

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.scoreboard import Row, Setting, Value, goodness
-from sae.frontier import Frontier, shared_range
-from sae.nested import Groups, Parts, nested_mean, variance_parts
-from sae.statistics import Estimate, mean_interval
+from pipelines.bench.sweep_curve import Frontier, shared_range
+from pipelines.report.scores import goodness
+from pipelines.report.settings_table import Row, Setting, Value
+from sae.numerics.paired_tests import Groups, Parts, nested_mean, variance_parts
+from sae.numerics.statistics import Estimate, mean_interval
 
 Cells = Mapping[Value, Mapping[Value, Mapping[str, float]]]
 """The scores of one setting: by data set, then by initial seed."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipelines.bench.comparison import Comparison
 from pipelines.bench.families import Entry, Family
-from pipelines.drawing import FAINT, INK, Label, canvas, marks, place_labels, plain_log, styled
-from sae.frontier import shared_range
-from sae.nested import nested_mean
+from pipelines.bench.sweep_curve import shared_range
+from pipelines.report.style import FAINT, INK, Label, canvas, marks, place_labels, plain_log, styled
+from sae.numerics.paired_tests import nested_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,12 +20,12 @@ from pipelines.bench.tables import (
     present,
 )
 from pipelines.bench.words import sentences, several
-from pipelines.findings import number
-from pipelines.page import breakable, families, first_paragraph, inline, prose, toml
-from pipelines.scoreboard import ordered, score_of
-from pipelines.store import versions
-from sae.kinds import kinds
-from sae.nested import Parts
+from pipelines.report.findings import number
+from pipelines.report.page import breakable, families, first_paragraph, inline, prose, toml
+from pipelines.report.scores import ordered, score_of
+from pipelines.steps.store import versions
+from sae.numerics.paired_tests import Parts
+from sae.registry import kinds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

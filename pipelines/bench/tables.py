@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from pipelines.bench.comparison import Comparison, Test
 from pipelines.bench.families import Entry
-from pipelines.findings import MINUS, UNDEFINED, number
-from pipelines.scoreboard import goodness, ordered, score_of
-from sae.nested import Groups, nested_bootstrap, nested_mean, variance_parts
-from sae.seeds import derive
-from sae.statistics import Estimate
+from pipelines.report.findings import MINUS, UNDEFINED, number
+from pipelines.report.scores import goodness, ordered, score_of
+from sae.numerics.paired_tests import Groups, nested_bootstrap, nested_mean, variance_parts
+from sae.numerics.seeds import derive
+from sae.numerics.statistics import Estimate
 
 CANONICAL = (
     *("l0", "true_l0", "explained_variance", "shrinkage", "mmcs_truth", "mmcs_latents", "mcc", "mcc_all"),

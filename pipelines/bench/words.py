@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pipelines.bench.comparison import SECOND, Comparison, Test
 from pipelines.bench.families import Entry
 from pipelines.bench.tables import interval, p_value
-from pipelines.findings import number
+from pipelines.report.findings import number
 
 LEVEL = 0.05
 

@@ -10,16 +10,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines import runner
-from pipelines.config import Config
+from pipelines.config.config import Config
+from pipelines.config.names import labels_of
 from pipelines.explore import site
 from pipelines.explore.latent import Latents
 from pipelines.explore.words import vocabulary
-from pipelines.labels import labels_of
 from pipelines.plan import plan
-from pipelines.progress import Board
-from pipelines.sources import open_source
-from pipelines.step import Step
-from pipelines.store import Store
+from pipelines.steps.progress import Board
+from pipelines.steps.source_steps import open_source
+from pipelines.steps.step import Step
+from pipelines.steps.store import Store
 from sae.analysis.latents import LatentsConfig
 from sae.analysis.latents import explore as look
 from sae.baselines import neurons

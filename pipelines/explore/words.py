@@ -8,11 +8,11 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.findings import MINUS, number
-from sae.model import load_tokenizer
+from pipelines.report.findings import MINUS, number
+from sae.activations.disk_source import Activations
+from sae.model.hooked import load_tokenizer
 from sae.source import Source
 from sae.sources.transformer import Config as Transformer
-from sae.streamed import Activations
 
 Words = Callable[[int], str]
 """The text of a token id."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipelines.question import Asked
-from sae.analysis.one_feature import Halves
-from sae.kinds import unknown
+from sae.analysis.units.one_feature import Halves
 from sae.metric import encode
 from sae.probing import Examples, TaskSettings
+from sae.registry import unknown
 
 
 @dataclass(frozen=True, eq=False)

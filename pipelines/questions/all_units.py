@@ -1,7 +1,7 @@
 """For each feature that is known: over how many neurons, and how many latents, it is spread, and which neurons have to
 go before it cannot be read.
 
-The curves, the ablation set and their controls: :mod:`sae.analysis.all_units`.
+The curves, the ablation set and their controls: :mod:`sae.analysis.units.all_units`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
 from pipelines.questions._features import features_of
-from sae.analysis.all_units import AblationSet, Curve, ablation_set, k_sparse
+from sae.analysis.units.all_units import AblationSet, Curve, ablation_set, k_sparse
 
 
 class Config(QuestionConfig):

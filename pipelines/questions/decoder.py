@@ -1,7 +1,8 @@
 """The geometry of a decoder: antipodal pairs and polytopes among its rows, and whether latents that fire together keep
 out of each other's way.
 
-The measures and their controls: :mod:`sae.analysis.cliques` and :mod:`sae.analysis.company`. Latents that never fire
+The measures and their controls: :mod:`sae.analysis.geometry.cliques` and :mod:`sae.analysis.geometry.company`.
+Latents that never fire
 on the held-out rows are left out; of more than `most` those that fire most often are taken.
 """
 
@@ -14,12 +15,12 @@ import torch
 from pydantic import Field
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table, batches
-from sae.analysis.cliques import counts
-from sae.analysis.company import Firings, company
-from sae.analysis.geometry import dimensionality
-from sae.analysis.moments import Moments, matched
+from sae.analysis.geometry.cliques import counts
+from sae.analysis.geometry.company import Firings, company
+from sae.analysis.geometry.geometry import dimensionality
+from sae.analysis.geometry.moments import Moments, matched
 from sae.metric import encode
-from sae.statistics import Interval, bootstrap, of_draws
+from sae.numerics.statistics import Interval, bootstrap, of_draws
 
 
 class Config(QuestionConfig):

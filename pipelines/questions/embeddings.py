@@ -1,6 +1,7 @@
 """How crowded the token embeddings are, and the unembedding: cosines, nearest neighbours, effective rank.
 
-The measures and their controls: :mod:`sae.analysis.embeddings`. Of more than `most` tokens as many are drawn at random.
+The measures and their controls: :mod:`sae.analysis.geometry.embeddings`. Of more than `most` tokens as many are drawn
+at random.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import torch
 from pydantic import Field
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
-from sae.analysis.embeddings import crowding
-from sae.analysis.geometry import expected_nearest
-from sae.seeds import generator
+from sae.analysis.geometry.embeddings import crowding
+from sae.analysis.geometry.geometry import expected_nearest
+from sae.numerics.seeds import generator
 
 
 class Config(QuestionConfig):

@@ -1,6 +1,7 @@
 """Which attention heads serve which outcomes, by ablating each: whether heads share outcomes and outcomes heads.
 
-The measure and its control: :mod:`sae.analysis.outcomes`. Outcomes are found in the text (training rows, since no
+The measure and its control: :mod:`sae.analysis.circuits.outcomes`. Outcomes are found in the text (training rows,
+since no
 dictionary is asked): skip trigrams, or the most frequent next tokens.
 """
 
@@ -12,8 +13,8 @@ import torch
 from pydantic import Field
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
-from sae.analysis.heads import n_heads
-from sae.analysis.outcomes import Events, effects, frequent, sharing, skip_trigrams
+from sae.analysis.circuits.heads import n_heads
+from sae.analysis.circuits.outcomes import Events, effects, frequent, sharing, skip_trigrams
 
 SHOWN = 20
 

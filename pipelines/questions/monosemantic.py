@@ -1,6 +1,7 @@
 """What share of neurons, of latents and of random directions mean one thing, by their top examples.
 
-The measure and its control: :mod:`sae.analysis.monosemantic`. Examples are held-out rows. A text's rows are known by
+The measure and its control: :mod:`sae.analysis.units.monosemantic`. Examples are held-out rows. A text's rows are
+known by
 their token, the one before and the one after; where the source has labels, or is a toy whose features are known, the
 same is asked of those. Directions drawn at random stand beside, as many as neurons: a basis that means nothing may have
 examples that agree, where few tokens are loud.
@@ -19,14 +20,14 @@ from pydantic import Field
 from torch import Tensor
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table, batches
-from sae.analysis.monosemantic import TopExamples, monosemantic
-from sae.corpus import Corpus
-from sae.matching import unit
+from sae.activations.corpus import Corpus
+from sae.activations.disk_source import Activations
+from sae.analysis.units.monosemantic import TopExamples, monosemantic
 from sae.metric import encode
+from sae.model.token_rows import NOTHING
+from sae.numerics.matching import unit
+from sae.numerics.seeds import generator
 from sae.probing import TaskSettings
-from sae.rows import NOTHING
-from sae.seeds import generator
-from sae.streamed import Activations
 
 Units = Callable[[Tensor], Tensor]
 

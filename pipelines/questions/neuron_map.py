@@ -1,6 +1,7 @@
 """Whether a layer's neurons have neighbours: W^T W of its weights in an order in which neighbours are alike.
 
-The order and its controls: :mod:`sae.analysis.order`. A decoder is asked the same where a dictionary is given. The
+The order and its controls: :mod:`sae.analysis.geometry.order`. A decoder is asked the same where a dictionary is
+given. The
 whole order is in the written answer, to draw the map by.
 """
 
@@ -13,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
-from sae.analysis.moments import matched
-from sae.analysis.order import Way, adjacent, ordered, seriation
-from sae.statistics import Interval, of_draws
+from sae.analysis.geometry.moments import matched
+from sae.analysis.geometry.order import Way, adjacent, ordered, seriation
+from sae.numerics.statistics import Interval, of_draws
 
 
 class Config(QuestionConfig):

@@ -1,6 +1,7 @@
 """Where the residual stream keeps the position, and which heads and MLPs write there.
 
-The measures and their controls: :mod:`sae.analysis.positional`. The model is run over the text (training rows, since no
+The measures and their controls: :mod:`sae.analysis.circuits.positional`. The model is run over the text (training
+rows, since no
 dictionary is asked); what a component writes is read where it is added to the stream, a head's as z_h W_O,h.
 """
 
@@ -15,12 +16,12 @@ from pydantic import Field
 from torch import Tensor
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
-from sae.analysis.heads import n_heads, z_of
-from sae.analysis.moments import Moments
-from sae.analysis.positional import Subspace, components, subspace, writes
-from sae.model import Model
-from sae.rows import TokenRows
-from sae.seeds import generator
+from sae.analysis.circuits.heads import n_heads, z_of
+from sae.analysis.circuits.positional import Subspace, components, subspace, writes
+from sae.analysis.geometry.moments import Moments
+from sae.model.hooked import Model
+from sae.model.token_rows import TokenRows
+from sae.numerics.seeds import generator
 
 PARTS = 5
 

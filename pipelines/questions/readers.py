@@ -1,6 +1,7 @@
 """For each feature that is known: the best neuron, the best latent, the difference of means, and a logistic probe.
 
-The readers and their control: :mod:`sae.analysis.one_feature`. Features are the source's labels, or those of a toy.
+The readers and their control: :mod:`sae.analysis.units.one_feature`. Features are the source's labels, or those of a
+toy.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pydantic import Field
 
 from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
 from pipelines.questions._features import features_of
-from sae.analysis.one_feature import Reader, readers
-from sae.statistics import of_parts
+from sae.analysis.units.one_feature import Reader, readers
+from sae.numerics.statistics import of_parts
 
 
 class Config(QuestionConfig):

@@ -1,6 +1,7 @@
 """How much of what an MLP writes comes from small activations, and how much of that a LayerNorm behind SoLU adds.
 
-The measure and its control: :mod:`sae.analysis.smuggling`. Neurons are weighted by what they write to the logits: the
+The measure and its control: :mod:`sae.analysis.circuits.smuggling`. Neurons are weighted by what they write to the
+logits: the
 length of their row of W_out W_U, logits centred. A model without a norm there has no rise; the share of its small
 activations stands for comparison.
 """
@@ -14,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipelines.question import Answer, Asked, QuestionConfig, Table
-from sae.analysis.smuggling import smuggling
-from sae.model import Model
+from sae.analysis.circuits.smuggling import smuggling
+from sae.model.hooked import Model
 
 
 class Config(QuestionConfig):

@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import cost
 from pipelines.bench.comparison import Comparison, compare
 from pipelines.bench.page import drawn, render
 from pipelines.bench.tables import markdown, write_table, write_tests
-from pipelines.drawing import to_bytes
-from pipelines.scoreboard import Row, decided_by, settings_of, write_csv
-from pipelines.step import Job, Runtime, Tell
-from sae.analysis.consistency import pairwise_mcc
+from pipelines.report.settings_table import Row, decided_by, settings_of, write_csv
+from pipelines.report.style import to_bytes
+from pipelines.steps import cost
+from pipelines.steps.step import Job, Runtime, Tell
+from sae.analysis.geometry.consistency import pairwise_mcc
 from sae.files import load
 
 if TYPE_CHECKING:

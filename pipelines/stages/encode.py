@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.cost import metered
-from pipelines.sources import open_source
-from pipelines.step import Job, Runtime, Tell
+from pipelines.steps.cost import metered
+from pipelines.steps.source_steps import open_source
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.files import load, save
 
 VERSION = 2

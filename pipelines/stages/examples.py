@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.sources import open_source, settings
-from pipelines.step import Job, Runtime, Tell
+from pipelines.steps.source_steps import open_source, settings
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.probing import TaskSettings, examples_of
 
 VERSION = 1

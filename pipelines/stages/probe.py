@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.files import load
 from sae.probing import Examples, Result, StudySettings, study, write_results
 

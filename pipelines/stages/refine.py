@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from pipelines.cost import metered
-from pipelines.sources import open_source
-from pipelines.step import Job, Runtime, Tell
+from pipelines.steps.cost import metered
+from pipelines.steps.source_steps import open_source
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.files import load, save
-from sae.refine import RefineConfig, refined
+from sae.refinement import RefineConfig, refined
 
 VERSION = 2
 

@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.drawing import to_bytes
-from pipelines.findings import judge
-from pipelines.findings import sentences as findings
-from pipelines.gallery import Picture, Place, pictures
-from pipelines.page import Section, Shown, render
-from pipelines.probed import SUMMARY, answers, gather, learning, probes_of, summarised, write_summaries
-from pipelines.scoreboard import Row, decided_by, goodness, read_csv, settings_of, write_csv
-from pipelines.sharing import complete_card
-from pipelines.sources import nonlinear
-from pipelines.step import Job, Runtime, Tell
+from pipelines.report.findings import judge
+from pipelines.report.findings import sentences as findings
+from pipelines.report.gallery import Picture, Place, pictures
+from pipelines.report.model_card import complete_card
+from pipelines.report.page import Section, Shown, render
+from pipelines.report.probes import SUMMARY, answers, gather, learning, probes_of, summarised, write_summaries
+from pipelines.report.scores import goodness
+from pipelines.report.settings_table import Row, decided_by, read_csv, settings_of, write_csv
+from pipelines.report.style import to_bytes
+from pipelines.steps.source_steps import nonlinear
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.probing.summary import Summary
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _manifest(directory: Path) -> Mapping[str, Any]:
 
 def print_table(directory: Path, console: Console) -> None:
     """Prints the scores of a report's directory, the best first, and what they say."""
-    from pipelines.terminal import footnote, score_table
+    from pipelines.report.terminal import footnote, score_table
 
     settings = settings_of(read_csv(directory / "scores.csv"))
     score = decided_by(settings, _manifest(directory).get("config", {}).get("best_by", ""))

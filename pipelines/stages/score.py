@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.sources import open_source, refuse_non_finite
-from pipelines.step import Job, Runtime, Tell
+from pipelines.steps.source_steps import open_source, refuse_non_finite
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.dictionary import Dictionary
 from sae.files import load
 from sae.files.native import write_whole
-from sae.kinds import config_class
 from sae.metric import Case, Evidence, MetricConfig, gather
+from sae.registry import config_class
 
 VERSION = 4
 

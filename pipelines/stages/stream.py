@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.sources import prepare
-from pipelines.step import Job, Runtime, Tell
+from pipelines.steps.source_steps import prepare
+from pipelines.steps.step import Job, Runtime, Tell
 
 VERSION = 1
 

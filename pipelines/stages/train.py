@@ -1,7 +1,8 @@
 """Stage `train`: from a source to dictionaries, whether by gradient descent or by a classical method.
 
 Dictionaries of one shape are trained together as a stack, and stacks on one source side by side in one pass over
-the data. The loop lives in :mod:`sae.train`; here are its log, its checkpoints and its end. A checkpoint knows its
+the data. The loop lives in :mod:`sae.training.loop`; here are its log, its checkpoints and its end. A checkpoint
+knows its
 members by their steps, so that a run which was killed while it saved its dictionaries, or whose sweep was changed
 in between, goes on with those that are missing.
 """
@@ -18,20 +19,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from pipelines.cost import Cost, metered
-from pipelines.sinks import Sinks
-from pipelines.sources import open_source
-from pipelines.step import Job, Runtime, Tell
-from sae import memory
+from pipelines.steps.cost import Cost, metered
+from pipelines.steps.log_sinks import Sinks
+from pipelines.steps.source_steps import open_source
+from pipelines.steps.step import Job, Runtime, Tell
 from sae.architecture import DictionaryConfig
+from sae.baseline import MethodConfig
 from sae.dictionary import Dictionary
 from sae.files import save
 from sae.files.native import read_tensors, write_whole
-from sae.kinds import config_class
-from sae.memory import memory_of
-from sae.method import MethodConfig
-from sae.state import Member, State, TrainConfig, select_members
-from sae.train import train_side_by_side
+from sae.numerics import memory
+from sae.numerics.memory import memory_of
+from sae.registry import config_class
+from sae.training.config import TrainConfig
+from sae.training.loop import train_side_by_side
+from sae.training.state import Member, State, select_members
 
 VERSION = 4
 

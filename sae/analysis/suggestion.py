@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from sae.statistics import mean_interval
+from sae.numerics.statistics import mean_interval
 
 SHALLOW = 0.05
 """A minimum that is not deeper than this is no ground for a choice, however little seeds differ."""

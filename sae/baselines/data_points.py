@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from sae.baseline import MethodConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig, training_rows
+from sae.numerics.fit_cost import Spent
 from sae.source import Source
-from sae.spent import Spent
 
 SPARE = 8
 """Rows looked at for every one that is needed: sparse toy data have rows in which nothing is active."""

@@ -2,7 +2,8 @@
 
     min over W_dec and z >= 0 of  sum_rows 1/2 ||x - z W_dec||^2 + l1 sum_j z_j,    ||W_dec[j]|| = 1
 
-with codes by FISTA (:func:`sae.coding.lasso`), and directions from the statistics of codes, ``A = keep A + z^T z`` and
+with codes by FISTA (:func:`sae.numerics.sparse_coding.lasso`), and directions from the statistics of codes, ``A =
+keep A + z^T z`` and
 ``B = keep B + z^T x``, in one of two modes:
 
 `online`: rows in small batches, ``keep = (1 - 1 / t)^forget`` at batch t, so that about the last ``1 / (forget + 1)``
@@ -19,7 +20,7 @@ it has not:
 - `momentum` (Polyak 1964): ``V = momentum V + (directions of least squares - W_dec)``, ``W_dec += V``, to norm one.
 - `debiased` last rounds, whose directions fit codes without the shrinkage: non-negative least squares on what the lasso
   with `debiased_l1` has left active. With shrunk codes the true directions are not where this ends, even begun there
-  (`python -m benchmarks.toys begun_at_the_truth`). :mod:`sae.refine` does the same.
+  (`python -m benchmarks.toys begun_at_the_truth`). :mod:`sae.refinement` does the same.
 
 A direction that no row of a round has used takes what the worst reconstructed of its last rows are missing; Mairal's
 section 3.4 takes rows themselves. What comes out is read by FISTA with the penalty `l1`.
@@ -28,7 +29,8 @@ scikit-learn's ``MiniBatchDictionaryLearning`` has non-negative codes too, and a
 It was not taken because it has one mode of the two and no way to forget, which makes the difference (on 12,000 rows of
 Sharkey's toy an mcc of .83 without, .96 with); because it codes row by row what is coded in products here (there a pass
 takes it 4.7 times as long, in one thread); and because what is learned is then read by the solver that it was learned
-with. :mod:`sae.refine` is a relative that begins at a trained dictionary, takes the shrinkage off the codes, and moves
+with. :mod:`sae.refinement` is a relative that begins at a trained dictionary, takes the shrinkage off the codes, and
+moves
 latents to where they are missing.
 """
 
@@ -42,13 +44,13 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.coding import debiased, fitted_directions, lasso, lasso_multiply_adds, unit_or
+from sae.baseline import MethodConfig, training_rows
 from sae.encoders.fista import Fista
-from sae.method import MethodConfig, training_rows
-from sae.seeds import derive, generator
+from sae.numerics.fit_cost import Spent
+from sae.numerics.seeds import derive, generator
+from sae.numerics.sparse_coding import debiased, fitted_directions, lasso, lasso_multiply_adds, unit_or
 from sae.source import Source
-from sae.spent import Spent
-from sae.stack import first_directions
+from sae.training.stack import first_directions
 
 AT_ONCE = 128
 """Rows that are coded at once: few enough to stay in the processor's cache."""

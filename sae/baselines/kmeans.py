@@ -19,13 +19,13 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import Field
 
+from sae.baseline import MethodConfig, training_rows
 from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.dictionary import Dictionary
-from sae.matching import unit
-from sae.method import MethodConfig, training_rows
+from sae.numerics.fit_cost import Spent
+from sae.numerics.matching import unit
 from sae.source import Source
-from sae.spent import Spent
 
 
 class Config(MethodConfig):

@@ -23,13 +23,13 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.coding import pursuit
+from sae.baseline import MethodConfig, training_rows
 from sae.encoders.omp import ROWS_AT_ONCE, Omp
-from sae.matching import unit
-from sae.method import MethodConfig, training_rows
-from sae.seeds import generator
+from sae.numerics.fit_cost import Spent
+from sae.numerics.matching import unit
+from sae.numerics.seeds import generator
+from sae.numerics.sparse_coding import pursuit
 from sae.source import Source
-from sae.spent import Spent
 
 POWER = 3
 """Power iterations to renew a direction."""

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
+from sae.baseline import MethodConfig, training_pairs
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig, training_pairs
+from sae.numerics.fit_cost import Spent, eigenvectors
 from sae.source import Source
-from sae.spent import Spent, eigenvectors
 
 
 class Config(MethodConfig):

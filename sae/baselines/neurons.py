@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 
 import torch
 
+from sae.baseline import MethodConfig
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig
+from sae.numerics.fit_cost import Spent
 from sae.source import Source
-from sae.spent import Spent
 
 
 class Config(MethodConfig):

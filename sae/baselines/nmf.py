@@ -25,11 +25,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from sae.baseline import MethodConfig, training_rows
 from sae.encoders.fista import Fista
-from sae.matching import unit
-from sae.method import MethodConfig, training_rows
+from sae.numerics.fit_cost import Spent
+from sae.numerics.matching import unit
 from sae.source import Source
-from sae.spent import Spent
 
 BATCH = 1024
 CODE_ITERATIONS = 200

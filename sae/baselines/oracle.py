@@ -12,12 +12,12 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
+from sae.baseline import MethodConfig, training_rows
 from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
 from sae.encoders.fista import Fista
-from sae.method import MethodConfig, training_rows
+from sae.numerics.fit_cost import Spent
 from sae.source import Source
-from sae.spent import Spent
 
 
 class Config(MethodConfig):

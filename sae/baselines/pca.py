@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from sae.baseline import MethodConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig, training_rows
+from sae.numerics.fit_cost import Spent, eigenvectors
 from sae.source import Source
-from sae.spent import Spent, eigenvectors
 
 
 class Config(MethodConfig):

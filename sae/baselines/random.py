@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from sae.baseline import MethodConfig
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig
-from sae.seeds import generator
+from sae.numerics.fit_cost import Spent
+from sae.numerics.seeds import generator
 from sae.source import Source
-from sae.spent import Spent
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 
 class Config(MethodConfig):

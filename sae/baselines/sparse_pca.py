@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from sae.baseline import MethodConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig, training_rows
+from sae.numerics.fit_cost import Spent
 from sae.source import Source
-from sae.spent import Spent
 
 LARGEST = 5e11
 """The most multiply-adds that are begun, some minutes on a core."""

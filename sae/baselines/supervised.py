@@ -23,10 +23,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from sae.baseline import MethodConfig
 from sae.dictionaries.relu import Relu
-from sae.method import MethodConfig
+from sae.numerics.fit_cost import Spent, eigenvectors
 from sae.source import Source
-from sae.spent import Spent, eigenvectors
 
 ROWS_AT_ONCE = 8192
 FLOOR = 1e-4

@@ -17,10 +17,9 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.architecture import Architecture, SelectingConfig, raw_units
+from sae.architecture import Architecture, LargestOfBatch, SelectingConfig, raw_units
 from sae.dictionary import Dictionary
-from sae.kernels import LargestOfBatch
-from sae.selection import above
+from sae.numerics.thresholding import above
 
 
 class Config(SelectingConfig):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sae.architecture import Architecture, DictionaryConfig, Nearer, Own, Pulled, one_of_two, raw_units
 from sae.dictionary import Dictionary
-from sae.selection import above
+from sae.numerics.thresholding import above
 
 
 class Config(DictionaryConfig):

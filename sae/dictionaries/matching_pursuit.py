@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sae.architecture import Architecture, DictionaryConfig, Pursuit, raw_units
 from sae.dictionary import Dictionary
-from sae.pursuit import pursue
+from sae.numerics.sparse_coding import pursue
 
 
 class Config(DictionaryConfig):

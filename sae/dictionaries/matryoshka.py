@@ -19,10 +19,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.architecture import Architecture, AuxK, DictionaryConfig, one_of_two, raw_units
+from sae.architecture import Architecture, AuxK, DictionaryConfig, LargestOfBatch, Positive, one_of_two, raw_units
 from sae.dictionary import Dictionary
-from sae.kernels import LargestOfBatch, Positive
-from sae.selection import above
+from sae.numerics.thresholding import above
 
 
 class Config(DictionaryConfig):

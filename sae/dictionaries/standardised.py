@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary, check_reader
-from sae.kinds import kinds, unknown
+from sae.registry import kinds, unknown
 
 EXTRA = {"layer_norm": 3, "norm": 1}
 

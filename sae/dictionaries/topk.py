@@ -17,10 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.architecture import Architecture, SelectingConfig, raw_units
+from sae.architecture import Architecture, Largest, SelectingConfig, raw_units
 from sae.dictionary import Dictionary
-from sae.kernels import Largest
-from sae.selection import largest
+from sae.numerics.thresholding import largest
 
 
 class Config(SelectingConfig):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary, check_reader
-from sae.kinds import kinds
+from sae.registry import kinds
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.coding import debiased, lasso, lasso_multiply_adds
 from sae.dictionary import Dictionary
 from sae.encoder import LassoConfig
-from sae.selection import above
+from sae.numerics.sparse_coding import debiased, lasso, lasso_multiply_adds
+from sae.numerics.thresholding import above
 from sae.source import Source
 
 

@@ -5,7 +5,8 @@
 
 Gregor and LeCun 2010, 'Learning fast approximations of sparse coding', in the form of few parameters that Liu et al.
 2019 ('ALISTA') justify: the matrices are the decoder's, and ``step_t, shift_t`` one number for every latent. They are
-trained by Adam to give the debiased lasso codes of training rows; the last jump is set by :mod:`sae.calibration`.
+trained by Adam to give the debiased lasso codes of training rows; the last jump is set by
+:mod:`sae.numerics.threshold_fit`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.calibration import fit_jump
-from sae.coding import gram_product, largest_eigenvalue, lasso_multiply_adds, sparse_codes
 from sae.dictionary import Dictionary
 from sae.encoder import LassoConfig, needed, taken, training_rows
-from sae.seeds import generator
-from sae.selection import above
+from sae.numerics.fit_cost import Spent
+from sae.numerics.seeds import generator
+from sae.numerics.sparse_coding import gram_product, largest_eigenvalue, lasso_multiply_adds, sparse_codes
+from sae.numerics.threshold_fit import fit_jump
+from sae.numerics.thresholding import above
 from sae.source import Source
-from sae.spent import Spent
 
 
 class Config(LassoConfig):

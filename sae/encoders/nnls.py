@@ -18,10 +18,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.coding import lasso, lasso_multiply_adds
 from sae.dictionary import Dictionary
 from sae.encoder import EncoderConfig
-from sae.selection import above, largest
+from sae.numerics.sparse_coding import lasso, lasso_multiply_adds
+from sae.numerics.thresholding import above, largest
 from sae.source import Source
 
 

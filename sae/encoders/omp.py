@@ -17,9 +17,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.coding import pursuit
 from sae.dictionary import Dictionary
 from sae.encoder import EncoderConfig
+from sae.numerics.sparse_coding import pursuit
 from sae.source import Source
 
 ROWS_AT_ONCE = 1024

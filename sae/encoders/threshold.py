@@ -4,7 +4,8 @@
 
 It turns what L1 leaves, a dust of small codes and shrunken large ones, into a JumpReLU (Rajamanoharan et al. 2024).
 No truth is used: the thresholds, slopes and offsets are those that agree best with the non-negative lasso codes of
-training rows, debiased (:mod:`sae.calibration`). With ``layer = "own"`` the rows of `W_enc` keep their directions.
+training rows, debiased (:mod:`sae.numerics.threshold_fit`). With ``layer = "own"`` the rows of `W_enc` keep their
+directions.
 With ``layer = "learned"`` they are learned anew, one logistic regression a latent of whether its lasso code is
 positive, from Fisher's discriminant on,
 
@@ -24,14 +25,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.calibration import fit_jump
-from sae.coding import lasso_multiply_adds, sparse_codes
 from sae.dictionary import Dictionary
 from sae.encoder import LassoConfig, needed, taken, training_rows
-from sae.seeds import generator
-from sae.selection import above
+from sae.numerics.fit_cost import Spent
+from sae.numerics.seeds import generator
+from sae.numerics.sparse_coding import lasso_multiply_adds, sparse_codes
+from sae.numerics.threshold_fit import fit_jump
+from sae.numerics.thresholding import above
 from sae.source import Source
-from sae.spent import Spent
 
 START_LOGIT = 12.0
 """What a planted code of 1 adds to its logit in the beginning."""

@@ -15,7 +15,7 @@ from sae.files.found import Given
 from sae.files.hub import push
 from sae.files.native import save_native
 from sae.files.place import located
-from sae.kinds import unknown
+from sae.registry import unknown
 
 __all__ = ["convert", "load", "push", "save"]
 

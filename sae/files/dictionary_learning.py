@@ -34,7 +34,7 @@ from sae.encoders.threshold import Threshold
 from sae.files.found import Candidate, Found, Given, card, k_of, positive, whole
 from sae.files.layer import Layer, product
 from sae.files.native import write_whole
-from sae.stored import Stored, Weights
+from sae.files.tensors import Stored, Weights
 
 NAME = "dictionary_learning"
 CONFIG = "config.json"

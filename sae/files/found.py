@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sae.dictionary import Dictionary
 from sae.files.place import Place
-from sae.stored import Stored, Weights, open_file, read_json
+from sae.files.tensors import Stored, Weights, open_file, read_json
 
 
 class Candidate(NamedTuple):

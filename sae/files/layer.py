@@ -17,7 +17,7 @@ from torch import Tensor
 from sae.dictionaries.standardised import Standardised
 from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
-from sae.kinds import kinds
+from sae.registry import kinds
 
 AT_ONCE = 2**21
 """Numbers of a matrix that are held in double precision at a time."""

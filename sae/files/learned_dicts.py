@@ -20,8 +20,8 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.files.found import Candidate, Found, Given, card
 from sae.files.layer import Layer
-from sae.stored import Stored, Weights
-from sae.stored.records import Record
+from sae.files.tensors import Stored, Weights
+from sae.files.tensors.records import Record
 
 NAME = "learned_dicts"
 CENTRE = ("center_trans", "center_rot", "center_scale")

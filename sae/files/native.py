@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.kinds import kinds, unknown
-from sae.stored import read_json
-from sae.stored.safe import open_safetensors
+from sae.files.tensors import read_json
+from sae.files.tensors.safe import open_safetensors
+from sae.registry import kinds, unknown
 
 FORMAT = 1
 HEADER = "dictionary.json"

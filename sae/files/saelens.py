@@ -25,7 +25,7 @@ import torch
 from sae.dictionary import Dictionary
 from sae.files.found import Candidate, Found, Given, card, k_of, positive, whole
 from sae.files.layer import Layer
-from sae.stored import Weights
+from sae.files.tensors import Weights
 
 NAME = "saelens"
 CONFIG = "cfg.json"

@@ -24,7 +24,7 @@ correlations of size ``1 / sqrt(N)``.
 The slope is that of a line through the origin: an L1 penalty takes a constant from a code rather than a share, which a
 line with a free intercept would forgive. It is undefined, and left out of the mean, for a feature without a partner; a
 partner that never fires has slope 0 and r2 0. The squared correlation does not see shrinkage, only whether rows are
-told apart. Above `sae.matching.LARGEST_ASSIGNMENT` there is no assignment, and all are NaN.
+told apart. Above `sae.numerics.matching.LARGEST_ASSIGNMENT` there is no assignment, and all are NaN.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.matching import LARGEST_ASSIGNMENT, one_to_one
 from sae.metric import Case, MetricConfig, Scores, mean
+from sae.numerics.matching import LARGEST_ASSIGNMENT, one_to_one
 
 VARIES = 1e-8
 """The variance from which a coefficient counts as varying."""

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.matching import unit
 from sae.metric import Case, MetricConfig, Scores
+from sae.numerics.matching import unit
 
 ROWS_AT_ONCE = 1024
 

@@ -7,7 +7,7 @@
 
 Numbers of the settings, not measured times: for an encoder that stops when a row has converged it is what a row may
 cost at most. So they are the same on every machine. The last three are what the dictionary's card says was spent
-(:mod:`sae.spent`), NaN where it says nothing.
+(:mod:`sae.numerics.fit_cost`), NaN where it says nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from typing import Literal
 
 from sae.metric import Case, MetricConfig, Scores
-from sae.spent import Spent
+from sae.numerics.fit_cost import Spent
 
 
 class Config(MetricConfig):

@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
-from sae.properties import properties_of
+from sae.metrics._properties import properties_of
 
 THRESHOLDS = tuple(t / 10 for t in range(10))
 NAMES = ("coverage", "coverage_one_t", "coverage_chance", "board_reconstruction")

@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores
-from sae.model import Edit, Site
-from sae.rows import TokenRows
+from sae.model.hooked import Edit, Site
+from sae.model.token_rows import TokenRows
 
 KEPT_BYTES = 2**30
 """Up to so much, the clean log-probabilities are kept for the next dictionary; beyond, they are computed again."""

@@ -23,7 +23,7 @@ and copies of a feature split among latents can all score. Do not compare it wit
 frequent, the tenths of `mmcs_decile_*`; left out where no probabilities are known.
 
 A feature that is active in no test row has no recall and is left out of the means over features. Above
-`sae.matching.LARGEST_ASSIGNMENT` there is no assignment, and all but `f1_macro` are NaN.
+`sae.numerics.matching.LARGEST_ASSIGNMENT` there is no assignment, and all but `f1_macro` are NaN.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.matching import Matching
 from sae.metric import Case, MetricConfig, Scores, deciles
+from sae.numerics.matching import Matching
 
 ROWS_AT_ONCE = 4096
 NAMES = ("precision", "recall", "f1", "precision_chosen", "recall_chosen", "f1_chosen", "threshold")

@@ -23,7 +23,7 @@ with correlation: noise has no preferred sign. Where features are independent no
 `child_in_parent` of :mod:`sae.metrics.absorption` asks how much of a child is in its parent's latent whether or not
 the child has a latent of its own, and needs parents; this is about those without, and needs a correlation of any
 origin. The rate of the paper, which needs no truth but a second, wider dictionary, is
-:func:`sae.analysis.hedging.hedging_rate`.
+:func:`sae.analysis.toy_models.hedging.hedging_rate`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.matching import unit
 from sae.metric import Case, MetricConfig, Scores, mean
+from sae.numerics.matching import unit
 
 
 class Config(MetricConfig):

@@ -49,8 +49,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.matching import LARGEST_ASSIGNMENT, Matching, one_to_one
 from sae.metric import Case, MetricConfig, Scores, mean
+from sae.numerics.matching import LARGEST_ASSIGNMENT, Matching, one_to_one
 
 ROWS_AT_ONCE = 4096
 FEW_FIRINGS = 10

@@ -45,15 +45,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores
-from sae.probes import (
+from sae.metrics._properties import Properties, properties_of
+from sae.numerics.binary_probes import (
     logistic,
     mean_difference,
     nearest,
     rank_auc,
     standardised,
 )
-from sae.properties import Properties, properties_of
-from sae.seeds import derive
+from sae.numerics.seeds import derive
 
 
 class Config(MetricConfig):

@@ -24,7 +24,7 @@ which the activations carry too weakly to count. It is NaN where no feature is i
 least as near to a represented feature belongs to that one.
 
 A latent whose direction has no length has cosine 0 with everything and is nobody's argmax. The assignment
-maximises the sum of signed cosines (Hungarian), for at most `sae.matching.LARGEST_ASSIGNMENT` on the larger
+maximises the sum of signed cosines (Hungarian), for at most `sae.numerics.matching.LARGEST_ASSIGNMENT` on the larger
 side; beyond that `mcc` and `mcc_all` are NaN. The chance level rises with n_latents and falls with d_in: always
 read these scores beside random directions of the same shape. The decoder rows of a transcoder are directions of its
 targets, and are held against true directions in that space.
@@ -38,8 +38,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.matching import MERGED, Matching, cosines
 from sae.metric import Case, MetricConfig, Scores, deciles, mean
+from sae.numerics.matching import MERGED, Matching, cosines
 from sae.source import Truth
 
 RECOVERED = 0.9

@@ -46,8 +46,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.matching import unit
 from sae.metric import Case, MetricConfig, Scores, mean
+from sae.numerics.matching import unit
 
 ROWS_AT_ONCE = 4096
 RIVALS = 4

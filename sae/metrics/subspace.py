@@ -21,8 +21,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.matching import unit
 from sae.metric import Case, MetricConfig, Scores
+from sae.numerics.matching import unit
 
 
 class Config(MetricConfig):

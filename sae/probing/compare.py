@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sae.nested import paired
+from sae.numerics.paired_tests import paired
 
 
 class Compared(NamedTuple):
     """``a - b`` over `n` pairs: the mean with half of its 95% t-interval, the p values of the paired t test and of
     Wilcoxon's signed-rank test, the effect size ``d_z``, and how many pairs `a` won, lost and tied; as
-    :func:`sae.nested.paired` tells them."""
+    :func:`sae.numerics.paired_tests.paired` tells them."""
 
     n: int
     difference: float

@@ -9,8 +9,8 @@ from torch import Tensor
 from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
 from sae.metric import encode
-from sae.seeds import generator
-from sae.toy import random_directions
+from sae.numerics.seeds import generator
+from sae.toys.base import random_directions
 
 
 def untrained(d: Dictionary, acts: Float[Tensor, "rows d_in"], seed: int) -> Relu:

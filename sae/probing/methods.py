@@ -14,11 +14,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from sae.kinds import unknown
-from sae.probes import Penalty
+from sae.numerics.binary_probes import Penalty
 from sae.probing.probes import DiffMeans, Knn, Logistic, Mlp, Pca, Probe, Single, Sparse, Trees
 from sae.probing.rankers import RANKERS
 from sae.probing.regimes import Regimes
+from sae.registry import unknown
 
 Reading = Literal["acts", "codes", "untrained"]
 """The activations as they are, a dictionary's codes, or those of an untrained one of the same shape and sparsity."""

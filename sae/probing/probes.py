@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae.probes import (
+from sae.numerics.binary_probes import (
     Penalty,
     best_threshold,
     logistic,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae.probes import logistic_model, mean_difference, one_thread, standardised
+from sae.numerics.binary_probes import logistic_model, mean_difference, one_thread, standardised
 
 X, Y, Index = NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]
 Ranker = Callable[[X, Y, int, int], Index]

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sae.kinds import Settings
+from sae.numerics.seeds import derive
 from sae.probing.examples import Rows, Task
-from sae.seeds import derive
+from sae.registry import Settings
 
 Regime = Literal["standard", "scarcity", "imbalance", "noise", "shift"]
 SIZES = tuple(np.unique(np.logspace(1, 10, 20, base=2).astype(int)).tolist())

@@ -10,16 +10,16 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from sae.kinds import Settings
-from sae.labels import half_of
-from sae.probes import frequent_enough, spread_over
+from sae.activations.disk_source import Activations
+from sae.activations.labels import half_of
+from sae.numerics.binary_probes import frequent_enough, spread_over
+from sae.numerics.seeds import generator
 from sae.probing.examples import Examples, Pooling
 from sae.probing.texts import Reader, read_files, read_together
-from sae.seeds import generator
+from sae.registry import Settings
 from sae.source import Batch, Source, SourceConfig
 from sae.sources import tensor, transformer
-from sae.streamed import Activations
-from sae.toy import ToyConfig
+from sae.toys.base import ToyConfig
 
 
 class TaskSettings(Settings):

@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.probes import f1_score
+from sae.numerics.binary_probes import f1_score
+from sae.numerics.seeds import derive
 from sae.probing.controls import untrained
 from sae.probing.examples import Examples, Rows, Task, tasks_of
 from sae.probing.methods import Method, Reading, StudySettings, methods_of
 from sae.probing.probes import Probe, Setting
 from sae.probing.regimes import Draw, Regime, draws, permuted
 from sae.probing.validation import Choice, auc, choose
-from sae.seeds import derive
 
 
 class Result(NamedTuple):

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from sae.numerics.statistics import Estimate, mean_interval
 from sae.probing.compare import Compared, compare
 from sae.probing.quiver import Taken, is_control, quiver
 from sae.probing.study import Result
-from sae.statistics import Estimate, mean_interval
 
 UNTRAINED = "untrained_"
 

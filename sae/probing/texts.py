@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.harvest import Harvest
-from sae.labels import Labelled, LabelledRows, locate, read_labelled
-from sae.model import load_tokenizer
+from sae.activations.disk_source import Activations
+from sae.activations.harvest import Harvest
+from sae.activations.labels import Labelled, LabelledRows, locate, read_labelled
+from sae.model.hooked import load_tokenizer
 from sae.probing.examples import Examples, Pooling, joined
 from sae.sources.transformer import Config
-from sae.streamed import Activations
 
 
 @dataclass(frozen=True, eq=False)

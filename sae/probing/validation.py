@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae.probes import rank_auc
+from sae.numerics.binary_probes import rank_auc
 from sae.probing.probes import Probe, Setting
 
 DIGITS = 9

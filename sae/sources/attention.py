@@ -1,9 +1,10 @@
 """Activations of a small attention-only transformer that is trained, here and now, on an algorithmic task.
 
 The model is read by the path of any other: TransformerLens' Bridge, rows of tokens, shuffled shards, splices that
-measure its loss. Tasks: :mod:`sae.attention.addition`, ``skip_trigram``, ``recent``, ``repeats``; the model and its
-equations: :mod:`sae.attention.network`. Before attention the features are known, one a token and one a position
-(:mod:`sae.attention.embedding`); behind it what is known are labels, the task's own.
+measure its loss. Tasks: :mod:`sae.toys.attention.addition`, ``skip_trigram``, ``recent``, ``repeats``; the model and
+its
+equations: :mod:`sae.toys.attention.network`. Before attention the features are known, one a token and one a position
+(:mod:`sae.toys.attention.embedding`); behind it what is known are labels, the task's own.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.attention.embedding import Embedding, groups_at
-from sae.attention.network import NetworkConfig
-from sae.attention.saved import AnyTask, load, train
-from sae.attention.task import Task, defined
-from sae.attention.training import TrainingConfig
-from sae.corpus import SPLITS, Corpus, write_rows
-from sae.harvest import Harvest
-from sae.labels import LabelledRows
-from sae.model import Model
-from sae.rows import NOTHING, TokenRows
+from sae.activations.corpus import SPLITS, Corpus, write_rows
+from sae.activations.disk_source import Activations, Known, StreamedConfig, versions
+from sae.activations.harvest import Harvest
+from sae.activations.labels import LabelledRows
+from sae.model.hooked import Model
+from sae.model.token_rows import NOTHING, TokenRows
 from sae.source import Progress, Source, Split
-from sae.streamed import Activations, Known, StreamedConfig, versions
+from sae.toys.attention.embedding import Embedding, groups_at
+from sae.toys.attention.network import NetworkConfig
+from sae.toys.attention.saved import AnyTask, load, train
+from sae.toys.attention.task import Task, defined
+from sae.toys.attention.training import TrainingConfig
 
 Positions = Literal["answers", "all"]
 

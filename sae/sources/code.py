@@ -3,7 +3,8 @@ name, or only for part of it.
 
     x = c(what is known) E + noise
 
-with a code c of few dimensions (one file each in :mod:`sae.codes`) and E the identity or, where `d_in` is more than
+with a code c of few dimensions (one file each in :mod:`sae.toys.codes`) and E the identity or, where `d_in` is more
+than
 these, orthonormal rows that embed them, turned at random. Of most of these codes no dictionary of directions is
 expected to find the features, however well it reconstructs; the report says so, and what nearest neighbours read off
 the same activations.
@@ -19,14 +20,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.codes.circle import Config as Circle
-from sae.codes.floor import Config as Floor
-from sae.codes.hash import Config as Hash
-from sae.codes.scenario import Config as Scenario
-from sae.features.directions import rotation
-from sae.seeds import generator
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
-from sae.toy import ToyConfig
+from sae.toys.base import ToyConfig
+from sae.toys.codes.circle import Config as Circle
+from sae.toys.codes.floor import Config as Floor
+from sae.toys.codes.hash import Config as Hash
+from sae.toys.codes.scenario import Config as Scenario
+from sae.toys.features.directions import rotation
 
 N_LABELLED = 10_000
 """Rows of each half on which labels are read."""

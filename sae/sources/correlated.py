@@ -24,10 +24,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.draws import keep_, uniform
-from sae.seeds import generator
+from sae.numerics.fast_random import keep_, uniform
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
-from sae.toy import ToyConfig, random_directions
+from sae.toys.base import ToyConfig, random_directions
 
 PROBABILITY_ROWS = 16_384
 SIGMA = 0.25

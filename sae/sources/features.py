@@ -2,8 +2,9 @@
 
     x = sum_g c_g f_g + b + noise,    c_g = a_g v_g
 
-with a_g the activity (1 or 0; :mod:`sae.features.activity`, :mod:`sae.features.tree`), v_g the magnitude
-(:mod:`sae.features.values`), f_g a unit direction (:mod:`sae.features.directions`) and b a constant. So are made
+with a_g the activity (1 or 0; :mod:`sae.toys.features.activity`, :mod:`sae.toys.features.tree`), v_g the magnitude
+(:mod:`sae.toys.features.values`), f_g a unit direction (:mod:`sae.toys.features.directions`) and b a constant. So are
+made
 correlated and anticorrelated sets, trees, exactly k active, Gaussian copulas; any activity goes with any directions.
 
 Elhage et al. 2022, 'Toy Models of Superposition'; Chanin et al. 2024, 'A is for absorption'; Chanin and
@@ -20,14 +21,14 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.features.directions import AnyDirections, Random
-from sae.features.law import AnyActivity, Law
-from sae.features.series import PerFeature
-from sae.features.tree import Tree
-from sae.features.values import AnyValues, Uniform, above_zero
-from sae.seeds import generator
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
-from sae.toy import ToyConfig, random_directions
+from sae.toys.base import ToyConfig, random_directions
+from sae.toys.features.directions import AnyDirections, Random
+from sae.toys.features.law import AnyActivity, Law
+from sae.toys.features.series import PerFeature
+from sae.toys.features.tree import Tree
+from sae.toys.features.values import AnyValues, Uniform, above_zero
 
 
 class Config(ToyConfig):

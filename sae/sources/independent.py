@@ -16,10 +16,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.draws import keep_, uniform
-from sae.seeds import generator
+from sae.numerics.fast_random import keep_, uniform
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
-from sae.toy import ToyConfig, random_directions, with_mean
+from sae.toys.base import ToyConfig, random_directions, with_mean
 
 
 class Config(ToyConfig):

@@ -26,11 +26,11 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.draws import uniform
-from sae.features.values import AnyValues, Uniform
-from sae.seeds import generator
+from sae.numerics.fast_random import uniform
+from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
-from sae.toy import ToyConfig, random_directions
+from sae.toys.base import ToyConfig, random_directions
+from sae.toys.features.values import AnyValues, Uniform
 
 DENSE = 0.5
 """The share of rows in which a dense feature is active."""

@@ -2,7 +2,7 @@
 
     h = a(x W + b),   y = o(h W_out + b_out),   trained to compute a task of x
 
-Many instances are trained at once (:mod:`sae.networks`); activations come from one of them. What is true of them:
+Many instances are trained at once (:mod:`sae.toys.networks`); activations come from one of them. What is true of them:
 
 *A linear hidden layer* (a bottleneck) is ``h = sum_i x_i W_i``: the rows W_i are the features' directions, exactly, and
 ``x_i ||W_i||`` their coefficients. A row shorter than `REPRESENTED` is a feature that the network does not represent;
@@ -27,16 +27,16 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.features.law import AnyActivity, Law
-from sae.features.series import PerFeature
-from sae.features.values import AnyValues, Uniform, above_zero
-from sae.matching import MERGED, unit
-from sae.networks.instances import points
-from sae.networks.model import Networks, embedding
-from sae.networks.settings import NetworkConfig, TrainingConfig
-from sae.networks.tasks import Task, output_names, task
-from sae.networks.training import Inputs, Population, measure, train, unexplained
+from sae.numerics.matching import MERGED, unit
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
+from sae.toys.features.law import AnyActivity, Law
+from sae.toys.features.series import PerFeature
+from sae.toys.features.values import AnyValues, Uniform, above_zero
+from sae.toys.networks.instances import points
+from sae.toys.networks.model import Networks, embedding
+from sae.toys.networks.settings import NetworkConfig, TrainingConfig
+from sae.toys.networks.tasks import Task, output_names, task
+from sae.toys.networks.training import Inputs, Population, measure, train, unexplained
 
 REPRESENTED = 0.5
 """The length from which a feature counts as represented; shorter ones are partly so, below .1 not at all."""
@@ -49,7 +49,8 @@ class Config(SourceConfig):
     """Settings. `instances` networks are trained at each point of `vary`, a grid of values for settings that leave the
     shape alone (``vary = {"activity.probability" = [1, 0.1, 0.01]}``). Activations are those of hidden layer `layer`
     (the last is -1) of `instance` (``best``: the lowest loss on held-out rows) at point `point`. With `signed` every
-    active feature has a random sign; `unit` scales rows to length one. `task` is one of :mod:`sae.networks.tasks`."""
+    active feature has a random sign; `unit` scales rows to length one. `task` is one of
+    :mod:`sae.toys.networks.tasks`."""
 
     kind: Literal["network"] = "network"
     FILE: ClassVar[str] = "networks.safetensors"

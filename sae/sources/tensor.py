@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.seeds import Permutation, derive, epoch_rows
+from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.source import Batch, Progress, Source, SourceConfig, Split
 
 

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sae.corpus import SPLITS, BosAt, Packer, Packing, Selection, write_corpus
-from sae.harvest import Harvest
-from sae.labels import Labelled, half_of, locate, read_labelled
-from sae.model import PROCESSING, Dtype, Model, is_path, load_tokenizer
+from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, Selection, write_corpus
+from sae.activations.disk_source import Activations, Splits, StreamedConfig, versions
+from sae.activations.harvest import Harvest
+from sae.activations.labels import Labelled, half_of, locate, read_labelled
+from sae.activations.text import Text, tokenised
+from sae.model.hooked import PROCESSING, Dtype, Model, is_path, load_tokenizer
 from sae.source import Progress, Source, Split
-from sae.streamed import Activations, Splits, StreamedConfig, versions
-from sae.text import Text, tokenised
 
 __all__ = ["Activations", "Config"]
 
@@ -41,7 +41,8 @@ class Config(StreamedConfig):
     text_split: str = "train"
     column: str = "text"
     separator: str | None = None
-    """What parts the documents of a .txt file; without it, running text is cut at blank lines, see `sae.text`."""
+    """What parts the documents of a .txt file; without it, running text is cut at blank lines, see
+    `sae.activations.text`."""
     packing: Packing = "packed"
     bos: BosAt = "row"
     eos: bool = False

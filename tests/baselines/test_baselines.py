@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sae.baseline import training_pairs
 from sae.baselines import data_points, ica, linear, neurons, oracle, pca, random
-from sae.method import training_pairs
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.findings import judge, sentences
-from pipelines.scoreboard import Row, settings_of
+from pipelines.report.findings import judge, sentences
+from pipelines.report.settings_table import Row, settings_of
 from sae.baselines import oracle, supervised
 from sae.metric import Case, gather
 from sae.metrics.firing import Config as Firing

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sae.baselines import kmeans, ksvd, nmf, sparse_pca
-from sae.matching import unit
-from sae.seeds import generator
+from sae.numerics.matching import unit
+from sae.numerics.seeds import generator
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from sae.baselines.dictionary_learning import Config, Learner
-from sae.coding import lasso, lasso_multiply_adds
-from sae.matching import Matching, cosines, unit
 from sae.metrics.recovery import assigned
-from sae.seeds import generator
+from sae.numerics.matching import Matching, cosines, unit
+from sae.numerics.seeds import generator
+from sae.numerics.sparse_coding import lasso, lasso_multiply_adds
 from sae.source import Source
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
 from sae.sources.tensor import Rows
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 SMALL = Features(n_features=24, d_in=16, activity={"kind": "fixed", "k": 2}, n_train=800)
 ONLINE = Config(n_latents=24, n_samples=800, rounds=10, batch_size=64, l1=0.05, units="raw")

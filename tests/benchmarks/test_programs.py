@@ -24,7 +24,7 @@ from benchmarks.stack import stack
 from benchmarks.step import step
 from benchmarks.toys import toys
 from benchmarks.whole import whole
-from sae import memory
+from sae.numerics import memory
 
 UNTRAINED = [name for name in trainers.names() if name != "sae-relu"]
 KEYS = {

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from sae.kinds import configurable
-from sae.method import MethodConfig
+from sae.baseline import MethodConfig
+from sae.registry import configurable
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 

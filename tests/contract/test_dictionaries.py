@@ -13,7 +13,7 @@ from sae.dictionaries.matching_pursuit import MatchingPursuit
 from sae.dictionaries.matryoshka import Matryoshka
 from sae.dictionaries.standardised import Standardised
 from sae.dictionaries.topk import TopK
-from sae.kinds import kinds
+from sae.registry import kinds
 
 
 def make(kind: str) -> sae.Dictionary:

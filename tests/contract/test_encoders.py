@@ -14,8 +14,8 @@ import torch
 import sae
 from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
-from sae.kinds import configurable, kinds
-from sae.seeds import generator
+from sae.numerics.seeds import generator
+from sae.registry import configurable, kinds
 from sae.sources.tensor import Rows
 
 N, D = 12, 8

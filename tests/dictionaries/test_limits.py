@@ -10,10 +10,11 @@ import torch
 from sae.dictionaries.gated import Gated
 from sae.dictionaries.jumprelu import JumpReLU
 from sae.dictionaries.relu import Relu
-from sae.kinds import config_class
+from sae.registry import config_class
 from sae.sources.independent import Config as Independent
-from sae.state import State, TrainConfig
-from sae.train import train
+from sae.training.config import TrainConfig
+from sae.training.loop import train
+from sae.training.state import State
 
 SOURCE = Independent(n_features=24, d_in=12, probability=0.1).build()
 N = 32

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 import sae
-from sae.stored import open_file
+from sae.files.tensors import open_file
 
 from .made import MADE, D, M, parts
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 MEASURE = """
 import sys, json
 import sae, torch
-from sae import memory
-import sae.dictionaries.jumprelu, sae.dictionaries.relu, sae.stored
-from sae.kinds import kinds
+from sae.numerics import memory
+import sae.dictionaries.jumprelu, sae.dictionaries.relu, sae.files.tensors
+from sae.registry import kinds
 kinds("sae.dictionaries"), kinds("sae.encoders")
 torch.set_num_threads(1)
 torch.randn(9, 9) @ torch.randn(9, 9)

@@ -12,7 +12,7 @@ from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, Scores
 from sae.metrics.absorption import NAMES, RATES, Config
 from sae.source import Batch, Truth
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 N, D_IN = 4, 6
 F = torch.eye(N, D_IN)
@@ -170,7 +170,7 @@ def test_only_evidence_with_parents_serves_it():
 
 
 def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sae.matching.LARGEST_ASSIGNMENT", 3)
+    monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 3)
     s = score(Relu.tied(F)).scalars
     assert set(s) == set(NAMES) and all(math.isnan(v) for v in s.values())
 

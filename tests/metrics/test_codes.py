@@ -15,9 +15,9 @@ from sae.dictionary import Dictionary
 from sae.encoders.fista import Fista
 from sae.metric import Case, Evidence, Scores
 from sae.metrics.codes import Config, matched_correlations
-from sae.score import score
+from sae.scoring import score
 from sae.source import Batch, Truth
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 
 def truth_of(directions: Tensor, codes: Tensor) -> Truth:
@@ -155,6 +155,6 @@ def test_codes_alone_are_enough_for_their_own_correlation():
 
 def test_nothing_is_known_where_there_are_too_many_to_assign(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sae.metrics.codes.LARGEST_ASSIGNMENT", 2)
-    monkeypatch.setattr("sae.matching.LARGEST_ASSIGNMENT", 2)
+    monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 2)
     s = scored(Relu.tied(torch.eye(3)), sparse(100, 3), torch.eye(3)).scalars
     assert all(math.isnan(value) for value in s.values())

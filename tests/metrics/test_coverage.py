@@ -10,8 +10,8 @@ import torch
 
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
+from sae.metrics._properties import active_features, labelled
 from sae.metrics.coverage import NAMES, THRESHOLDS, Config
-from sae.properties import active_features, labelled
 from sae.source import Batch
 
 Rows = tuple[torch.Tensor, torch.Tensor]

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sae.matching
+import sae.numerics.matching
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, Scores
 from sae.metrics.firing import Agreement, Config
 from sae.source import Batch, Truth
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 
 def basis(z: torch.Tensor, codes: torch.Tensor, choose: tuple[torch.Tensor, torch.Tensor] | None = None) -> Case:
@@ -113,7 +113,7 @@ def test_split_copies_score_in_the_macro_form_only():
 
 
 def test_no_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sae.matching, "LARGEST_ASSIGNMENT", 2)
+    monkeypatch.setattr(sae.numerics.matching, "LARGEST_ASSIGNMENT", 2)
     codes = torch.eye(3)
     s = score(basis(codes, codes)).scalars
     assert s["f1_macro"] == 1 and all(math.isnan(v) for n, v in s.items() if n != "f1_macro") and len(s) == 8

@@ -15,7 +15,7 @@ from sae.metric import Case, Evidence, Scores
 from sae.metrics.hedging import Config, correlations
 from sae.source import Batch, Truth
 from sae.sources.features import Config as Features
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 
 def score(rows: torch.Tensor, codes: torch.Tensor, f: torch.Tensor | None = None, **settings: Any) -> Scores:
@@ -110,7 +110,7 @@ def test_correlations_equal_numpys():
 
 
 def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sae.matching.LARGEST_ASSIGNMENT", 3)
+    monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 3)
     assert all(math.isnan(value) for value in score(torch.eye(4), family()).scalars.values())
 
 

@@ -15,7 +15,7 @@ from sae.metric import Case, Evidence
 from sae.metrics.legacy import Config
 from sae.metrics.reconstruction import Config as Reconstruction
 from sae.source import Batch, Truth
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 EXPLAINED = ("ev_saebench", "ev_per_token", "ev_per_dimension", "ev_overcomplete", "fve_dictionary_learning")
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, gather
+from sae.metrics._properties import Properties, properties_of
 from sae.metrics.probing import Config, Sample, nearest_share, on_activations, spread
-from sae.probes import best_threshold, f1_score, mean_difference, rank_auc, ranks
-from sae.properties import Properties, properties_of
+from sae.numerics.binary_probes import best_threshold, f1_score, mean_difference, rank_auc, ranks
 from sae.source import Batch
 from sae.sources.independent import Config as Independent
 

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sae.matching
+import sae.numerics.matching
 from sae.dictionaries.relu import Relu
-from sae.matching import cosines, one_to_one, unit
 from sae.metric import Case, Evidence, Scores
 from sae.metrics.recovery import Config
+from sae.numerics.matching import cosines, one_to_one, unit
 from sae.source import Batch, Truth
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 
 def recover(features: torch.Tensor, latents: torch.Tensor, probability: torch.Tensor | None = None) -> Scores:
@@ -132,7 +132,7 @@ def test_nothing_represented_is_nan():
 
 
 def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sae.matching, "LARGEST_ASSIGNMENT", 3)
+    monkeypatch.setattr(sae.numerics.matching, "LARGEST_ASSIGNMENT", 3)
     found = recover(torch.eye(4), torch.eye(4))
     assert math.isnan(found.scalars["mcc"]) and math.isnan(found.scalars["mcc_all"])
     assert found.scalars["mmcs_truth"] == 1 and found.vectors["matched_latent"].tolist() == [-1] * 4

@@ -16,11 +16,11 @@ import torch
 import sae
 from benchmarks.isolated import stand_in_for_torchvision
 from sae.dictionaries.relu import Relu
-from sae.kinds import configurable
 from sae.metric import Case, Evidence
+from sae.registry import configurable
 from sae.source import Batch, Truth
 from sae.sources.features import Config as Features
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 stand_in_for_torchvision()
 sae_lens: Any = pytest.importorskip("sae_lens", reason="sae_lens is not installed: nothing to agree with")

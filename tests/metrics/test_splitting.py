@@ -13,7 +13,7 @@ from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, Scores
 from sae.metrics.splitting import Config, held
 from sae.source import Batch, Truth
-from sae.toy import random_directions
+from sae.toys.base import random_directions
 
 HALF = 0.5**0.5
 

@@ -7,11 +7,11 @@ import torch
 from scipy import stats
 
 from sae.dictionaries.relu import Relu
-from sae.features.directions import polygon
 from sae.metric import Case, Evidence
 from sae.metrics.subspace import Config, spanned
 from sae.source import Batch
-from sae.toy import random_directions
+from sae.toys.base import random_directions
+from sae.toys.features.directions import polygon
 
 PLANES = torch.eye(4).view(2, 2, 4)
 

@@ -55,7 +55,7 @@ def results() -> Callable[[Path], dict[str, str]]:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Calls the command in this process; gives exit code, stdout, stderr, which tells of mistakes alone."""
-    monkeypatch.setattr("pipelines.progress.Board.QUICK_SECONDS", float("inf"))
+    monkeypatch.setattr("pipelines.steps.progress.Board.QUICK_SECONDS", float("inf"))
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sae", *map(str, arguments)])

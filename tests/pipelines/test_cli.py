@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 
 import sae
-from pipelines.config import read
+from pipelines.config.config import read
 from pipelines.plan import plan
-from pipelines.progress import Board
 from pipelines.runner import execution, run
-from pipelines.store import Store
+from pipelines.steps.progress import Board
+from pipelines.steps.store import Store
 
 CHECKOUT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, str, str]]

@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 
 from pipelines import runner
-from pipelines.config import parse
-from pipelines.findings import judge, sentences
+from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.portraits.code import draw, grouped, principal
-from pipelines.progress import Board
-from pipelines.scoreboard import Row, read_csv, settings_of
-from pipelines.sources import nonlinear
-from pipelines.store import Store
+from pipelines.report.findings import judge, sentences
+from pipelines.report.portraits.code import draw, grouped, principal
+from pipelines.report.settings_table import Row, read_csv, settings_of
+from pipelines.steps.progress import Board
+from pipelines.steps.source_steps import nonlinear
+from pipelines.steps.store import Store
 from sae.sources.code import Config
 
 CODES: tuple[dict[str, Any], ...] = (

@@ -13,11 +13,11 @@ from rich.console import Console
 
 import sae
 from pipelines import runner
-from pipelines.config import parse
+from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.progress import Board
-from pipelines.step import Step
-from pipelines.store import Store
+from pipelines.steps.progress import Board
+from pipelines.steps.step import Step
+from pipelines.steps.store import Store
 
 Given = dict[str, Any]
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pipelines.config import parse
+from pipelines.config.config import parse
+from pipelines.config.toml_tables import override
 from pipelines.plan import plan
-from pipelines.step import Step
-from pipelines.tables import override
+from pipelines.steps.step import Step
 
 Given = dict[str, Any]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import read, read_table
+from pipelines.config.config import read, read_table
 from pipelines.plan import plan
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))

@@ -10,11 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipelines import runner, suggest
-from pipelines.config import read
+from pipelines import runner
+from pipelines.commands import suggest
+from pipelines.config.config import read
 from pipelines.plan import plan
-from pipelines.progress import Board
-from pipelines.store import Store
+from pipelines.steps.progress import Board
+from pipelines.steps.store import Store
 from sae.source import Source
 from sae.sources.features import Config as Features
 

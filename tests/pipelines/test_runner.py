@@ -15,15 +15,15 @@ import torch
 from rich.console import Console
 
 from pipelines import plan as planning
-from pipelines.config import parse
+from pipelines.config.config import parse
+from pipelines.config.toml_tables import override
 from pipelines.plan import plan
-from pipelines.progress import Board, Status, duration, read_status
 from pipelines.runner import execution, group_of, run, standings
-from pipelines.sinks import check
 from pipelines.stages import train
-from pipelines.step import Step
-from pipelines.store import Store, read_manifest
-from pipelines.tables import override
+from pipelines.steps.log_sinks import check
+from pipelines.steps.progress import Board, Status, duration, read_status
+from pipelines.steps.step import Step
+from pipelines.steps.store import Store, read_manifest
 
 Given = dict[str, Any]
 Results = Callable[[Path], dict[str, str]]
@@ -134,11 +134,11 @@ DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
 from rich.console import Console
-from pipelines.config import parse
+from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.progress import Board
+from pipelines.steps.progress import Board
 from pipelines import runner
-from pipelines.store import Store
+from pipelines.steps.store import Store
 from pipelines.stages import train
 
 table, out, moments = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -279,7 +279,7 @@ def test_standings_tell_running_from_stopped(tiny: Given, tmp_path: Path):
 
 def test_a_board_tells_lines_and_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("pipelines.steps.progress.time.monotonic", lambda: float(next(clock)))
     console = Console(record=True, file=StringIO(), width=200)
     with Board(console).work("train: x", ["train-1"], tmp_path) as tell:
         for done in (100, 200, 300):

@@ -13,12 +13,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import sae
-from pipelines.config import parse
+from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.progress import Board
 from pipelines.runner import execution, run
-from pipelines.step import Step
-from pipelines.store import Store
+from pipelines.steps.progress import Board
+from pipelines.steps.step import Step
+from pipelines.steps.store import Store
 from tests.transcoding import Mlp
 
 

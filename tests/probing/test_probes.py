@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sae.probes import logistic
+from sae.numerics.binary_probes import logistic
 from sae.probing.probes import DiffMeans, Knn, Logistic, Mlp, Pca, Probe, Single, Sparse, Trees, scaled
 from sae.probing.validation import auc, choose
 
@@ -130,7 +130,7 @@ def test_all_components_are_all_columns():
 
 
 def test_a_strong_l1_penalty_leaves_fewer_columns_than_a_weak_one():
-    from sae.probes import logistic_model
+    from sae.numerics.binary_probes import logistic_model
 
     x, y = data(200, 0, gap=1.0)
     strong, weak = (np.count_nonzero(logistic_model(c, "l1").fit(x, y).coef_) for c in (0.02, 100.0))

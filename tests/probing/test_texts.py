@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from sae.labels import Labelled, half_of, label_tokens
+from sae.activations.disk_source import Activations
+from sae.activations.labels import Labelled, half_of, label_tokens
 from sae.probing import TaskSettings, examples_of
 from sae.probing.examples import Examples, Pooling
 from sae.probing.texts import Reader, read_together
 from sae.probing.validation import splits
-from sae.streamed import Activations
 from tests.streaming import build, words
 
 HOOK = "blocks.0.hook_resid_post"
@@ -72,7 +72,7 @@ def test_rows_of_one_document_are_never_parted(source: Activations, tmp_path: Pa
 
 
 def test_halves_are_those_of_the_source(source: Activations, tmp_path: Path):
-    from sae.labels import read_labelled
+    from sae.activations.labels import read_labelled
 
     file = documents(tmp_path)
     found = examples_of(source, TaskSettings(labels=(file,), min_count=2))

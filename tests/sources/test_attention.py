@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.config import parse
-from sae.attention.saved import held_out, load
-from sae.attention.training import evaluate
+from pipelines.config.config import parse
+from sae.activations.disk_source import Activations
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, gather
 from sae.metrics.downstream import Config as Downstream
-from sae.rows import NOTHING
+from sae.model.token_rows import NOTHING
 from sae.sources.attention import Config
-from sae.streamed import Activations
+from sae.toys.attention.saved import held_out, load
+from sae.toys.attention.training import evaluate
 
 Z = "blocks.0.attn.hook_z"
 ADDITION = {"kind": "addition", "n_digits": 2, "n_train": 600, "n_test": 200}
@@ -168,7 +168,7 @@ def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path:
     class Killed(BaseException):
         pass
 
-    monkeypatch.setattr("sae.attention.saved.CHECKPOINT_STEPS", 20)
+    monkeypatch.setattr("sae.toys.attention.saved.CHECKPOINT_STEPS", 20)
     settings = BASE | {"training": {"steps": 110, "batch_size": 32}, "shard_tokens": 300}
     config, units = Config(**settings), list[str]()
     config.prepare(tmp_path / "whole", lambda done, total, unit: units.append(unit), "cpu")
@@ -201,7 +201,7 @@ def test_an_interrupted_training_goes_on_and_does_not_begin_again(tmp_path: Path
         if done == 100:
             raise Killed
 
-    monkeypatch.setattr("sae.attention.saved.CHECKPOINT_STEPS", 60)
+    monkeypatch.setattr("sae.toys.attention.saved.CHECKPOINT_STEPS", 60)
     config, seen = Config(**BASE | {"training": {"steps": 150, "batch_size": 16}}), list[int]()
     with pytest.raises(Killed):
         config.prepare(tmp_path, kill_at_100, "cpu")

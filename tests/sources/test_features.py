@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.config import parse
+from pipelines.config.config import parse
 from sae.source import Source
 from sae.sources.features import Config
 

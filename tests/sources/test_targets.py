@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.model import Model
+from sae.activations.shards import Shards, write_shard
+from sae.model.hooked import Model
 from sae.sources.transformer import Activations, Config
-from sae.store import Shards, write_shard
 from tests.streaming import SPLITS, build, columns, silent, words
 
 HOOK, TARGET = "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.seeds import generator
+from sae.numerics.seeds import generator
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
-from sae.toy import PIECE, ToyConfig
+from sae.toys.base import PIECE, ToyConfig
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae.model import Model, load_tokenizer
+from sae.activations.shards import Shards
+from sae.model.hooked import Model, load_tokenizer
 from sae.sources.transformer import Config
-from sae.store import Shards
 from tests.streaming import SPLITS, build, columns, silent, words
 
 HOOK = "blocks.0.hook_resid_post"

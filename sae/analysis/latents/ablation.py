@@ -18,8 +18,8 @@ from torch import Tensor
 from sae.analysis.latents.examples import Examples
 from sae.analysis.latents.reading import Reading
 from sae.dictionary import Dictionary
-from sae.model import Model
-from sae.rows import TokenRows
+from sae.model.hooked import Model
+from sae.model.token_rows import TokenRows
 from sae.source import Progress
 
 LOGITS_AT_ONCE = 2**25

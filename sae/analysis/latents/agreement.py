@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sae.analysis.latents.reading import HALVES, Half, Piece
 from sae.dictionary import Dictionary
-from sae.matching import Matching, cosines
+from sae.numerics.matching import Matching, cosines
 from sae.source import Batch, Source, Truth
 
 MIN_COUNT = 10

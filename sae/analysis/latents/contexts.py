@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.activations.corpus import PADDING
 from sae.analysis.latents.examples import Examples
 from sae.analysis.latents.reading import Index, Keep, Piece, Reading
-from sae.corpus import PADDING
 from sae.dictionary import Dictionary
 
 N_FEATURES = 6
@@ -22,7 +22,8 @@ N_FEATURES = 6
 class Windows:
     """One row for each example, `before` positions, its own, and some after it.
 
-    Beyond the ends of a row, and without tokens at all, `token` is :data:`~sae.corpus.PADDING`; `value` is NaN where
+    Beyond the ends of a row, and without tokens at all, `token` is :data:`~sae.activations.corpus.PADDING`; `value`
+    is NaN where
     the dictionary reads nothing. Where true features are known, `feature` holds the most active ones at the example's
     own place, the largest first, with their coefficients.
     """

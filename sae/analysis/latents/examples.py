@@ -18,7 +18,7 @@ from torch import Tensor
 from sae.analysis.latents.firing import N_BINS, Fired
 from sae.analysis.latents.kept import Kept
 from sae.analysis.latents.reading import Piece
-from sae.seeds import generator
+from sae.numerics.seeds import generator
 
 APART = 32
 """Of one row, places that are nearer to each other than this are one example."""

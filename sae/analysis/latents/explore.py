@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from sae.activations.disk_source import Activations
 from sae.analysis.latents.ablation import Ablation, ablate
 from sae.analysis.latents.agreement import FeatureMatch, Matched, Telling, Told, of_labels
 from sae.analysis.latents.cofiring import CoFiring, Partners
@@ -23,11 +24,10 @@ from sae.analysis.latents.firing import Fired, Tally
 from sae.analysis.latents.reading import Reading, read
 from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_stream, logits, neighbours
 from sae.dictionary import Dictionary
-from sae.kinds import Settings
-from sae.model import Site, spliceable
-from sae.seeds import generator
+from sae.model.hooked import Site, spliceable
+from sae.numerics.seeds import generator
+from sae.registry import Settings
 from sae.source import Progress, Source
-from sae.streamed import Activations
 
 CODES_AT_ONCE = 2**24
 """Codes of a piece: 64 MB in float32."""

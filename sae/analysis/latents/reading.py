@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae.corpus import PADDING, Corpus
-from sae.rows import TokenRows
-from sae.seeds import Permutation, derive
+from sae.activations.corpus import PADDING, Corpus
+from sae.activations.disk_source import Activations
+from sae.activations.shards import Shards
+from sae.model.token_rows import TokenRows
+from sae.numerics.seeds import Permutation, derive
 from sae.source import Source
-from sae.store import Shards
-from sae.streamed import Activations
 
 Half = Literal["choose", "test"]
 HALVES: tuple[Half, Half] = ("choose", "test")

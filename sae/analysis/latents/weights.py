@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.matching import unit
-from sae.model import Model
+from sae.model.hooked import Model
+from sae.numerics.matching import unit
 
 ROWS_AT_ONCE = 512
 STREAM = r"(.*\.)?hook_(embed|pos_embed|resid_pre|resid_mid|resid_post|attn_out|mlp_out)"

@@ -19,8 +19,8 @@ from sae.analysis.latents.firing import Fired
 from sae.analysis.latents.kept import Kept
 from sae.analysis.latents.reading import read
 from sae.dictionaries.relu import Relu
-from sae.memory import held, peak
-from sae.seeds import generator
+from sae.numerics.memory import held, peak
+from sae.numerics.seeds import generator
 from sae.sources.independent import Config as Independent
 from sae.sources.tensor import Rows
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from sae.activations.corpus import PADDING
+from sae.activations.disk_source import Activations
 from sae.analysis.latents import Absent, Exploration, LatentsConfig, explore
 from sae.analysis.latents.examples import APART, TOP
 from sae.analysis.latents.reading import read
 from sae.analysis.latents.weights import in_stream, logits, neighbours
-from sae.corpus import PADDING
 from sae.dictionaries.topk import TopK
-from sae.model import Model
-from sae.rows import TokenRows
-from sae.seeds import generator
-from sae.streamed import Activations
+from sae.model.hooked import Model
+from sae.model.token_rows import TokenRows
+from sae.numerics.seeds import generator
 from tests.streaming import build, columns, silent, words
 
 HOOK = "blocks.0.hook_resid_post"

@@ -1,0 +1,72 @@
+"""The command `sae ask`. Nothing heavy is imported before it is called."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.commands.options import Out, Set
+
+if TYPE_CHECKING:
+    from pipelines.question import Answer, Cell
+
+
+def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
+    """Ask one of the open questions of a config's model and, where it takes one, of a trained dictionary.
+
+    monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map or embeddings; docs/questions.md
+    tells what each asks. Every answer has its control beside it, is printed as tables and written as JSON.
+
+    Parameters
+    ----------
+    question
+        What is asked; its settings stand under [ask.QUESTION] in the config.
+    config
+        A TOML file, for its source.
+    dictionary
+        A saved dictionary of that source, or a train step's directory; without it neurons alone are asked about.
+    set
+        A value in place of the file's, such as ask.monosemantic.k=20; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines.config.config import read
+    from pipelines.config.suites import find
+    from pipelines.question import answer_question
+    from pipelines.steps.progress import Board
+
+    settings = read(find(config), set or ())
+    root = out or settings.runtime.out
+    answer, file = answer_question(question, settings, dictionary, root, Board(Console(stderr=True)))
+    print_answer(answer, file, Console())
+
+
+def print_answer(answer: Answer, file: Path, console: Console) -> None:
+    """Prints the tables, the facts, and where all of it lies."""
+    for name, value in answer.facts.items():
+        console.print(f"{name}: {_cell_text(value)}", markup=False, highlight=False, soft_wrap=True)
+    for table in answer.tables:
+        drawn = Table(title=escape(table.title), title_justify="left", title_style="italic", box=None, pad_edge=False)
+        for i, column in enumerate(table.columns):
+            drawn.add_column(column, justify="right" if i else "left", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(escape(_cell_text(cell)) for cell in row))
+        console.print(drawn)
+    console.print(f"answer: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    from sae.numerics.statistics import Interval
+
+    if isinstance(cell, Interval):
+        if math.isnan(cell.value):
+            return "not known"
+        return f"{cell.value:.3g}" if cell.low == cell.high or math.isnan(cell.low) else str(cell)
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,1 @@
+"""Configs: TOML tables, their validation, sweeps, and the names of settings."""

@@ -1,0 +1,153 @@
+"""TOML tables on their way to a class: overrides, sweeps, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+import types
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sae.registry import Settings, unknown
+
+S = TypeVar("S", bound=Settings)
+Table = dict[str, Any]
+
+
+def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
+    """A copy of `table` with each ``key.path=value`` set; in ``[[tables]]`` the value goes into every one."""
+    result = copy.deepcopy(dict(table))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        *parents, name = path.strip().split(".")
+        if not equals or not all([*parents, name]):
+            raise ValueError(f"--set {assignment}: write key.path=value, for example train.steps=200")
+        places: list[Any] = [result]
+        for parent in parents:
+            below = [place.setdefault(parent, {}) for place in places]
+            places = [p for b in below for p in (cast(list[Any], b) if isinstance(b, list) else [b])]
+            if not all(isinstance(place, dict) for place in places):
+                raise ValueError(f"--set {assignment}: {parent!r} is a value, not a table with keys of its own")
+        for place in places:
+            place[name] = value_of(text.strip(), assignment)
+    return result
+
+
+def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """A copy of `table` with the values of `over` in place of its own, table by table; what is written for
+    ``[[tables]]`` goes into every one. A table of another kind takes the place of the whole."""
+    result = copy.deepcopy(dict(table))
+    for name, value in over.items():
+        here = result.get(name)
+        if isinstance(value, dict) and isinstance(here, list):
+            result[name] = [merged(one, cast(Table, value)) for one in cast(list[Table], here)]
+        elif (
+            isinstance(value, dict)
+            and isinstance(here, dict)
+            and here.get("kind") == value.get("kind", here.get("kind"))
+        ):
+            result[name] = merged(cast(Table, here), cast(Table, value))
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
+
+
+def value_of(text: str, assignment: str) -> Any:
+    """A TOML value; a bare word, such as a path, is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if re.fullmatch(r"""[^\s"'\[\]{},=#]+""", text):
+            return text
+        raise ValueError(f"--set {assignment}: {text!r} is neither a TOML value nor a bare word") from None
+
+
+def expand(cls: type[Settings], table: Mapping[str, Any], where: str) -> list[Table]:
+    """The settings of a sweep: the product over every list that stands in place of a single value."""
+    axes = {name: value for name, value in table.items() if _is_swept(cls, name, value)}
+    for name, values in axes.items():
+        if not values:
+            raise ValueError(f"{where}.{name} = []: an empty list sweeps over nothing; give at least one value")
+    return [{**table, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
+
+
+def _is_swept(cls: type[Settings], name: str, value: Any) -> bool:
+    """Whether a list is a sweep, and not itself the value of a field that takes lists."""
+    if not isinstance(value, list) or name not in cls.model_fields:
+        return False
+    items = cast(list[Any], value)
+    return not _takes_lists(cls.model_fields[name].annotation) or any(isinstance(item, list) for item in items)
+
+
+def _takes_lists(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return any(_takes_lists(choice) for choice in get_args(annotation))
+    if origin is Annotated:
+        return _takes_lists(get_args(annotation)[0])
+    cls = origin or annotation
+    return isinstance(cls, type) and issubclass(cls, Collection) and not issubclass(cls, str | bytes | Mapping)
+
+
+def build(cls: type[S], table: Mapping[str, Any], where: str) -> S:
+    """The settings in `table`; a ``ValueError`` of one line tells the first mistake by field, value and remedy."""
+    try:
+        return cls.model_validate(table)
+    except ValidationError as error:
+        raise ValueError(_told(error.errors()[0], cls, where)) from None
+
+
+def _told(mistake: ErrorDetails, cls: type[Settings], where: str) -> str:
+    path, reached = _followed(cls, [str(part) for part in mistake["loc"]])
+    field = ".".join([where, *path] if where else path)
+    if mistake["type"] == "extra_forbidden":
+        table = field.rpartition(".")[0]
+        return f"{field}: {unknown(path[-1], _keys(reached), f'key of [{table}]' if table else 'key')}"
+    if mistake["type"] == "missing":
+        return f"{field} is missing: give it a value"
+    if mistake["type"] == "union_tag_not_found":
+        return f"{field}.kind is missing: give it a value"
+    if mistake["type"] == "union_tag_invalid":
+        kinds = [c.model_fields["kind"].default for c in _choices(reached)]
+        return f"{field}: {unknown(str(mistake.get('ctx', {})['tag']), kinds, 'kind')}"
+    message = mistake["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("\n", " ")
+    message = message.replace("valid dictionary", "table").replace("Tuple", "the list")
+    if not path:  # a rule between fields names them itself
+        return f"{where}: {message}"
+    if mistake["type"] == "value_error" and isinstance(mistake["input"], Mapping):  # and so one of a nested table
+        return f"{field}: {message}"
+    return f"{field} = {mistake['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _followed(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]:
+    """The keys that a user wrote on the way to a mistake, and the type of the last table on it. Where a field takes
+    tables of several kinds, pydantic's path names the kind too."""
+    keys: list[str] = []
+    reached: Any = cls
+    for part in path:
+        named = {c.model_fields["kind"].default: c for c in _choices(reached) if "kind" in c.model_fields}
+        if len(named) > 1 and part in named:
+            reached = named[part]
+            continue
+        keys.append(part)
+        if part in _keys(reached):
+            reached = _keys(reached)[part].annotation
+    return keys, reached
+
+
+def _choices(annotation: Any) -> list[type[Settings]]:
+    """The classes of settings that a field takes."""
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [cls for choice in get_args(annotation) for cls in _choices(choice)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Settings) else []
+
+
+def _keys(reached: Any) -> Mapping[str, Any]:
+    """The known keys of a table, where its type is the only one that may stand there."""
+    choices = _choices(reached)
+    return choices[0].model_fields if len(choices) == 1 else {}

@@ -1,0 +1,239 @@
+"""The report as one self-contained page: tables, figures and words, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from pipelines.report.findings import UNDEFINED, Verdict, decimals, number
+from pipelines.report.probes import Probes
+from pipelines.report.scores import ordered, score_of
+from pipelines.report.settings_table import Setting, ranked
+from pipelines.report.style import FAINT, INK, RULE
+from pipelines.steps.store import versions
+from sae.registry import kinds
+
+MAIN = (
+    *("l0", "fvu", "dead", "mmcs_truth", "mmcs_latents", "mcc", "recovered_90", "f1_chosen"),
+    *("ce_increase", "ce_recovered_mean", "kl", "probe_auc_k16"),
+)
+"""The scores of the table that one reads first; the others are folded away."""
+
+LABELS_ALONE = ("probe_auc_latent", "latents_per_feature", "subspace_cosine", "latents_per_subspace")
+"""What one reads first where there are labels and no direction to be recovered."""
+
+COST = "encoder_cost"
+
+REM_PER_POINT = 0.092
+"""The size at which every figure stands on the page, so that their letters are equally large."""
+
+
+class Shown(NamedTuple):
+    """A figure on the page."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+class Section(NamedTuple):
+    """What the page says of one source."""
+
+    source: str
+    findings: Sequence[str]
+    settings: Sequence[Setting]
+    verdict: Verdict | None
+    figures: Sequence[Shown]
+    probes: Probes | None = None
+
+
+class Cell(NamedTuple):
+    """A score of a setting as text; `best` where no other fair setting of the source has a better mean."""
+
+    text: str
+    half: str
+    best: bool
+    hint: str
+    value: float
+
+
+class Line(NamedTuple):
+    """A setting as a line of a table."""
+
+    setting: Setting
+    note: str
+    cells: Sequence[Cell]
+
+
+def render(
+    config: Mapping[str, Any], sections: Sequence[Section], score: str, manifests: Sequence[Mapping[str, Any]]
+) -> str:
+    """The page. `config` is the report step's, `score` what named the best, `manifests` those of training."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("pipelines", "templates")
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update(prose=prose, breakable=breakable, plain="{:.4g}".format)
+    everything = [s for section in sections for s in section.settings]
+    names = ordered(n for s in everything for n, e in s.scores.items() if e.n)
+    return page.get_template("report.html").render(
+        config=config,
+        sections=[
+            {
+                "about": section,
+                "main": (main := main_scores(section.settings, names)),
+                "lines": lines(section.settings, score, main),
+                "all": lines(section.settings, score, names),
+                "figures": [(f, inline(f.svg, f"s{i}-{f.name}")) for f in section.figures],
+            }
+            for i, section in enumerate(sections)
+        ],
+        names=names,
+        score=score,
+        known={name: score_of(name) for name in names},
+        facts=facts(everything, manifests),
+        methods=methods(everything),
+        families=families(names),
+        toml=toml(config.get("config", {})),
+        versions=versions(),
+        several_data=any(len(s.members) > next((e.n for e in s.scores.values()), 0) > 1 for s in everything),
+    )
+
+
+def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
+    """The scores of the first table; with encoders of different cost, firing as it is and that cost; without a truth
+    or a model, what labels say."""
+    differ = len({s.mean(COST) for s in settings if COST in s.scores and not s.is_baseline}) > 1
+    more = ("f1", COST) if differ else ()
+    more += () if {"mcc", "ce_increase"} & set(names) else LABELS_ALONE
+    return [n for n in (*MAIN, *more) if n in names] or list(names[:10])
+
+
+def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[Line]:
+    """The settings, best first, with the best of every column marked; a ceiling is never the best."""
+    order = ranked(settings, score)
+    order += [s for s in settings if s not in order]
+    best: dict[str, float] = {}
+    for name in names:
+        known = score_of(name)
+        if known is not None and known.better:
+            best[name] = max((s.goodness(name) for s in settings if not s.is_ceiling(name)), default=float("nan"))
+    return [Line(s, note(s, score), [cell(s, name, best.get(name)) for name in names]) for s in order]
+
+
+def cell(s: Setting, name: str, best: float | None) -> Cell:
+    e = s.scores.get(name)
+    if e is None or e.n == 0:
+        return Cell(UNDEFINED, "", False, "not defined here", float("nan"))
+    is_best = best is not None and not s.is_ceiling(name) and s.goodness(name) == best
+    if e.n == 1:
+        return Cell(number(e.mean), "", is_best, f"{name} {e.mean:.6g}, one value", e.mean)
+    hint = f"{name} {e.mean:.6g}, 95% interval {e.low:.6g} to {e.high:.6g}, n = {e.n}"
+    return Cell(number(e.mean), f"±{e.half:.{decimals(e.mean)}f}".replace("±0.", "±."), is_best, hint, e.mean)
+
+
+def note(s: Setting, score: str) -> str:
+    return "ceiling" if s.is_ceiling(score) else "baseline" if s.is_baseline else ""
+
+
+def facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was run, in a few numbers."""
+    trained, baselines = (
+        sum(dict((s.but_encoder, len(s.members)) for s in settings if s.is_baseline == own).values())
+        for own in (False, True)
+    )
+    seeds = {len(s.members) for s in settings if not s.is_baseline} or {len(s.members) for s in settings}
+    n_sources = len({s.source for s in settings})
+    devices = sorted({str(m["device"]) for m in manifests if "device" in m})
+    found = [("dictionaries trained", str(trained)), ("baselines and controls", str(baselines))]
+    found += [
+        ("seeds each" if max(seeds) > 1 else "seed each", " to ".join(map(str, sorted({min(seeds), max(seeds)}))))
+    ]
+    found += [("sources", str(n_sources))] if n_sources > 1 else []
+    found += [("trained on", " and ".join(devices))] if devices else []
+    return [(what, value) for what, value in found if value != "0"]
+
+
+def methods(settings: Iterable[Setting]) -> list[tuple[str, str]]:
+    """Every source and method in words: the first paragraph of what its own file says."""
+    found: dict[str, str] = {}
+    for s in settings:
+        for kind in (s.source.partition(" ")[0], s.kind):
+            for package in ("sae.sources", "sae.dictionaries", "sae.baselines"):
+                if kind in kinds(package):
+                    found[kind] = first_paragraph(kinds(package)[kind].__doc__ or "")
+    return list(found.items())
+
+
+def first_paragraph(text: str) -> str:
+    return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
+
+
+def families(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The definitions of the scores as their own files state them, for the families that occur."""
+    own = {name: inspect.cleandoc(module.__doc__ or "") for name, module in kinds("sae.metrics").items()}
+    return [(kind, text) for kind, text in own.items() if any(re.search(rf"\b{n}\b", text) for n in names)]
+
+
+def prose(text: str) -> Any:
+    """Escaped text in which what stands in (double) backticks is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"``?([^`]+)``?", r"<code>\1</code>", str(escape(text))))
+
+
+def breakable(name: str) -> Any:
+    """A score's name that may be broken after an underscore."""
+    from markupsafe import Markup, escape
+
+    return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def inline(svg: str, prefix: str) -> Any:
+    """A figure as part of the page: its own ids, the page's ink and font, no reference to anything outside."""
+    from markupsafe import Markup
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg).replace('href="#', f'href="#{prefix}-')
+    points = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # pyright: ignore[reportOptionalSubscript]
+    svg = re.sub(r'width="[\d.]+pt"', f'style="width: {points * REM_PER_POINT:.2f}rem"', svg, count=1)
+    svg = re.sub(r' height="[\d.]+pt"', "", svg, count=1)
+    for own, of_page in ((INK, "currentColor"), (FAINT, "var(--faint)"), (RULE, "var(--rule)")):
+        svg = svg.replace(own, of_page)
+    return Markup(svg)
+
+
+def toml(table: Mapping[str, Any], path: str = "") -> str:
+    """A table as TOML, values first, then tables; what is None is left out."""
+    nested = {k: v for k, v in table.items() if isinstance(v, Mapping) or _is_tables(v)}
+    text = "".join(f"{k} = {_value(v)}\n" for k, v in table.items() if k not in nested and v is not None)
+    for key, value in nested.items():
+        whole = f"{path}.{key}" if path else key
+        header = f"\n[{whole}]\n" if isinstance(value, Mapping) else f"\n[[{whole}]]\n"
+        each = [value] if isinstance(value, Mapping) else value
+        text += "".join(header + toml(cast(Mapping[str, Any], t), whole) for t in each)
+    return text
+
+
+def _is_tables(value: Any) -> bool:
+    """Whether a value is a list of tables and of nothing else."""
+    if not isinstance(value, list | tuple):
+        return False
+    entries = cast(Sequence[Any], value)
+    return bool(entries) and all(isinstance(entry, Mapping) for entry in entries)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = cast(Mapping[str, Any], value).items()
+        return "{" + ", ".join(f"{k} = {_value(v)}" for k, v in pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(v) for v in cast(Sequence[Any], value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

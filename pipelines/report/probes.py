@@ -1,0 +1,247 @@
+"""What probe studies found, for the report: one table of every result, their summary, and a figure."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pipelines.report.settings_table import Setting, champions
+from pipelines.report.style import FAINT, INK, canvas, label_ends, plain_log, styled
+from pipelines.steps.step import Job
+from sae.numerics.statistics import Estimate
+from sae.probing import Result, read_results, summary
+from sae.probing.quiver import is_control
+from sae.probing.summary import Condition, Help, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_SHOWN = 4
+"""Dictionaries whose probes the page tells of; the others are in the files."""
+FILE, SUMMARY = "probes.csv", "probes.json"
+CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+@dataclass
+class Probed:
+    """The results on the activations of one source (over its data seeds), and of each dictionary by its number."""
+
+    raw: list[Result] = field(default_factory=list[Result])
+    own: dict[int, list[Result]] = field(default_factory=dict[int, list[Result]])
+
+
+def gather(job: Job) -> dict[str, Probed]:
+    """What the probe steps among a report's inputs left, by source; a table of it all goes into its directory."""
+    found: dict[str, Probed] = {}
+    rows: list[list[Any]] = []
+    identity = ("source", "method", "encoder", "n_latents", "l1", "target_l0", "seed", "data_seed")
+    seeds = {step.config["row"]["data_seed"] for name, step in job.step.inputs.items() if name.startswith("probes.")}
+    for name, step in job.step.inputs.items():
+        kind, _, number = name.partition(".")
+        if kind not in ("probes", "probe"):
+            continue
+        row = step.config["row"]
+        results = read_results(job.inputs[name] / FILE)
+        known = ["" if row.get(column) is None else row[column] for column in identity]
+        rows += [[*known, *("" if v != v else v for v in result)] for result in results]
+        if len(seeds) > 1:  # features of different draws of a source have nothing but their numbers in common
+            results = [r._replace(task=f"{r.task} (data_seed {row['data_seed']})") for r in results]
+        probed = found.setdefault(row["source"], Probed())
+        if kind == "probes":
+            probed.raw += results
+        else:
+            probed.own[int(number)] = results
+    if rows:
+        own = {"method": "probe", "seed": "draw"}
+        _write(job.out / FILE, [*identity, *(own.get(name, name) for name in Result._fields)], rows)
+    return found
+
+
+def _write(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as out:
+        csv.writer(out, lineterminator="\n").writerows([header, *rows])
+
+
+def summarised(probed: Probed, settings: Mapping[str, Sequence[int]]) -> Summary:
+    """The summary of a source, with its dictionaries by the titles of their settings."""
+    return summary(probed.raw, {title: [probed.own[i] for i in members] for title, members in settings.items()})
+
+
+def write_summaries(summaries: Mapping[str, Summary], said: Mapping[str, Sequence[str]], file: Path) -> None:
+    """As JSON, with the answers in words; what is undefined is null."""
+    content = {source: {"answers": said[source], **_plain(found)} for source, found in summaries.items()}
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def answers(directory: Path, source: str) -> list[str]:
+    """What a report's directory says of the probes on a source; nothing where there was no study."""
+    file = directory / SUMMARY
+    return json.loads(file.read_text()).get(source, {}).get("answers", []) if file.is_file() else []
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Estimate):
+        return _plain(dataclasses.asdict(value))
+    if hasattr(value, "_asdict"):
+        return {name: _plain(entry) for name, entry in value._asdict().items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+class Row(NamedTuple):
+    """A line of the page's tables: names, then cells of text."""
+
+    names: Sequence[str]
+    cells: Sequence[str]
+    is_control: bool = False
+
+
+class Probes(NamedTuple):
+    """What the page says of a study: sentences, the probes' table and that of what a dictionary adds."""
+
+    findings: Sequence[str]
+    regimes: Sequence[str]
+    outcomes: Sequence[Row]
+    columns: Sequence[str]
+    helps: Sequence[Row]
+
+
+def probes_of(found: Summary, settings: Sequence[Setting], score: str) -> Probes:
+    shown = studied(settings, score)
+    regimes, outcomes = outcome_rows(found, shown)
+    return Probes(sentences(found, shown), regimes, outcomes, HELP, help_rows(found, shown))
+
+
+def studied(settings: Sequence[Setting], score: str) -> list[str]:
+    """The dictionaries of which the page tells what probes make of them: the best of each trained method."""
+    best = champions(settings, score)
+    return [s.title for s in [s for s in best if not s.is_baseline][:MOST_SHOWN] or best[:1]]
+
+
+def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[Row]]:
+    """The mean test AUC of every probe in each regime, over all of its levels."""
+    regimes = _regimes(found)
+    rows: dict[tuple[str, str], dict[str, Estimate]] = {}
+    for o in found.outcomes:
+        if o.condition.level is None and o.setting in ("", *shown):
+            rows.setdefault((o.setting, o.method), {})[o.condition.regime] = o.auc
+    lines = [
+        Row((setting or "activations", method), [_estimate(own.get(r)) for r in regimes], is_control(method))
+        for (setting, method), own in rows.items()
+    ]
+    return regimes, lines
+
+
+def help_rows(found: Summary, shown: Sequence[str]) -> list[Row]:
+    """Whether each dictionary's probes help, in each regime."""
+    return [_help_row(h) for h in found.helps if h.condition.level is None and h.setting in shown]
+
+
+HELP = ("without", "with", "alone", "with - without", "p (Wilcoxon)", "d_z", "won-lost-tied", "taken", "no validation")
+
+
+def _help_row(h: Help) -> Row:
+    a = h.added
+    cells = [_estimate(h.without), _estimate(h.joined), _estimate(h.own), _signed(a.difference, a.half)]
+    cells += [_number(a.wilcoxon_p), _number(a.d_z), f"{a.wins}-{a.losses}-{a.ties}"]
+    return Row((h.setting, h.condition.regime), [*cells, f"{h.taken:.0%}", f"{h.unvalidated:.0%}"])
+
+
+def sentences(found: Summary, shown: Sequence[str]) -> list[str]:
+    """The answer in words, for each dictionary in the regime that was studied first."""
+    regime = _regimes(found)[0]
+    return [
+        f"Probes, {regime}: with those of {h.setting} added, the AUC of what validation takes changes from "
+        f"{h.without.mean:.3f} by {_signed(h.added.difference, h.added.half)} over {h.added.n} tasks "
+        f"(Wilcoxon p = {_number(h.added.wilcoxon_p)}); alone they are {_signed(h.alone.difference, h.alone.half)} "
+        f"from {_reference(found)}."
+        for h in found.helps
+        if h.condition == Condition(regime, None) and h.setting in shown
+    ]
+
+
+def _reference(found: Summary) -> str:
+    return next(o.method for o in found.outcomes if not o.setting)
+
+
+def _regimes(found: Summary) -> list[str]:
+    return list(dict.fromkeys(o.condition.regime for o in found.outcomes))
+
+
+def _estimate(e: Estimate | None) -> str:
+    if e is None or not e.n:
+        return ""
+    return f"{e.mean:.3f}" + (f" ± {e.half:.3f}" if math.isfinite(e.half) else "")
+
+
+def _signed(mean: float, half: float) -> str:
+    return f"{mean:+.4f}" + (f" ± {half:.4f}" if math.isfinite(half) else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) else "undefined"
+
+
+def learning(found: Summary, settings: Sequence[Setting], score: str) -> Iterator[tuple[str, str, str, Figure]]:
+    """How many rows a probe needs, where that was studied: a figure with its name, title and caption."""
+    best = studied(settings, score)[0]
+    figure = curves(found, best)
+    caption = (
+        "Mean over tasks, bands are 95% intervals over them. Chosen: what validation takes among the probes on the "
+        f"activations, without and with those of {best}. Dashed: controls."
+    )
+    if figure is not None:
+        yield "probe-rows", "How many rows a probe needs", caption, figure
+
+
+@styled
+def curves(found: Summary, setting: str) -> Figure | None:
+    """Test AUC against the number of training rows, with 95% intervals over tasks."""
+    lines = _curves(found, setting)
+    if not lines or len(next(iter(lines.values()))) < 2:
+        return None
+    figure, (ax,) = canvas(6.4, 4.0)
+    ends: list[tuple[float, float, str, str]] = []
+    fair = iter(CURVES)
+    for name, points in lines.items():
+        colour = FAINT if is_control(name) else INK if name == _reference(found) else next(fair, INK)
+        n, mean = np.array(list(points)), np.array([e.mean for e in points.values()])
+        half = np.nan_to_num([e.half for e in points.values()])
+        style = (0, (4, 3)) if is_control(name) else "-"
+        ax.fill_between(n, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
+        ax.plot(n, mean, color=colour, ls=style, marker="o", ms=3)
+        ends.append((n[-1], mean[-1], name, colour))
+    ax.set(xscale="log", xlabel="training rows, half of them positive", ylabel="test AUC, mean over tasks")
+    ax.set_ylim(min(0.45, *(e.mean for points in lines.values() for e in points.values())) - 0.02, 1.02)
+    plain_log(ax.xaxis)
+    label_ends(ax, ends)
+    return figure
+
+
+def _curves(found: Summary, setting: str) -> dict[str, dict[float, Estimate]]:
+    sparse = [o.method for o in found.outcomes if o.setting == setting and o.method[1:].isdigit()]
+    middle = sorted(set(sparse), key=lambda m: int(m[1:]))[len(set(sparse)) // 2] if sparse else ""
+    kept = {("", _reference(found)), ("", "shuffled"), (setting, middle), (setting, f"untrained_{middle}")}
+    lines: dict[str, dict[float, Estimate]] = {}
+
+    def put(name: str, condition: Condition, value: Estimate) -> None:
+        if condition.regime == "scarcity" and condition.level is not None and value.n:
+            lines.setdefault(name, {})[condition.level] = value
+
+    for o in found.outcomes:
+        if (o.setting, o.method) in kept:
+            put(o.method, o.condition, o.auc)
+    for h in found.helps:
+        if h.setting == setting:
+            put("chosen, without", h.condition, h.without)
+            put("chosen, with", h.condition, h.joined)
+    return lines

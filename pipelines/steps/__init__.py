@@ -1,0 +1,1 @@
+"""Steps of a run: their keys, their directories, their progress and their cost."""

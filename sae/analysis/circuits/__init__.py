@@ -1,0 +1,1 @@
+"""Attention heads, position and LayerNorm: which component of a model does what."""

@@ -1,0 +1,1 @@
+"""Geometry of decoder rows, embeddings and neurons."""

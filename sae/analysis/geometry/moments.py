@@ -1,0 +1,73 @@
+"""Sums over rows, from which covariances, means by position and what follows from them are read, part by part.
+
+Rows are parted (by document, say) so that every measure has an interval over parts that share nothing. Memory is that
+of ``n_parts (d^2 + n_positions d)`` numbers, however many rows there are. Sums are of float64, and about a shift (the
+mean of the first rows), since residual streams have coordinates whose mean is many times their deviation.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.numerics.seeds import generator
+
+
+class Moments:
+    """Number, sum and second moment of rows, by part and, the first two, by position."""
+
+    def __init__(self, d: int, n_positions: int = 1, n_parts: int = 5) -> None:
+        self.n_parts, self.n_positions = n_parts, n_positions
+        self.count = torch.zeros(n_parts, n_positions, dtype=torch.float64)
+        self.sum = torch.zeros(n_parts, n_positions, d, dtype=torch.float64)
+        self.second = torch.zeros(n_parts, d, d, dtype=torch.float64)
+        self._shift: Tensor | None = None
+
+    def add(
+        self, x: Float[Tensor, "rows d"], part: Int[Tensor, " rows"], position: Int[Tensor, " rows"] | None = None
+    ) -> None:
+        """Takes in rows, each of a part (from 0) and at a position (from 0)."""
+        if self._shift is None:
+            self._shift = x.mean(0).double().cpu()
+        x, part = x.double().cpu() - self._shift, part.cpu().long()
+        place = part * self.n_positions + (0 if position is None else position.cpu().long())
+        self.count.view(-1).index_add_(0, place, torch.ones(len(x), dtype=torch.float64))
+        self.sum.view(-1, x.shape[1]).index_add_(0, place, x)
+        for p in part.unique().tolist():
+            own = x[part == p]
+            self.second[p] += own.T @ own
+
+    @cached_property
+    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.count.sum(0), self.sum.sum(0), self.second.sum(0)
+
+    def covariance(self, part: int | None = None) -> Float[Tensor, "d d"]:
+        """Of a part, or of all rows. Asked for only when all rows are in."""
+        count, total, second = self._all if part is None else (self.count[part], self.sum[part], self.second[part])
+        n, mean = count.sum(), total.sum(0) / count.sum()
+        return second / n - torch.outer(mean, mean)
+
+    def positional(self, part: int | None = None) -> Float[Tensor, "n_positions d"]:
+        """Means by position, less the mean over rows, each times the root of its share of the rows: their squares add
+        up to the variance between positions. Zero at a position without rows."""
+        count, total, _ = self._all if part is None else (self.count[part], self.sum[part], self.second[part])
+        n, mean = count.sum(), total.sum(0) / count.sum()
+        return (total / count.clamp(min=1)[:, None] - mean) * (count / n).sqrt()[:, None]
+
+
+def directions_of(covariance: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Variances, the largest first, and the principal directions in rows."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return values.flip(0).clamp(min=0), vectors.flip(1).T.contiguous()
+
+
+def matched(covariance: Float[Tensor, "d d"], n: int, seed: int, draws: int = 20) -> list[Float[Tensor, "n d"]]:
+    """Random rows ``~ N(0, C)``, drawn `draws` times: as uneven as activations of that covariance, and without any
+    other structure of theirs."""
+    values, vectors = directions_of(covariance)
+    root = values.sqrt()[:, None] * vectors
+    draw = generator("matched", seed)
+    return [torch.randn(n, len(root), generator=draw, dtype=torch.float64) @ root for _ in range(draws)]

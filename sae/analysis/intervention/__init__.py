@@ -1,0 +1,1 @@
+"""Dictionaries in a running model: splicing, edits and attribution."""

@@ -1,0 +1,177 @@
+"""Dictionaries in a running model: what they read, what their latents do, and what happens when those are edited.
+
+    with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": [zero(17)]}) as spliced:
+        logits = model.bridge(tokens)
+    spliced.codes["blocks.3.hook_resid_post"]      # of the last forward pass, sparse
+
+With ``error=True`` what the dictionary leaves unexplained stays where it is, so that only edits change anything:
+
+    x' = x + (decode(edit(z)) - decode(z)),   z = encode(x)
+
+which is x itself, to the bit, where there is no edit; its derivative with respect to x is then the identity. With
+``error=False`` the reconstruction stands in for the activations: ``x' = decode(edit(z))``, with a transcoder's skip.
+Positions that a dictionary never saw in training (special tokens, the first of a row) pass unchanged in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from sae.activations.corpus import Selection
+from sae.analysis.intervention.edits import Edit
+from sae.analysis.intervention.sparse_codes import SparseCodes
+from sae.dictionary import Dictionary
+from sae.model.hooked import Model, check_spliceable
+
+Places = Mapping[str, Dictionary]
+"""Dictionaries by hook point; those that map one hook to another (transcoders) by ``"hook -> target"``."""
+
+Instead = Callable[[str, Dictionary, Tensor, Tensor], Tensor]
+"""What goes on at a place's kept positions, in place of what edits make of them: a function of the place, the
+dictionary, its codes, and the activations that stood there."""
+
+
+@dataclass(eq=False)
+class Spliced:
+    """A model with dictionaries in it. `codes` are those of the last forward pass, before any edit."""
+
+    bridge: Any
+    places: Places
+    edits: Mapping[str, Sequence[Edit]]
+    error: bool
+    select: Mapping[str, Selection]
+    codes: dict[str, SparseCodes] = field(default_factory=dict[str, SparseCodes])
+    instead: Instead | None = None
+    _tokens: Tensor | None = None
+    _read: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def kept(self, place: str) -> Bool[Tensor, "rows n_tokens"]:
+        """The positions at which the place's dictionary is asked, in the present forward pass."""
+        assert self._tokens is not None
+        select, tokens = self.select[place], self._tokens
+        # A pass of a single token is a step of generation, not the start of a row.
+        starts = tokens.shape[1] > 1
+        return replace(select, drop_first=select.drop_first and starts)(tokens).kept
+
+    def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
+        """A reading hook where a dictionary reads elsewhere than it writes, and a writing hook for each."""
+        hooks: list[tuple[str, Callable[..., Any]]] = []
+        for place in self.places:
+            hook, target = ends(place)
+            hooks += [] if hook == target else [(hook, self._keep(place))]
+            hooks.append((target, self._write(place)))
+        return hooks
+
+    def see(self, module: Any, args: tuple[Any, ...]) -> None:
+        """Remembers the tokens of a forward pass, from the embedding that they go into."""
+        self._tokens = args[0]
+        self._read.clear()
+
+    def _keep(self, place: str) -> Callable[..., None]:
+        def keep(acts: Tensor, hook: Any) -> None:
+            self._read[place] = acts.flatten(2)
+
+        return keep
+
+    def _write(self, place: str) -> Callable[..., Tensor | None]:
+        start, target = ends(place)
+
+        def write(acts: Tensor, hook: Any) -> Tensor | None:
+            if start != target and place not in self._read:
+                raise ValueError(f"{place}: {target!r} comes before {start!r} in a forward pass")
+            return self._through(place, acts, acts.flatten(2) if start == target else self._read.pop(place))
+
+        return write
+
+    def _through(self, place: str, acts: Tensor, read: Tensor) -> Tensor | None:
+        """What goes on in the place of the activations; None where they go on untouched."""
+        d, kept = self.places[place], self.kept(place)
+        x = read[kept].float()
+        z = d.encode(x)
+        self.codes[place] = SparseCodes.of(z.detach(), kept)
+        edits, flat = self.edits.get(place, ()), acts.flatten(2)
+        if self.instead is not None:
+            values = self.instead(place, d, z, flat[kept].float())
+        elif self.error and not edits:
+            return None
+        else:
+            new = z
+            for edit in edits:
+                new = edit(new, d)
+            values = flat[kept].float() + (d.decode(new) - d.decode(z)) if self.error else d.reconstruct(x, new)
+        out = flat.clone()
+        out[kept] = values.to(flat)
+        return out.view(acts.shape)
+
+
+@contextmanager
+def splice(
+    model: Model | Any,
+    places: Places,
+    *,
+    edits: Mapping[str, Edit | Sequence[Edit]] | None = None,
+    error: bool = True,
+    special: Sequence[int] | None = None,
+    drop_first: bool | None = None,
+    instead: Instead | None = None,
+) -> Generator[Spliced]:
+    """Within the block, forward passes of the model go through the dictionaries at their hook points.
+
+    `model` is a :class:`sae.model.hooked.Model` or a TransformerLens Bridge. `places` names the hook point of each
+    dictionary,
+    or ``"hook -> target"`` for one that reads at one hook point and writes at another (a transcoder). `edits` are those
+    of each place, see :mod:`sae.analysis.intervention.edits`. Which positions pass unchanged is what each
+    dictionary's card says of
+    its training, unless `special` token ids and `drop_first` say otherwise; padding is known by its token alone.
+    `instead` takes the place of edits, for what needs more than the codes.
+
+    Raises ``ValueError`` of one line: an unknown hook point, a width that does not fit, an edit of no place.
+    """
+    bridge = model.bridge if isinstance(model, Model) else model
+    wrapped = model if isinstance(model, Model) else Model("the model", bridge, str(bridge.cfg.device))
+    _check(wrapped, places)
+    given = {place: [edit] if callable(edit) else list(edit) for place, edit in (edits or {}).items()}
+    for place in given:
+        if place not in places:
+            raise ValueError(f"edits: {place!r} has no dictionary; there is one at {', '.join(map(repr, places))}")
+    select = dict[str, Selection]()
+    for place, d in places.items():
+        card = _trained_on(d, bridge)
+        first = card.drop_first if drop_first is None else drop_first
+        select[place] = Selection(card.special if special is None else tuple(special), first)
+    spliced = Spliced(bridge, places, given, error, select, instead=instead)
+    with ExitStack() as stack:
+        stack.callback(bridge.embed.register_forward_pre_hook(spliced.see).remove)
+        stack.enter_context(bridge.hooks(fwd_hooks=spliced.hooks()))
+        yield spliced
+
+
+def ends(place: str) -> tuple[str, str]:
+    """Where a dictionary reads, and where it writes."""
+    hook, _, target = place.partition("->")
+    return hook.strip(), (target or hook).strip()
+
+
+def _trained_on(d: Dictionary, bridge: Any) -> Selection:
+    """The positions that a dictionary's card says it was trained on; all where it does not say."""
+    source = d.card.get("source", {})
+    if source.get("kind") != "transformer":
+        return Selection((), False)
+    first = bool(source.get("drop_position_0", False))
+    return Selection((), first) if bridge.tokenizer is None else Selection.of(bridge.tokenizer, first)
+
+
+def _check(model: Model, places: Places) -> None:
+    for place, d in places.items():
+        hook, target = ends(place)
+        widths = {name: model.width(name) for name in {hook: None, target: None}}
+        for name, width, does in ((hook, d.d_in, "reads"), (target, d.d_out, "writes")):
+            if widths[name] != width:
+                raise ValueError(f"{name!r} has width {widths[name]}, but the dictionary {does} {width}")
+        check_spliceable(target)

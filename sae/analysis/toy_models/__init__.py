@@ -1,0 +1,1 @@
+"""Measurements of toy models: phases, adversarial examples, loss by number of active features, hedging."""

@@ -1,0 +1,79 @@
+"""How much of what new latents stand for the old ones had carried, from a dictionary and a wider one alone.
+
+A narrow dictionary W ``[n, d_in]`` is trained on with m new latents, W' ``[n + m, d_in]``. Where its latents had
+hedged, they give up what the new ones now say: they move within the span of the new directions. With unit rows, P the
+projection on that span and P_0 on that of as many Gaussian vectors,
+
+    moved     = mean_i ||P (W'_i - W_i)|| / mean_i ||W_i||,    i = 1 ... n
+    by_chance = the mean over `n_draws` of the same with P_0
+    rate      = (moved - by_chance) / (1 - by_chance)
+
+Chanin et al. 2025, 'Feature hedging: correlated features break narrow sparse autoencoders'; 50 draws, as in their
+code. That cuts the rate off at 0; here it is not, so that the mean over dictionaries that do not hedge is 0 and not
+above. The new latents must be fewer than dimensions: from d_in on, every span is the whole space and P = P_0.
+
+Without truth the rate cannot tell hedging from any other reason for which old latents turn towards new ones; the score
+`hedged` of :mod:`sae.metrics.hedging` can, where the features are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.dictionary import Dictionary
+from sae.numerics.matching import cosines, one_to_one, unit
+from sae.numerics.seeds import generator
+
+
+@dataclass(frozen=True)
+class Hedging:
+    """The rate and the two numbers that it is made of."""
+
+    rate: float
+    moved: float
+    by_chance: float
+
+
+def hedging_rate(
+    narrow: Dictionary, extended: Dictionary, *, matched: bool = True, n_draws: int = 50, seed: int = 0
+) -> Hedging:
+    """The hedging rate of `narrow` as `extended` shows it.
+
+    `matched` says that the first latents of `extended` are those of `narrow`, trained on; where it was trained from the
+    start, ``matched=False`` pairs them one to one by their cosines, and what has no partner is new.
+
+    Raises ``ValueError`` of one line where the widths do not allow it.
+    """
+    n_new = extended.n_latents - narrow.n_latents
+    if extended.d_in != narrow.d_in:
+        raise ValueError(f"extended: d_in is {extended.d_in}, but that of narrow {narrow.d_in}; give two of one space")
+    if not 0 < n_new < narrow.d_in:
+        raise ValueError(
+            f"extended: {n_new} latents more than narrow; give one with 1 to {narrow.d_in - 1} more, fewer than d_in"
+        )
+    if n_draws < 1:
+        raise ValueError(f"n_draws: {n_draws}, but chance takes at least 1")
+    before, after = (unit(d.W_dec.detach().double().cpu()) for d in (narrow, extended))
+    if not matched:
+        partner = one_to_one(cosines(before, after))
+        new = torch.ones(len(after), dtype=torch.bool).index_fill(0, partner, False)
+        after = torch.cat([after[partner], after[new]])
+    old, added = after[: len(before)], after[len(before) :]
+    length = before.norm(dim=1).mean()
+    moved = within(old - before, added) / length
+    draw = generator("hedging", seed)
+    chance = [within(old - before, torch.randn(added.shape, generator=draw).double()) for _ in range(n_draws)]
+    by_chance = torch.stack(chance).mean() / length
+    rate = (moved - by_chance) / (1 - by_chance)
+    return Hedging(float(rate), float(moved), float(by_chance))
+
+
+def within(rows: Float[Tensor, "n d_in"], directions: Float[Tensor, "m d_in"]) -> Float[Tensor, ""]:
+    """The mean length of the rows' projections on the span of the directions."""
+    _, strength, span = torch.linalg.svd(directions, full_matrices=False)
+    basis = span[strength > 1e-9 * strength[0].clamp_min(1e-300)]
+    return (rows @ basis.T).norm(dim=1).mean()

@@ -1,0 +1,72 @@
+"""Binary properties of rows, for probes and coverage: real labels, or 'feature g is active'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sae.metric import Evidence
+from sae.numerics.binary_probes import best_threshold, f1_score, frequent_enough, rank_auc, spread_over
+from sae.source import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Properties:
+    """Properties of the rows of two batches, one column each."""
+
+    choose: Batch
+    test: Batch
+    on_choose: Bool[Tensor, "choose_rows n_properties"]
+    on_test: Bool[Tensor, "test_rows n_properties"]
+
+    def __len__(self) -> int:
+        return self.on_test.shape[1]
+
+    def measure(self, i: int, score: Tensor, threshold: float) -> tuple[float, float]:
+        """AUC and F1, on the test rows, of a score of these for the i-th property."""
+        positive = self.on_test[:, i]
+        return float(rank_auc(score[:, None], positive[:, None])), f1_score(score >= threshold, positive)
+
+    def measure_single(self, i: int, on_choose: Tensor, on_test: Tensor) -> tuple[float, float]:
+        """AUC and F1 of a score whose threshold is yet to be chosen."""
+        return self.measure(i, on_test, best_threshold(on_choose, self.on_choose[:, i]))
+
+
+@lru_cache(maxsize=4)
+def properties_of(evidence: Evidence, most: int, min_count: int) -> Properties:
+    """What there is to be told of the rows of some evidence, found once for all dictionaries: the real labels where it
+    has any, else activity of at most `most` features; with `min_count` rows of either class in both halves."""
+    if evidence.labelled is not None:
+        return labelled(*evidence.labelled, min_count)
+    represented = None if evidence.truth is None else evidence.truth.represented
+    return active_features(evidence.choose, evidence.test, represented, most, min_count)
+
+
+def labelled(choose: Batch, test: Batch, min_count: int) -> Properties:
+    """Every label (0/1 is one property), and every class of a label with classes, that is frequent enough."""
+    columns: list[tuple[Tensor, Tensor]] = []
+    for name, label in choose.labels.items():
+        classes = label.unique().tolist()
+        positives = [1] if set(classes) <= {0, 1} else classes
+        columns += [(label == c, test.labels[name] == c) for c in positives]
+    on_choose, on_test = (torch.stack(half, dim=1) for half in zip(*columns, strict=True))
+    usable = frequent_enough(min_count, on_choose, on_test)
+    return Properties(choose, test, on_choose[:, usable], on_test[:, usable])
+
+
+def active_features(
+    choose: Batch, test: Batch, represented: Bool[Tensor, " n_features"] | None, most: int, min_count: int
+) -> Properties:
+    """'Feature g is active' for at most `most` of the represented features, evenly over the ranks of their frequencies,
+    rare to frequent."""
+    assert choose.codes is not None and test.codes is not None
+    on_choose, on_test = choose.codes > 0, test.codes > 0
+    usable = frequent_enough(min_count, on_choose, on_test)
+    if represented is not None:
+        usable &= represented
+    feature = spread_over(on_choose, usable, most)
+    return Properties(choose, test, on_choose[:, feature], on_test[:, feature])

@@ -1,0 +1,1 @@
+"""Statistics, matching, sparse coding, random numbers and compiled loops; nothing here knows of dictionaries."""

@@ -1,0 +1,164 @@
+"""Loops of the sources, compiled by numba: the permutation of an epoch, the gathering of rows, uniform numbers.
+
+They release the interpreter's lock, so that batches can be made beside one another.
+"""
+
+# pyright: reportUntypedFunctionDecorator=false, reportPrivateUsage=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from sae.numerics.numba_jit import compiled, set_threads, threaded
+
+Words = NDArray[np.uint64]
+
+
+carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _to_pointer(context: Any, address: Any) -> Any:
+    """An address as a pointer, which numba has no word for."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.uint64), generate
+
+
+_pointer: Any = intrinsic(_to_pointer)
+
+
+@compiled
+def _mixed(x: Any) -> Any:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: Words, out: NDArray[np.int64]) -> None:
+    """The Feistel network of :class:`sae.numerics.seeds.Permutation`; `n` and `half_bits` are unsigned 64-bit words.
+
+    A round is made for all numbers at once, many to a vector register; those that fall outside go round again.
+    """
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = np.empty(len(index), np.uint64), np.empty(len(index), np.uint64)
+    place = np.arange(len(index))
+    for i in range(len(index)):
+        x = np.uint64(index[i])
+        left[i], right[i] = x >> half_bits, x & mask
+    outside = len(index)
+    while outside:
+        for key in keys:
+            for i in range(outside):
+                before = right[i]
+                right[i] = left[i] ^ (_mixed(before + key) & mask)
+                left[i] = before
+        inside, outside = outside, 0
+        for i in range(inside):
+            x = (left[i] << half_bits) | right[i]
+            if x < n:
+                out[place[i]] = x
+            else:
+                left[outside], right[outside], place[outside] = left[i], right[i], place[i]
+                outside += 1
+
+
+@compiled
+def gather(start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Row i of `out` becomes row ``index[i]`` of a table in parts that lie at the addresses `start`.
+
+    ``ends[k]`` is the number of rows in the parts up to and with part k. Nothing is checked.
+    """
+    width = out.shape[1]
+    for i in range(len(index)):
+        part = np.searchsorted(ends, index[i], side="right")
+        first = ends[part - 1] if part else 0
+        row = carray(_pointer(start[part]), (ends[part] - first, width), out.dtype)[index[i] - first]
+        # Copied word by word: the compiler makes wider moves of it than a call of memcpy does.
+        for c in range(width):
+            out[i, c] = row[c]
+
+
+@threaded
+def _gather_in_pieces(start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: Any, pieces: int) -> None:
+    n = len(index)
+    for p in prange(pieces):
+        some = slice(n * p // pieces, n * (p + 1) // pieces)
+        gather(start, ends, index[some], out[some])
+
+
+def gather_in_pieces(
+    start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any], pieces: int
+) -> None:
+    """The same as :func:`gather`, in so many threads or as many as there are cores."""
+    before = set_threads(pieces)
+    _gather_in_pieces(start, ends, index, out, pieces)
+    set_threads(before)
+
+
+@compiled
+def _renew(words: NDArray[np.uint32]) -> None:
+    """The next 624 words of a Mersenne Twister."""
+    for i in range(227):
+        y = (words[i] & np.uint32(0x80000000)) | (words[i + 1] & np.uint32(0x7FFFFFFF))
+        words[i] = words[i + 397] ^ (y >> np.uint32(1)) ^ (np.uint32(0x9908B0DF) * (y & np.uint32(1)))
+    for i in range(227, 623):
+        y = (words[i] & np.uint32(0x80000000)) | (words[i + 1] & np.uint32(0x7FFFFFFF))
+        words[i] = words[i - 227] ^ (y >> np.uint32(1)) ^ (np.uint32(0x9908B0DF) * (y & np.uint32(1)))
+    y = (words[623] & np.uint32(0x80000000)) | (words[0] & np.uint32(0x7FFFFFFF))
+    words[623] = words[396] ^ (y >> np.uint32(1)) ^ (np.uint32(0x9908B0DF) * (y & np.uint32(1)))
+
+
+@compiled
+def _unit(word: Any) -> Any:
+    """A word as torch makes a float32 in [0, 1) of it: tempered, and its last 24 bits divided by 2^24."""
+    word ^= word >> np.uint32(11)
+    word ^= (word << np.uint32(7)) & np.uint32(0x9D2C5680)
+    word ^= (word << np.uint32(15)) & np.uint32(0xEFC60000)
+    word ^= word >> np.uint32(18)
+    return np.float32(np.int32(word & np.uint32(0xFFFFFF))) * np.float32(2**-24)
+
+
+@compiled
+def uniform(words: NDArray[np.uint32], at: int, out: NDArray[np.float32]) -> int:
+    """Fills `out` with uniform numbers; returns how many of the words are used up."""
+    done = 0
+    while done < len(out):
+        if at == len(words):
+            _renew(words)
+            at = 0
+        n = min(len(words) - at, len(out) - done)
+        some, given = out[done : done + n], words[at : at + n]
+        for i in range(n):
+            some[i] = _unit(given[i])
+        done += n
+        at += n
+    return at
+
+
+@compiled
+def keep(words: NDArray[np.uint32], at: int, p: NDArray[np.float32], values: NDArray[np.float32]) -> int:
+    """Sets to zero the values whose uniform number is not below their p, of which there is a row for each row or one
+    for all."""
+    for r in range(len(values)):
+        row, chance, done = values[r], p[r % len(p)], 0
+        while done < len(row):
+            if at == len(words):
+                _renew(words)
+                at = 0
+            n = min(len(words) - at, len(row) - done)
+            some, below, given = row[done : done + n], chance[done : done + n], words[at : at + n]
+            for i in range(n):
+                some[i] = some[i] if _unit(given[i]) < below[i] else np.float32(0)
+            done += n
+            at += n
+    return at

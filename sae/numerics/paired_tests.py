@@ -1,0 +1,158 @@
+"""Values with two causes of chance: the data set that a dictionary was trained on, and its initial seed.
+
+    y_ds = m + a_d + e_ds,    a_d ~ (0, sd_data^2),    e_ds ~ (0, sd_seed^2)
+
+Dictionaries of one data set share the luck of its features, so that three seeds on five data sets are five
+independent values of m, not fifteen. Everything here is told `groups`: for each data set the values of its seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from scipy import stats
+
+from sae.numerics.statistics import LEVEL, Estimate, mean_interval
+
+Groups = Sequence[Sequence[float]]
+"""For each data set, the values of its seeds."""
+LEAST_FOR_RANKS = 6
+"""Data sets from which a signed-rank test can fall below .05 at all: five give .0625 at the least."""
+
+
+class Parts(NamedTuple):
+    """The standard deviations that the two causes of chance have by themselves; NaN where there is no telling."""
+
+    data: float
+    seed: float
+
+
+def finite(groups: Groups) -> list[list[float]]:
+    """The groups without values that are not finite, and without what is then empty."""
+    kept = [[value for value in group if math.isfinite(value)] for group in groups]
+    return [group for group in kept if group]
+
+
+def nested_mean(groups: Groups, level: float = LEVEL) -> Estimate:
+    """The mean over data sets with the t-interval of their means, ``n`` being the number of data sets.
+
+    Of a single data set it is the interval over its seeds, and says nothing of other data: `n` is then the number of
+    seeds.
+    """
+    kept = finite(groups)
+    return mean_interval(kept[0] if len(kept) == 1 else [math.fsum(g) / len(g) for g in kept], level)
+
+
+def variance_parts(groups: Groups) -> Parts:
+    """How far data sets differ, and how far seeds on one data set do: one-way analysis of variance.
+
+        sd_seed^2 = MS_within,    sd_data^2 = max(0, (MS_between - MS_within) / n_0)
+
+    with ``n_0 = (N - sum n_d^2 / N) / (D - 1)`` for groups of unequal size (Searle, Casella and McCulloch 1992,
+    'Variance components', section 3.6). With one seed each the two cannot be told apart, and both are NaN.
+    """
+    kept = finite(groups)
+    n, sizes = sum(map(len, kept)), [len(group) for group in kept]
+    if n == len(kept):
+        return Parts(math.nan, math.nan)
+    means = [math.fsum(group) / len(group) for group in kept]
+    within = math.fsum((v - m) ** 2 for group, m in zip(kept, means, strict=True) for v in group) / (n - len(kept))
+    if len(kept) < 2:
+        return Parts(math.nan, math.sqrt(within))
+    grand = math.fsum(v for group in kept for v in group) / n
+    between = math.fsum(s * (m - grand) ** 2 for s, m in zip(sizes, means, strict=True)) / (len(kept) - 1)
+    n_0 = (n - math.fsum(s * s for s in sizes) / n) / (len(kept) - 1)
+    return Parts(math.sqrt(max(0.0, (between - within) / n_0)), math.sqrt(within))
+
+
+def nested_bootstrap(groups: Groups, seed: int, draws: int = 2000, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of the mean over data sets, data sets drawn with replacement and then their seeds.
+
+    Its levels are widened as Hesterberg 2015 ('What teachers should know about the bootstrap', section 4.2, the
+    expanded percentile interval) does it, because the bootstrap knows of ``D`` data sets only ``(D - 1) / D`` of their
+    variance and takes their spread for known:
+
+        alpha' / 2 = Phi(-sqrt(D / (D - 1)) t_{alpha / 2, D - 1})
+
+    It never leaves the range of the values, which keeps a share below 1, and which costs coverage: five data sets
+    whose means all lie on one side of the truth, as happens once in 16, cannot reach it. NaN for fewer than two.
+    """
+    kept = finite(groups)
+    if len(kept) == 1:  # the seeds are all the chance that there is
+        kept = [[value] for value in kept[0]]
+    n = len(kept)
+    if n < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    longest = max(map(len, kept))
+    table = np.full((n, longest), np.nan)
+    for row, group in zip(table, kept, strict=True):
+        row[: len(group)] = group
+    sizes = np.array([len(group) for group in kept])
+    which = rng.integers(n, size=(draws, n))
+    place = (rng.random((draws, n, longest)) * sizes[which][..., None]).astype(np.int64)
+    drawn = table[which[..., None], place]
+    inside = np.arange(longest) < sizes[which][..., None]
+    means = np.where(inside, drawn, 0).sum(-1) / sizes[which]
+    tail = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)))
+    low, high = np.quantile(means.mean(1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much larger `a` is than `b` on the same data sets.
+
+    `estimate` is the mean difference with its t-interval; `effect` that mean over the standard deviation of the
+    differences (Cohen's d_z); `p` the two-sided paired t-test's, `p_ranks` Wilcoxon's signed-rank test's (NaN below
+    `LEAST_FOR_RANKS` data sets, where it can never be small); `wins` and `losses` count data sets.
+    """
+
+    estimate: Estimate
+    effect: float
+    p: float
+    p_ranks: float
+    wins: int
+    losses: int
+
+
+def paired(a: Groups, b: Groups, level: float = LEVEL) -> Paired:
+    """Compares two methods data set by data set, each with the mean over its seeds.
+
+    `a` and `b` have an entry for each data set, in the same order; one where either has no finite value is left out.
+    """
+    differences = [
+        math.fsum(x) / len(x) - math.fsum(y) / len(y)
+        for x, y in zip(map(_finite, a), map(_finite, b), strict=True)
+        if x and y
+    ]
+    estimate = mean_interval(differences, level)
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    if len(differences) < 2:
+        return Paired(estimate, math.nan, math.nan, math.nan, wins, losses)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: an infinite effect, none of no difference
+        effect = float(np.float64(estimate.mean) / np.std(differences, ddof=1))
+    p = 2 * float(stats.t.sf(abs(effect) * math.sqrt(len(differences)), len(differences) - 1))
+    ranks = math.nan
+    if wins + losses >= LEAST_FOR_RANKS:
+        ranks = float(cast(Any, stats.wilcoxon(differences)).pvalue)
+    return Paired(estimate, effect, p, ranks, wins, losses)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values of several comparisons, adjusted so that the chance of any false one stays below the level (Holm
+    1979); NaN stays NaN and counts as no comparison."""
+    known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    adjusted, largest = [math.nan] * len(p), 0.0
+    for rank, (value, i) in enumerate(known):
+        largest = max(largest, min(1.0, value * (len(known) - rank)))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _finite(group: Sequence[float]) -> list[float]:
+    return [value for value in group if math.isfinite(value)]

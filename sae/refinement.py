@@ -1,0 +1,207 @@
+"""Refinement: from any trained dictionary, alternate sparse coding and dictionary update on the training data.
+
+    z     = non-negative lasso codes of a batch, with a penalty that falls from step to step; debiased in the end
+    A, B  = keep * A + z^T z,  keep * B + z^T (x - b_dec)
+    W_dec = A^-1 B,  rows scaled to norm one
+
+Online dictionary learning (Mairal et al. 2010, algorithm 1, with the codes of algorithm 2's lasso), its update solved
+at once as in the method of optimal directions (Engan et al. 1999). An L1 autoencoder's directions are held back by its
+encoder of one layer and by shrinkage; here they follow from codes that end with neither. In the beginning the codes
+keep their shrinkage: without it, directions that explain a feature together have no reason to part. Latents that
+contribute less than what the badly reconstructed rows have in common give way to it. No truth is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.dictionary import Dictionary
+from sae.encoder import N_NORM, mean_norm, taken, training_rows
+from sae.encoders.fista import Fista
+from sae.numerics.fit_cost import Spent
+from sae.numerics.matching import unit
+from sae.numerics.sparse_coding import Codes, fitted_directions, lasso_multiply_adds, sparse_codes, unit_or
+from sae.registry import Settings
+from sae.source import Source, source_of
+
+WORST = 32
+"""Of how many rows one, the worst reconstructed, is remembered."""
+ALONG = 0.7
+"""The cosine above which two residuals point along one direction."""
+RIDGE = 1e-3
+"""Holds directions that were hardly seen where they are."""
+
+
+class RefineConfig(Settings):
+    """Settings. `l1` and `l1_end` (the penalty of the first and of the last step) and `threshold` are in units of the
+    mean norm of ``x - b_dec``. Latents are replaced every `replace_every` steps during the first share
+    `replace_until`; of two whose cosine is above `same` one counts as contributing nothing. Latents that fire in less
+    than a share `rare` of the rows at the end are dropped."""
+
+    steps: int = Field(40, gt=0)
+    batch_size: int = Field(4096, gt=0)
+    l1: float = Field(0.08, ge=0)
+    l1_end: float = Field(0.015, ge=0)
+    threshold: float = Field(0.03, ge=0)
+    n_iterations: int = Field(100, gt=0)
+    tolerance: float = Field(3e-3, ge=0)
+    replace_every: int = Field(2, gt=0)
+    replace_until: float = Field(0.7, ge=0, le=1)
+    same: float = Field(0.9, gt=0, le=1)
+    rare: float = Field(2e-5, ge=0, lt=1)
+
+
+def refine(d: Dictionary, x: Tensor | Source, seed: int = 0, **settings: Any) -> Dictionary:
+    """A dictionary whose directions and firing become right together; `d` is where it begins.
+
+    `x` is a matrix ``[rows, d_in]`` (a fifth of it is left out, as in :func:`sae.fit`) or a source; `settings` are
+    those of :class:`RefineConfig`. What comes out is read by ``fista``; :meth:`Dictionary.with_encoder` gives it
+    another encoder. It may have fewer latents than `d`: those that were not used are gone.
+    """
+    return refined(d, source_of(x, d.d_in), RefineConfig(**settings), seed)
+
+
+def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> Fista:
+    """The same from settings."""
+    norm, state = mean_norm(d, source), Fit.of(d)
+    threshold = config.threshold * norm
+    for step in range(config.steps):
+        x = training_rows(source, d, 10_000 * (seed + 1) + step, config.batch_size)
+        part = step / max(1, config.steps - 1)
+        l1 = (config.l1 + (config.l1_end - config.l1) * part) * norm
+        codes = sparse_codes(x - state.b_dec, state.W_dec, l1, threshold, config.n_iterations, config.tolerance)
+        state.look(x, codes, shrunk=part < config.replace_until, keep=step / (step + 3))
+        replaces = step % config.replace_every == 0 and part < config.replace_until
+        if not (replaces and state.replace(config.same)):  # else these codes knew nothing of the new directions
+            state.solve(len(x))
+    used = state.share > config.rare
+    directions = state.W_dec[used] if bool(used.any()) else state.W_dec
+    kept = Fista.over(directions, state.b_dec, config.l1_end * norm, 2 * config.n_iterations, threshold, 1e-3)
+    card = {**d.card, "refine": {**config.model_dump(), "seed": seed}}
+    if (before := Spent.of(d.card)) is not None:
+        card |= before.then(spent(d, source, config), source.n_rows["train"]).entry()
+    return kept.with_card(**card)
+
+
+def spent(d: Dictionary, source: Source, config: RefineConfig) -> Spent:
+    """What a refinement adds: for a row of every step two lassos, the second to debias, and the statistics A and B;
+    for a step the solution of least squares."""
+    n, d_in = d.n_latents, d.d_in
+    norm, batch = taken(source, N_NORM), taken(source, config.batch_size)
+    a_row = 2 * lasso_multiply_adds(d.W_dec, config.n_iterations) + n * (n + d_in)
+    a_step = batch * a_row + n**3 // 3 + n**2 * d_in
+    samples = norm + config.steps * batch
+    return Spent.training(samples, norm * d_in + config.steps * a_step, source.n_rows["train"])
+
+
+@dataclass
+class Fit:
+    """The directions, and what is remembered of the rows that were seen.
+
+    `second`, `cross` (A and B above), `n_rows` and `firings` are discounted alike. Where the dictionary has a decoder
+    bias it is the direction of one more latent, of code 1 in every row. `missing` are the residuals of the worst rows
+    since the last replacement.
+    """
+
+    W_dec: Float[Tensor, "n_latents d_in"]
+    b_dec: Float[Tensor, " d_in"]
+    biased: bool
+    second: Float[Tensor, "n n"]
+    cross: Float[Tensor, "n d_in"]
+    firings: Float[Tensor, " n_latents"]
+    n_rows: float = 0.0
+    missing: list[Tensor] = field(default_factory=list[Tensor])
+    n_looked: int = 0
+
+    @classmethod
+    def of(cls, d: Dictionary) -> Fit:
+        biased = bool(d.b_dec.any())
+        n = d.n_latents + int(biased)
+        return cls(
+            unit(d.W_dec),
+            d.b_dec,
+            biased,
+            d.W_dec.new_zeros(n, n),
+            d.W_dec.new_zeros(n, d.d_in),
+            torch.zeros_like(d.b_enc),
+        )
+
+    @property
+    def share(self) -> Float[Tensor, " n_latents"]:
+        """Of the rows in which each latent fires."""
+        return self.firings / max(self.n_rows, 1.0)
+
+    def look(self, x: Float[Tensor, "rows d_in"], found: Codes, shrunk: bool, keep: float) -> None:
+        """Adds rows and their codes to the statistics, and remembers the residuals of the worst."""
+        z = found.shrunk if shrunk else found.debiased
+        codes = torch.cat([z, torch.ones_like(z[:, :1])], 1) if self.biased else z
+        rows = x if self.biased else x - self.b_dec
+        self.second = keep * self.second + codes.T @ codes
+        self.cross = keep * self.cross + codes.T @ rows
+        self.firings = keep * self.firings + (found.debiased > 0).sum(0)
+        self.n_rows = keep * self.n_rows + len(x)
+        residual = x - self.b_dec - found.debiased @ self.W_dec
+        self.missing.append(residual[residual.norm(dim=-1).topk(-(-len(x) // WORST)).indices])
+        self.n_looked += len(x)
+
+    def solve(self, batch_size: int) -> None:
+        """The directions of least squares; what was never seen stays as it is."""
+        n = len(self.W_dec)
+        before = torch.cat([self.W_dec, self.b_dec[None]]) if self.biased else self.W_dec
+        after = fitted_directions(self.second, self.cross, before, RIDGE * self.n_rows / batch_size)
+        self.W_dec = unit_or(after[:n], self.W_dec)
+        if self.biased:
+            self.b_dec = after[n]
+
+    def replace(self, same: float) -> int:
+        """Gives the latents that contribute least to directions that residuals share, as long as those would
+        contribute more; returns how many."""
+        energy = self.second.diagonal()[: len(self.W_dec)] / max(self.n_rows, 1.0)
+        energy = torch.where(doubles(self.W_dec, energy, same), torch.zeros_like(energy), energy)
+        least, order = energy.sort(stable=True)
+        found = 0
+        for direction, gain in shared_directions(torch.cat(self.missing)):
+            if found == len(least) or gain / self.n_looked <= float(least[found]):
+                break
+            latent = int(order[found])
+            self.W_dec[latent] = direction
+            for statistic in (self.second, self.second.T, self.cross):
+                statistic[latent] = 0
+            self.firings[latent] = 0
+            found += 1
+        self.missing, self.n_looked = [], 0
+        return found
+
+
+def doubles(
+    W_dec: Float[Tensor, "n_latents d_in"], energy: Float[Tensor, " n_latents"], same: float
+) -> Bool[Tensor, " n_latents"]:
+    """Latents whose direction another one of larger energy has as well."""
+    alike = (W_dec @ W_dec.T > same).fill_diagonal_(False)
+    place = torch.arange(len(energy), device=energy.device)
+    larger = (energy > energy[:, None]) | ((energy == energy[:, None]) & (place < place[:, None]))
+    return (alike & larger).any(1)
+
+
+def shared_directions(residuals: Float[Tensor, "rows d_in"]) -> Iterator[tuple[Float[Tensor, " d_in"], float]]:
+    """Directions that at least two of the residuals point along, with the energy of those, the largest first."""
+    norm = residuals.norm(dim=-1)
+    towards = unit(residuals)
+    alike = (towards @ towards.T > ALONG).float()
+    left = torch.ones_like(norm)
+    while True:
+        gains = (alike @ (norm.square() * left)) * left * (alike @ left >= 2)
+        best = int(gains.argmax())
+        gain = float(gains[best])
+        if gain <= 0:
+            return
+        members = alike[best] * left
+        yield unit((members[:, None] * residuals).sum(0, keepdim=True))[0], gain
+        left = left * (1 - members)

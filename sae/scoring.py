@@ -1,0 +1,128 @@
+"""Scores in one call: a dictionary, plain tensors, and every score that they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.dictionary import Dictionary
+from sae.metric import Case, Evidence, MetricConfig
+from sae.numerics.matching import unit
+from sae.numerics.seeds import Permutation, derive
+from sae.registry import config_class, configurable
+from sae.source import Batch, Truth
+
+
+def score(
+    d: Dictionary,
+    x: Tensor,
+    features: Tensor | None = None,
+    codes: Tensor | None = None,
+    labels: Tensor | Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    targets: Tensor | None = None,
+    metrics: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Every score that the given evidence allows, by name; NaN where one is undefined.
+
+    `x` ``[rows, d_in]`` are activations that `d` was not trained on. Half of them, drawn by `seed`, choose
+    thresholds and fit probes; the numbers are measured on the other half. `features` ``[n_features, d_in]``
+    are true directions of any length (zero: not represented), `codes` ``[rows, n_features]`` the true
+    coefficients of the rows, `labels` ``[rows]`` or a mapping from names to ``[rows]``: 0/1, or class ids.
+    `targets` ``[rows, d_in]`` are what `d` is to give back where that is not `x`: the reconstruction is held
+    against them, and `features`, as the decoder's rows, are directions in their space. `metrics` names the families
+    that are wanted (files of ``sae/metrics/``); without it, all but those that must be asked for, as ``legacy``.
+
+    Raises ``ValueError`` where shapes do not fit, a value is NaN or infinite, or a family is unknown or lacks what it
+    needs.
+    """
+    named = {"label": labels} if isinstance(labels, Tensor) else dict(labels or {})
+    check(d, x, features, codes, named, targets)
+    order = torch.from_numpy(Permutation(len(x), derive("score", seed))(np.arange(len(x))))
+    choose, test = (
+        Batch(
+            acts=x.detach()[rows.to(x.device)].to(d.W_dec),
+            codes=None if codes is None else codes.detach()[rows.to(codes.device)].to(d.W_dec),
+            labels={name: y.detach()[rows.to(y.device)].to(d.W_dec.device) for name, y in named.items()},
+            targets=None if targets is None else targets.detach()[rows.to(targets.device)].to(d.W_dec),
+        )
+        for rows in order.tensor_split(2)
+    )
+    truth = None if features is None else truth_of(features.detach().to(d.W_dec), codes)
+    evidence = Evidence(choose, test, truth, (choose, test) if named else None)
+    case = Case(d, evidence)
+    scores: dict[str, float] = {}
+    with torch.no_grad():
+        for metric in chosen(metrics, evidence.provides):
+            scores |= metric.score(case).scalars
+    return scores
+
+
+def chosen(metrics: Sequence[str] | None, provides: frozenset[str]) -> list[MetricConfig]:
+    """The families by name, or all that are computed by default and can be served."""
+    if metrics is None:
+        every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
+        return [metric for metric in every if metric.by_default and metric.served_by(provides)]
+    named: list[MetricConfig] = [config_class("sae.metrics", name)() for name in metrics]  # pyright: ignore
+    for name, metric in zip(metrics, named, strict=True):
+        if not metric.served_by(provides):
+            wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
+            raise ValueError(f"metrics: {name!r} needs {wanted}, which is not given")
+    return named
+
+
+def truth_of(features: Float[Tensor, "n_features d_in"], codes: Tensor | None) -> Truth:
+    """Unit directions, and the probabilities to fire that the codes show (NaN without them)."""
+    represented = features.norm(dim=-1) > 0
+    unknown = torch.full(represented.shape, torch.nan, device=features.device)
+    probability = unknown if codes is None else (codes > 0).float().mean(0).to(features.device)
+    return Truth(unit(features), represented, probability)
+
+
+def check(
+    d: Dictionary,
+    x: Tensor,
+    features: Tensor | None,
+    codes: Tensor | None,
+    labels: Mapping[str, Tensor],
+    targets: Tensor | None,
+) -> None:
+    """Refuses what does not fit together, in one line."""
+    if x.ndim != 2 or x.shape[1] != d.d_in:
+        raise ValueError(f"x: shape {shape(x)}, but the dictionary takes [rows, {d.d_in}]")
+    if targets is not None and targets.shape != x.shape:
+        raise ValueError(f"targets: shape {shape(targets)}, expected {shape(x)} as x has it")
+    if len(x) < 2:
+        raise ValueError(f"x: {len(x)} rows; at least 2 are needed, half to choose on and half to score on")
+    if features is not None and (features.ndim != 2 or features.shape[1] != d.d_in):
+        raise ValueError(f"features: shape {shape(features)}, but the dictionary needs [n_features, {d.d_in}]")
+    if features is not None and not bool(features.any()):
+        raise ValueError("features: every row is zero; give at least one direction or leave features out")
+    n_features = "n_features" if features is None else len(features)
+    if codes is not None and (
+        codes.ndim != 2 or len(codes) != len(x) or n_features not in ("n_features", codes.shape[1])
+    ):
+        raise ValueError(f"codes: shape {shape(codes)}, expected [{len(x)}, {n_features}] as x and features have it")
+    for name, y in labels.items():
+        if y.shape != x.shape[:1]:
+            raise ValueError(f"labels: {name!r} has shape {shape(y)}, expected [{len(x)}], one label a row of x")
+    given = {
+        "x": x,
+        "targets": targets,
+        "features": features,
+        "codes": codes,
+        **{f"labels: {n!r}": y for n, y in labels.items()},
+    }
+    for name, tensor in given.items():
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name}: NaN or infinite values; remove those rows first")
+    if codes is not None and bool((codes < 0).any()):
+        raise ValueError("codes: negative values; split a signed feature into two, one for each direction")
+
+
+def shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

@@ -1,0 +1,1 @@
+"""Toy data whose features are known: feature distributions, toy networks, attention toys, nonlinear codes."""

@@ -1,0 +1,89 @@
+"""Predictors without a network, to hold a model's loss against: induction written by hand, and Markov skip trigrams.
+
+Induction looks for the longest context (at most ``order - 1`` tokens) that occurred earlier in the row and says what
+followed it there; where nothing matches it says nothing. Skip trigrams are counted: of every token a seen anywhere
+before and the current token b, how often answer c follows; the pair with the surest table speaks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.model.token_rows import NOTHING
+from sae.source import Split
+from sae.toys.attention.task import Task
+
+DOUBT = 0.01
+"""What is added to every count."""
+COUNTED_ROWS = 5_000
+
+
+def induction(
+    tokens: Int[Tensor, "rows n_tokens"], order: int, d_vocab_out: int
+) -> Float[Tensor, "rows n_tokens d_vocab_out"]:
+    """Probabilities of the next token, by the successors of the longest matches; uniform where there are none."""
+    rows, n = tokens.shape
+    equal = (tokens[:, :, None] == tokens[:, None, :]).int()
+    length = torch.zeros(rows, n, n, dtype=torch.int)
+    length[:, 0] = equal[:, 0]
+    for i in range(1, n):
+        before = torch.nn.functional.pad(length[:, i - 1, :-1], (1, 0))
+        length[:, i] = equal[:, i] * (1 + before).clamp(max=order - 1)
+    length = length.tril(-1)
+    longest = length.max(-1, keepdim=True).values
+    votes = (length[:, :, :-1] == longest) & (longest > 0)
+    followed = torch.nn.functional.one_hot(tokens[:, 1:], int(tokens.max()) + 1).float()[..., :d_vocab_out]
+    return _normalised(votes.float() @ torch.nn.functional.pad(followed, (0, d_vocab_out - followed.shape[-1])))
+
+
+class SkipTrigrams:
+    """Tables of answers for each token seen before and each current one ``[d_vocab, d_vocab, d_vocab_out]``."""
+
+    def __init__(self, task: Task, tokens: Int[Tensor, "rows n_tokens"]) -> None:
+        counts = torch.zeros(task.d_vocab, task.d_vocab, task.d_vocab_out)
+        answers, seen = task.answers(tokens), _seen(tokens, task.d_vocab)
+        for i in range(tokens.shape[1]):
+            row, before = (seen[:, i] & (answers[:, i, None] != NOTHING)).nonzero(as_tuple=True)
+            where = (before, tokens[row, i], answers[row, i])
+            counts.index_put_(where, torch.ones(len(row)), accumulate=True)
+        self.tables = _normalised(counts)
+        self.entropy = -(self.tables * self.tables.log()).sum(-1)
+
+    def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> Float[Tensor, "rows n_tokens d_vocab_out"]:
+        """The probabilities that the surest pair gives; at the first position there is none, so uniform."""
+        seen = _seen(tokens, len(self.tables))
+        doubt = self.entropy.T[tokens].masked_fill(~seen, math.inf)
+        found = self.tables[doubt.argmin(-1), tokens]
+        return torch.where(seen.any(-1, keepdim=True), found, torch.full_like(found, 1 / found.shape[-1]))
+
+
+def _seen(tokens: Tensor, d_vocab: int) -> Tensor:
+    """Which tokens occurred before each position ``[rows, n_tokens, d_vocab]``."""
+    occurred = torch.nn.functional.one_hot(tokens, d_vocab).cumsum(1) > 0
+    return torch.nn.functional.pad(occurred[:, :-1], (0, 0, 1, 0))
+
+
+def _normalised(counts: Tensor) -> Tensor:
+    doubted = counts + DOUBT
+    return doubted / doubted.sum(-1, keepdim=True)
+
+
+def losses(task: Task, seed: int, tokens: Int[Tensor, "rows n_tokens"]) -> Mapping[str, float]:
+    """The mean loss in nats an answer of each predictor on held-out rows: ``uniform``, ``skip_trigrams``, and, where
+    answers are next tokens, ``induction_2`` and ``induction_3``, which match one token and up to two."""
+    split: Split = "train"
+    counted = task.batch(seed, split, 0, min(task.limit(split) or COUNTED_ROWS, COUNTED_ROWS))
+    answers = task.answers(tokens)
+    said = {"skip_trigrams": SkipTrigrams(task, counted)(tokens)}
+    following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+    if bool(((answers == following) | (answers == NOTHING)).all()):
+        said |= {f"induction_{n}": induction(tokens, n, task.d_vocab_out) for n in (2, 3)}
+    asked = answers != NOTHING
+    found = {name: p[asked].gather(1, answers[asked][:, None]).log().neg() for name, p in said.items()}
+    means = {name: float(loss.double().mean()) for name, loss in found.items()}
+    return {"uniform": math.log(task.d_vocab_out), **means}

@@ -1,0 +1,93 @@
+"""Repeated random sequences, the task of induction: ``... A B ... A -> B``.
+
+Behind BOS a random sequence is repeated until the row is full. Its length differs from row to row, so that no
+position tells where to look: a model must find the earlier occurrence by content, which takes a head that looks at
+the previous token and one in the layer above that matches (Elhage et al. 2021; Olsson et al. 2022). The loss is
+defined from the first token that occurs for the second time, and there tokens determine what follows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae.model.token_rows import NOTHING
+from sae.numerics.seeds import generator
+from sae.source import Split
+from sae.toys.attention.task import Labels, Rows, Task
+
+
+class Repeats(Task):
+    """Settings: `vocabulary` tokens, sequences of `shortest` to `longest` of them, rows of `length` with BOS."""
+
+    kind: Literal["repeats"] = "repeats"
+    vocabulary: int = Field(32, gt=1)
+    shortest: int = Field(6, gt=1)
+    longest: int = Field(12, gt=1)
+    length: int = Field(25, ge=5)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Repeats:
+        if not self.shortest <= self.longest <= self.length - 3:
+            raise ValueError(
+                f"shortest = {self.shortest}, longest = {self.longest}, length = {self.length}: they must rise, and "
+                "a row must hold BOS, the longest sequence and two tokens more"
+            )
+        return self
+
+    @property
+    def n_tokens(self) -> int:
+        return self.length
+
+    @property
+    def bos(self) -> int:
+        return self.vocabulary
+
+    @property
+    def d_vocab(self) -> int:
+        return self.vocabulary + 1
+
+    @property
+    def d_vocab_out(self) -> int:
+        return self.vocabulary
+
+    def limit(self, split: Split) -> None:
+        return None
+
+    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+        draw = generator("repeats", seed, split, step)
+        sequence = torch.randint(self.vocabulary, (size, self.longest), generator=draw)
+        period = torch.randint(self.shortest, self.longest + 1, (size, 1), generator=draw)
+        repeated = sequence.gather(1, torch.arange(self.length - 1) % period)
+        return torch.nn.functional.pad(repeated, (1, 0), value=self.bos)
+
+    def period(self, tokens: Rows) -> Tensor:
+        """The length of each row's sequence ``[rows]``: the shortest whose repetition the row is."""
+        found = torch.full(tokens.shape[:1], self.longest)
+        for period in range(self.longest, self.shortest - 1, -1):
+            repeats = (tokens[:, 1 + period :] == tokens[:, 1:-period]).all(1)
+            found = torch.where(repeats, period, found)
+        return found
+
+    def _second(self, tokens: Rows) -> Tensor:
+        """Whether each position is in the second repetition or later."""
+        return torch.arange(self.length) > self.period(tokens)[:, None]
+
+    def answers(self, tokens: Rows) -> Rows:
+        following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+        return torch.where(self._second(tokens), following, NOTHING)
+
+    def labels(self, tokens: Rows) -> Labels:
+        """``second``: whether the token repeats; ``previous`` token; ``target``: what follows, the token after the
+        earlier occurrence. They make sense where the answer does and, but for the target, before: there it is the
+        vocabulary's size, for none yet. Not at BOS and not at the last position, where nothing follows."""
+        second = self._second(tokens)
+        previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=NOTHING)
+        following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+        target = torch.where(second, following, self.vocabulary)
+        inside = (torch.arange(self.length) > 0) & (torch.arange(self.length) < self.length - 1)
+        found = {"second": second.to(tokens), "previous": previous, "target": target}
+        return {name: torch.where(inside, label, NOTHING) for name, label in found.items()}

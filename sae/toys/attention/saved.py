@@ -1,0 +1,119 @@
+"""A trained attention toy on disk: ``model.json`` with its settings and scores, ``model.safetensors``; and, while it is
+trained, ``model.partial.safetensors`` to go on from. Nothing in them can execute."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from pydantic import Field, TypeAdapter
+from torch import Tensor
+
+from sae.model.hooked import Model
+from sae.numerics.seeds import generator
+from sae.source import Progress, Split
+from sae.toys.attention.addition import Addition
+from sae.toys.attention.network import Network, NetworkConfig, bridged
+from sae.toys.attention.predictors import losses
+from sae.toys.attention.recent import Recent
+from sae.toys.attention.repeats import Repeats
+from sae.toys.attention.skip_trigram import SkipTrigram
+from sae.toys.attention.task import Task
+from sae.toys.attention.training import Training, TrainingConfig, evaluate, load_network
+
+AnyTask = Annotated[Addition | SkipTrigram | Recent | Repeats, Field(discriminator="kind")]
+
+HEADER, WEIGHTS, PARTIAL = "model.json", "model.safetensors", "model.partial.safetensors"
+CHECKPOINT_STEPS = 1000
+TEST_ROWS = 2000
+"""At most so many held-out rows of each split measure a trained model."""
+
+
+class Toy(NamedTuple):
+    """A trained model, what it was trained on, and how well it does on held-out rows."""
+
+    model: Model
+    network: Network
+    task: Task
+    seed: int
+    scores: Mapping[str, float]
+    predictors: Mapping[str, float]
+    """The losses of predictors without a network on the same rows."""
+
+
+def train(
+    directory: Path,
+    task: Task,
+    model: NetworkConfig,
+    training: TrainingConfig,
+    seed: int,
+    progress: Progress,
+    device: str,
+) -> None:
+    """Trains a model into the directory, where it is not there yet; interrupted, it goes on where it stopped."""
+    if (directory / HEADER).is_file():
+        return
+    work = Training(task, model, training, seed, device)
+    if (directory / PARTIAL).is_file():
+        work.restore(_read(directory / PARTIAL))
+    for _ in work.run():
+        if work.step % CHECKPOINT_STEPS == 0 and work.step < training.steps:
+            _write(directory / PARTIAL, {name: t.cpu().contiguous() for name, t in work.state().items()})
+        if work.step % 50 == 0 or work.step == training.steps:
+            progress(work.step, training.steps, "steps")
+    rows = held_out(task, seed)
+    scores, predictors = evaluate(work.network, task, rows), losses(task, seed, rows)
+    _write(directory / WEIGHTS, {n: p.detach().cpu().contiguous() for n, p in work.network.named_parameters()})
+    given = {"task": task, "model": model, "training": training}
+    settings = {name: table.model_dump(mode="json") for name, table in given.items()}
+    _record(directory / HEADER, {**settings, "seed": seed, "scores": scores, "predictors": predictors})
+    (directory / PARTIAL).unlink(missing_ok=True)
+
+
+def held_out(task: Task, seed: int) -> Int[Tensor, "rows n_tokens"]:
+    """Rows that the task's model is not trained on."""
+    splits: tuple[Split, ...] = ("choose", "test")
+    return torch.cat([task.batch(seed, s, 0, min(task.limit(s) or TEST_ROWS, TEST_ROWS)) for s in splits])
+
+
+def load(directory: Path, device: str = "cpu") -> Toy:
+    """The trained model of a directory; a ``ValueError`` or ``FileNotFoundError`` of one line where there is none."""
+    file = directory / HEADER
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no trained attention toy is here; prepare the source first")
+    header = json.loads(file.read_text())
+    task: Task = TypeAdapter[Any](AnyTask).validate_python(header["task"])
+    network = Network(NetworkConfig(**header["model"]), task, generator("attention", "load"))
+    load_network(network, _read(directory / WEIGHTS))
+    network.to(device)
+    model = bridged(network, f"the {task.name} toy", device)
+    return Toy(model, network, task, header["seed"], header["scores"], header["predictors"])
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {name: tensor.clone() for name, tensor in load_file(file).items()}
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{file}: not a whole safetensors file ({error}); delete it and prepare the source") from None
+
+
+def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    partial = file.with_name(file.name + ".new")
+    save_file(tensors, partial)
+    os.replace(partial, file)
+
+
+def _record(file: Path, content: Mapping[str, Any]) -> None:
+    partial = file.with_name(file.name + ".new")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, file)

@@ -1,0 +1,90 @@
+"""Skip trigrams that share their first token: ``A ... B -> C``.
+
+A is token 0, B one of k, C = B + k, and BOS begins the row. Tokens are uniform, but that once A was seen, every B is
+followed by its C. The loss is defined at B: there the next token is C where A was seen, and uniform where not, so
+that the best predictor loses ln(2k + 1) without A and nothing with it.
+
+What a head brings from A does not depend on B, but by how much it attends to A does. One head of one dimension can so
+move the logits along one line; two heads reach three corners of a square, and with them three trigrams. It is the toy
+of 'Attention head superposition' (Circuits Updates, May 2023; an update of July found the two heads and took the name
+back). A published generator forces C after the next B alone and has the loss at all positions, most of them noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sae.model.token_rows import NOTHING
+from sae.numerics.seeds import generator
+from sae.source import Split
+from sae.toys.attention.task import Labels, Rows, Task
+
+
+class SkipTrigram(Task):
+    """Settings: `k` trigrams, rows of `length` tokens with BOS."""
+
+    kind: Literal["skip_trigram"] = "skip_trigram"
+    k: int = Field(3, gt=0)
+    length: int = Field(11, ge=5)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.length
+
+    @property
+    def bos(self) -> int:
+        return 2 * self.k + 1
+
+    @property
+    def d_vocab(self) -> int:
+        return 2 * self.k + 2
+
+    @property
+    def d_vocab_out(self) -> int:
+        """All tokens but BOS."""
+        return 2 * self.k + 1
+
+    def limit(self, split: Split) -> None:
+        return None
+
+    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+        draw = generator("skip_trigram", seed, split, step)
+        tokens = torch.randint(2 * self.k + 1, (size, self.length), generator=draw)
+        tokens[:, 0] = self.bos
+        for i in range(1, self.length):
+            before = tokens[:, i - 1]
+            forced = self._is_b(before) & (tokens[:, :i] == 0).any(1)
+            tokens[:, i] = torch.where(forced, before + self.k, tokens[:, i])
+        return tokens
+
+    def _is_b(self, tokens: Tensor) -> Tensor:
+        return (tokens >= 1) & (tokens <= self.k)
+
+    def answers(self, tokens: Rows) -> Rows:
+        following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+        return torch.where(self._is_b(tokens), following, NOTHING)
+
+    def labels(self, tokens: Rows) -> Labels:
+        """``a_seen``, ``b``: which B is current, 0 for none; ``trigram``: which is complete but for its C, 0 for none.
+        They make sense everywhere but at BOS."""
+        seen, b = self._seen(tokens), torch.where(self._is_b(tokens), tokens, 0)
+        found = {"a_seen": seen.to(tokens), "b": b, "trigram": b * seen}
+        for label in found.values():
+            label[:, 0] = NOTHING
+        return found
+
+    def _seen(self, tokens: Rows) -> Tensor:
+        return (tokens == 0).cumsum(1) > 0
+
+    def floor(self, tokens: Rows) -> Tensor:
+        return torch.where(self._seen(tokens), 0.0, math.log(self.d_vocab_out))
+
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        k = self.k
+        return {"A": (0,), "B": tuple(range(1, k + 1)), "C": tuple(range(k + 1, 2 * k + 1)), "BOS": (self.bos,)}

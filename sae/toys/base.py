@@ -1,0 +1,112 @@
+"""Toy sources: activations computed from a few tensors that the settings and a seed determine."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sae.numerics.seeds import derive, epoch_rows
+from sae.source import Batch, Progress, Source, SourceConfig, Split
+
+PIECE = 4096
+"""Rows of a pool that are drawn at once."""
+
+
+class ToyConfig(SourceConfig):
+    """Settings of a source that is drawn from known features: without end, or `n_train` rows to train on."""
+
+    FILE: ClassVar[str] = "source.safetensors"
+    later: ClassVar[frozenset[str]] = frozenset({"n_train"})
+    n_train: int | None = Field(None, gt=0)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"truth", "codes"})
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What the source is made of, as a pure function of the settings; `directions` is among them."""
+
+    @abstractmethod
+    def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
+        """The source made of those tensors."""
+
+    def build(self) -> Source:
+        """The source, in memory."""
+        return self._limited(self.assemble(self.tensors()))
+
+    def _limited(self, source: Source) -> Source:
+        return source if self.n_train is None else Pool(source, self.n_train, self.seed)
+
+    def prepare(self, directory: Path, progress: Progress, device: str) -> None:
+        from safetensors.torch import save_file
+
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = self.tensors()
+        save_file(tensors, directory / self.FILE)
+        progress(len(tensors["directions"]), len(tensors["directions"]), "features")
+
+    def open(self, directory: Path, device: str) -> Source:
+        from safetensors.torch import load_file
+
+        # Cloned, because a tensor's place in a file changes its alignment and so the last bits of a product.
+        return self._limited(self.assemble({name: t.clone() for name, t in load_file(directory / self.FILE).items()}))
+
+
+class Pool(Source):
+    """A source with the first `n_train` of its training rows in place of endless ones; what is held out stays endless.
+
+    Every epoch is another permutation of the pool. A larger pool begins with the rows of a smaller one, so that over
+    a sweep of sizes rows are only added. The rows are kept in memory: ``4 (d_in + n_features)`` bytes each.
+    """
+
+    def __init__(self, source: Source, n_train: int, seed: int) -> None:
+        self.source, self.n_train, self.seed = source, n_train, derive("pool", seed)
+        self.d_in, self.truth, self.subspaces = source.d_in, source.truth, source.subspaces
+        self.n_rows = {**source.n_rows, "train": n_train}
+
+    @cached_property
+    def rows(self) -> Batch:
+        """The pool, drawn when it is first asked for."""
+        pieces = [self.source.batch(i, PIECE) for i in range(-(-self.n_train // PIECE))]
+        codes = [piece.codes for piece in pieces if piece.codes is not None]
+        return Batch(
+            torch.cat([piece.acts for piece in pieces])[: self.n_train],
+            torch.cat(codes)[: self.n_train] if codes else None,
+            {name: torch.cat([piece.labels[name] for piece in pieces])[: self.n_train] for name in pieces[0].labels},
+        )
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        if split != "train":
+            return self.source.batch(step, size, split)
+        own, index = self.rows, torch.from_numpy(epoch_rows(step, size, self.n_train, self.seed))
+        codes = None if own.codes is None else own.codes[index]
+        return Batch(own.acts[index], codes, {name: t[index] for name, t in own.labels.items()})
+
+    def labelled(self) -> tuple[Batch, Batch] | None:
+        return self.source.labelled()
+
+
+def random_directions(n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+    """Unit vectors drawn uniformly from the sphere."""
+    rows = torch.randn(n_features, d_in, generator=draw)
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def with_mean(shape: Float[Tensor, " n_features"], mean: float) -> Float[Tensor, " n_features"]:
+    """Probabilities proportional to `shape` with the given mean; a ``ValueError`` where one would exceed 1."""
+    p = shape * (mean / shape.mean())
+    if float(p.max()) > 1:
+        raise ValueError(
+            f"firing probabilities: a mean of {mean:g} would need a feature to fire with probability "
+            f"{float(p.max()):.3g}; lower the mean or flatten the decay"
+        )
+    return p

@@ -1,0 +1,174 @@
+"""Where features point: unit rows, drawn, repelled, orthonormal, at the corners of a polytope, or as given."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from itertools import product
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae.registry import Settings
+from sae.toys.base import random_directions
+
+
+class Directions(Settings, ABC):
+    """A rule for unit rows; a row of zeros is a feature that the activations do not carry."""
+
+    @abstractmethod
+    def check(self, n_features: int, d_in: int) -> None:
+        """A ``ValueError`` of one line where so many do not fit."""
+
+    @abstractmethod
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]: ...
+
+
+class Random(Directions):
+    """Uniform on the sphere."""
+
+    kind: Literal["random"] = "random"
+
+    def check(self, n_features: int, d_in: int) -> None:
+        pass
+
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+        return random_directions(n_features, d_in, draw)
+
+
+class Orthonormal(Directions):
+    """At right angles, turned at random."""
+
+    kind: Literal["orthonormal"] = "orthonormal"
+
+    def check(self, n_features: int, d_in: int) -> None:
+        if n_features > d_in:
+            raise ValueError(f"directions: {n_features} orthonormal features do not fit into d_in = {d_in}")
+
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+        return rotation(d_in, draw)[:n_features].contiguous()
+
+
+class Repelled(Directions):
+    """Uniform on the sphere, then `steps` steps of Adam down
+
+        sum_{i != j} (f_i . f_j)^2 + n_features sum_i (||f_i||^2 - 1)^2,
+
+    and to unit length: the orthogonalisation of SynthSAEBench (arXiv 2602.14687)."""
+
+    kind: Literal["repelled"] = "repelled"
+    steps: int = Field(100, ge=0)
+    lr: float = Field(3e-4, gt=0)
+
+    def check(self, n_features: int, d_in: int) -> None:
+        pass
+
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+        f = random_directions(n_features, d_in, draw)
+        first, second = torch.zeros_like(f), torch.zeros_like(f)
+        for step in range(1, self.steps + 1):
+            square = f.square().sum(1, keepdim=True)
+            # sum_j (f_i . f_j) f_j by the smaller of the two products; without i itself.
+            gradient = 4 * (f @ (f.T @ f) - square * f) + 4 * n_features * (square - 1) * f
+            first.lerp_(gradient, 0.1)
+            second.lerp_(gradient.square(), 0.001)
+            f = f - self.lr * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        return f / f.norm(dim=1, keepdim=True)
+
+
+class Polytope(Directions):
+    """Copies of a polytope, each in dimensions of its own, turned at random: the geometries of Elhage et al. 2022."""
+
+    kind: Literal["polytope"] = "polytope"
+    name: Literal["digon", "triangle", "square", "pentagon", "hexagon", "tetrahedron", "octahedron", "square_antiprism"]
+    rotate: bool = True
+
+    def check(self, n_features: int, d_in: int) -> None:
+        corners, dimensions = CORNERS[self.name].shape
+        if n_features % corners:
+            raise ValueError(f"directions: n_features = {n_features} is no multiple of the {corners} of a {self.name}")
+        if n_features // corners * dimensions > d_in:
+            raise ValueError(
+                f"directions: {n_features // corners} times {self.name} take {n_features // corners * dimensions} "
+                f"dimensions, more than d_in = {d_in}"
+            )
+
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+        corners = CORNERS[self.name]
+        block = torch.block_diag(*[corners] * (n_features // len(corners)))
+        return block @ rotation(d_in, draw)[: block.shape[1]] if self.rotate else fill(block, d_in)
+
+
+class Explicit(Directions):
+    """As given, to unit length (lengths belong into `values`); zeros fill up to `d_in`. A vector of zeros is a feature
+    that is not represented."""
+
+    kind: Literal["explicit"] = "explicit"
+    vectors: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    rotate: bool = False
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Explicit:
+        if len(set(map(len, self.vectors))) != 1:
+            raise ValueError("vectors: all must have as many numbers")
+        return self
+
+    def check(self, n_features: int, d_in: int) -> None:
+        if len(self.vectors) != n_features:
+            raise ValueError(f"directions.vectors: {len(self.vectors)} vectors for n_features = {n_features}")
+        if len(self.vectors[0]) > d_in:
+            raise ValueError(f"directions.vectors: {len(self.vectors[0])} numbers each, more than d_in = {d_in}")
+
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+        given = fill(torch.tensor(self.vectors), d_in)
+        length = given.norm(dim=1, keepdim=True)
+        unit = given / length.where(length > 0, torch.ones(()))
+        return unit @ rotation(d_in, draw) if self.rotate else unit
+
+
+AnyDirections = Annotated[Random | Orthonormal | Repelled | Polytope | Explicit, Field(discriminator="kind")]
+
+
+def rotation(d_in: int, draw: torch.Generator) -> Float[Tensor, "d_in d_in"]:
+    """An orthogonal matrix, uniform among all (Mezzadri 2007)."""
+    q, r = torch.linalg.qr(torch.randn(d_in, d_in, generator=draw, dtype=torch.float64))
+    return (q * r.diagonal().sign()).float()
+
+
+def fill(rows: Float[Tensor, "n d"], d_in: int) -> Float[Tensor, "n d_in"]:
+    """The rows with zeros in further dimensions."""
+    return torch.cat([rows, torch.zeros(len(rows), d_in - rows.shape[1])], dim=1)
+
+
+def polygon(n: int) -> Float[Tensor, "n 2"]:
+    """A regular polygon."""
+    angle = 2 * math.pi * torch.arange(n) / n
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def _tetrahedron() -> Float[Tensor, "4 3"]:
+    signs = [s for s in product((1.0, -1.0), repeat=3) if math.prod(s) > 0]
+    return torch.tensor(signs) / math.sqrt(3)
+
+
+def _square_antiprism() -> Float[Tensor, "8 3"]:
+    """Two squares, one turned by an eighth of the circle, at heights +-1/sqrt 3, at which it is a tight frame."""
+    circle = polygon(8)[[0, 2, 4, 6, 1, 3, 5, 7]] * math.sqrt(2 / 3)
+    height = torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1]) / math.sqrt(3)
+    return torch.cat([circle, height[:, None]], dim=1)
+
+
+CORNERS: dict[str, Tensor] = {
+    "digon": torch.tensor([[1.0], [-1.0]]),
+    "triangle": polygon(3),
+    "square": polygon(4),
+    "pentagon": polygon(5),
+    "hexagon": polygon(6),
+    "tetrahedron": _tetrahedron(),
+    "octahedron": torch.cat([torch.eye(3), -torch.eye(3)]),
+    "square_antiprism": _square_antiprism(),
+}
+"""The unit vectors to the corners of each polytope."""

@@ -1,0 +1,96 @@
+"""The law of features: which are active in a row, and how strongly.
+
+    c_g = a_g v_g
+
+with a_g the activity (1 or 0; :mod:`sae.toys.features.activity`, :mod:`sae.toys.features.tree`) and v_g the magnitude
+(:mod:`sae.toys.features.values`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from sae.numerics.seeds import generator
+from sae.toys.features.activity import Concept, Copula, Correlated, Fixed, Independent, OneOf
+from sae.toys.features.tree import Tree, generations
+from sae.toys.features.values import AnyValues
+
+ROWS_AT_ONCE = 4096
+PROBABILITY_BATCHES = 32
+"""How many times `ROWS_AT_ONCE` rows are drawn to estimate probabilities that have no closed form."""
+
+AnyActivity = Annotated[Independent | Copula | Correlated | OneOf | Fixed | Concept | Tree, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Law:
+    """What codes are drawn from: the settings, and the tensors that they and the seed determine."""
+
+    activity: AnyActivity
+    values: AnyValues
+    of_activity: Mapping[str, Tensor]
+    of_values: Mapping[str, Tensor]
+    levels: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"]]]
+    """The children and their parents, level by level, down from the children of roots."""
+
+    @classmethod
+    def drawn(cls, activity: AnyActivity, values: AnyValues, n_features: int, seed: int) -> Law:
+        """The law of `n_features` features; a ``ValueError`` of one line where none is as the settings ask."""
+        return cls.of(activity, values, activity.tensors(n_features, seed), values.tensors(n_features, seed))
+
+    @classmethod
+    def of(
+        cls,
+        activity: AnyActivity,
+        values: AnyValues,
+        of_activity: Mapping[str, Tensor],
+        of_values: Mapping[str, Tensor],
+    ) -> Law:
+        parents = of_activity.get("parents")
+        levels = [] if parents is None else [(level, parents[level]) for level in generations(parents)[1:]]
+        return cls(activity, values, of_activity, of_values, levels)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.of_values["mean"])
+
+    @property
+    def parents(self) -> Int[Tensor, " n_features"] | None:
+        """The index of each feature's parent, -1 for none; None where there is no tree."""
+        return self.of_activity.get("parents")
+
+    def codes(self, size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:
+        """Coefficients of `size` rows; magnitudes are drawn for active features alone."""
+        codes = self.activity.draw(self.of_activity, size, draw)
+        row, feature = codes.nonzero(as_tuple=True)
+        codes[row, feature] = self.values.draw(self.of_values, feature, draw)
+        scaled = isinstance(self.activity, Tree) and self.activity.scaled
+        for child, parent in self.levels:
+            above = codes[:, parent]
+            # A parent whose magnitude was cut off at 0 is silent, and silences its children.
+            codes[:, child] *= above / self.of_values["mean"][parent] if scaled else above > 0
+        return codes
+
+    def probability(self, seed: int) -> Float[Tensor, " n_features"]:
+        """The share of rows in which each feature is active: exact, or of a fixed draw where coins correlate."""
+        if "probability" in self.of_activity:
+            return self.of_activity["probability"] * self._positive_so_far()
+        draw = generator("probability", "estimate", seed)
+        batches = (self.codes(ROWS_AT_ONCE, draw) for _ in range(PROBABILITY_BATCHES))
+        return sum((codes.count_nonzero(0) for codes in batches), torch.zeros(())) / (
+            ROWS_AT_ONCE * PROBABILITY_BATCHES
+        )
+
+    def _positive_so_far(self) -> Float[Tensor, " n_features"]:
+        """The probability that neither a feature's magnitude nor an ancestor's is cut off at 0."""
+        positive = self.of_values.get("positive", torch.ones(self.n_features)).clone()
+        for child, parent in self.levels:
+            positive[child] *= positive[parent]
+        return positive

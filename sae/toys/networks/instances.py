@@ -1,0 +1,63 @@
+"""Which instances a source trains: every point of a grid of settings, several seeds at each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, TypeVar, cast
+
+from pydantic import ValidationError
+
+from sae.registry import Settings
+
+C = TypeVar("C", bound=Settings)
+
+VARIED = (
+    "activity",
+    "values",
+    "importance",
+    "network.dropout",
+    "network.hidden_l1",
+    "network.hidden_bias_start",
+    "training.weight_decay",
+)
+"""What may differ between networks of one shape that are trained together."""
+
+
+def points(config: C, vary: Mapping[str, Sequence[Any]]) -> list[C]:
+    """The settings at every point of the grid that `vary` spans, the last name fastest.
+
+    Raises ``ValueError`` of one line where a setting cannot be varied, or a value is refused.
+    """
+    if not vary:
+        return [config]
+    for name in vary:
+        if not any(name == root or name.startswith(f"{root}.") for root in VARIED):
+            raise ValueError(f"vary: {name!r} changes the network's shape or is no setting; vary {', '.join(VARIED)}")
+    given = config.model_dump() | {"vary": {}, "point": 0}
+    grid = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
+    return [_at(type(config), given, point) for point in grid]
+
+
+def _at(cls: type[C], given: Mapping[str, Any], point: Mapping[str, Any]) -> C:
+    table = dict(given)
+    for path, value in point.items():
+        _set(table, path.split("."), value, path)
+    try:
+        return cls(**table)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "vary"
+        raise ValueError(f"vary: at {dict(point)}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def _set(table: dict[str, Any], path: Sequence[str], value: Any, name: str) -> None:
+    """Puts a value deep into nested tables, which are copied on the way."""
+    if len(path) == 1:
+        table[path[0]] = value
+        return
+    inner = table.get(path[0])
+    if not isinstance(inner, dict):
+        raise ValueError(f"vary: {name!r} is not a setting here; {path[0]!r} has none by that name")
+    table[path[0]] = copy = dict(cast(Mapping[str, Any], inner))
+    _set(copy, path[1:], value, name)

@@ -1,0 +1,149 @@
+"""What a toy network is to compute from its features: pure functions of rows, by name.
+
+Features come signed or not as the source draws them. Tasks on sets take neighbours: ``and`` of (0, 1), (2, 3), ...;
+``all_and`` of every pair. Elhage et al. 2022, 'Toy Models of Superposition'; Jermyn, Schiefer and Hubinger 2022,
+'Engineering Monosemanticity in Toy Models' (``identity``, ``reproject`` and ``absolute`` behind an embedding); Braun
+et al. 2025 (``plus_relu``: compressed computation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.numerics.seeds import generator
+from sae.registry import unknown
+
+Rows = Float[Tensor, "*batch n_features"]
+Outputs = Float[Tensor, "*batch n_outputs"]
+
+N_CLASSES = 5
+"""The values that ``one_hot`` tells apart: 1 to 5."""
+REPROJECTED = 8
+"""By what factor ``reproject`` has fewer outputs than there are features."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function of rows of features.
+
+    `n_outputs` gives its width from the number of features, `size` is what that number must be a multiple of.
+    `is_binary` says that outputs are properties which hold or not, which can be probed for.
+    """
+
+    target: Callable[[Rows], Outputs]
+    n_outputs: Callable[[int], int] = lambda n: n
+    size: int = 1
+    is_binary: bool = False
+    loss: Literal["mse", "cross_entropy"] = "mse"
+
+
+def task(name: str, n_features: int) -> Task:
+    """The task of a name; a ``ValueError`` of one line where there is none, or it does not fit the features."""
+    if name not in TASKS:
+        raise ValueError(unknown(name, TASKS, "task"))
+    found = TASKS[name]
+    if n_features % found.size or n_features < found.size:
+        raise ValueError(f"task = {name!r} takes features by {found.size}; n_features = {n_features} is no multiple")
+    return found
+
+
+def _sets(size: int) -> Callable[[Rows], Float[Tensor, "*batch n_sets size"]]:
+    def sets(x: Rows) -> Tensor:
+        return x.reshape(*x.shape[:-1], -1, size)
+
+    return sets
+
+
+def _pairs(x: Rows) -> Float[Tensor, "*batch n_pairs 2"]:
+    """Every pair, (0, 1), (0, 2), ..., (1, 2), ..."""
+    first, second = torch.triu_indices(x.shape[-1], x.shape[-1], 1)
+    return torch.stack([x[..., first], x[..., second]], dim=-1)
+
+
+def _both(x: Tensor) -> Tensor:
+    return (x > 0).all(-1).to(x.dtype)
+
+
+def _either(x: Tensor) -> Tensor:
+    return (x > 0).any(-1).to(x.dtype)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.amax(-1)
+
+
+def _largest_magnitude(x: Tensor) -> Tensor:
+    return x.abs().amax(-1)
+
+
+def _on(sets: Callable[[Rows], Tensor], reduce: Callable[[Tensor], Tensor]) -> Callable[[Rows], Outputs]:
+    return lambda x: reduce(sets(x))
+
+
+def _one_hot(x: Rows) -> Outputs:
+    """Of every feature with values 1 to 5, which one it has; nothing where it is silent."""
+    values = torch.arange(1, N_CLASSES + 1, device=x.device)
+    return (x.round()[..., None] == values).to(x.dtype).flatten(-2)
+
+
+def _classified(x: Rows) -> Outputs:
+    """The class of the largest feature, as a row with a single 1; a last class of its own where none is active."""
+    largest, index = x.max(-1)
+    n = x.shape[-1]
+    return torch.nn.functional.one_hot(torch.where(largest > 0, index, n), n + 1).to(x.dtype)
+
+
+@cache
+def _projection(n_features: int) -> Float[Tensor, "n_features n_outputs"]:
+    rows = torch.randn(n_features, math.ceil(n_features / REPROJECTED), generator=generator("reproject", n_features))
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def _of_pairs(n: int) -> int:
+    return n * (n - 1) // 2
+
+
+REDUCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "and": (_both, True),
+    "or": (_either, True),
+    "max": (_largest, False),
+    "max_absolute": (_largest_magnitude, False),
+}
+"""Functions of a pair, and whether they are properties that hold or not."""
+
+TASKS: dict[str, Task] = {
+    "identity": Task(lambda x: x),
+    "absolute": Task(lambda x: x.abs()),
+    "square": Task(lambda x: x.square()),
+    "plus_relu": Task(lambda x: x + x.relu()),
+    "reproject": Task(lambda x: x @ _projection(x.shape[-1]).to(x), lambda n: math.ceil(n / REPROJECTED)),
+    "one_hot": Task(_one_hot, lambda n: N_CLASSES * n, is_binary=True),
+    "classify": Task(_classified, lambda n: n + 1, is_binary=True, loss="cross_entropy"),
+    "max_of_three": Task(_on(_sets(3), _largest), lambda n: n // 3, size=3),
+    **{name: Task(_on(_sets(2), f), lambda n: n // 2, 2, yes) for name, (f, yes) in REDUCTIONS.items()},
+    **{f"all_{name}": Task(_on(_pairs, f), _of_pairs, 1, yes) for name, (f, yes) in REDUCTIONS.items()},
+}
+"""Every task by its name."""
+
+
+def output_names(name: str, n_features: int) -> list[str]:
+    """What the outputs of a task are called: ``and(0,1)``, ``x3=2``, ``class 4``, ``y7``."""
+    n = task(name, n_features).n_outputs(n_features)
+    if name == "one_hot":
+        return [f"x{i}={v}" for i in range(n_features) for v in range(1, N_CLASSES + 1)]
+    if name == "classify":
+        return [f"class {i}" for i in range(n_features)] + ["no class"]
+    if name in REDUCTIONS:
+        return [f"{name}({2 * i},{2 * i + 1})" for i in range(n)]
+    if name.removeprefix("all_") in REDUCTIONS:
+        pairs = torch.triu_indices(n_features, n_features, 1).T.tolist()
+        return [f"{name.removeprefix('all_')}({i},{j})" for i, j in pairs]
+    return [f"y{i}" for i in range(n)]

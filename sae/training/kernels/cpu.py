@@ -1,0 +1,254 @@
+"""The kernels compiled by numba, for two or more cores that share their caches.
+
+One pass over a block of dense pre-activations finds what is active, 64 of them to a word of bits; one pass over
+the rows decodes, forms residuals and the codes' gradients; a counting sort turns the pairs round; and one pass
+over the latents gathers both gradients of a latent in two vectors, applies Adam to its two rows and
+renormalises. Gathers take four pairs at a time, so that a sum is read and written once for four products.
+Every result is a fixed sequence of operations, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae.architecture import Largest, Selection
+from sae.numerics.numba_jit import set_threads
+from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Pull, Rounded, loops
+
+Array = NDArray[Any]
+BLOCK = 1 << 20
+"""Pre-activations that are computed, and searched while they are in the cache, at a time; but never fewer rows than
+these, with which a wide encoder is read too often: 128 rows took half as long again as 512."""
+LEAST_ROWS = 512
+
+
+class Numba(Kernels):
+    """The kernels for float32 and float64 on a CPU. The bounds are where both paths were measured to take as long."""
+
+    sparse_below = 0.15
+    dense_above = 0.25
+
+    def __init__(self) -> None:
+        set_threads(torch.get_num_threads())
+        self._found = Found.room(0, 0, np.dtype(np.float32))
+        self._codes = np.empty(0, np.int32), np.empty(0, np.float32)
+        self._likely = 0.0
+
+    def encode(
+        self,
+        x: Tensor,
+        W_enc: Tensor,
+        offset: Tensor,
+        selection: Selection,
+        rounded: Rounded | None = None,
+        n_members: int = 1,
+    ) -> Codes:
+        batch, n_latents = len(x), len(W_enc) // n_members
+        rows, members = _block(batch, n_latents, n_members)
+        self._prepare(rows * members, n_latents, offset.numpy().dtype)
+        of_members = W_enc.unflatten(0, (n_members, n_latents)), offset.view(n_members, n_latents)
+        search: Search = Exact(x, *of_members, rows) if rounded is None else Screen(x, *of_members, rows, rounded)
+        start = np.zeros(n_members * batch + 1, np.int64)
+        floor = np.zeros(batch, offset.numpy().dtype)
+        size = torch.linalg.vector_norm(x, dim=-1).numpy() if isinstance(selection, Largest) else floor
+        shares: list[float] = []
+        at = 0
+        for first in range(0, n_members, members):
+            some = slice(first, min(first + members, n_members))
+            for row in range(0, batch, rows):
+                here = slice(row, min(row + rows, batch))
+                found = self._found.head((some.stop - some.start) * (here.stop - here.start))
+                if isinstance(selection, Largest):
+                    shares.append(self._largest(search, some, here, found, selection.k, size[here]))
+                else:
+                    search(some, here, found, floor[here])
+                ends = start[at : at + len(found.count) + 1]
+                at += len(found.count)
+                np.cumsum(found.count, out=ends[1:])
+                ends[1:] += ends[0]
+                self._make_room(int(ends[0]), int(ends[-1]))
+                per = here.stop - here.start
+                loops.collect(found.latent, found.value, ends, first * n_latents, n_latents, per, *self._codes)
+        # What the largest codes of a row will exceed next time is a guess: it saves time, and is checked.
+        self._likely = 0.9 * min(shares, default=0.0)
+        latent, value = (torch.from_numpy(part[: start[-1]]) for part in self._codes)
+        return Codes(torch.from_numpy(start), latent, value)
+
+    def _prepare(self, rows: int, n_latents: int, dtype: np.dtype[Any]) -> None:
+        if (rows, n_latents, dtype) != (*self._found.latent.shape, self._found.value.dtype):
+            self._found = Found.room(rows, n_latents, dtype)
+            self._codes = np.empty(0, np.int32), np.empty(0, dtype)
+
+    def _largest(self, search: Search, members: slice, rows: slice, found: Found, k: int, size: Array) -> float:
+        """Keeps the `k` largest of each row. What the smallest that is kept exceeds, as a share of the row's norm
+        `size`, in most rows."""
+        search(members, rows, found, (self._likely * size).astype(size.dtype))
+        if self._likely > 0 and int(found.count.min()) < k:
+            search(members, rows, found, np.zeros_like(size))
+        least = np.empty(len(found.count), found.value.dtype)
+        loops.keep_largest(found.latent, found.value, found.count, k, least)
+        shares = least.reshape(-1, len(size)) / np.maximum(size, np.finfo(size.dtype).tiny)
+        return float(np.quantile(shares, 0.02))
+
+    def _make_room(self, used: int, needed: int) -> None:
+        """Grows the arrays of codes, keeping what they hold."""
+        if needed > len(self._codes[0]):
+            grown = [np.empty(needed + needed // 2, part.dtype) for part in self._codes]
+            for new, old in zip(grown, self._codes, strict=True):
+                new[:used] = old[:used]
+            self._codes = grown[0], grown[1]
+
+    def decode(self, codes: Codes, W_dec: Tensor, b_dec: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+        grad = torch.empty_like(codes.value)
+        loops.decode(*_arrays(*codes, W_dec, b_dec, x, residual, grad))
+        return grad
+
+    def transpose(self, codes: Codes, n_latents: int) -> ByLatent:
+        n = len(codes.latent)
+        by = ByLatent(torch.empty(n_latents + 1, dtype=torch.int64), *torch.empty(2, n, dtype=torch.int32))
+        loops.transpose(*_arrays(codes.start, codes.latent, *by))
+        return by
+
+    def sums(self, by: ByLatent, values: Tensor) -> Tensor:
+        total = values.new_empty(len(by.start) - 1)
+        loops.sums(*_arrays(by.start, by.pair, values, total))
+        return total
+
+    def gradients(self, pull: Pull, into: Latents) -> None:
+        loops.gradients(*_pull(pull), *_arrays(*into))
+
+    def descend(
+        self,
+        p: Latents,
+        m: Latents,
+        v: Latents,
+        gradient: Latents,
+        adam: Adam,
+        unit_rows: bool,
+        rounded: Rounded | None,
+    ) -> None:
+        loops.descend(*_state(p, m, v, gradient), _hyper(adam, p), unit_rows, *_rounded(rounded, p))
+
+    def update(
+        self, pull: Pull, p: Latents, m: Latents, v: Latents, adam: Adam, unit_rows: bool, rounded: Rounded | None
+    ) -> None:
+        loops.update(*_pull(pull), *_state(p, m, v), _hyper(adam, p), unit_rows, *_rounded(rounded, p))
+
+
+class Found:
+    """Candidates of a block of rows: in row b the first ``count[b]`` entries of `latent` and `value`."""
+
+    def __init__(self, latent: Array, value: Array, count: Array) -> None:
+        self.latent, self.value, self.count = latent, value, count
+
+    @classmethod
+    def room(cls, rows: int, n_latents: int, dtype: np.dtype[Any]) -> Found:
+        """Room for every latent; the operating system gives memory only to what is written."""
+        shape = (rows, n_latents)
+        return cls(np.empty(shape, np.int32), np.empty(shape, dtype), np.empty(rows, np.int64))
+
+    def head(self, rows: int) -> Found:
+        return Found(self.latent[:rows], self.value[:rows], self.count[:rows])
+
+
+Search = Callable[[slice, slice, Found, Array], None]
+"""Finds the codes of some members in some rows of the batch, above a floor for each row."""
+
+
+def _block(batch: int, n_latents: int, n_members: int) -> tuple[int, int]:
+    """How many rows of how many members are computed at a time; several members only where a batch is small.
+
+    The rows do not depend on the company, so that a member's products are the same whatever it is.
+    """
+    rows = min(batch, max(LEAST_ROWS, BLOCK // n_latents))
+    return rows, min(n_members, max(1, BLOCK // (rows * n_latents))) if rows == batch else 1
+
+
+class Exact:
+    """Searches the product in full precision."""
+
+    def __init__(self, x: Tensor, W_enc: Tensor, offset: Tensor, rows: int) -> None:
+        self.x, self.W_enc, self.offset, self.rows = x, W_enc, offset, rows
+        self.pre = x.new_empty(0)
+
+    def __call__(self, members: slice, rows: slice, found: Found, floor: Array) -> None:
+        pre = _products(self, self.x, self.W_enc, members, rows).numpy()
+        loops.find(pre, self.offset[members].numpy(), rows.stop - rows.start, floor, *_parts(found))
+
+
+class Screen:
+    """Searches the product of rounded vectors; where that only screens, candidates are computed in full."""
+
+    def __init__(self, x: Tensor, W_enc: Tensor, offset: Tensor, rows: int, rounded: Rounded) -> None:
+        self.x, self.W_enc, self.offset, self.rows = x, W_enc, offset, rows
+        self.exact, self.short = rounded.exact, x.to(torch.bfloat16)
+        self.pre = self.short.new_empty(0)
+        self.rounded = rounded.W_enc.view(W_enc.shape)
+        self.norm, self.error = rounded.norm.view(offset.shape), rounded.error.view(offset.shape)
+        if rounded.exact:
+            norm = torch.linalg.vector_norm(x, dim=-1)
+            # Sums of d products: d roundings of at most 2^-24 each, taken twice for either of the two sums.
+            summing = x.shape[1] * 2.0**-22 * norm
+            self.by_norm = torch.linalg.vector_norm(x - self.short, dim=-1) + summing
+            self.by_error = torch.linalg.vector_norm(self.short.float(), dim=-1)
+        else:
+            self.by_norm = self.by_error = torch.zeros(len(x))
+
+    def __call__(self, members: slice, rows: slice, found: Found, floor: Array) -> None:
+        words = _products(self, self.short, self.rounded, members, rows).view(torch.uint16)
+        bound = (self.by_norm[rows], self.by_error[rows], self.norm[members], self.error[members])
+        # The product comes rounded to bfloat16: an error of at most 2^-9 of it, and a little of its own rounding.
+        share, per = np.float32(2.0**-8 if self.exact else 0.0), rows.stop - rows.start
+        offset = self.offset[members].numpy()
+        loops.find_rounded(words.numpy(), offset, per, floor, *_arrays(*bound), share, *_parts(found))
+        if self.exact:
+            loops.exactly(*_arrays(self.x[rows], self.W_enc[members]), offset, floor, *_parts(found))
+
+
+def _products(search: Exact | Screen, x: Tensor, W_enc: Tensor, members: slice, rows: slice) -> Tensor:
+    """``x W_enc^T`` of some rows for some members, one below the other, in the buffer of the search."""
+    n_members, n_rows = members.stop - members.start, rows.stop - rows.start
+    if len(search.pre) < n_members * n_rows:
+        search.pre = x.new_empty(n_members * n_rows, W_enc.shape[1])
+    pre = search.pre[: n_members * n_rows]
+    for i, member in enumerate(W_enc[members]):
+        torch.mm(x[rows], member.T, out=pre[i * n_rows : (i + 1) * n_rows])
+    return pre
+
+
+def _parts(found: Found) -> tuple[Array, Array, Array]:
+    return found.latent, found.value, found.count
+
+
+def _arrays(*tensors: Tensor) -> list[Array]:
+    return [t.numpy() for t in tensors]
+
+
+def _pull(pull: Pull) -> list[Any]:
+    along = pull.z.new_empty(0) if pull.along is None else pull.along
+    tensors = (*pull.by, pull.z, pull.g, pull.residual, pull.x, pull.centre, pull.W_dec, along)
+    return [*_arrays(*tensors), pull.W_dec.numpy().dtype.type(pull.scale)]
+
+
+def _state(*groups: Latents) -> list[Array]:
+    return [array for group in groups for array in _arrays(*group)]
+
+
+def _hyper(adam: Adam, p: Latents) -> tuple[Any, ...]:
+    """Adam's numbers in the parameters' own type, so that nothing is widened to float64."""
+    kind = p.W_dec.numpy().dtype.type
+    betas = (adam.beta1, 1 - adam.beta1, adam.beta2, 1 - adam.beta2)
+    return tuple(kind(float(value)) for value in (adam.step_size, adam.root, *betas, adam.eps))
+
+
+def _rounded(rounded: Rounded | None, p: Latents) -> list[Array]:
+    if rounded is None:
+        none = p.b_enc.new_empty(0)
+        return _arrays(none.to(torch.uint16).reshape(0, 0), none, none)
+    return _arrays(rounded.W_enc.view(torch.uint16), rounded.norm, rounded.error)

@@ -1,0 +1,200 @@
+"""The one training loop: a generator that yields its state, for a stack of dictionaries on shared batches.
+
+Everything is a function of the configs and the seeds: batches of (source seed, step), initial values of the
+member's seed, resampling of (seed, step). A run that is stopped at any step and resumed from a checkpoint
+continues bit for bit. A member comes out the same whatever else is in its stack: on a CPU to the bit, where its
+tensors are whole cache lines (``n_latents * d_in`` a multiple of 16), and to rounding elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from sae.numerics.profiler import NO_SPANS, Spans
+from sae.numerics.schedules import trapezoid
+from sae.source import Source
+from sae.training.config import TrainConfig
+from sae.training.dead_latents import count_silence_, resample_
+from sae.training.dense_step import bar_of
+from sae.training.engine import Engine
+from sae.training.gradients import Terms
+from sae.training.input_scaling import Beginning
+from sae.training.kernels import Adam
+from sae.training.l0_controller import Control
+from sae.training.prefetch import Pair, batches_of
+from sae.training.state import Member, State
+
+
+def train(
+    members: Sequence[Member],
+    source: Source,
+    config: TrainConfig,
+    device: str = "cpu",
+    resume: Mapping[str, Tensor] | None = None,
+    spans: Spans = NO_SPANS,
+) -> Iterator[State]:
+    """Trains a stack and yields its state every ``config.log_every`` steps and at the end.
+
+    The members share a shape and an architecture, and differ in their coefficient and seed. Adam (Kingma and
+    Ba 2015); where the architecture holds decoder rows at unit norm, the part of the gradient along the row
+    is projected out before the step and the row renormalised after it (Bricken et al. 2023).
+    """
+    for [state] in train_side_by_side([members], source, config, device, [resume], spans):
+        yield state
+
+
+def train_side_by_side(
+    stacks: Sequence[Sequence[Member]],
+    source: Source,
+    config: TrainConfig,
+    device: str = "cpu",
+    resumes: Sequence[Mapping[str, Tensor] | None] | None = None,
+    spans: Spans = NO_SPANS,
+) -> Iterator[list[State]]:
+    """Trains stacks of different shapes or architectures in one pass over the data, each as it would be alone.
+
+    Yields the states of all; checkpoints to `resumes` must be of the same step.
+    """
+    resumes = resumes or [None] * len(stacks)
+    # Looked at once, and only where a stack begins.
+    scaling = config.input_scale, config.centre == "median"
+    beginning = cache(lambda: Beginning.of(source, config.n_scale, config.batch_size, *scaling))
+    states = [
+        State.begin(members, source, config, device, beginning())
+        if resume is None
+        else State.restored(members, source, config, device, resume)
+        for members, resume in zip(stacks, resumes, strict=True)
+    ]
+    assert len({state.step for state in states}) == 1, "stacks side by side stand at the same step"
+    teams = [_Team(state, config, spans) for state in states]
+    step = states[0].step
+    if step == config.steps:
+        yield states
+    coming = range(step, config.steps)
+    with closing(batches_of(source, coming, config.batch_size, device, spans=spans)) as batches:
+        while step < config.steps:
+            with spans("data"):
+                pair = next(batches)
+            step += 1
+            logged = step % config.log_every == 0 or step == config.steps
+            for team in teams:
+                team.step(pair, source, logged)
+            if logged:
+                yield states
+
+
+class _Team:
+    """A stack in training."""
+
+    def __init__(self, state: State, config: TrainConfig, spans: Spans) -> None:
+        self.state, self.config, self.spans = state, config, spans
+        configs, like = [member for member, _ in state.members], state.factor
+        self.first = configs[0]
+        self.full = torch.tensor([c.coefficient for c in configs]).to(like)
+        target = torch.tensor([c.target_l0 or torch.nan for c in configs]).to(like)
+        controlled = torch.tensor([c.controlled for c in configs], device=like.device)
+        free = torch.full_like(target, torch.nan)
+        counts = torch.tensor([c.counts for c in configs], device=like.device)
+        wanted = torch.where(controlled, target, free)
+        self.control = Control(wanted, counts, state.integral, state.smooth_l0, config.steps)
+        self.controls = self.control.at_work
+        self.engine = Engine(
+            state.stack,
+            state.moments,
+            state.is_sparse,
+            self.first.architecture(state.step / config.steps),
+            config.batch_size,
+            decoder_bias=self.first.decoder_bias,
+            precision=config.precision,
+            spans=spans,
+            target_l0=target,
+            keep_near=config.keep_near,
+        )
+
+    def step(self, pair: Pair, source: Source, logged: bool) -> None:
+        """One step on rows in raw units."""
+        state, config = self.state, self.config
+        lr = config.lr * trapezoid(state.step, config.steps, config.warm_up, config.decay)
+        warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
+        with self.spans("bookkeeping"):
+            x, y = state.units(pair)
+            state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
+        coefficient = self.full * state.factor * self.control.weight(state.step / config.steps) * warm
+        state.step += 1
+        adam, steady = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
+        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, y, state.dead, steady)
+        with self.spans("bookkeeping"):
+            count_silence_(state.silent_for, terms.fired)
+            if self.controls and warm == 1:
+                self.control.follow_(terms.l0, state.step / config.steps)
+            if self.first.resampled and _resamples_after(state.step, config):
+                _resample(state, self.engine, source, config)
+            # The first steps count less, or the beginning would be remembered for too long.
+            keep = min(config.average, (1 + state.step) / (10 + state.step))
+            for name, average in state.average.items():
+                average.lerp_(state.stack.parameters()[name], 1 - keep)
+            if state.step == config.steps:
+                self._calibrate(source)
+            if logged:
+                state.figures = _figures(terms, coefficient, state.dead, lr)
+
+    def _calibrate(self, source: Source) -> None:
+        """Has thresholds that were controlled meet the target on the pool of the coming rows, by one factor for all."""
+        for i in (self.control.counts & ~self.control.target.isnan()).nonzero()[:, 0].tolist():
+            own, target = self.state.result().part(i, i + 1), float(self.control.target[i])
+            ratios = list[Tensor]()
+            pool = _pool(self.state, source, self.config)
+            for x, _ in pool:
+                pre = torch.addmm(own.b_enc[0], x - own.subtracted[0], own.W_enc[0].T)
+                ratio = (pre / own.own["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
+                ratios.append(ratio.topk(min(len(ratio), round(4 * target * len(x)))).values)
+            factor = bar_of(torch.cat(ratios), round(target * sum(len(x) for x, _ in pool)))
+            own.own["threshold"].mul_(factor.clamp(0.5, 2))
+
+
+def _resamples_after(step: int, config: TrainConfig) -> bool:
+    every = config.resample_every
+    return every > 0 and step % every == 0 and step <= config.resample_until * config.steps
+
+
+def _resample(state: State, engine: Engine, source: Source, config: TrainConfig) -> None:
+    """Resamples dead latents on the pool of the coming rows."""
+    dead = state.dead
+    if not bool(dead.any()):
+        return
+    pieces = _pool(state, source, config)
+    errors = torch.cat([engine.errors(*piece) for piece in pieces], 1)
+    x, y = (torch.cat(part) for part in zip(*pieces, strict=True))
+    seeds = [seed for _, seed in state.members]
+    resample_(state.stack, state.moments, dead, x, y, errors, seeds, state.step)
+    state.stack.keep_near_(config.keep_near)
+    for name, value in state.members[0][0].architecture(0.0).begins.items():
+        for numbers, to in ((state.stack.own[name], value), *((moment, 0.0) for moment in state.moments[name])):
+            numbers.masked_fill_(dead, to)
+    engine.refresh()
+    state.silent_for.masked_fill_(dead, 0)
+
+
+def _pool(state: State, source: Source, config: TrainConfig) -> list[Pair]:
+    """The rows of the coming steps, `resample_pool` of them or a little more."""
+    batch, device = config.batch_size, str(state.stack.W_dec.device)
+    coming = range(state.step, state.step + -(-config.resample_pool // batch))
+    with closing(batches_of(source, coming, batch, device, workers=0)) as batches:
+        return [state.units(pair) for pair in batches]
+
+
+def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:
+    return {
+        "loss": terms.loss,
+        "mse": terms.mse,
+        "penalty": terms.penalty,
+        "l0": terms.l0,
+        "coefficient": coefficient,
+        "dead": dead.float().mean(-1),
+        "lr": lr,
+    }

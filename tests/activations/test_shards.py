@@ -1,0 +1,165 @@
+"""Shards: what is written comes back, in the order asked for, and damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sae.activations.shards import Pace, Shard, Shards, write_shard
+
+
+def table(n: int, d: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(n)
+    return {
+        "acts": torch.randn(n, d, generator=g).to(dtype),
+        "document": torch.randint(0, 9, (n,), generator=g, dtype=torch.int32),
+        "token": torch.randint(-1, 500, (n,), generator=g, dtype=torch.int32),
+    }
+
+
+def write(folder: Path, sizes: list[int], dtype: torch.dtype = torch.float32) -> tuple[Shards, dict[str, torch.Tensor]]:
+    files, tables = [], []
+    for i, n in enumerate(sizes):
+        files.append(folder / f"train-{i:05d}.safetensors")
+        tables.append(table(n, dtype=dtype))
+        write_shard(files[-1], tables[-1])
+    return Shards(files), {name: torch.cat([t[name] for t in tables]) for name in tables[0]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_come_back_in_the_order_asked_for(tmp_path: Path, dtype: torch.dtype, data: st.DataObject):
+    shards, whole = write(tmp_path, data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=5)), dtype)
+    picks = data.draw(st.lists(st.integers(0, shards.n_rows - 1), max_size=40))
+    index = np.array(picks, dtype=np.int64)
+    assert shards.n_rows == len(whole["acts"]) and shards.width() == 5
+    acts = shards.rows(index)
+    assert acts.dtype == torch.float32 and torch.equal(acts, whole["acts"][index].float())
+    assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+def test_an_empty_shard_among_others(tmp_path: Path):
+    shards, whole = write(tmp_path, [3, 0, 4])
+    assert torch.equal(shards.rows(np.arange(7)[::-1].copy()), whole["acts"].flip(0))
+
+
+def test_the_result_is_the_callers_own(tmp_path: Path):
+    shards, _ = write(tmp_path, [6])
+    first = shards.rows(np.arange(6))
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(shards.rows(np.arange(6)), kept)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 60, -1])
+def test_a_truncated_shard_is_refused_by_name(tmp_path: Path, keep: int):
+    write(tmp_path, [6])
+    file = tmp_path / "train-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train-00000\.safetensors: this shard is cut short or damaged"):
+        Shards([file])
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 200, b"\x05\0\0\0\0\0\0\0[1,2]", b"\x02\0\0\0\0\0\0\0{}"])
+def test_other_bytes_are_refused_by_name(tmp_path: Path, junk: bytes):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(junk)
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        Shards([file])
+
+
+def test_shards_of_different_shape_and_missing_ones_are_refused(tmp_path: Path):
+    write(tmp_path, [6])
+    write_shard(tmp_path / "other.safetensors", table(3, d=4))
+    with pytest.raises(ValueError, match="other tensors"):
+        Shards([tmp_path / "train-00000.safetensors", tmp_path / "other.safetensors"])
+    with pytest.raises(FileNotFoundError, match="gone"):
+        Shards([tmp_path / "gone.safetensors"])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shards, _ = write(tmp_path, [6])
+    before = shards.shards[0].file.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(shards.shards[0].file, table(2))
+    assert shards.shards[0].file.read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_numpy_and_compiled_loops_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+    pytest.importorskip("numba")
+    shards, whole = write(tmp_path, [70, 0, 1, 200, 33], dtype)
+    index = np.random.default_rng(0).integers(0, shards.n_rows, 500)
+    index[:4] = 0, 69, 70, shards.n_rows - 1
+    for name in shards.names:
+        for some in (index, index[::2], index[:0]):
+            monkeypatch.setattr("sae.activations.shards.HAS_NUMBA", True)
+            compiled = shards.rows(some, name)
+            monkeypatch.setattr("sae.activations.shards.HAS_NUMBA", False)
+            assert compiled.dtype == shards.rows(some, name).dtype and torch.equal(compiled, shards.rows(some, name))
+            assert torch.equal(compiled, whole[name][some].to(compiled.dtype))
+
+
+def test_shards_beyond_memory_are_called_in_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shards, whole = write(tmp_path, [700, 0, 900], torch.bfloat16)
+    assert not shards._beyond_memory
+    called: list[int] = []
+    call_in = Shard.call_in
+    monkeypatch.setattr(Shard, "call_in", lambda shard, name, row: called.append(row) or call_in(shard, name, row))
+    monkeypatch.setattr("sae.activations.shards.MEMORY_SHARE", 0.0)
+    shards = Shards([shard.file for shard in shards.shards])
+    index = np.array([1599, 0, 699, 700, 0])
+    assert torch.equal(shards.rows(index), whole["acts"][index].float())
+    assert called == [0, 0, 699, 0, 899]
+    assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+def test_rows_are_the_same_whatever_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr("sae.activations.shards.BYTES_PER_THREAD", 100)
+    shards, whole = write(tmp_path, [70, 1, 200])
+    index = np.random.default_rng(0).integers(0, shards.n_rows, 501)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(shards.rows(index), whole["acts"][index])
+        assert torch.equal(shards.rows(index, "token"), whole["token"][index])
+
+
+def test_the_way_that_was_faster_of_late_is_taken():
+    pace = Pace()
+    seconds = {4: 1.0, 1: 2.0}
+
+    def taken(times: int) -> list[int]:
+        found: list[int] = []
+        for _ in range(times):
+            found.append(pace.choose(4))
+            pace.took(found[-1], seconds[found[-1]])
+        return found
+
+    assert pace.untried(4) == [4, 1] and taken(2) == [4, 1] and pace.untried(4) == []
+    assert set(taken(Pace.AGAIN - 3)) == {4}
+    assert taken(1) == [1]
+    seconds[4] = 9.0
+    assert taken(10)[-1] == 1
+    seconds[4] = 0.1
+    assert 4 in taken(Pace.AGAIN)
+    taken(20 * Pace.AGAIN)
+    assert taken(1) == [4]
+
+
+@pytest.mark.parametrize("index", [-1, 6, 2**40])
+def test_a_row_that_is_not_there_is_refused(tmp_path: Path, index: int):
+    shards, _ = write(tmp_path, [2, 4])
+    with pytest.raises(AssertionError, match="no such row"):
+        shards.rows(np.array([0, index]))

@@ -1,0 +1,54 @@
+"""Neuron, latent and probe for one feature: each wins where it must, and by permuted labels nobody does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sae.analysis.units.one_feature import Halves, readers
+from sae.numerics.seeds import generator
+
+
+def halves(d: int = 12) -> tuple[Halves, Halves, Halves]:
+    """A feature spread evenly over all neurons, which one latent reads; another latent is noise."""
+    draw = generator("halves")
+    y = torch.rand(3000, generator=draw) < 0.2
+    x = torch.randn(3000, d, generator=draw) + 0.6 * y[:, None]
+    z = torch.stack([torch.randn(3000, generator=draw), x.mean(1) * d**0.5], dim=1).relu()
+    return tuple(Halves(t[:1500], t[1500:]) for t in (x, z, y))  # pyright: ignore[reportReturnType]
+
+
+def test_a_feature_spread_over_neurons_is_read_by_probes_and_by_its_latent():
+    x, z, y = halves()
+    neuron, latent, mean, logistic = readers(x, z, y)
+    assert [r.name for r in (neuron, latent, mean, logistic)] == ["neuron", "latent", "diff_means", "logistic"]
+    assert latent.unit == 1 and neuron.unit is not None and mean.unit is None
+    assert neuron.judged.auc.high < latent.judged.auc.low
+    assert latent.judged.auc.value == pytest.approx(mean.judged.auc.value, abs=0.01)
+    assert logistic.judged.auc.value == pytest.approx(mean.judged.auc.value, abs=0.01)
+    assert all(r.judged.f1.low < r.judged.f1.value < r.judged.f1.high for r in (neuron, latent, mean, logistic))
+
+
+def test_by_permuted_labels_all_are_at_chance():
+    x, z, y = halves()
+    for reader in readers(x, z, y, shuffles=10):
+        if reader.name == "latent":
+            continue  # of two latents the right one may be drawn
+        assert reader.shuffled.auc.low < 0.5 < reader.shuffled.auc.high, reader
+        # Any neuron has its part of this feature: the best one is no better than one drawn at random may be.
+        assert reader.name == "neuron" or reader.shuffled.auc.high < reader.judged.auc.low
+
+
+def test_a_neuron_that_is_silent_for_the_feature_reads_it_and_a_latent_may_not():
+    y = halves()[2]
+    told = Halves(*(torch.where(half[:, None], -1.0, 1.0) for half in y))
+    neuron, latent, *_ = readers(told, told, y)
+    assert neuron.judged.auc.value == 1 and neuron.judged.f1.value == 1
+    assert latent.judged.auc.value == 0
+
+
+def test_without_a_dictionary_there_is_no_latent_and_without_a_class_no_answer():
+    x, _, y = halves()
+    assert [r.name for r in readers(x, None, y, shuffles=1)] == ["neuron", "diff_means", "logistic"]
+    with pytest.raises(ValueError, match="same in all test rows"):
+        readers(x, None, Halves(y.choose, torch.zeros_like(y.test)))

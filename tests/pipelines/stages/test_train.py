@@ -1,0 +1,175 @@
+"""The train stage on its own: its log, its checkpoint, its sinks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config.config import parse
+from pipelines.plan import plan
+from pipelines.stages import train
+from pipelines.steps.step import Job, Runtime, Step
+from pipelines.steps.store import Store
+
+Told = list[tuple[int, int, str, dict[str, float]]]
+
+
+@pytest.fixture
+def jobs(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
+    """The four members of a stack, their source prepared."""
+    store = Store(tmp_path)
+    steps = plan(parse(tiny))
+    source = steps[0]
+    from pipelines.stages import generate
+
+    for job in generate.run([job_of(source, store)], tmp_path, Runtime(), lambda *_, **__: None):
+        store.commit(job.step, "cpu", 0.0)
+    return [job_of(s, store) for s in steps if s.stage == "train" and "dictionary" in s.config]
+
+
+def job_of(step: Step, store: Store) -> Job:
+    store.partial(step).mkdir()
+    return Job(step, {name: store.directory(s) for name, s in step.inputs.items()}, store.partial(step))
+
+
+def work(jobs: list[Job], scratch: Path, **runtime: Any) -> Told:
+    told: Told = []
+
+    def tell(done: int, total: int, unit: str, **figures: float) -> None:
+        told.append((done, total, unit, figures))
+
+    finished = list(train.run(jobs, scratch, Runtime(**runtime), tell))
+    assert finished == jobs
+    return told
+
+
+def test_the_log_has_a_line_for_every_record_and_the_board_its_mean(jobs: list[Job], tmp_path: Path):
+    told = work(jobs, tmp_path)
+    assert [t[:3] for t in told] == [(step, 60, "steps") for step in range(10, 61, 10)]
+    logs = [[json.loads(line) for line in (job.out / "log.jsonl").open()] for job in jobs]
+    for log in logs:
+        assert [line["samples"] for line in log] == [320 * i for i in range(1, 7)]
+        assert {"loss", "mse", "penalty", "l0", "dead", "lr", "coefficient", "seconds", "samples_per_s"} <= set(log[0])
+    assert [log[-1]["coefficient"] for log in logs] == pytest.approx([0.1, 0.1, 0.5, 0.5])
+    assert told[0][3]["loss"] == pytest.approx(sum(log[0]["loss"] for log in logs) / 4)
+
+
+def test_a_log_goes_on_after_its_checkpoint(tmp_path: Path):
+    file = tmp_path / "log.jsonl"
+    lines = [{"step": s, "samples": 32 * s, "seconds": s / 10} for s in (10, 20, 30)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "sam')
+    log = train.Log(file, up_to=20)
+    log.write({"step": 30, "samples": 960})
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert written[:2] == lines[:2] and [line["step"] for line in written] == [10, 20, 30]
+    assert written[2]["seconds"] >= 2.0 and written[2]["samples_per_s"] > 0
+    train.Log(file, up_to=0)
+    assert file.read_text() == ""
+
+
+def test_checkpoints_come_by_time_and_at_the_end(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    steps: list[int] = []
+    monkeypatch.setattr(train, "_checkpoint", lambda states, *_: steps.append(states[0].step))
+    work(jobs, tmp_path, checkpoint_seconds=1e9)
+    assert steps == [60]
+    steps.clear()
+    for job in jobs:
+        (job.out / "log.jsonl").unlink()
+    work(jobs, tmp_path, checkpoint_seconds=0)
+    assert steps == [10, 20, 30, 40, 50, 60]
+
+
+def test_an_unreadable_checkpoint_is_a_fresh_start(jobs: list[Job], tmp_path: Path):
+    work(jobs[:1], tmp_path)
+    first = (jobs[0].out / "dictionary" / "dictionary.safetensors").read_bytes()
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    assert [t[0] for t in work(jobs[:1], tmp_path)] == [10, 20, 30, 40, 50, 60]
+    assert (jobs[0].out / "dictionary" / "dictionary.safetensors").read_bytes() == first
+
+
+def test_sinks_are_fed_every_member(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    logged: list[tuple[dict[str, float], int]] = []
+    ended: list[str] = []
+
+    class Run:
+        def log(self, figures: dict[str, float], step: int) -> None:
+            logged.append((figures, step))
+
+        def finish(self) -> None:
+            ended.append("ended")
+
+    begun: list[dict[str, Any]] = []
+    module = types.ModuleType("trackio")
+    module.init = lambda **settings: (begun.append(settings), Run())[1]
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    work(jobs, tmp_path, sinks=("trackio",))
+    assert begun[0]["name"] == jobs[0].step.group and ended == ["ended"]
+    assert [step for _, step in logged] == [10, 20, 30, 40, 50, 60]
+    assert {f"{job.step.title}/loss" for job in jobs} <= set(logged[0][0])
+
+
+@pytest.fixture
+def two_widths(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
+    """Two stacks on one source."""
+    from pipelines.stages import generate
+
+    store = Store(tmp_path)
+    steps = plan(parse({**tiny, "dictionary": {**tiny["dictionary"], "n_latents": [16, 32]}}))
+    for job in generate.run([job_of(steps[0], store)], tmp_path, Runtime(), lambda *_, **__: None):
+        store.commit(job.step, "cpu", 0.0)
+    return [job_of(s, store) for s in steps if s.stage == "train" and "dictionary" in s.config]
+
+
+def results(jobs: list[Job]) -> list[bytes]:
+    return [(job.out / "dictionary" / "dictionary.safetensors").read_bytes() for job in jobs]
+
+
+def test_stacks_side_by_side_come_out_as_they_do_alone(two_widths: list[Job], tmp_path: Path):
+    told = work(two_widths, tmp_path)
+    assert len(two_widths) == 8 and [t[0] for t in told] == list(range(10, 61, 10))  # one pass for both widths
+    together = results(two_widths)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    work(two_widths[4:], tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    work(two_widths[:4], tmp_path)
+    assert results(two_widths) == together
+
+
+def test_what_memory_cannot_hold_is_trained_in_several_sittings(
+    two_widths: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    work(two_widths, tmp_path)
+    together = results(two_widths)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    d_in = train.open_source(two_widths[0].inputs["source"], "cpu").d_in
+    monkeypatch.setattr(train, "memory_of", lambda device: 2 * 24 * d_in * (3 * 16))  # three of the smaller ones
+    cut = [
+        [[j.step.config["dictionary"]["n_latents"] for j in s] for s in t]
+        for t in train._sittings(two_widths, Runtime())
+    ]
+    assert cut == [[[16, 16, 16]], [[16], [32]], [[32]], [[32]], [[32]]]
+    work(two_widths, tmp_path)
+    assert results(two_widths) == together
+
+
+def test_side_by_side_a_stopped_run_goes_on(two_widths: list[Job], tmp_path: Path):
+    work(two_widths, tmp_path)
+    together = results(two_widths)
+    (tmp_path / "again").mkdir()
+
+    def stop_at(done: int, *_: Any, **__: Any) -> None:
+        if done == 40:
+            raise KeyboardInterrupt
+
+    running = train.run(two_widths, tmp_path / "again", Runtime(checkpoint_seconds=0), stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        list(running)
+    told = work(two_widths, tmp_path / "again")
+    assert [t[0] for t in told] == [40, 50, 60]
+    assert results(two_widths) == together

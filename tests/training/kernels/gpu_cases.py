@@ -1,0 +1,293 @@
+"""The Triton kernels against their plain twins, on a GPU or in Triton's interpreter; see `test_gpu`.
+
+The interpreter cuts what it rounds to bfloat16 instead of rounding it, which is allowed for.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.architecture import Architecture, Largest, Positive, Selection
+from sae.dictionaries.gated import GatedArchitecture
+from sae.dictionaries.relu import ReluArchitecture
+from sae.training.dense_step import Terms
+from sae.training.kernels import Adam, Codes, Latents, Pull, Rounded
+from sae.training.kernels.backend import kernels_for
+from sae.training.kernels.gpu import INTERPRETED, Triton
+from sae.training.kernels.graph import Replay
+from sae.training.kernels.reference import Reference
+from sae.training.sparse_step import Members, descend
+from sae.training.stack import Stack
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+# Batch, latents of a member, width, members. Tiles are wider than 80 and its inner blocks do not divide it.
+LARGE = [] if INTERPRETED else [(1000, 6000, 768, 2), (9000, 24_576, 256, 1), (500, 700, 80, 9)]
+ENCODED = [(3, 70, 48, 2), (17, 33, 16, 1), (4, 5, 5, 1), (2, 1, 32, 2), *LARGE]
+STEPPED = [(4, 7, 20, 2), (3, 2, 1, 1)] + ([] if INTERPRETED else [(2000, 3000, 768, 3), (500, 300, 4100, 1)])
+ENCODE = pytest.mark.parametrize(("batch", "n_latents", "d_in", "n_members"), ENCODED)
+STEP = pytest.mark.parametrize(("batch", "n_latents", "d_in", "n_members"), STEPPED)
+REFERENCE = Reference()
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def problem(
+    batch: int, n_latents: int, d_in: int, n_members: int = 1, share: float = 0.2
+) -> tuple[Tensor, Latents, Tensor]:
+    """Inputs, latents of which about a share is active, and b_dec. Latent 0 fires in every row, the last in none."""
+    n = n_members * n_latents
+    x, W_enc, W_dec = normal(batch, d_in, seed=1), normal(n, d_in, seed=2), normal(n, d_in, seed=3)
+    W_enc /= d_in**0.5
+    b_enc = torch.full((n,), -torch.special.ndtri(torch.tensor(1 - share, dtype=torch.float64)).item())
+    b_enc[0], b_enc[-1] = 20, -20
+    p = Latents(W_enc, W_dec / W_dec.norm(dim=-1, keepdim=True), b_enc.to(DEVICE))
+    return x, p, normal(n_members, d_in, seed=4)
+
+
+def dense(codes: Codes, n_latents: int) -> Tensor:
+    """The codes as a matrix, after a look at their order."""
+    rows = len(codes.start) - 1
+    row = torch.arange(rows, device=DEVICE).repeat_interleave(codes.start.diff())
+    place = row * n_latents + codes.latent
+    assert bool((place.diff() > 0).all()) and bool((codes.value > 0).all())
+    assert codes.start[0] == 0 and codes.start[-1] == len(codes.latent) == len(codes.value)
+    return torch.zeros(rows * n_latents, device=DEVICE).index_put_((place,), codes.value).view(rows, n_latents)
+
+
+def same(found: Codes, wanted: Codes, n_latents: int, tolerance: float = 1e-5) -> None:
+    """Entries that one has and the other has not are no larger than the tolerance."""
+    torch.testing.assert_close(dense(found, n_latents), dense(wanted, n_latents), rtol=tolerance, atol=tolerance)
+
+
+@ENCODE
+@pytest.mark.parametrize("selection", [Positive(), Largest(3), Largest(10**6)], ids=str)
+def test_encode(selection: Selection, batch: int, n_latents: int, d_in: int, n_members: int):
+    x, p, _ = problem(batch, n_latents, d_in, n_members)
+    found = Triton().encode(x, p.W_enc, p.b_enc, selection, None, n_members)
+    same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, selection, None, n_members), len(p.b_enc))
+
+
+def test_of_equal_codes_the_leftmost_are_kept():
+    W_enc, x = torch.ones(6, 2, device=DEVICE), torch.ones(1, 2, device=DEVICE)
+    codes = Triton().encode(x, W_enc, torch.tensor([0.0, 1, 0, 0, 1, 0], device=DEVICE), Largest(4))
+    assert codes.latent.tolist() == [0, 1, 2, 4] and codes.value.tolist() == [2, 3, 2, 3]
+
+
+@ENCODE
+@pytest.mark.parametrize("scale", [1e-3, 1e4])
+def test_the_screen_finds_every_code(batch: int, n_latents: int, d_in: int, n_members: int, scale: float):
+    x, p, _ = problem(batch, n_latents, d_in, n_members)
+    x, offset = x * scale, p.b_enc * scale
+    found = Triton().encode(x, p.W_enc, offset, Positive(), Rounded.of(p.W_enc, exact=True), n_members)
+    wanted = REFERENCE.encode(x, p.W_enc, offset, Positive(), None, n_members)
+    found, wanted = (codes._replace(value=codes.value / scale) for codes in (found, wanted))
+    same(found, wanted, len(p.b_enc))
+
+
+def test_the_screen_holds_on_to_what_rounding_alone_makes_inactive():
+    """Products that are a little above zero and, of rounded vectors, below: the screen is not the product."""
+    x = 1 + 2.0**-8 * normal(10, 64, seed=5).abs()
+    W_enc = torch.cat([torch.ones(16, 32), -torch.ones(16, 32)], 1).to(DEVICE) + 2.0**-9 * normal(16, 64, seed=6)
+    offset, rounded = torch.zeros(16, device=DEVICE), Rounded.of(W_enc, exact=True)
+    wanted = REFERENCE.encode(x, W_enc, offset, Positive())
+    plain = (x.bfloat16().float() @ rounded.W_enc.float().T > 0).sum()
+    assert len(wanted.value) > 20 and abs(int(plain) - len(wanted.value)) > 5
+    same(Triton().encode(x, W_enc, offset, Positive(), rounded), wanted, 16, 1e-4)
+
+
+@ENCODE
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("selection", [Positive(), Largest(3)], ids=str)
+def test_a_plain_rounded_product(
+    batch: int, n_latents: int, d_in: int, n_members: int, selection: Selection, fused: bool
+):
+    x, p, _ = problem(batch, n_latents, d_in, n_members)
+    rounded = Rounded.of(p.W_enc, exact=False)
+    found = Triton(fused).encode(x, p.W_enc, p.b_enc, selection, rounded, n_members)
+    wanted = REFERENCE.encode(x, p.W_enc, p.b_enc, selection, rounded, n_members)
+    if isinstance(selection, Positive):
+        same(found, wanted, len(p.b_enc), 0.04)
+    else:
+        # Which of two that are nearly equal is kept is a matter of rounding; how large it is, hardly.
+        a, b = (dense(codes, len(p.b_enc)).topk(min(3, n_latents)).values for codes in (found, wanted))
+        torch.testing.assert_close(a, b, rtol=0.04, atol=0.04)
+
+
+def test_more_pairs_than_there_was_room_for():
+    x, p, _ = problem(2, 20, 16, share=0.7)
+    for rounded in (None, Rounded.of(p.W_enc, exact=True)):
+        kernels = Triton()
+        kernels._make_room(5, x)
+        found = kernels.encode(x, p.W_enc, p.b_enc, Positive(), rounded)
+        same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive()), 20)
+        assert len(kernels._latent) > 5
+
+
+def test_rows_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sae.training.kernels.gpu.block", lambda *_: (3, 1))
+    x, p, _ = problem(4, 10, 16, 2)
+    for rounded in (None, Rounded.of(p.W_enc, exact=True)):
+        found = Triton().encode(x, p.W_enc, p.b_enc, Positive(), rounded, 2)
+        same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), None, 2), 20)
+
+
+def test_members_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sae.training.kernels.gpu.block", lambda *_: (3, 2))
+    x, p, _ = problem(3, 5, 16, 3)
+    for rounded in (None, Rounded.of(p.W_enc, exact=True)):
+        found = Triton().encode(x, p.W_enc, p.b_enc, Positive(), rounded, 3)
+        same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), None, 3), 15)
+
+
+def codes_of(x: Tensor, p: Latents, n_members: int, kind: str) -> Codes:
+    """With an empty row in the middle; or with none but one latent, or nothing at all."""
+    offset = p.b_enc.clone()
+    if kind == "one latent":
+        offset[1:] = -1e6
+    if kind == "none":
+        offset -= 1e6
+    codes = REFERENCE.encode(x, p.W_enc, offset, Positive(), None, n_members)
+    if kind == "many":
+        z = dense(codes, len(offset))
+        z[len(z) // 2] = 0
+        where = z.nonzero()
+        start = torch.nn.functional.pad((z > 0).sum(-1).cumsum(0), (1, 0))
+        codes = Codes(start, where[:, 1].int(), z[where[:, 0], where[:, 1]])
+    return codes
+
+
+@STEP
+@pytest.mark.parametrize("unit_rows", [True, False])
+@pytest.mark.parametrize("kind", ["many", "one latent", "none"])
+def test_the_rest_of_the_step(batch: int, n_latents: int, d_in: int, n_members: int, kind: str, unit_rows: bool):
+    x, p, b_dec = problem(batch, n_latents, d_in, n_members)
+    compare_steps(codes_of(x, p, n_members, kind), x, p, b_dec, unit_rows)
+
+
+@pytest.mark.parametrize("pairs", [7, 8, 19])
+def test_lists_that_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch, pairs: int):
+    monkeypatch.setattr("sae.training.kernels.gpu.CHUNK", 8)
+    x, p, b_dec = problem(pairs, 3, 4)
+    compare_steps(codes_of(x, p, 1, "one latent"), x, p, b_dec, True)
+
+
+def compare_steps(codes: Codes, x: Tensor, p: Latents, b_dec: Tensor, unit_rows: bool) -> None:
+    ends, adam, n_latents = [], Adam.at(3, 1e-2, 0.9, 0.999), len(p.b_enc)
+    for kernels in (REFERENCE, Triton()):
+        residual = x.new_empty(len(codes.start) - 1, x.shape[1])
+        grad = kernels.decode(codes, p.W_dec, b_dec, x, residual)
+        by = kernels.transpose(codes, n_latents)
+        own, m, v = moments(p)
+        along = None if unit_rows else p.b_enc
+        pull = Pull(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / len(x))
+        gradient = Latents(*(torch.empty_like(t) for t in p))
+        kernels.gradients(pull, gradient)
+        before = [t.clone() for t in gradient]
+        rounded = Rounded.of(own.W_enc, exact=True)
+        kernels.update(pull, own, m, v, adam, unit_rows, rounded)
+        follows(rounded, own.W_enc)
+
+        apart, m_apart, v_apart = moments(p)
+        rounded = Rounded.of(apart.W_enc, exact=True)
+        kernels.descend(apart, m_apart, v_apart, gradient, adam, unit_rows, rounded)
+        follows(rounded, apart.W_enc)
+        for one, other in zip((*apart, *m_apart, *v_apart), (*own, *m, *v), strict=True):
+            torch.testing.assert_close(one, other)
+        ends.append([residual, grad, *by, kernels.sums(by, grad), *before, *own, *m, *v])
+    for slow, quick in zip(*ends, strict=True):
+        assert slow.dtype == quick.dtype
+        torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-5 * max(1.0, len(x) ** 0.5 / 4))
+
+
+def moments(p: Latents) -> tuple[Latents, Latents, Latents]:
+    own, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
+    return own, m, Latents(*(t.abs() for t in v))
+
+
+def follows(rounded: Rounded, W_enc: Tensor) -> None:
+    """What the update left behind is what rounding anew gives, bit by bit."""
+    anew = Rounded.of(W_enc, exact=True)
+    assert torch.equal(rounded.W_enc, anew.W_enc)
+    torch.testing.assert_close(rounded.norm, anew.norm)
+    torch.testing.assert_close(rounded.error, anew.error)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one program after another")
+def test_a_step_is_the_same_every_time():
+    x, p, b_dec = problem(3000, 900, 200)
+    ends = []
+    for _ in range(2):
+        kernels, residual = Triton(), torch.empty_like(x)
+        codes = kernels.encode(x, p.W_enc, p.b_enc, Positive(), Rounded.of(p.W_enc, exact=True))
+        grad = kernels.decode(codes, p.W_dec, b_dec, x, residual)
+        own, m, v = moments(p)
+        by = kernels.transpose(codes, 900)
+        pull = Pull(by, codes.value, grad, residual, x, b_dec, own.W_dec, None, 2 / len(x))
+        kernels.update(pull, own, m, v, Adam.at(1, 1e-3, 0.9, 0.999), True, None)
+        ends.append([*codes, grad, residual, *own, *m, *v])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("kind", [ReluArchitecture(), ReluArchitecture(unit_rows=False), GatedArchitecture()])
+def test_whole_steps(kind: Architecture):
+    """The sparse step of two members, with a screen, twice in a row."""
+    ends = []
+    for kernels in (REFERENCE, Triton()):
+        x, p, b_dec = problem(3, 5, 16, 2)
+        stack = Stack(*(t.unflatten(0, (2, 5)) for t in p), b_dec)
+        stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in kind.begins.items()}
+        m, v = (Stack.of({name: torch.zeros_like(t) for name, t in stack.parameters().items()}) for _ in range(2))
+        rounded, residual, terms = Rounded.of(p.W_enc, exact=True), x.new_empty(2, *x.shape), Terms.empty(stack)
+        coefficient, free, rest = torch.tensor([0.3, 0.1], device=DEVICE), torch.zeros(2, device=DEVICE), None
+        members = Members(kernels, stack, m, v, kind, coefficient, free, residual, terms, rounded)
+        for t in (1, 2):
+            rest = descend(members, x, x, Adam.at(t, 1e-2, 0.9, 0.999))
+        parts = (part.latents() for part in (stack, m, v))
+        ends.append([*(t for part in parts for t in part), rest.b_dec, *rest.own.values(), *vars(terms).values()])
+    for slow, quick in zip(*ends, strict=True):
+        torch.testing.assert_close(quick, slow, rtol=1e-3, atol=1e-4)
+
+
+def test_numbers_of_adam_in_memory():
+    """A captured step looks for its numbers in memory."""
+    _, p, _ = problem(4, 5, 3)
+    gradient, adam = Latents(*(normal(*t.shape, seed=9) for t in p)), Adam.at(2, 1e-2, 0.9, 0.999)
+    held = adam._replace(**{name: torch.tensor(getattr(adam, name), device=DEVICE) for name in ("step_size", "root")})
+    (one, *given), (other, *lying) = moments(p), moments(p)
+    Triton().descend(one, *given, gradient, adam, True, None)
+    Triton().descend(other, *lying, gradient, held, True, None)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="graphs are captured on a GPU")
+def test_a_captured_step():
+    """Four calls are plain, captured and replayed; each is one step, with its own numbers."""
+    _, p, _ = problem(4, 50, 30)
+    plain, replayed = moments(p), moments(p)
+
+    def step(gradient: Tensor, step_size: Tensor | float, root: Tensor | float) -> Tensor:
+        adam = Adam(1, 1, 0.9, 0.999)._replace(step_size=step_size, root=root)
+        whole = Latents(gradient, gradient * 2, gradient[:, 0].contiguous())
+        Triton().descend(*replayed, whole, adam, True, None)
+        return replayed[0].W_enc.sum()
+
+    captured = Replay(step)
+    for t in range(1, 7):
+        adam, gradient = Adam.at(t, 1e-2 / t, 0.9, 0.999), normal(50, 30, seed=t)
+        total = captured(gradient, adam.step_size, adam.root)
+        whole = Latents(gradient, gradient * 2, gradient[:, 0].contiguous())
+        Triton().descend(*plain, whole, adam, True, None)
+        torch.testing.assert_close(total, plain[0].W_enc.sum())
+    for a, b in zip(plain, replayed, strict=True):
+        for one, other in zip(a, b, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter is never chosen")
+def test_a_gpu_has_these_kernels():
+    assert isinstance(kernels_for(torch.ones(2, 2, device=DEVICE)), Triton)
