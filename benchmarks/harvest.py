@@ -99,14 +99,14 @@ def measure(
     """
     from transformers import AutoModelForCausalLM
 
-    from sae.activations.corpus import Selection
+    from sae.activations.corpus import PositionSelection
     from sae.activations.harvest import Harvest
     from sae.model.hooked import Model, load_tokenizer
 
     ours = Model.boot(model, device)
     block = ours.n_layers // 2 if layer is None else layer
     tokenizer = load_tokenizer(model)
-    select = Selection.of(tokenizer, drop_first=True)
+    select = PositionSelection.of(tokenizer, drop_first=True)
     hooks = {"acts": f"blocks.{block}.hook_resid_post"}
     collector = Harvest(ours, hooks, select, "float32", rows * batches, rows)
     tokens = _tokens(tokenizer, text, rows * batches, context, ours.bridge.cfg.d_vocab)

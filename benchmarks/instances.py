@@ -11,7 +11,7 @@ from benchmarks.clock import mean_seconds
 from benchmarks.isolated import call
 from benchmarks.lines import Line, emit, run
 from sae.sources.network import Config
-from sae.toys.networks.training import train
+from sae.toys.networks.training import train_networks
 
 SHAPES = {
     "pentagon": {"n_features": 5, "hidden": 2, "batch": 256},
@@ -67,7 +67,7 @@ class Together:
         )
 
     def stretch(self) -> None:
-        for _ in train(self.config.begin(), self.config.population(), self.config.training):
+        for _ in train_networks(self.config.begin(), self.config.population(), self.config.training):
             pass
 
 

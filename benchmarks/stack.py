@@ -118,10 +118,10 @@ def measure(name: str, members: int, steps: int, seconds: float, setting: dict[s
     """Times a stack, or a loop, in this process. Only ours is trained first: the others are dense in any state."""
     it = Setting(**setting)
     build(name, members, replace(it, d_in=8, n_latents=64, batch=64, l0=2)).steps(10)
-    before = memory.held(it.device)
+    before = memory.held_bytes(it.device)
     trainer = build(name, members, it)
     trainer.steps(steps if name == OURS else 4)
-    peak = (memory.peak(it.device) - before) / 2**20
+    peak = (memory.peak_bytes(it.device) - before) / 2**20
     return {**beside_roofline(trainer, it, seconds, members), "peak_mb": max(0.0, peak)}
 
 

@@ -123,10 +123,10 @@ def measure(name: str, seconds: float, setting: dict[str, Any]) -> Line:
     small = Setting(d_in=8, n_latents=64, batch=64, l0=2, dtype=it.dtype, device=it.device, extra=it.extra)
     trainers.build(name, small, trainers.pool_of(small)).steps(10)
     batches = trainers.pool_of(it)
-    before = memory.held(it.device)
+    before = memory.held_bytes(it.device)
     trainer = trainers.build(name, it, batches)
     trainer.steps(WARM_UP if trainer.stride == 1 else trainer.stride)
-    peak = (memory.peak(it.device) - before) / 2**20
+    peak = (memory.peak_bytes(it.device) - before) / 2**20
     return {**beside_roofline(trainer, it, seconds), "peak_mb": max(0.0, peak)}
 
 

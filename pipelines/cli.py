@@ -112,7 +112,7 @@ def run(config: Path, *, set: Set = None, out: Out = None, profile: Profile = Fa
     console = Console()
     print_table(directory, console)
     if profile:
-        profiling.tell(runtime.spans, root / f"{settings.name}.trace.json", console)
+        profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
     console.print(f"report: {link / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -134,18 +134,20 @@ def bench(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> No
         The folder of all steps, in place of runtime.out.
     """
     from pipelines import runner
-    from pipelines.config.config import FULL, read, read_table
-    from pipelines.config.suites import find
+    from pipelines.config.config import FULL, read_config, read_table
+    from pipelines.config.suites import find_config
     from pipelines.plan import plan
-    from pipelines.stages.bench import print_table
+    from pipelines.stages.bench import print_bench_table
     from pipelines.steps.progress import Board
     from pipelines.steps.store import Store
 
     if not suite:
         raise ValueError("bench: name a suite, for example sharkey-512, or give a config")
-    files = [find(one) for one in suite]
+    files = [find_config(one) for one in suite]
     tiers = [tier or ("fast" if "fast" in read_table(file).get("tiers", {}) else FULL) for file in files]
-    every = [read(file, set or (), own) for file, own in zip(files, tiers, strict=True)]  # mistakes before any work
+    every = [
+        read_config(file, set or (), own) for file, own in zip(files, tiers, strict=True)
+    ]  # mistakes before any work
     plans = [plan(settings, own) for settings, own in zip(every, tiers, strict=True)]
     for settings, own, steps in zip(every, tiers, plans, strict=True):
         root = out or settings.runtime.out
@@ -154,7 +156,7 @@ def bench(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> No
         directory = store.directory(steps[-1])
         _point(link, directory)
         console = Console()
-        print_table(directory, console)
+        print_bench_table(directory, console)
         console.print(f"page: {link / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -214,14 +216,14 @@ def suggest(
         The folder of all steps, in place of runtime.out.
     """
     from pipelines.commands import suggest as suggestion
-    from pipelines.config.config import read
-    from pipelines.config.suites import find
+    from pipelines.config.config import read_config
+    from pipelines.config.suites import find_config
     from pipelines.steps.progress import Board
 
-    settings = read(find(config), set or ())
+    settings = read_config(find_config(config), set or ())
     root = out or settings.runtime.out
     curves, folder = suggestion.run(settings, kind, _numbers(targets), root, Board(Console(stderr=True)))
-    suggestion.tell(curves, folder, Console())
+    suggestion.print_suggestion(curves, folder, Console())
 
 
 app.command(ask)
@@ -284,11 +286,11 @@ def _read(
     file: Path, overrides: Sequence[str] | None, out: Path | None, tier: str = "full"
 ) -> tuple[Config, list[Step], Path]:
     """The config, its steps and the folder that they are in."""
-    from pipelines.config.config import FULL, read
-    from pipelines.config.suites import find
+    from pipelines.config.config import FULL, read_config
+    from pipelines.config.suites import find_config
     from pipelines.plan import plan
 
-    settings = read(find(file), overrides or (), tier)
+    settings = read_config(find_config(file), overrides or (), tier)
     return settings, plan(settings, None if tier == FULL else tier), out or settings.runtime.out
 
 

@@ -13,7 +13,7 @@ from pipelines.config.names import labels_of
 from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
 from pipelines.steps.step import Stage, Step
 from pipelines.steps.store import sha256
-from sae.baseline import MethodConfig
+from sae.baseline import BaselineConfig
 from sae.metric import MetricConfig
 from sae.probing.sources import other_files
 from sae.registry import Settings, configurable
@@ -32,7 +32,7 @@ STAGES: dict[str, Stage] = {
     "bench": bench,
 }
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 """What identifies a dictionary in ``scores.csv``; None where a column does not apply."""
 
 
@@ -86,7 +86,7 @@ class _Work:
 def _work(config: Config, settings: SourceConfig, source: Step, label: str) -> _Work:
     """The steps on one source, which the tables name `label`; a ``ValueError`` where it cannot serve them."""
     _check_baselines(config.baselines, settings)
-    here: Row = {"source": label, "data_seed": settings.seed}
+    here: _Row = {"source": label, "data_seed": settings.seed}
     scoring = {"n_rows": config.n_rows, "metrics": [m.model_dump(mode="json") for m in _metrics(config, settings)]}
     work = _Work([], [], [])
     given = None if config.probe is None else _examples(config.probe, settings, source)
@@ -111,7 +111,7 @@ def _source(source: SourceConfig) -> Step:
     return Step(source.stage, version, config, title=f"{_kind(source)} data_seed={source.seed}")
 
 
-def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
+def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
     """One step for every dictionary to train; those on one source with one training share batches: a group."""
     pairs = list(product(config.dictionaries, config.trainings))
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
@@ -119,7 +119,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
         settings, how = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
         together = Step("train", train.VERSION, {"train": how}, {"source": source})
-        row: Row = {
+        row: _Row = {
             "method": label,
             "encoder": None,
             "n_latents": dictionary.n_latents,
@@ -131,7 +131,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
         yield Step("train", train.VERSION, content, {"source": source}, f"train-{together.key}", _title(row)), row
 
 
-def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
+def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
     """One step for every dictionary that is to be refined; what is trained for it is a step of its own."""
     every = [{"kind": "refine", **settings.model_dump(mode="json")} for _, settings in config.refinements]
     trained = {step.key: (step, row) for step, row in _dictionaries(config, source)}
@@ -144,7 +144,7 @@ def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
             yield Step("refine", refine.VERSION, content, {"source": source, "dictionary": step}, "", _title(row)), row
 
 
-def _readings(config: Config, source: Step, dictionary: Step, row: Row) -> Iterator[tuple[Step, Row]]:
+def _readings(config: Config, source: Step, dictionary: Step, row: _Row) -> Iterator[tuple[Step, _Row]]:
     """A dictionary as each encoder reads it; where the config names none, as it is."""
     if not config.encoders:
         yield dictionary, row
@@ -160,13 +160,13 @@ def _readings(config: Config, source: Step, dictionary: Step, row: Row) -> Itera
         yield Step("encode", encode.VERSION, content, inputs, f"encode-{group.key}", _title(own)), own
 
 
-def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, Row]]:
+def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
     """One step for every baseline and seed; a method that does not depend on the seed is run once."""
     every = [method.model_dump(mode="json") for method in config.baselines]
     labels = labels_of(every, skip={"n_latents"})
     for method, settings, label in zip(config.baselines, every, labels, strict=True):
         for seed in config.baseline_seeds if method.seeded else (0,):
-            row: Row = {
+            row: _Row = {
                 "method": label,
                 "encoder": settings.get("encoder"),
                 "n_latents": settings.get("n_latents"),
@@ -190,7 +190,7 @@ def _examples(settings: ProbeTable, source: SourceConfig, step: Step) -> Step:
     return Step("examples", examples.VERSION, content, {"source": step}, title=step.title)
 
 
-def _probe(settings: ProbeTable, given: Step, dictionary: Step | None, row: Row) -> Step:
+def _probe(settings: ProbeTable, given: Step, dictionary: Step | None, row: _Row) -> Step:
     """The probes on a dictionary; without one, on the activations. Those of one source share its examples: a group."""
     study = settings.model_dump(mode="json", exclude={"tasks"})
     together = Step("probe", probe.VERSION, {"study": study}, {"examples": given})
@@ -199,7 +199,7 @@ def _probe(settings: ProbeTable, given: Step, dictionary: Step | None, row: Row)
     return Step("probe", probe.VERSION, {"study": study, "row": row}, inputs, f"probe-{together.key}", title)
 
 
-def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: Row) -> Step:
+def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: _Row) -> Step:
     group = Step("score", score.VERSION, settings, {"source": source})
     config = {**settings, "row": row}
     inputs = {"source": source, "dictionary": dictionary}
@@ -239,7 +239,7 @@ def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
     return list(config.metrics)
 
 
-def _check_baselines(methods: Sequence[MethodConfig], source: SourceConfig) -> None:
+def _check_baselines(methods: Sequence[BaselineConfig], source: SourceConfig) -> None:
     for method in methods:
         if not method.needs <= source.provides:
             wanted = " and ".join(sorted(method.needs))
@@ -260,7 +260,7 @@ def _kind(settings: Settings) -> str:
     return str(settings.model_dump()["kind"])
 
 
-def _title(row: Row) -> str:
+def _title(row: _Row) -> str:
     named = {name: row[name] for name in ("n_latents", "l1", "target_l0", "seed") if row[name] is not None}
     encoder = [f"({row['encoder']})"] if row["encoder"] else []
     return " ".join([row["method"], *encoder, *(f"{name}={value}" for name, value in named.items())])

@@ -33,37 +33,37 @@ from sae.files import load
 from sae.files.native import write_whole
 from sae.model.hooked import Model, load_tokenizer
 from sae.numerics.statistics import Interval
-from sae.probing import Examples, TaskSettings, examples_of
+from sae.probing import ProbeExamples, TaskSettings, examples_of
 from sae.registry import Settings, configurable, unknown
 from sae.source import Source, SourceConfig
 from sae.sources import transformer
 
 QUESTIONS = "pipelines.questions"
-Cell = Interval | float | int | str | None
+AnswerValue = Interval | float | int | str | None
 VALUES_AT_ONCE = 1 << 24
 """How many values of units are held at once: rows come in batches of so many for the number of units."""
 
 
 @dataclass(frozen=True)
-class Table:
+class AnswerTable:
     """A table of an answer: a value, an interval, or nothing where there is nothing to tell."""
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[AnswerValue]]
 
 
 @dataclass(frozen=True)
 class Answer:
     """Tables; what else there is to know, one fact a name; and `data`, which is written and not printed."""
 
-    tables: Sequence[Table]
-    facts: Mapping[str, Cell] = field(default_factory=dict)
+    tables: Sequence[AnswerTable]
+    facts: Mapping[str, AnswerValue] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class QuestionContext:
     """Whom a question is asked: the source of a config, a dictionary if one is given. What is missing of the source is
     made when it is first asked for."""
 
@@ -148,7 +148,7 @@ class Asked:
         assert isinstance(config, transformer.Config)
         return load_tokenizer(config.model, config.revision)
 
-    def examples(self, settings: TaskSettings) -> tuple[Examples, Examples]:
+    def examples(self, settings: TaskSettings) -> tuple[ProbeExamples, ProbeExamples]:
         """Rows with something known of them, to choose on and to test on; a ``ValueError`` where nothing is known."""
         config = self.source_config
         if not config.provides & {"labels", "codes"}:
@@ -163,7 +163,7 @@ class QuestionConfig(Settings, ABC):
     seed: int = 0
 
     @abstractmethod
-    def answer(self, asked: Asked) -> Answer: ...
+    def answer(self, asked: QuestionContext) -> Answer: ...
 
 
 def batches(n: int, n_units: int) -> Iterator[NDArray[np.int64]]:
@@ -185,7 +185,7 @@ def answer_question(
     d = None if dictionary is None else load(dictionary)
     store = Store(root)
     store.create()
-    asked = Asked(settings, d, store, runner.execution(settings.runtime), board)
+    asked = QuestionContext(settings, d, store, runner.execution(settings.runtime), board)
     folder = root / f"{settings.name}-answers"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: in the way of the answers; move it, or give the config another name")

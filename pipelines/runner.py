@@ -27,7 +27,7 @@ POLL_SECONDS = 0.5
 
 def execution(table: RuntimeTable) -> Runtime:
     """How the work is done on this machine; ``ValueError`` where it has no such device or a sink is missing."""
-    sinks.check(table.sinks)
+    sinks.check_sinks(table.sinks)
     if table.threads is not None:
         torch.set_num_threads(table.threads)
     device = default_device() if table.device == "auto" else table.device
@@ -120,39 +120,39 @@ def _by(store: Store, group: str) -> str:
     return f" (process {status.pid})" if status else ""
 
 
-State = Literal["done", "running", "stopped", "waiting", "damaged"]
+StepState = Literal["done", "running", "stopped", "waiting", "damaged"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class StepStanding:
     """Where a step stands, and what there is to say about it."""
 
     step: Step
-    state: State
+    state: StepState
     status: Status | None = None
     problem: str = ""
 
 
-def standings(steps: Sequence[Step], store: Store) -> list[Standing]:
+def standings(steps: Sequence[Step], store: Store) -> list[StepStanding]:
     """Where every step stands, seen from outside: nothing is changed."""
     held: dict[str, tuple[bool, Status | None]] = {}
     return [_standing(step, store, held) for step in steps]
 
 
-def _standing(step: Step, store: Store, held: dict[str, tuple[bool, Status | None]]) -> Standing:
+def _standing(step: Step, store: Store, held: dict[str, tuple[bool, Status | None]]) -> StepStanding:
     if store.done(step):
         try:
             store.verify(step)
         except ValueError as error:
-            return Standing(step, "damaged", problem=str(error))
-        return Standing(step, "done")
+            return StepStanding(step, "damaged", problem=str(error))
+        return StepStanding(step, "done")
     group = group_of(step)
     if group not in held:
         held[group] = (_is_held(store, group), read_status(store.scratch(group)))
     running, status = held[group]
     if status is None or step.name not in status.steps:
-        return Standing(step, "waiting")
-    return Standing(step, "running" if running else "stopped", status)
+        return StepStanding(step, "waiting")
+    return StepStanding(step, "running" if running else "stopped", status)
 
 
 def _is_held(store: Store, group: str) -> bool:

@@ -41,15 +41,15 @@ class LargestOfBatch:
 Selection = Positive | Largest
 
 POSITIVE = Positive()
-Own = Mapping[str, Tensor]
+LatentParameters = Mapping[str, Tensor]
 """Numbers of the latents at hand: `b_enc`, and what an architecture has of its own."""
 
 
-class Pulled(NamedTuple):
+class CodeGradients(NamedTuple):
     """Gradients of half the loss, summed over the batch, code by code."""
 
     pre: Tensor
-    own: Mapping[str, Tensor] = {}
+    parameters: Mapping[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class AuxK:
 
 
 @dataclass(frozen=True)
-class Nearer:
+class PreActivationLoss:
     """Dead latents are drawn to where they fire: ``coefficient sum_dead ReLU(threshold - pre)`` (the pre-activation
     loss of Conerly et al. 2025, 'Dictionary learning optimization techniques')."""
 
@@ -98,16 +98,16 @@ class Architecture(ABC):
     """Widths of nested dictionaries: the loss is the mean over levels of that of the first so many latents. Empty
     means one level."""
 
-    revival: AuxK | Nearer | None = None
+    dead_latent_loss: AuxK | PreActivationLoss | None = None
     """What dead latents learn beside."""
 
     @property
-    def begins(self) -> Mapping[str, float]:
+    def initial_values(self) -> Mapping[str, float]:
         """The numbers that every latent has beside its rows and `b_enc`, trained like them, and where they begin."""
         return {}
 
     @property
-    def steady(self) -> bool:
+    def constant_rate(self) -> bool:
         """Whether own numbers learn at the full rate to the end, so that what controls them can hold its target."""
         return False
 
@@ -116,22 +116,28 @@ class Architecture(ABC):
         """Whether the penalty's weight depends on the batch's mean number of active latents."""
         return False
 
-    def margin(self, own: Own) -> Tensor | None:
+    def cutoff(self, own: LatentParameters) -> Tensor | None:
         """Pre-activations must exceed this to matter; None means zero."""
         return None
 
-    def read(self, v: Tensor, own: Own) -> tuple[Tensor, ...]:
+    def activate(self, v: Tensor, own: LatentParameters) -> tuple[Tensor, ...]:
         """The codes of candidates, and further ones that are decoded by a decoder which learns nothing from them."""
         return (v,)
 
-    def pull(
-        self, v: Tensor, codes: tuple[Tensor, ...], h: tuple[Tensor, ...], norm: Tensor | None, half: Tensor, own: Own
-    ) -> Pulled:
+    def backward(
+        self,
+        v: Tensor,
+        codes: tuple[Tensor, ...],
+        h: tuple[Tensor, ...],
+        norm: Tensor | None,
+        half: Tensor,
+        own: LatentParameters,
+    ) -> CodeGradients:
         """The gradients, given ``h = r . W_dec[j]`` for the residual r of each of the `codes`, the decoder's `norm`
         (None: one) and `half` of the penalty's weight. It may overwrite `h`."""
         if norm is None:
-            return Pulled(h[0].add_(half * self.slope(codes[0])))
-        return Pulled(h[0].add_(half * norm * self.slope(codes[0] * norm)))
+            return CodeGradients(h[0].add_(half * self.slope(codes[0])))
+        return CodeGradients(h[0].add_(half * norm * self.slope(codes[0] * norm)))
 
     def penalty(self, u: Tensor) -> Tensor:
         """``phi(u)`` of codes in units of what they decode to, ``u_j = ||W_dec[j]|| z_j``; ``phi(0) = 0``."""
@@ -141,16 +147,16 @@ class Architecture(ABC):
         """``phi'(u)``; a number where phi is linear."""
         return 0.0
 
-    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: Own) -> Tensor:
+    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: LatentParameters) -> Tensor:
         """The penalty of each candidate, without its weight."""
         return self.penalty(codes[0] if norm is None else codes[0] * norm)
 
-    def weigh(self, coefficient: Tensor, l0: Tensor, target_l0: Tensor) -> tuple[Tensor, Tensor]:
+    def penalty_weight(self, coefficient: Tensor, l0: Tensor, target_l0: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of the penalty in the gradient, and the penalty's own value where it is not its weighted sum over
         codes (NaN where it is)."""
         return coefficient, torch.full_like(coefficient, torch.nan)
 
-    def hold_(self, own: Own) -> None:
+    def constrain_(self, own: LatentParameters) -> None:
         """Brings own numbers back to where they must lie, after a step."""
         return
 
@@ -198,7 +204,7 @@ class DictionaryConfig(Settings, ABC):
         return True
 
 
-def one_of_two(first: str, a: float | None, second: str, b: float | None) -> None:
+def exactly_one(first: str, a: float | None, second: str, b: float | None) -> None:
     """Refuses both and neither."""
     if (a is None) == (b is None):
         given = "neither is" if a is None else "both are"
@@ -218,7 +224,7 @@ class PenalisedConfig(DictionaryConfig):
 
     @model_validator(mode="after")
     def _one_aim(self) -> PenalisedConfig:
-        one_of_two("l1", self.l1, "l0", self.l0)
+        exactly_one("l1", self.l1, "l0", self.l0)
         return self
 
     @property
@@ -258,7 +264,7 @@ class SelectingConfig(DictionaryConfig):
         return round(self.k_start + (self.k - self.k_start) * share / self.k_anneal)
 
     @property
-    def revival(self) -> AuxK | None:
+    def dead_latent_loss(self) -> AuxK | None:
         return AuxK(self.aux_coefficient, self.aux_k) if self.aux_coefficient else None
 
     @property

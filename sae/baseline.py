@@ -17,7 +17,7 @@ from sae.registry import Settings
 from sae.source import Source
 
 
-class MethodConfig(Settings, ABC):
+class BaselineConfig(Settings, ABC):
     """Settings of one classical method or control.
 
     `needs` names what the source must provide (``truth`` for the oracle). `seeded` is False where the

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.registry import configurable, unknown
-from sae.source import Source, source_of
+from sae.source import Source, as_source
 
 D = TypeVar("D", bound="Dictionary")
 
@@ -95,14 +95,14 @@ class Dictionary(ABC):
             raise ValueError(unknown(kind, configurable("sae.encoders"), "encoder"))
         if self.d_in != self.d_out:
             raise ValueError(f"encoder {kind!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
-        source = None if x is None else source_of(x, self.d_in)
+        source = None if x is None else as_source(x, self.d_in)
         config = configurable("sae.encoders")[kind].Config(**settings)
         with torch.no_grad():
             read: Dictionary = config.fit(self, source, seed)
         card = {**self.card, "encoder": config.model_dump()}
-        if (before := Spent.of(self.card)) is not None:
+        if (before := FitCost.of(self.card)) is not None:
             n_rows = None if source is None else source.n_rows["train"]
-            card |= before.then(config.spent(self, source), n_rows).entry()
+            card |= before.plus(config.fit_cost(self, source), n_rows).card_entry()
         return read.with_card(**card)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.registry import Settings
 from sae.source import Source
 
@@ -33,9 +33,9 @@ class EncoderConfig(Settings, ABC):
         """The directions of `d`, read this way. Only training rows of `source` are looked at; a ``ValueError`` of
         one line says what they are needed for where there is none."""
 
-    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+    def fit_cost(self, d: Dictionary, source: Source | None) -> FitCost:
         """What :meth:`fit` looks at and computes; nothing, where the directions say it all."""
-        return Spent()
+        return FitCost()
 
 
 class LassoConfig(EncoderConfig):
@@ -59,10 +59,10 @@ class LassoConfig(EncoderConfig):
         norm = mean_norm(d, needed(source, "to measure the unit of l1 (or units = 'raw')"))
         return self.l1 * norm, self.threshold * norm
 
-    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+    def fit_cost(self, d: Dictionary, source: Source | None) -> FitCost:
         """The rows that the unit is measured on."""
         n = 0 if source is None or self.units == "raw" else taken(source, N_NORM)
-        return Spent(n, n, n * d.d_in)
+        return FitCost(n, n, n * d.d_in)
 
 
 def needed(source: Source | None, why: str) -> Source:
@@ -72,16 +72,16 @@ def needed(source: Source | None, why: str) -> Source:
     return source
 
 
-def training_rows(source: Source, d: Dictionary, step: int, n_rows: int) -> Float[Tensor, "rows d_in"]:
+def encoder_rows(source: Source, d: Dictionary, step: int, n_rows: int) -> Float[Tensor, "rows d_in"]:
     """The `n_rows` training rows of one step, fewer where the source has fewer, as `d` takes them."""
     return source.at_most(n_rows, "train", FIRST_STEP + step).acts.to(d.W_dec)
 
 
 def taken(source: Source, n_rows: int) -> int:
-    """How many rows :func:`training_rows` gives where `n_rows` are asked for."""
+    """How many rows :func:`encoder_rows` gives where `n_rows` are asked for."""
     return min(n_rows, source.n_rows["train"] or n_rows)
 
 
 def mean_norm(d: Dictionary, source: Source) -> float:
     """The mean of ``||x - b_dec||`` over training rows."""
-    return float((training_rows(source, d, 0, N_NORM) - d.b_dec).norm(dim=-1).mean())
+    return float((encoder_rows(source, d, 0, N_NORM) - d.b_dec).norm(dim=-1).mean())

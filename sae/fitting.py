@@ -12,7 +12,7 @@ from torch import Tensor
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.registry import config_class
-from sae.source import Source
+from sae.source import Source, as_source
 from sae.training.config import TrainConfig
 from sae.training.loop import train
 
@@ -37,7 +37,7 @@ def fit(
 
     Raises ``ValueError`` for settings that do not fit, with the field and the value.
     """
-    source = x if isinstance(x, Source) else rows_of(x)
+    source = as_source(x)
     config = config_class("sae.dictionaries", kind)
     assert issubclass(config, DictionaryConfig)
     training = TrainConfig(**{k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields})
@@ -52,25 +52,6 @@ def fit(
         d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed})
         for d, (member, seed) in zip(state.dictionaries(), members, strict=True)
     ]
-
-
-def rows_of(given: Tensor | tuple[Tensor, Tensor]) -> Source:
-    """A matrix of activations, or one with its targets, as a source."""
-    from sae.sources.tensor import Rows
-
-    x, y = given if isinstance(given, tuple) else (given, None)
-    for name, matrix in (("x", x), ("y", y)):
-        if matrix is None:
-            continue
-        if matrix.ndim != 2:
-            raise ValueError(f"{name}: a matrix [rows, d_in] expected, not a tensor of shape {tuple(matrix.shape)}")
-        if not bool(torch.isfinite(matrix).all()):
-            raise ValueError(f"{name}: the activations hold NaN or infinite values")
-    if y is not None and y.shape != x.shape:
-        raise ValueError(
-            f"y: shape {list(y.shape)} where x has {list(x.shape)}; a dictionary reads and writes one width"
-        )
-    return Rows(x.float(), targets=None if y is None else y.float())
 
 
 def default_device() -> str:

@@ -52,7 +52,7 @@ class Evidence:
         return frozenset(name for name, here in present.items() if here)
 
 
-def gather(source: Source, n_rows: int) -> Evidence:
+def gather_evidence(source: Source, n_rows: int) -> Evidence:
     """The evidence that a source offers: `n_rows` held-out rows, half to choose on and half to score on."""
     choose, test = source.at_most(n_rows // 2, "choose"), source.at_most(n_rows // 2, "test")
     return Evidence(choose, test, source.truth, source.labelled(), source.model(), source.subspaces)
@@ -111,7 +111,7 @@ class Scores:
 N_DECILES = 10
 
 
-def deciles(
+def decile_scores(
     name: str, values: Float[Tensor, " n_features"], probability: Float[Tensor, " n_features"]
 ) -> dict[str, float]:
     """``<name>_decile_1``, the mean of the values of the rarest tenth of the features, to ``_10``, the most frequent.

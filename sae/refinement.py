@@ -23,19 +23,19 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.encoder import N_NORM, mean_norm, taken, training_rows
+from sae.encoder import N_NORM, encoder_rows, mean_norm, taken
 from sae.encoders.fista import Fista
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
-from sae.numerics.sparse_coding import Codes, fitted_directions, lasso_multiply_adds, sparse_codes, unit_or
+from sae.numerics.sparse_coding import LassoCodes, fitted_directions, lasso_multiply_adds, sparse_codes, unit_or
 from sae.registry import Settings
-from sae.source import Source, source_of
+from sae.source import Source, as_source
 
 WORST = 32
 """Of how many rows one, the worst reconstructed, is remembered."""
 ALONG = 0.7
 """The cosine above which two residuals point along one direction."""
-RIDGE = 1e-3
+_RIDGE = 1e-3
 """Holds directions that were hardly seen where they are."""
 
 
@@ -65,7 +65,7 @@ def refine(d: Dictionary, x: Tensor | Source, seed: int = 0, **settings: Any) ->
     those of :class:`RefineConfig`. What comes out is read by ``fista``; :meth:`Dictionary.with_encoder` gives it
     another encoder. It may have fewer latents than `d`: those that were not used are gone.
     """
-    return refined(d, source_of(x, d.d_in), RefineConfig(**settings), seed)
+    return refined(d, as_source(x, d.d_in), RefineConfig(**settings), seed)
 
 
 def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> Fista:
@@ -73,7 +73,7 @@ def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> F
     norm, state = mean_norm(d, source), Fit.of(d)
     threshold = config.threshold * norm
     for step in range(config.steps):
-        x = training_rows(source, d, 10_000 * (seed + 1) + step, config.batch_size)
+        x = encoder_rows(source, d, 10_000 * (seed + 1) + step, config.batch_size)
         part = step / max(1, config.steps - 1)
         l1 = (config.l1 + (config.l1_end - config.l1) * part) * norm
         codes = sparse_codes(x - state.b_dec, state.W_dec, l1, threshold, config.n_iterations, config.tolerance)
@@ -85,12 +85,12 @@ def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> F
     directions = state.W_dec[used] if bool(used.any()) else state.W_dec
     kept = Fista.over(directions, state.b_dec, config.l1_end * norm, 2 * config.n_iterations, threshold, 1e-3)
     card = {**d.card, "refine": {**config.model_dump(), "seed": seed}}
-    if (before := Spent.of(d.card)) is not None:
-        card |= before.then(spent(d, source, config), source.n_rows["train"]).entry()
+    if (before := FitCost.of(d.card)) is not None:
+        card |= before.plus(_fit_cost(d, source, config), source.n_rows["train"]).card_entry()
     return kept.with_card(**card)
 
 
-def spent(d: Dictionary, source: Source, config: RefineConfig) -> Spent:
+def _fit_cost(d: Dictionary, source: Source, config: RefineConfig) -> FitCost:
     """What a refinement adds: for a row of every step two lassos, the second to debias, and the statistics A and B;
     for a step the solution of least squares."""
     n, d_in = d.n_latents, d.d_in
@@ -98,7 +98,7 @@ def spent(d: Dictionary, source: Source, config: RefineConfig) -> Spent:
     a_row = 2 * lasso_multiply_adds(d.W_dec, config.n_iterations) + n * (n + d_in)
     a_step = batch * a_row + n**3 // 3 + n**2 * d_in
     samples = norm + config.steps * batch
-    return Spent.training(samples, norm * d_in + config.steps * a_step, source.n_rows["train"])
+    return FitCost.training(samples, norm * d_in + config.steps * a_step, source.n_rows["train"])
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Fit:
         """Of the rows in which each latent fires."""
         return self.firings / max(self.n_rows, 1.0)
 
-    def look(self, x: Float[Tensor, "rows d_in"], found: Codes, shrunk: bool, keep: float) -> None:
+    def look(self, x: Float[Tensor, "rows d_in"], found: LassoCodes, shrunk: bool, keep: float) -> None:
         """Adds rows and their codes to the statistics, and remembers the residuals of the worst."""
         z = found.shrunk if shrunk else found.debiased
         codes = torch.cat([z, torch.ones_like(z[:, :1])], 1) if self.biased else z
@@ -155,7 +155,7 @@ class Fit:
         """The directions of least squares; what was never seen stays as it is."""
         n = len(self.W_dec)
         before = torch.cat([self.W_dec, self.b_dec[None]]) if self.biased else self.W_dec
-        after = fitted_directions(self.second, self.cross, before, RIDGE * self.n_rows / batch_size)
+        after = fitted_directions(self.second, self.cross, before, _RIDGE * self.n_rows / batch_size)
         self.W_dec = unit_or(after[:n], self.W_dec)
         if self.biased:
             self.b_dec = after[n]

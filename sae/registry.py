@@ -24,7 +24,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Grown(Settings):
+class VersionedSettings(Settings):
     """Settings with fields that came `later`, when runs had been made without them; each class names its own.
 
     At their default those are not written, so that what does not use them keeps the key that it had before.

@@ -41,7 +41,7 @@ def score(
     needs.
     """
     named = {"label": labels} if isinstance(labels, Tensor) else dict(labels or {})
-    check(d, x, features, codes, named, targets)
+    check_evidence(d, x, features, codes, named, targets)
     order = torch.from_numpy(Permutation(len(x), derive("score", seed))(np.arange(len(x))))
     choose, test = (
         Batch(
@@ -57,12 +57,12 @@ def score(
     case = Case(d, evidence)
     scores: dict[str, float] = {}
     with torch.no_grad():
-        for metric in chosen(metrics, evidence.provides):
+        for metric in chosen_metrics(metrics, evidence.provides):
             scores |= metric.score(case).scalars
     return scores
 
 
-def chosen(metrics: Sequence[str] | None, provides: frozenset[str]) -> list[MetricConfig]:
+def chosen_metrics(metrics: Sequence[str] | None, provides: frozenset[str]) -> list[MetricConfig]:
     """The families by name, or all that are computed by default and can be served."""
     if metrics is None:
         every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
@@ -83,7 +83,7 @@ def truth_of(features: Float[Tensor, "n_features d_in"], codes: Tensor | None) -
     return Truth(unit(features), represented, probability)
 
 
-def check(
+def check_evidence(
     d: Dictionary,
     x: Tensor,
     features: Tensor | None,

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.registry import Grown, kinds
+from sae.numerics.seeds import Permutation, derive, epoch_rows
+from sae.registry import VersionedSettings
 
 if TYPE_CHECKING:
     from sae.model.hooked import Site
@@ -92,22 +94,83 @@ class Source(ABC):
         return None
 
 
-def source_of(x: Tensor | Source, d_in: int) -> Source:
-    """A source as it is, a matrix of activations ``[rows, d_in]`` as one that holds a fifth of the rows out;
-    a ``ValueError`` of one line where the width is another than `d_in`."""
-    if isinstance(x, Tensor) and (x.ndim != 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all())):
-        raise ValueError(f"x: a finite float matrix [rows, {d_in}] expected, not {x.dtype} {list(x.shape)}")
-    source = kinds("sae.sources")["tensor"].Rows(x.detach()) if isinstance(x, Tensor) else x
-    if source.d_in != d_in:
+class TensorSource(Source):
+    """Rows of a matrix in memory; a fixed random split keeps held-out rows from training."""
+
+    def __init__(
+        self,
+        acts: Float[Tensor, "rows d_in"],
+        labels: dict[str, Tensor] | None = None,
+        heldout: float = 0.2,
+        seed: int = 0,
+        targets: Float[Tensor, "rows d_in"] | None = None,
+    ) -> None:
+        n = len(acts)
+        order = Permutation(n, derive("rows", seed))(np.arange(n))
+        kept = max(1, round(n * heldout / 2))
+        parts = {"choose": order[:kept], "test": order[kept : 2 * kept], "train": order[2 * kept :]}
+        if len(parts["train"]) == 0 or len(parts["test"]) == 0:
+            raise ValueError(f"source: {n} rows are too few to train on and to hold some out")
+        self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
+        self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
+        self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
+        self.n_rows = {split: len(rows) for split, rows in self.parts.items()}
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        part = self.parts[split]
+        if split == "train":
+            where = epoch_rows(step, size, len(part), self.seed)
+        else:
+            where = (step * size + np.arange(size)) % len(part)
+        index = torch.from_numpy(part[where])
+        return Batch(
+            self.acts.index_select(0, index),
+            labels={name: t[index] for name, t in self.labels.items()},
+            targets=None if self.targets is None else self.targets.index_select(0, index),
+        )
+
+    def labelled(self) -> tuple[Batch, Batch] | None:
+        if not self.labels:
+            return None
+        return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(0, len(self.parts["test"]), "test")
+
+
+def as_source(given: Tensor | tuple[Tensor, Tensor] | Source, d_in: int | None = None) -> Source:
+    """A source as it is; a matrix ``[rows, d_in]``, or a pair of inputs and targets, as a :class:`TensorSource`.
+
+    A fifth of the rows of a matrix is held out from training. Raises ``ValueError`` of one line where a matrix is not
+    finite, floating point and two-dimensional, or has another width than `d_in`.
+    """
+    if isinstance(given, Source):
+        source = given
+    else:
+        x, y = given if isinstance(given, tuple) else (given, None)
+        for name, matrix in (("x", x), ("y", y)):
+            if matrix is not None:
+                _check_matrix(name, matrix)
+        if y is not None and y.shape != x.shape:
+            raise ValueError(
+                f"y: shape {list(y.shape)} where x has {list(x.shape)}; a dictionary reads and writes one width"
+            )
+        source = TensorSource(x.detach().float(), targets=None if y is None else y.detach().float())
+    if d_in is not None and source.d_in != d_in:
         raise ValueError(f"x: rows of width {source.d_in}, but the dictionary takes {d_in}")
     return source
+
+
+def _check_matrix(name: str, matrix: Tensor) -> None:
+    if matrix.ndim != 2 or not matrix.is_floating_point():
+        found = f"{matrix.dtype} {list(matrix.shape)}"
+        raise ValueError(f"{name}: a floating-point matrix [rows, d_in] is needed, not {found}")
+    if not bool(torch.isfinite(matrix).all()):
+        raise ValueError(f"{name}: the activations contain NaN or infinite values")
 
 
 Progress = Callable[[int, int, str], None]
 """How long work tells of itself: ``progress(done, total, unit)``; the caller draws the bar."""
 
 
-class SourceConfig(Grown, ABC):
+class SourceConfig(VersionedSettings, ABC):
     """Settings of one kind of source.
 
     `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``parents``, ``codes``,

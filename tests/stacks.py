@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sae.architecture import Architecture, AuxK, Largest, LargestOfBatch, Nearer, Pursuit
+from sae.architecture import Architecture, AuxK, Largest, LargestOfBatch, PreActivationLoss, Pursuit
 from sae.dictionaries.batchtopk import BatchTopKArchitecture
 from sae.dictionaries.gated import GatedArchitecture
 from sae.dictionaries.jumprelu import JumpReLUArchitecture
@@ -30,18 +30,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "lp": ReluArchitecture(unit_rows=False, shape="lp", p=0.6, width=2.0),
     "tanh": ReluArchitecture(shape="tanh", width=2.0),
     "log": ReluArchitecture(unit_rows=False, shape="log", width=0.7),
-    "topk-aux": TopKArchitecture(selection=Largest(3), revival=AuxK(0.3, 4)),
-    "topk-aux-few": TopKArchitecture(selection=Largest(3), revival=AuxK(0.3, 40)),
+    "topk-aux": TopKArchitecture(selection=Largest(3), dead_latent_loss=AuxK(0.3, 4)),
+    "topk-aux-few": TopKArchitecture(selection=Largest(3), dead_latent_loss=AuxK(0.3, 40)),
     "batchtopk": BatchTopKArchitecture(selection=LargestOfBatch(3)),
     "matryoshka": MatryoshkaArchitecture(levels=LEVELS, selection=LargestOfBatch(3)),
-    "matryoshka-aux": MatryoshkaArchitecture(levels=LEVELS, selection=LargestOfBatch(3), revival=AuxK(0.3, 4)),
+    "matryoshka-aux": MatryoshkaArchitecture(levels=LEVELS, selection=LargestOfBatch(3), dead_latent_loss=AuxK(0.3, 4)),
     "matryoshka-relu": MatryoshkaArchitecture(levels=LEVELS),
     "gated": GatedArchitecture(),
     "jumprelu": JUMP(shape="step"),
     "jumprelu-tanh": JUMP(shape="tanh"),
     "jumprelu-quadratic": JUMP(shape="quadratic"),
     "jumprelu-input": JUMP(shape="step", through_input=True),
-    "jumprelu-aux": JUMP(shape="step", revival=Nearer(0.3)),
+    "jumprelu-aux": JUMP(shape="step", dead_latent_loss=PreActivationLoss(0.3)),
     "pursuit": PursuitArchitecture(selection=Pursuit(3)),
 }
 DENSE_ONLY = {"pursuit"}
@@ -61,7 +61,7 @@ def random_stack(
     b_dec = 0.3 * torch.randn(n_members, d_in, generator=g, dtype=dtype)
     own = {
         name: value + 0.3 * torch.rand(n_members, n_latents, generator=g, dtype=dtype)
-        for name, value in architecture.begins.items()
+        for name, value in architecture.initial_values.items()
     }
     return Stack(W_enc, W_dec, b_enc, b_dec, own)
 
@@ -131,7 +131,7 @@ def losses(
     y = x if y is None else y
     found = []
     for i in range(stack.n_members):
-        own = {name: numbers[i] for name, numbers in stack.own.items()}
+        own = {name: numbers[i] for name, numbers in stack.latent_parameters.items()}
         W_enc, W_dec, b_dec = stack.W_enc[i], stack.W_dec[i], stack.b_dec[i]
         pre = (x - stack.subtracted[i]) @ W_enc.T + stack.b_enc[i]
         weight, auxiliary = coefficient[i], torch.zeros_like(coefficient[i])
@@ -157,14 +157,16 @@ def losses(
             penalty = architecture.penalty(z * norm).sum(-1).mean()
         residuals = [z[:, :w] @ W_dec[:w] + b_dec - y for w in architecture.levels or (len(W_dec),)]
         mse = torch.stack([(r**2).sum(-1).mean() for r in residuals]).mean()
-        if dead is not None and architecture.revival is not None:
-            auxiliary = auxiliary + of_dead(architecture.revival, pre, own, W_dec, residuals[-1], dead[i])
+        if dead is not None and architecture.dead_latent_loss is not None:
+            auxiliary = auxiliary + of_dead(architecture.dead_latent_loss, pre, own, W_dec, residuals[-1], dead[i])
         found.append(mse + weight * penalty + auxiliary)
     return torch.stack(found)
 
 
-def of_dead(how: AuxK | Nearer, pre: Tensor, own: dict, W_dec: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
-    if isinstance(how, Nearer):
+def of_dead(
+    how: AuxK | PreActivationLoss, pre: Tensor, own: dict, W_dec: Tensor, residual: Tensor, dead: Tensor
+) -> Tensor:
+    if isinstance(how, PreActivationLoss):
         return how.coefficient * torch.relu(own["threshold"] - pre)[:, dead].sum(-1).mean()
     n_dead = int(dead.sum())
     z = torch.relu(pre) * dead

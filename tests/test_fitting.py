@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sae
-from sae.fitting import rows_of
+from sae.source import as_source
 from sae.sources.independent import Config as Independent
 
 FAST = {"steps": 40, "batch_size": 32, "log_every": 40}
@@ -61,9 +61,9 @@ def test_settings_that_do_not_fit_are_refused(arguments: dict, words: str):
 
 def test_pairs_make_a_source_with_targets():
     x = torch.randn(300, 6)
-    batch = rows_of((x, 2 * x)).batch(0, 20)
+    batch = as_source((x, 2 * x)).batch(0, 20)
     assert batch.targets is not None and torch.equal(batch.targets, 2 * batch.acts)
-    assert not rows_of(x).has_targets
+    assert not as_source(x).has_targets
     (d,) = sae.fit((x, 2 * x), n_latents=9, l1=0.1, **FAST)
     assert d.n_latents == 9 and d.d_in == 6
 
@@ -72,8 +72,8 @@ def test_pairs_make_a_source_with_targets():
     ("y", "words"),
     [
         (torch.randn(300, 5), r"y: shape \[300, 5\] where x has \[300, 6\]"),
-        (torch.randn(300), r"y: a matrix \[rows, d_in\] expected"),
-        (torch.full((300, 6), float("nan")), "y: the activations hold NaN"),
+        (torch.randn(300), r"y: a floating-point matrix \[rows, d_in\] is needed"),
+        (torch.full((300, 6), float("nan")), "y: the activations contain NaN"),
     ],
 )
 def test_pairs_that_do_not_fit_are_refused(y: torch.Tensor, words: str):

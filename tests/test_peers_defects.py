@@ -40,7 +40,7 @@ def one_step(name: str, stack: Stack, sparse: bool, **given: Any) -> Any:
         random_rows(64, stack.W_dec.shape[2]),
         2,
         Adam.at(1, 1e-3, 0.9, 0.999),
-        torch.full_like(stack.bar, 0.3),
+        torch.full_like(stack.batch_threshold, 0.3),
         **given,
     )
     return engine, terms
@@ -148,11 +148,13 @@ def test_the_window_sees_what_lies_below_the_threshold(sparse: bool):
     stack = random_stack(1, 70, 6, architecture)
     pre = (random_rows(64, 6) - stack.b_dec[0]) @ stack.W_enc[0].T + stack.b_enc[0]
     highest = pre.max(0).values
-    stack.own["threshold"][0] = (highest + 0.1).clamp_min(0.2)  # all is below, some of it within the window of 1.1
+    stack.latent_parameters["threshold"][0] = (highest + 0.1).clamp_min(
+        0.2
+    )  # all is below, some of it within the window of 1.1
     engine, terms = one_step("jumprelu", stack, sparse)
     assert float(terms.l0) == 0
     inside = highest > 0.2
-    moved = engine.m.own["threshold"][0]
+    moved = engine.m.latent_parameters["threshold"][0]
     assert bool(inside.any()) and bool((moved[inside] != 0).all())
 
 
@@ -160,7 +162,7 @@ def test_the_window_sees_what_lies_below_the_threshold(sparse: bool):
 def test_the_gates_auxiliary_loss_does_not_train_the_decoder(sparse: bool):
     """SAELens' gated auxiliary loss does not detach the decoder (its issue 539)."""
     stack = random_stack(1, 70, 6, ARCHITECTURES["gated"])
-    stack.own["shift"].fill_(-1000)  # magnitudes are zero: only the gate's own loss is left
+    stack.latent_parameters["shift"].fill_(-1000)  # magnitudes are zero: only the gate's own loss is left
     engine, terms = one_step("gated", stack, sparse)
     assert float(terms.l0) == 0 and float(terms.auxiliary) > 0
     assert float(engine.m.W_dec.abs().max()) == 0 and float(engine.m.W_enc.abs().max()) > 0
@@ -176,7 +178,7 @@ def test_the_decoder_bias_is_not_counted_twice_for_dead_latents(sparse: bool):
 
         engine = engine_of(stack, "topk-aux", 64, sparse)
         dead = torch.arange(70)[None] < 10
-        weight = torch.zeros_like(stack.bar)
+        weight = torch.zeros_like(stack.batch_threshold)
         terms = engine.step(random_rows(64, 6) + shift, 2, Adam.at(1, 1e-3, 0.9, 0.999), weight, dead=dead)
         found.append(float(terms.auxiliary))
     assert found[0] == pytest.approx(found[1], rel=1e-9) and found[0] > 0
@@ -186,9 +188,9 @@ def test_the_decoder_bias_is_not_counted_twice_for_dead_latents(sparse: bool):
 def test_thresholds_learn_at_the_rate_of_everything_else():
     """A threshold trained as a logarithm barely moves under Adam (SAELens' issues 494 and 718): L0 never fell."""
     ends = states("jumprelu", {"l0_coefficient": 3.0}, **{"steps": 400, "log_every": 200})
-    first, last = (float(s.figures["l0"]) for s in (ends[0], ends[-1]))  # pyright: ignore
+    first, last = (float(s.logged_values["l0"]) for s in (ends[0], ends[-1]))  # pyright: ignore
     assert last < 0.7 * first or last < 4
-    assert float(ends[-1].stack.own["threshold"].mean()) > 0.6  # from .3
+    assert float(ends[-1].stack.latent_parameters["threshold"].mean()) > 0.6  # from .3
 
 
 def test_seeds_are_used():

@@ -11,10 +11,10 @@ import sae
 from sae.dictionaries.relu import Relu
 from sae.numerics.matching import cosines
 from sae.numerics.seeds import generator
-from sae.numerics.sparse_coding import Codes
+from sae.numerics.sparse_coding import LassoCodes
 from sae.refinement import Fit, doubles, shared_directions
+from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 
 SOURCE = Independent(n_features=40, d_in=48, probability=0.03).build()
 QUICK = {"steps": 20, "batch_size": 512}
@@ -85,7 +85,7 @@ def test_one_update_is_least_squares():
     z = torch.rand(500, 5, generator=g) * (torch.rand(500, 5, generator=g) < 0.5)
     W = torch.nn.functional.normalize(torch.randn(5, 4, generator=g))
     fit = Fit.of(Relu.tied(torch.nn.functional.normalize(W + 0.3)))
-    fit.look(z @ W, Codes(0.5 * z, z), shrunk=False, keep=0.0)
+    fit.look(z @ W, LassoCodes(0.5 * z, z), shrunk=False, keep=0.0)
     fit.solve(500)
     torch.testing.assert_close(fit.W_dec, W, rtol=1e-3, atol=1e-3)
 
@@ -105,6 +105,6 @@ def test_directions_that_residuals_share_come_by_energy_and_lone_ones_do_not():
 
 def test_mistakes_are_told():
     with pytest.raises(ValueError, match="x: rows of width 5"):
-        sae.refine(spoiled(), Rows(torch.randn(50, 5)))
+        sae.refine(spoiled(), TensorSource(torch.randn(50, 5)))
     with pytest.raises(ValueError, match="step"):
         sae.refine(spoiled(), SOURCE, step=3)

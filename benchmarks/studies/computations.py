@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.studies import Fact, best, falling, listed, trained
-from sae.analysis.units.neurons import monosemantic, response_share, weight_share
+from sae.analysis.units.neurons import monosemantic_neurons, response_share, weight_share
 
 UNTIED = {"tied": False, "activation": "relu"}
 
@@ -36,7 +36,7 @@ def absolute() -> Iterator[Fact]:
     s = trained(3, 1, 6, signed=True, task="absolute", network=UNTIED, instances=16)
     fvu = s.tensors["unexplained"]
     yield Fact("fraction unexplained, best and median of 16", "1e-6, 5e-5", listed([fvu.min(), fvu.median()], ".1e"))
-    alone = monosemantic(weight_share(s.networks.W[int(fvu.argmin())]), 0.99).sum()
+    alone = monosemantic_neurons(weight_share(s.networks.W[int(fvu.argmin())]), 0.99).sum()
     yield Fact("neurons of the best with one feature alone", "6 of 6", f"{int(alone)} of 6")
 
 
@@ -59,7 +59,7 @@ def absolute_by_density() -> Iterator[Fact]:
     yield Fact(
         f"neurons of 20 whose top feature has a share above .9, p = {listed(p)}",
         "20, 16, 3, 0, 0",
-        listed([int(monosemantic(weight_share(w)).sum()) for w in W], "d"),
+        listed([int(monosemantic_neurons(weight_share(w)).sum()) for w in W], "d"),
     )
     yield Fact("features with a weight above .3", "8, 11, 20, 27, 29", listed((W.abs().amax(2) > 0.3).sum(1), "d"))
 
@@ -195,7 +195,7 @@ def embedded() -> Iterator[Fact]:
         )
         share = response_share(s.network(torch.eye(512)[None], depth=1).output[0])
         live.append(int(share.isfinite().sum()))
-        shares.append(float(monosemantic(share).sum()) / live[-1])
+        shares.append(float(monosemantic_neurons(share).sum()) / live[-1])
         losses.append(float(s.tensors["loss"][0]) * 512)
     yield Fact(f"share of live neurons with r_k > .9, biases from {listed(starts)}", "up", listed(shares, ".2f"))
     yield Fact("live of 1024 neurons", "", listed(live, "d"))

@@ -147,7 +147,7 @@ def reach(file: str, least_steps: int, **setting: Any) -> dict[str, float]:
         for state in training:
             seen += state.records()
             if state.step % STRETCH == 0:
-                fvu = float(seen[-1]["mse"]) / variance / state.units.scale**2
+                fvu = float(seen[-1]["mse"]) / variance / state.scaling.scale**2
                 figures = {"steps": state.step, "fvu": fvu, "dead": float(seen[-1]["dead"])}
                 checkpoint = state.checkpoint()
                 break

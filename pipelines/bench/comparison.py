@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.bench.families import Entry, Family, areas, chosen, families_of, matched, true_l0
-from pipelines.report.scores import ordered, score_of
-from pipelines.report.settings_table import Row, Setting, Value
+from pipelines.bench.families import Entry, Family, areas, at_matched_l0, chosen_setting, families_of, true_l0
+from pipelines.report.scores import ordered_scores, score_of
+from pipelines.report.settings_table import ScoredRow, Setting, Value
 from sae.numerics.paired_tests import Groups, Paired, holm, nested_mean, paired
 from sae.numerics.statistics import Estimate
 
 SECOND = "f1"
 """Tested beside the score that names the best: directions that are right may fire at the wrong times."""
-NEAR = 0.05
+_NEAR = 0.05
 """How far, as a share, the L0 of a method without a sweep may be from the one that is compared at."""
 
 
@@ -30,7 +30,8 @@ class Test:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Of one source. `entries` come best first by `by`; `matched` are read at `l0`, the mean over data sets, where a
+    """Of one source. `entries` come best first by `by`; `at_matched_l0` are read at `l0`, the mean over data sets,
+    where a
     sweep reaches it on all of them; `area` are mean scores over the `reach` that every sweep has."""
 
     source: str
@@ -59,10 +60,10 @@ class Comparison:
         return [e for e in self.entries if e.family.first.kind == kind]
 
 
-def compare(
+def compare_methods(
     source: str,
     settings: Sequence[Setting],
-    rows: Sequence[Row],
+    rows: Sequence[ScoredRow],
     by: str,
     l0: float | None,
     agreement: Callable[[Sequence[int]], float],
@@ -73,8 +74,8 @@ def compare(
     rows that differ in their initial seed alone, given their indices.
     """
     families = families_of(settings, rows)
-    names = ordered({name for s in settings for name in s.scores})
-    entries = [_with_agreement(chosen(f, names, by), rows, agreement, by) for f in families]
+    names = ordered_scores({name for s in settings for name in s.scores})
+    entries = [_with_agreement(chosen_setting(f, names, by), rows, agreement, by) for f in families]
     entries = sorted(entries, key=lambda e: -e.goodness(by))
     data = sorted({d for f in families for d in f.data}, key=str)
     at: dict[Value, float] = true_l0(families) if l0 is None else dict.fromkeys(data, l0)
@@ -97,14 +98,16 @@ def compare(
 
 def _matched(families: Sequence[Family], names: Sequence[str], l0: Mapping[Value, float]) -> list[Entry]:
     """Sweeps at that L0 where they reach it on every data set; and whatever has no sweep and is near it."""
-    found = [matched(f, names, l0) for f in families if f.is_swept]
+    found = [at_matched_l0(f, names, l0) for f in families if f.is_swept]
     found = [e for e in found if all(math.isfinite(v) for group in e.groups["l0"] for v in group)]
     alone = [f for f in families if not f.is_swept]
-    near = [f for f in alone if all(abs(f.mean(0, d, "l0") / l0[d] - 1) <= NEAR for d in f.data if d in l0)]
-    return [*found, *(chosen(f, names, "l0") for f in near)]
+    near = [f for f in alone if all(abs(f.mean(0, d, "l0") / l0[d] - 1) <= _NEAR for d in f.data if d in l0)]
+    return [*found, *(chosen_setting(f, names, "l0") for f in near)]
 
 
-def _with_agreement(entry: Entry, rows: Sequence[Row], agreement: Callable[[Sequence[int]], float], by: str) -> Entry:
+def _with_agreement(
+    entry: Entry, rows: Sequence[ScoredRow], agreement: Callable[[Sequence[int]], float], by: str
+) -> Entry:
     """The entry with `pw_mcc`: for each data set, of the dictionaries of the setting that it is read at."""
     family = entry.family
     found: list[list[float]] = []

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from pipelines.bench.sweep_curve import Frontier, shared_range
 from pipelines.report.scores import goodness
-from pipelines.report.settings_table import Row, Setting, Value
+from pipelines.report.settings_table import ScoredRow, Setting, Value
 from sae.numerics.paired_tests import Groups, Parts, nested_mean, variance_parts
 from sae.numerics.statistics import Estimate, mean_interval
 
@@ -77,7 +77,7 @@ class Family:
         return {d: [self.frontier(d, seed, score) for seed in self.seeds] for d in self.data}
 
 
-def families_of(settings: Sequence[Setting], rows: Sequence[Row]) -> list[Family]:
+def families_of(settings: Sequence[Setting], rows: Sequence[ScoredRow]) -> list[Family]:
     """The families of one source, in the order in which they first appear."""
     together: dict[tuple[object, ...], list[Setting]] = {}
     for s in settings:
@@ -92,7 +92,7 @@ def families_of(settings: Sequence[Setting], rows: Sequence[Row]) -> list[Family
     return found
 
 
-def _cells(setting: Setting, rows: Sequence[Row]) -> Cells:
+def _cells(setting: Setting, rows: Sequence[ScoredRow]) -> Cells:
     found: dict[Value, dict[Value, Mapping[str, float]]] = {}
     for i in setting.members:
         identity = rows[i].identity
@@ -121,7 +121,7 @@ class Entry:
         return goodness(self.estimate(score).mean, score)
 
 
-def chosen(family: Family, names: Sequence[str], by: str) -> Entry:
+def chosen_setting(family: Family, names: Sequence[str], by: str) -> Entry:
     """The family at the penalty that the other data sets choose by a score."""
     picked = family.picked(by)
     groups = {
@@ -131,7 +131,7 @@ def chosen(family: Family, names: Sequence[str], by: str) -> Entry:
     return Entry(family, groups, _where([family.settings[i] for i in picked.values()]))
 
 
-def matched(family: Family, names: Sequence[str], l0: Mapping[Value, float]) -> Entry:
+def at_matched_l0(family: Family, names: Sequence[str], l0: Mapping[Value, float]) -> Entry:
     """The family at a given L0 of each data set, read between the neighbouring points of its sweep, seed by seed."""
     groups = {
         name: [[f.at(l0[d]) for f in curves] for d, curves in family.frontiers(name).items() if d in l0]

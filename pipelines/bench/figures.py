@@ -26,12 +26,12 @@ MOST_ROWS = 18
 """Methods in the figure of the seeds."""
 
 
-FLOOR = {"explained_variance": 0.0}
+_FLOOR = {"explained_variance": 0.0}
 """Scores without a lower end are drawn down to here; what lies below stands at the edge, with its value."""
 
 
 @styled
-def frontier(c: Comparison, score: str) -> Figure | None:
+def draw_sweep_curves(c: Comparison, score: str) -> Figure | None:
     """A score against L0: the mean over data sets of each sweep with its 95% band, every run as a dot, methods without
     a sweep as marks with their intervals."""
     swept = [e.family for e in c.entries if e.family.is_swept]
@@ -49,7 +49,7 @@ def frontier(c: Comparison, score: str) -> Figure | None:
             labels.append((x, y, family.label, look[family.label][0]))
     if not paths:
         return None
-    floor = FLOOR.get(score, -math.inf)
+    floor = _FLOOR.get(score, -math.inf)
     for e in alone:
         x, y = e.estimate("l0"), e.estimate(score)
         colour, marker = look[e.family.label]
@@ -127,7 +127,7 @@ def _short(e: Entry, c: Comparison) -> str:
 
 
 @styled
-def deciles(c: Comparison, stem: str, name: str) -> Figure | None:
+def draw_deciles(c: Comparison, stem: str, name: str) -> Figure | None:
     """A score by tenths of the features from rare to frequent, with intervals; random directions are the null of the
     suite and whatever knows the features its ceiling, both drawn in."""
     curves = [e for e in _followed(c) if all(math.isfinite(e.estimate(f"{stem}{i}").mean) for i in DECILES)]

@@ -11,18 +11,18 @@ from pipelines.bench.comparison import SECOND, Comparison, Test
 from pipelines.bench.families import Entry
 from pipelines.bench.tables import (
     CANONICAL,
-    Cell,
+    BenchCell,
+    bench_cells,
     best_of,
-    cells,
-    count,
+    count_text,
     interval,
     p_value,
     present,
 )
-from pipelines.bench.words import sentences, several
+from pipelines.bench.words import comparison_sentences, several
 from pipelines.report.findings import number
 from pipelines.report.page import breakable, families, first_paragraph, inline, prose, toml
-from pipelines.report.scores import ordered, score_of
+from pipelines.report.scores import ordered_scores, score_of
 from pipelines.steps.store import versions
 from sae.numerics.paired_tests import Parts
 from sae.registry import kinds
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Shown(NamedTuple):
+class ShownEntry(NamedTuple):
     """A figure with its file name, its title, and a caption that says how to read it."""
 
     name: str
@@ -40,24 +40,24 @@ class Shown(NamedTuple):
     figure: Figure
 
 
-class Line(NamedTuple):
+class EntryLine(NamedTuple):
     """An entry as a line of a table."""
 
     entry: Entry
     note: str
-    cells: Sequence[Cell]
+    cells: Sequence[BenchCell]
 
 
-def drawn(c: Comparison, published: Sequence[Mapping[str, Any]]) -> Iterator[Shown]:
+def drawn(c: Comparison, published: Sequence[Mapping[str, Any]]) -> Iterator[ShownEntry]:
     """The figures of one source for which there are data."""
     for score in dict.fromkeys((c.by, SECOND, "explained_variance")):
-        figure = figures.frontier(c, score)
+        figure = figures.draw_sweep_curves(c, score)
         if figure is not None:
             caption = (
                 "Mean over data sets with its 95% band; dots are single dictionaries. Nothing is drawn where not every "
                 "dictionary of the sweep reaches."
             )
-            yield Shown(f"frontier-{score}", f"{score} along the sweeps", caption, figure)
+            yield ShownEntry(f"frontier-{score}", f"{score} along the sweeps", caption, figure)
     for score in dict.fromkeys((c.by, SECOND)):
         known = [(row["method"], row["scores"][score]) for row in published if score in row["scores"]]
         figure = figures.seeds(c, score, known)
@@ -66,27 +66,29 @@ def drawn(c: Comparison, published: Sequence[Mapping[str, Any]]) -> Iterator[Sho
                 "Dots are dictionaries, one level for each data set; the stroke is the mean with its 95% interval."
             )
             caption += " Hollow: what papers report, of other data and budgets." if known else ""
-            yield Shown(f"seeds-{score}", f"{score}, dictionary by dictionary", caption, figure)
+            yield ShownEntry(f"seeds-{score}", f"{score}, dictionary by dictionary", caption, figure)
     for stem, title in (("mmcs_decile_", "cosine of the best latent"), ("f1_decile_", "F1 of the matched latent")):
-        figure = figures.deciles(c, stem, title)
+        figure = figures.draw_deciles(c, stem, title)
         if figure is not None:
             caption = "Means over data sets with 95% intervals. Dashed: chance, and what was given the features."
-            yield Shown(stem.rstrip("_"), f"Recovery by frequency: {title}", caption, figure)
+            yield ShownEntry(stem.rstrip("_"), f"Recovery by frequency: {title}", caption, figure)
     for against, title in (("train_samples", "rows"), ("train_flops", "operations")):
         figure = figures.cost(c, c.by, against)
         if figure is not None:
             caption = "Up and to the left is better. The dashed line is the ceiling."
-            yield Shown(f"cost-{title}", f"{c.by} against {title} of training", caption, figure)
+            yield ShownEntry(f"cost-{title}", f"{c.by} against {title} of training", caption, figure)
 
 
-def render(config: Mapping[str, Any], comparisons: Sequence[Comparison], svgs: Sequence[Mapping[str, str]]) -> str:
+def render_bench(
+    config: Mapping[str, Any], comparisons: Sequence[Comparison], svgs: Sequence[Mapping[str, str]]
+) -> str:
     """The page. `config` is the bench step's; `svgs` have the figures of each source by name."""
     import jinja2
 
     loader = jinja2.PackageLoader("pipelines", "templates")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(prose=prose, breakable=breakable, number=number, interval=interval, p=p_value, count=count)
-    names = ordered({n for c in comparisons for e in c.entries for n in e.groups})
+    page.filters.update(prose=prose, breakable=breakable, number=number, interval=interval, p=p_value, count=count_text)
+    names = ordered_scores({n for c in comparisons for e in c.entries for n in e.groups})
     return page.get_template("bench.html").render(
         config=config,
         sections=[
@@ -99,7 +101,7 @@ def render(config: Mapping[str, Any], comparisons: Sequence[Comparison], svgs: S
         methods=_methods(comparisons),
         families=families(names),
         published=config["published"],
-        published_scores=ordered({n for row in config["published"] for n in row["scores"]}),
+        published_scores=ordered_scores({n for row in config["published"] for n in row["scores"]}),
         toml=toml(config["config"]),
         versions=versions(),
     )
@@ -107,12 +109,12 @@ def render(config: Mapping[str, Any], comparisons: Sequence[Comparison], svgs: S
 
 def _section(c: Comparison, published: Sequence[Mapping[str, Any]], svg: Mapping[str, str], i: int) -> dict[str, Any]:
     names = present(c, CANONICAL)
-    everything = [n for n in ordered({n for e in c.entries for n in e.groups}) if present(c, [n])]
+    everything = [n for n in ordered_scores({n for e in c.entries for n in e.groups}) if present(c, [n])]
     matched = [n for n in names if n != "true_l0" and any(n in e.groups for e in c.matched)]
     shown = list(drawn(c, published))
     return {
         "about": c,
-        "findings": sentences(c),
+        "findings": comparison_sentences(c),
         "names": names,
         "lines": _lines(c, c.entries, names),
         "everything": everything,
@@ -126,9 +128,9 @@ def _section(c: Comparison, published: Sequence[Mapping[str, Any]], svg: Mapping
     }
 
 
-def _lines(c: Comparison, entries: Sequence[Entry], names: Sequence[str]) -> list[Line]:
+def _lines(c: Comparison, entries: Sequence[Entry], names: Sequence[str]) -> list[EntryLine]:
     best = best_of(entries, names)
-    return [Line(e, _note(e, c.by), cells(e, names, best)) for e in entries]
+    return [EntryLine(e, _note(e, c.by), bench_cells(e, names, best)) for e in entries]
 
 
 def _note(e: Entry, by: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pipelines.bench.comparison import Comparison, Test
 from pipelines.bench.families import Entry
 from pipelines.report.findings import MINUS, UNDEFINED, number
-from pipelines.report.scores import goodness, ordered, score_of
+from pipelines.report.scores import goodness, ordered_scores, score_of
 from sae.numerics.paired_tests import Groups, nested_bootstrap, nested_mean, variance_parts
 from sae.numerics.seeds import derive
 from sae.numerics.statistics import Estimate
@@ -29,7 +29,7 @@ COUNTED = frozenset(["train_rows", "train_samples", "train_flops", "bytes"])
 """Scores that are told in thousands, millions and so on."""
 
 
-class Cell(NamedTuple):
+class BenchCell(NamedTuple):
     """A mean as text, its interval as text, whether it is the best of its column, everything as a hint."""
 
     text: str
@@ -39,9 +39,9 @@ class Cell(NamedTuple):
     value: float
 
 
-def cells(entry: Entry, names: Sequence[str], best: dict[str, float]) -> list[Cell]:
+def bench_cells(entry: Entry, names: Sequence[str], best: dict[str, float]) -> list[BenchCell]:
     """One cell for each score of an entry."""
-    return [cell(name, entry.groups.get(name, []), best.get(name)) for name in names]
+    return [bench_cell(name, entry.groups.get(name, []), best.get(name)) for name in names]
 
 
 def best_of(entries: Iterable[Entry], names: Sequence[str]) -> dict[str, float]:
@@ -55,15 +55,17 @@ def best_of(entries: Iterable[Entry], names: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def cell(name: str, groups: Groups, best: float | None = None) -> Cell:
+def bench_cell(name: str, groups: Groups, best: float | None = None) -> BenchCell:
     e, parts = nested_mean(groups), variance_parts(groups)
     if e.n == 0:
-        return Cell(UNDEFINED, "", False, "not defined here", math.nan)
+        return BenchCell(UNDEFINED, "", False, "not defined here", math.nan)
     low, high = nested_bootstrap(groups, seed=derive("bench", name) % 2**32)
     hint = f"{name} {e.mean:.6g}, 95% interval {e.low:.6g} to {e.high:.6g} of {e.n} {_unit(groups, e.n)}"
     hint += f", bootstrap {low:.6g} to {high:.6g}; sd over data sets {parts.data:.3g}, over seeds {parts.seed:.3g}"
     is_best = best is not None and goodness(e.mean, name) == best
-    return Cell(count(e.mean) if name in COUNTED else number(e.mean), interval(e, name), is_best, hint, e.mean)
+    return BenchCell(
+        count_text(e.mean) if name in COUNTED else number(e.mean), interval(e, name), is_best, hint, e.mean
+    )
 
 
 def _unit(groups: Groups, n: int) -> str:
@@ -79,7 +81,7 @@ def interval(e: Estimate, name: str = "") -> str:
         return ""
     known = score_of(name)
     high = min(e.high, 1.0) if known is not None and known.better == "more" else e.high
-    told = count if name in COUNTED else number
+    told = count_text if name in COUNTED else number
     return f"[{_bare(told(e.low))}, {_bare(told(high))}]"
 
 
@@ -89,7 +91,7 @@ def _bare(text: str) -> str:
     return text.replace("0.", ".", 1) if text.lstrip(MINUS).startswith("0.") else text
 
 
-def count(value: float) -> str:
+def count_text(value: float) -> str:
     """A large number in thousands (k), millions (M), and so on."""
     if not math.isfinite(value):
         return UNDEFINED
@@ -120,7 +122,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for e in c.entries:
             mark = " (ceiling)" if e.family.first.is_ceiling(c.by) else ""
-            texts = [f"{one.text} {one.interval}".strip() for one in cells(e, names, best)]
+            texts = [f"{one.text} {one.interval}".strip() for one in bench_cells(e, names, best)]
             lines.append("| " + " | ".join([e.family.label + mark, e.where, *texts]) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -137,7 +139,7 @@ def write_table(comparisons: Sequence[Comparison], path: Path) -> None:
             views += [("area", e, {c.by: c.area_groups[e.family.label]}) for e in c.entries if e.family.label in c.area]
             for view, e, groups in views:
                 s = e.family.first
-                for name in ordered(groups):
+                for name in ordered_scores(groups):
                     if nested_mean(groups[name]).n:
                         about = [c.source, view, s.method, s.encoder, s.n_latents or "", e.where, name]
                         out.writerow([*about, *map(_exact, _numbers(name, groups[name]))])

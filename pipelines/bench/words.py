@@ -10,10 +10,10 @@ from pipelines.bench.families import Entry
 from pipelines.bench.tables import interval, p_value
 from pipelines.report.findings import number
 
-LEVEL = 0.05
+_LEVEL = 0.05
 
 
-def sentences(c: Comparison) -> list[str]:
+def comparison_sentences(c: Comparison) -> list[str]:
     """The most important first; none where no entry has the score."""
     if c.leader is None:
         return []
@@ -26,15 +26,15 @@ def _leader(c: Comparison) -> str:
     where = f" at {c.leader.where}" if c.leader.where else ""
     data = f"over {c.n_data} data sets" if c.n_data > 1 else "on one data set"
     best = f"{c.leader.family.label}{where} is the best of {len(c.fair)} methods {data}"
-    return f"By {c.by}, {best}: {told(c.leader, c.by)}."
+    return f"By {c.by}, {best}: {_told(c.leader, c.by)}."
 
 
 def _differences(c: Comparison) -> str:
     tests = [t for t in c.tests if t.score == c.by and not math.isnan(t.p_holm)]
     if not tests:
         return "On one data set no difference can be tested against another." if c.n_data < 2 else ""
-    clear = [t for t in tests if t.p_holm < LEVEL]
-    unclear = [t for t in tests if t.p_holm >= LEVEL]
+    clear = [t for t in tests if t.p_holm < _LEVEL]
+    unclear = [t for t in tests if t.p_holm >= _LEVEL]
     text = f"It is ahead of {len(clear)} of {len(tests)} beyond chance (paired t-tests over data sets, Holm, 5%)"
     names = ", ".join(f"{t.entry.family.label} (p {p_value(t.p_holm)})" for t in unclear[:4])
     more = f" and {len(unclear) - 4} more" if len(unclear) > 4 else ""
@@ -50,14 +50,14 @@ def _baseline(c: Comparison) -> str:
     test = _test(c, second, c.by)
     gap = f" The difference is {_gap(test)}." if test is not None else ""
     noun = "trained dictionary" if c.leader is classical[0] else "classical method"
-    return f"The best {noun} is {second.family.label} with {told(second, c.by)}, behind {first.family.label}.{gap}"
+    return f"The best {noun} is {second.family.label} with {_told(second, c.by)}, behind {first.family.label}.{gap}"
 
 
 def _ceiling(c: Comparison) -> str:
     above = [e for e in c.entries if e.family.first.is_ceiling(c.by) and e.goodness(SECOND) > -math.inf]
     if not above:
         return ""
-    texts = [f"{e.family.label} {told(e, SECOND)}" for e in above]
+    texts = [f"{e.family.label} {_told(e, SECOND)}" for e in above]
     return f"Given what is to be found, {SECOND} reaches: {'; '.join(texts)}."
 
 
@@ -70,9 +70,9 @@ def _second(c: Comparison) -> str:
         return ""
     best = max(having, key=lambda e: e.goodness(SECOND))
     if best is c.leader:
-        return f"It is first by {SECOND} too: {told(best, SECOND)}."
-    own = f"{c.leader.family.label} has {told(c.leader, SECOND)}"
-    return f"By {SECOND}, {best.family.label} is first ({told(best, SECOND)}); {own}."
+        return f"It is first by {SECOND} too: {_told(best, SECOND)}."
+    own = f"{c.leader.family.label} has {_told(c.leader, SECOND)}"
+    return f"By {SECOND}, {best.family.label} is first ({_told(best, SECOND)}); {own}."
 
 
 def _fidelity(c: Comparison) -> str:
@@ -86,14 +86,14 @@ def _fidelity(c: Comparison) -> str:
         return ""
     return (
         f"Reconstruction would choose {best.family.label} (explained variance {number(best.estimate(name).mean)}), "
-        f"whose {c.by} is {told(best, c.by)}."
+        f"whose {c.by} is {_told(best, c.by)}."
     )
 
 
 def _chance(c: Comparison) -> str:
     """What chance alone reaches, and which cause of chance is the larger."""
     random = c.of("random")
-    null = f"Random directions reach {told(random[0], c.by)}." if random else ""
+    null = f"Random directions reach {_told(random[0], c.by)}." if random else ""
     if c.leader is None:
         return null
     parts = c.leader.parts(c.by)
@@ -117,7 +117,7 @@ def _gap(t: Test) -> str:
     )
 
 
-def told(e: Entry, score: str) -> str:
+def _told(e: Entry, score: str) -> str:
     """A mean with its interval."""
     mean = e.estimate(score)
     return f"{number(mean.mean)} {interval(mean, score)}".strip()

@@ -13,7 +13,7 @@ from rich.table import Table
 from pipelines.commands.options import Out, Set
 
 if TYPE_CHECKING:
-    from pipelines.question import Answer, Cell
+    from pipelines.question import Answer, AnswerValue
 
 
 def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
@@ -35,12 +35,12 @@ def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set 
     out
         The folder of all steps, in place of runtime.out.
     """
-    from pipelines.config.config import read
-    from pipelines.config.suites import find
+    from pipelines.config.config import read_config
+    from pipelines.config.suites import find_config
     from pipelines.question import answer_question
     from pipelines.steps.progress import Board
 
-    settings = read(find(config), set or ())
+    settings = read_config(find_config(config), set or ())
     root = out or settings.runtime.out
     answer, file = answer_question(question, settings, dictionary, root, Board(Console(stderr=True)))
     print_answer(answer, file, Console())
@@ -60,7 +60,7 @@ def print_answer(answer: Answer, file: Path, console: Console) -> None:
     console.print(f"answer: {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _cell_text(cell: Cell) -> str:
+def _cell_text(cell: AnswerValue) -> str:
     if cell is None:
         return ""
     from sae.numerics.statistics import Interval

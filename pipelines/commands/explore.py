@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipelines.commands.options import Set
 
-Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
+_Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
 
 
 def explore(
@@ -20,7 +20,7 @@ def explore(
     out: Path | None = None,
     latents: str | None = None,
     tokens: int | None = None,
-    neurons: Neurons = False,
+    neurons: _Neurons = False,
     set: Set = None,
 ) -> None:
     """Write pages on the latents of a dictionary: where each fires, with whom, what it stands for, what it does.
@@ -45,11 +45,11 @@ def explore(
         A value in place of the file's, such as source.seed=0; may be given several times.
     """
     from pipelines import explore as dashboards
-    from pipelines.config.config import read
-    from pipelines.config.suites import find
+    from pipelines.config.config import read_config
+    from pipelines.config.suites import find_config
     from pipelines.explore.command import looked_at
     from pipelines.steps.progress import Board
 
-    settings, looked = read(find(config), set or ()), looked_at(tokens, latents)
-    folder = dashboards.explore(dictionary, settings, looked, out, neurons, Board(Console(stderr=True)))
+    settings, looked = read_config(find_config(config), set or ()), looked_at(tokens, latents)
+    folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Console(stderr=True)))
     Console().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

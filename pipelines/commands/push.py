@@ -38,12 +38,12 @@ def push(dictionary: str, repo: str, *, licence: str | None = None, private: boo
 
 def print_dictionary(d: Dictionary, console: Console) -> None:
     """What a dictionary is, and its card: where it comes from, its scores, and the settings behind them."""
-    from sae.files.hub import facts
+    from sae.files.hub import origin_facts
 
     shape = {"kind": d.kind, "d_in": d.d_in, "n_latents": d.n_latents}
     shape |= {} if d.d_out == d.d_in else {"d_out": d.d_out}
     scores = d.card.get("scores")
-    told = {"dictionary": shape | d.settings(), "comes from": facts(d.card)}
+    told = {"dictionary": shape | d.settings(), "comes from": origin_facts(d.card)}
     told |= {"scores": scores} if isinstance(scores, Mapping) else {}
     shown = {"scores", "licence", "format", "from"}
     told |= {"card": {name: value for name, value in d.card.items() if name not in shown}}

@@ -21,7 +21,7 @@ from rich.table import Table
 from pipelines import runner
 from pipelines.config.config import Config, parse
 from pipelines.plan import plan
-from pipelines.report.settings_table import Row, Setting, settings_of
+from pipelines.report.settings_table import ScoredRow, Setting, settings_of
 from pipelines.report.style import FAINT, canvas, marks, plain_log, styled, to_bytes
 from pipelines.steps.progress import Board
 from pipelines.steps.source_steps import open_source
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE = "decoder_cosine"
-SEEDS = [0, 1, 2]
+_SEEDS = [0, 1, 2]
 N_TARGETS = 8
 ROUNDS = 3
 """A sweep that is not given is looked at, and widened or filled in around the minimum, at most so often."""
@@ -45,7 +45,7 @@ AIMS = frozenset({"k", "l0", "l1", "l0_coefficient"})
 
 
 @dataclass(frozen=True)
-class Curve:
+class SparsityCurve:
     """The settings of one source, method and width from sparse to dense, and what they suggest."""
 
     sweep: Sequence[Setting]
@@ -64,7 +64,7 @@ class Curve:
 
 def run(
     settings: Config, kind: str, targets: Sequence[int] | None, root: Path, board: Board
-) -> tuple[list[Curve], Path]:
+) -> tuple[list[SparsityCurve], Path]:
     """Trains and scores what is missing of the sweep; the curves, and the folder where their evidence lies."""
     store, runtime = Store(root), runner.execution(settings.runtime)
     widths = list(dict.fromkeys(d.n_latents for d in settings.dictionaries))
@@ -98,7 +98,7 @@ def run(
 
 def _sweep(
     settings: Config, kind: str, targets: Mapping[int, Sequence[int]], store: Store, runtime: Runtime, board: Board
-) -> list[Curve]:
+) -> list[SparsityCurve]:
     """Does the steps of a sweep that are not done, all but the report, and reads its curves."""
     steps = plan(_config(settings, kind, targets))[:-1]
     runner.run(steps, store, runtime, board)
@@ -111,7 +111,7 @@ def grid(n_latents: int, d_in: int) -> list[int]:
     return sorted({max(1, round(t)) for t in np.geomspace(max(1.0, most / 32), most, N_TARGETS).tolist()})
 
 
-def more(curve: Curve) -> list[int]:
+def more(curve: SparsityCurve) -> list[int]:
     """Targets to add: beyond an end at which the minimum may be, or between those around a clear one."""
     targets = [round(_target(s)) for s in curve.sweep]
     low, high, found = targets[0], targets[-1], curve.found
@@ -139,7 +139,7 @@ def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -
     given = settings.given.get("dictionary", [])
     own = next((t for t in (given if isinstance(given, list) else [given]) if t.get("kind") == kind), {"kind": kind})
     kept = {name: value for name, value in own.items() if name not in AIMS | {"n_latents"}}
-    seeds = list(settings.seeds) if len(settings.seeds) > 1 else SEEDS
+    seeds = list(settings.seeds) if len(settings.seeds) > 1 else _SEEDS
     table = {
         "name": settings.name,
         "source": settings.given["source"],
@@ -150,18 +150,18 @@ def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -
     return replace(parse(table), runtime=settings.runtime)
 
 
-def _curves(scored: Sequence[Step], store: Store) -> Iterator[Curve]:
+def _curves(scored: Sequence[Step], store: Store) -> Iterator[SparsityCurve]:
     sweeps: dict[Any, list[Setting]] = {}
     for s in settings_of([_row(store.directory(step) / "scores.json") for step in scored]):
         sweeps.setdefault((s.source, s.label, s.n_latents, s.others), []).append(s)
     for sweep in sweeps.values():
         sweep.sort(key=_target)
-        yield Curve(sweep, suggest([_target(s) for s in sweep], [s.samples[SCORE] for s in sweep]))
+        yield SparsityCurve(sweep, suggest([_target(s) for s in sweep], [s.samples[SCORE] for s in sweep]))
 
 
-def _row(file: Path) -> Row:
+def _row(file: Path) -> ScoredRow:
     content = json.loads(file.read_text())
-    return Row(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
+    return ScoredRow(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
 
 
 def _target(s: Setting) -> float:
@@ -169,13 +169,13 @@ def _target(s: Setting) -> float:
     return s.target_l0
 
 
-def _write(folder: Path, curves: Sequence[Curve]) -> None:
+def _write(folder: Path, curves: Sequence[SparsityCurve]) -> None:
     """Leaves ``suggestion.json`` and a figure of each curve."""
     folder.mkdir(parents=True, exist_ok=True)
     told: list[dict[str, Any]] = []
     for i, curve in enumerate(curves):
         name = f"suggestion-{i}" if len(curves) > 1 else "suggestion"
-        figure = draw(curve)
+        figure = draw_sweep(curve)
         for form in ("svg", "png"):
             write_whole(folder / f"{name}.{form}", to_bytes(figure, form))
         sweep = [{"target_l0": _target(s), "l0": s.mean("l0"), SCORE: s.samples[SCORE]} for s in curve.sweep]
@@ -186,7 +186,7 @@ def _write(folder: Path, curves: Sequence[Curve]) -> None:
 
 
 @styled
-def draw(curve: Curve) -> Figure:
+def draw_sweep(curve: SparsityCurve) -> Figure:
     """decoder_cosine against the target: means with 95% intervals, a dot for each seed, the interval of the suggestion
     shaded, and the true L0 where it is known."""
     figure, (ax,) = canvas(5.6, 4.0)
@@ -216,7 +216,7 @@ def draw(curve: Curve) -> Figure:
     return figure
 
 
-def sentence(curve: Curve) -> str:
+def sentence(curve: SparsityCurve) -> str:
     """What the curve says, and what to do."""
     found, known = curve.found, math.isfinite(curve.true_l0)
     first, last = (f"{_target(s):g}" for s in (curve.sweep[0], curve.sweep[-1]))
@@ -234,7 +234,7 @@ def sentence(curve: Curve) -> str:
     return f"no minimum: {SCORE} is least at the end of the sweep, {at}; give {beyond} --targets as well{true}"
 
 
-def tell(curves: Sequence[Curve], folder: Path, console: Console) -> None:
+def print_suggestion(curves: Sequence[SparsityCurve], folder: Path, console: Console) -> None:
     """Prints each curve as a table, what it says, and where the evidence lies."""
     for curve in curves:
         scores = [name for name in ("l0", SCORE, "fvu", "dead") if math.isfinite(curve.sweep[0].mean(name))]

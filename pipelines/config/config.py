@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BeforeValidator, Field
 
-from pipelines.config.toml_tables import Table, build, expand, merged, override
+from pipelines.config.toml_tables import Table, build, expand, merge_tables, override
 from sae.architecture import DictionaryConfig
-from sae.baseline import MethodConfig
+from sae.baseline import BaselineConfig
 from sae.encoder import EncoderConfig
 from sae.metric import MetricConfig
 from sae.probing import StudySettings, TaskSettings
@@ -25,7 +25,7 @@ from sae.registry import Settings, config_class, configurable, unknown
 from sae.source import SourceConfig
 from sae.training.config import TrainConfig
 
-C = TypeVar("C", bound=Settings)
+_C = TypeVar("_C", bound=Settings)
 
 
 def _as_list(given: Any) -> Any:
@@ -143,7 +143,7 @@ class Config:
     encoders: tuple[EncoderConfig, ...]
     trainings: tuple[TrainConfig, ...]
     seeds: tuple[int, ...]
-    baselines: tuple[MethodConfig, ...]
+    baselines: tuple[BaselineConfig, ...]
     baseline_seeds: tuple[int, ...]
     n_rows: int
     metrics: tuple[MetricConfig, ...] | None
@@ -160,7 +160,7 @@ FULL = "full"
 """The tier of a file as it is written."""
 
 
-def read(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
+def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
     """The run that a TOML file describes, in one of its tiers, with ``key.path=value`` overrides.
 
     Raises ``FileNotFoundError`` or ``ValueError``, each of one line.
@@ -170,7 +170,7 @@ def read(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
     tiers = cast(Mapping[str, Any], given) if isinstance(given, dict) else {}
     if tier != FULL and not isinstance(tiers.get(tier), dict):
         raise ValueError(f"{file}: {unknown(tier, [FULL, *tiers], 'tier')}")
-    return parse(override(merged(table, tiers.get(tier, {})), overrides))
+    return parse(override(merge_tables(table, tiers.get(tier, {})), overrides))
 
 
 def read_table(file: Path) -> Table:
@@ -219,9 +219,9 @@ def parse(table: Mapping[str, Any]) -> Config:
     )
 
 
-def _sweep(package: str, noun: type[C], tables: Sequence[Table], where: str) -> tuple[C, ...]:
+def _sweep(package: str, noun: type[_C], tables: Sequence[Table], where: str) -> tuple[_C, ...]:
     """Every setting of every table, checked by the class of its kind."""
-    found: list[C] = []
+    found: list[_C] = []
     for table in tables:
         cls = _class(package, noun, table, where)
         built = (build(cls, settings, where) for settings in expand(cls, table, where))
@@ -246,21 +246,21 @@ def _refinements(tables: Sequence[Table]) -> tuple[tuple[DictionaryConfig, Refin
     return tuple(found)
 
 
-def _baselines(tables: Sequence[Table], widths: list[int]) -> tuple[MethodConfig, ...]:
+def _baselines(tables: Sequence[Table], widths: list[int]) -> tuple[BaselineConfig, ...]:
     """The methods; one that takes a number of latents and is given none is run at each width in `widths`."""
     filled: list[Table] = []
     for table in tables:
-        fields = _class("sae.baselines", MethodConfig, table, "baselines.kinds").model_fields
+        fields = _class("sae.baselines", BaselineConfig, table, "baselines.kinds").model_fields
         open_width = "n_latents" in fields and "n_latents" not in table and widths
         filled.append({**table, "n_latents": widths} if open_width else table)
-    return _sweep("sae.baselines", MethodConfig, filled, "baselines.kinds")
+    return _sweep("sae.baselines", BaselineConfig, filled, "baselines.kinds")
 
 
 def _metric(table: Table) -> MetricConfig:
     return build(_class("sae.metrics", MetricConfig, table, "score.metrics"), table, "score.metrics")
 
 
-def _class(package: str, noun: type[C], table: Table, where: str) -> type[C]:
+def _class(package: str, noun: type[_C], table: Table, where: str) -> type[_C]:
     """The class that a table's kind names."""
     kind = table.get("kind")
     if not isinstance(kind, str):

@@ -38,20 +38,20 @@ def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
     return result
 
 
-def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     """A copy of `table` with the values of `over` in place of its own, table by table; what is written for
     ``[[tables]]`` goes into every one. A table of another kind takes the place of the whole."""
     result = copy.deepcopy(dict(table))
     for name, value in over.items():
         here = result.get(name)
         if isinstance(value, dict) and isinstance(here, list):
-            result[name] = [merged(one, cast(Table, value)) for one in cast(list[Table], here)]
+            result[name] = [merge_tables(one, cast(Table, value)) for one in cast(list[Table], here)]
         elif (
             isinstance(value, dict)
             and isinstance(here, dict)
             and here.get("kind") == value.get("kind", here.get("kind"))
         ):
-            result[name] = merged(cast(Table, here), cast(Table, value))
+            result[name] = merge_tables(cast(Table, here), cast(Table, value))
         else:
             result[name] = copy.deepcopy(value)
     return result

@@ -13,7 +13,7 @@ from pipelines import runner
 from pipelines.config.config import Config
 from pipelines.config.names import labels_of
 from pipelines.explore import site
-from pipelines.explore.latent import Latents
+from pipelines.explore.latent import NamedExploration
 from pipelines.explore.words import vocabulary
 from pipelines.plan import plan
 from pipelines.steps.progress import Board
@@ -21,7 +21,7 @@ from pipelines.steps.source_steps import open_source
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
 from sae.analysis.latents import LatentsConfig
-from sae.analysis.latents import explore as look
+from sae.analysis.latents import explore_latents as look
 from sae.baselines import neurons
 from sae.dictionary import Dictionary
 from sae.files import load
@@ -30,7 +30,7 @@ from sae.source import Source
 NEURONS = "neurons"
 
 
-def explore(
+def write_pages(
     dictionary: str | Path, settings: Config, looked: LatentsConfig, out: Path | None, with_neurons: bool, board: Board
 ) -> Path:
     """Writes the pages of a dictionary on the source of a config, and gives their folder.
@@ -46,7 +46,7 @@ def explore(
     step = plan(settings)[0]
     store = Store(_root(Path(dictionary), step, settings.runtime.out))
     out = out or store.root / f"{settings.name}-explore"
-    site.check(out)
+    site.check_site_folder(out)
     runtime = runner.execution(settings.runtime)
     runner.run([step], store, runtime, board)
     source = open_source(store.directory(step), runtime.device)
@@ -57,12 +57,12 @@ def explore(
     words = vocabulary(source)
     scratch = store.scratch(f"explore-{step.key}")
     scratch.mkdir(parents=True, exist_ok=True)
-    made: list[tuple[str, Latents]] = []
+    made: list[tuple[str, NamedExploration]] = []
     for folder, own, width in parts:
         with board.work(f"explore: {folder or 'latents'}", [], scratch) as tell:
             chosen = looked if width is None else looked.model_copy(update={"latents": _as_many(looked)})
             found = look(own.to(runtime.device), source, chosen, tell)
-        made.append((folder, Latents(found, words, width)))
+        made.append((folder, NamedExploration(found, words, width)))
     with board.work("explore: pages", [], scratch) as tell:
         site.write(out, about(settings, d, looked), made, tell)
     shutil.rmtree(scratch)

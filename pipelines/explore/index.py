@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.explore.drawing import histogram
-from pipelines.explore.latent import Latents
+from pipelines.explore.latent import NamedExploration
 from pipelines.explore.words import percent, rounded
 from pipelines.report.findings import number
 from sae.analysis.latents import Absent
@@ -17,7 +17,7 @@ Column = tuple[str, str, str, bool]
 """The head, how values are written (text, percent or number), what it means, and whether a bar shows them."""
 
 
-def table(latents: Latents) -> dict[str, Any]:
+def table(latents: NamedExploration) -> dict[str, Any]:
     """Columns and one row for each latent: its name, its page or nothing, and a value a column."""
     found = latents.found
     columns: list[Column] = []
@@ -60,7 +60,7 @@ def _all(values: Any) -> list[float | None]:
     return [rounded(v) for v in values]
 
 
-def facts(latents: Latents) -> list[tuple[str, str]]:
+def exploration_facts(latents: NamedExploration) -> list[tuple[str, str]]:
     """What was looked at, in a few numbers."""
     found, dead = latents.found, sum(rate == 0 for rate in latents.rate)
     l0 = float(found.tally.count.sum()) / max(1, found.tally.n_vectors)
@@ -74,7 +74,7 @@ def facts(latents: Latents) -> list[tuple[str, str]]:
     ]
 
 
-def notes(latents: Latents) -> list[str]:
+def notes(latents: NamedExploration) -> list[str]:
     """What is absent or was counted in part, and why."""
     found = latents.found
     said = [f"No logit effects: {found.logits.why}."] if isinstance(found.logits, Absent) else []
@@ -89,7 +89,7 @@ def notes(latents: Latents) -> list[str]:
     return said
 
 
-def rates(latents: Latents) -> Any:
+def rates(latents: NamedExploration) -> Any:
     """How often latents fire, as a figure."""
     edges = [10 ** (-6 + i / 8) for i in range(49)]
     counts = [0] * 48

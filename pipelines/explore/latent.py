@@ -37,7 +37,7 @@ class Bar(NamedTuple):
     length: float
 
 
-class Line(NamedTuple):
+class ExampleLine(NamedTuple):
     """An example: the activation, where it is, and its text or what is known of the row."""
 
     value: str
@@ -45,14 +45,14 @@ class Line(NamedTuple):
     text: Markup
 
 
-class Section(NamedTuple):
+class LatentSection(NamedTuple):
     """Examples under one title."""
 
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[ExampleLine]
 
 
-class Latents:
+class NamedExploration:
     """An exploration with the names of things on pages."""
 
     def __init__(self, found: Exploration, words: Words, signed_neurons: int | None = None) -> None:
@@ -147,7 +147,7 @@ class Latents:
             self._named(j, p, f"in {percent(s)} of the places where this latent fires") for j, p, s in rows if j >= 0
         ]
 
-    def _sections(self, i: int) -> Iterator[Section]:
+    def _sections(self, i: int) -> Iterator[LatentSection]:
         examples, n = self.found.examples, self.found.settings.n_intervals
         begin, end = self.borders[i], self.borders[i + 1]
         groups = examples.group[begin:end].tolist()
@@ -159,17 +159,17 @@ class Latents:
                 title = "Silent"
             else:
                 title = f"{100 * (n - group) // n} to {100 * (n - group + 1) // n}% of the largest"
-            yield Section(title, lines)
+            yield LatentSection(title, lines)
 
-    def _line(self, k: int) -> Line:
+    def _line(self, k: int) -> ExampleLine:
         found = self.found
         row, position = int(found.examples.row[k]), int(found.examples.position[k])
         value, j = float(found.examples.value[k]), int(found.shown[found.examples.latent[k]])
         if found.reading.context > 1:
             window = zip(found.windows.token[k].tolist(), found.windows.value[k].tolist(), strict=True)
             text = spans(list(window), found.windows.before, self.most[j], self.words)
-            return Line(plain(value), f"row {row}, position {position}", text)
-        return Line(plain(value), f"row {row}", self._features(k, j))
+            return ExampleLine(plain(value), f"row {row}, position {position}", text)
+        return ExampleLine(plain(value), f"row {row}", self._features(k, j))
 
     def _features(self, k: int, j: int) -> Markup:
         """The true features that are active in the row of an example, the latent's own marked."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.explore.index import facts, notes, rates, table
-from pipelines.explore.latent import STRENGTHS, Latents
+from pipelines.explore.index import exploration_facts, notes, rates, table
+from pipelines.explore.latent import STRENGTHS, NamedExploration
 from pipelines.explore.words import script
 from sae.source import Progress
 
@@ -17,18 +17,20 @@ MARK = "explore.json"
 """The file by which a folder is known for a site, so that nothing else is ever replaced."""
 
 
-def check(out: Path) -> None:
+def check_site_folder(out: Path) -> None:
     """A ``ValueError`` of one line where something else is in the way."""
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: in the way of the pages, and no site of ours; choose another folder with --out")
 
 
-def write(out: Path, about: Mapping[str, Any], parts: Sequence[tuple[str, Latents]], progress: Progress) -> None:
+def write(
+    out: Path, about: Mapping[str, Any], parts: Sequence[tuple[str, NamedExploration]], progress: Progress
+) -> None:
     """Writes a site of one part or several: ``""`` lies in the folder itself, others in folders of their names.
 
     `about` has ``title``, ``kicker``, ``lede`` and ``settings``, a list of names and values.
     """
-    check(out)
+    check_site_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -54,7 +56,7 @@ def _replace(out: Path, partial: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_part(folder: Path, about: Mapping[str, Any], latents: Latents, progress: Progress) -> None:
+def _write_part(folder: Path, about: Mapping[str, Any], latents: NamedExploration, progress: Progress) -> None:
     import jinja2
 
     loader = jinja2.PackageLoader("pipelines", "templates")
@@ -64,7 +66,7 @@ def _write_part(folder: Path, about: Mapping[str, Any], latents: Latents, progre
     (folder / "style.css").write_text(style, encoding="utf-8")
     (folder / "explore.js").write_text(pages.get_template("explore.js").render(), encoding="utf-8")
     (folder / "table.js").write_text(f"const TABLE = {script(table(latents))};\n", encoding="utf-8")
-    given = {**about, "facts": facts(latents), "notes": notes(latents), "rates": rates(latents)}
+    given = {**about, "facts": exploration_facts(latents), "notes": notes(latents), "rates": rates(latents)}
     (folder / "index.html").write_text(pages.get_template("explore-index.html").render(given), encoding="utf-8")
     page = pages.get_template("explore-latent.html")
     for i, j in enumerate(latents.shown):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipelines.question import Asked
+from pipelines.question import QuestionContext
 from sae.analysis.units.one_feature import Halves
 from sae.metric import encode
-from sae.probing import Examples, TaskSettings
+from sae.probing import ProbeExamples, TaskSettings
 from sae.registry import unknown
 
 
@@ -29,7 +29,9 @@ class Feature:
         return float(self.known.test.float().mean())
 
 
-def features_of(asked: Asked, names: tuple[str, ...], most: int, min_count: int, max_rows: int) -> list[Feature]:
+def features_of(
+    asked: QuestionContext, names: tuple[str, ...], most: int, min_count: int, max_rows: int
+) -> list[Feature]:
     """The features named, or `most` of those with `min_count` rows of either class in both halves, the most frequent
     first. A ``ValueError`` of one line where one is not known of the rows."""
     limits = TaskSettings(max_rows=max_rows, min_count=min_count, n_tasks=most)
@@ -47,6 +49,6 @@ def features_of(asked: Asked, names: tuple[str, ...], most: int, min_count: int,
     ]  # fmt: skip
 
 
-def _most_frequent(choose: Examples, most: int) -> list[str]:
+def _most_frequent(choose: ProbeExamples, most: int) -> list[str]:
     count = {name: int((label > 0).sum()) for name, label in choose.labels.items()}
     return sorted(count, key=lambda name: -count[name])[:most]

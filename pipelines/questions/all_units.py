@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
+from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from pipelines.questions._features import features_of
-from sae.analysis.units.all_units import AblationSet, Curve, ablation_set, k_sparse
+from sae.analysis.units.all_units import AblationSet, UnitCurve, ablation_set, k_sparse
 
 
 class Config(QuestionConfig):
@@ -28,8 +28,8 @@ class Config(QuestionConfig):
     draws: int = Field(default=5, gt=1)
     tolerance: float = Field(default=0.01, ge=0)
 
-    def answer(self, asked: Asked) -> Answer:
-        tables, summary, data, names = list[Table](), list[list[Cell]](), dict[str, Any](), list[str]()
+    def answer(self, asked: QuestionContext) -> Answer:
+        tables, summary, data, names = list[AnswerTable](), list[list[AnswerValue]](), dict[str, Any](), list[str]()
         for feature in features_of(asked, self.features, self.n_tasks, self.min_count, self.max_rows):
             kinds = {"neurons": feature.neurons, "latents": feature.latents}
             curves = {
@@ -45,22 +45,22 @@ class Config(QuestionConfig):
             names = list(curves)
         columns = ["feature", "share of rows"]
         columns += [f"{name} {what}" for name in names for what in ("saturate at", "effective")]
-        whole = Table("over how many units a feature is spread", [*columns, "neurons to ablate"], summary)
+        whole = AnswerTable("over how many units a feature is spread", [*columns, "neurons to ablate"], summary)
         return Answer([whole, *tables], {}, data)
 
 
-def _curves(feature: str, curves: dict[str, Curve]) -> Table:
+def _curves(feature: str, curves: dict[str, UnitCurve]) -> AnswerTable:
     ks = sorted({p.k for curve in curves.values() for p in curve.points})
     points = {name: {p.k: p for p in curve.points} for name, curve in curves.items()}
     columns = ["k", *(column for name in curves for column in (name, f"random {name}"))]
-    rows: list[Sequence[Cell]] = []
+    rows: list[Sequence[AnswerValue]] = []
     for k in ks:
         found = [points[name].get(k) for name in curves]
         rows.append([k, *(cell for p in found for cell in ((p.auc, p.random) if p else (None, None)))])
-    return Table(f"{feature}: AUC of probes on k units", columns, rows)
+    return AnswerTable(f"{feature}: AUC of probes on k units", columns, rows)
 
 
-def _ablated(feature: str, found: AblationSet) -> Table:
+def _ablated(feature: str, found: AblationSet) -> AnswerTable:
     rows = [[p.k, p.auc, p.random, p.refit] for p in found.points]
     columns = ("neurons at their mean", "the probe", "as many at random", "a new probe")
-    return Table(f"{feature}: AUC without its neurons", columns, rows)
+    return AnswerTable(f"{feature}: AUC without its neurons", columns, rows)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table, batches
+from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext, batches
 from sae.analysis.geometry.cliques import counts
 from sae.analysis.geometry.company import Firings, company
 from sae.analysis.geometry.geometry import dimensionality
-from sae.analysis.geometry.moments import Moments, matched
+from sae.analysis.geometry.moments import Moments, matched_gaussian
 from sae.metric import encode
 from sae.numerics.statistics import Interval, bootstrap, of_draws
 
@@ -33,7 +33,7 @@ class Config(QuestionConfig):
     least: int = Field(default=10, gt=0)
     draws: int = Field(default=20, gt=1)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: QuestionContext) -> Answer:
         d, source, device = asked.needed(), asked.source, asked.runtime.device
         n = min(self.n_rows, source.n_rows["test"] or self.n_rows)
         x = source.at_most(n, "test").wanted.float()
@@ -53,24 +53,29 @@ class Config(QuestionConfig):
         rows, covariance = d.W_dec[kept.to(d.W_dec.device)], moments.covariance()
         together = company(rows, firings, covariance, self.least, 10 * self.draws, self.seed)
         found = counts(rows, covariance, self.tolerance, self.draws, self.seed)
-        figures: list[list[Cell]] = [[c.figure, c.n, c.n_chance, c.rows, c.rows_chance] for c in found]
-        pairs: list[list[Cell]] = [
+        figures: list[list[AnswerValue]] = [[c.figure, c.n, c.n_chance, c.rows, c.rows_chance] for c in found]
+        pairs: list[list[AnswerValue]] = [
             ["fire together", together.n_together, together.together, None, None],
             ["keep apart", together.n_apart, together.apart, None, None],
             ["difference", None, together.difference, together.permuted, together.matched],
         ]
         facts = {"rows": len(x), "latents that fire": int((often > 0).sum()), "latents taken": len(kept)}
         tables = [
-            Table("figures in the decoder", ("figure", "sets", "by chance", "share of rows", "by chance"), figures),
-            Table("dimensions per latent, mean", ("of the decoder", "by chance"), [self._dimensions(rows, covariance)]),
-            Table("mean |cosine| of pairs of latents",
+            AnswerTable("figures in the decoder", ("figure", "sets", "by chance", "share of rows", "by chance"),
+            figures),
+            AnswerTable("dimensions per latent, mean", ("of the decoder", "by chance"), [self._dimensions(rows,
+            covariance)]),
+            AnswerTable("mean |cosine| of pairs of latents",
                   ("pairs", "number", "mean", "firings permuted", "of the activations' covariance"), pairs),
         ]  # fmt: skip
         ids = kept.tolist()
         sets = {c.figure: [[ids[i] for i in example] for example in c.examples] for c in found}
         return Answer(tables, facts, {"nearest examples, by latent": sets})
 
-    def _dimensions(self, rows: torch.Tensor, covariance: torch.Tensor) -> list[Cell]:
+    def _dimensions(self, rows: torch.Tensor, covariance: torch.Tensor) -> list[AnswerValue]:
         own = dimensionality(rows.float()).double().cpu().numpy().astype(np.float64)
-        null = [float(dimensionality(r.float()).mean()) for r in matched(covariance, len(rows), self.seed, self.draws)]
+        null = [
+            float(dimensionality(r.float()).mean())
+            for r in matched_gaussian(covariance, len(rows), self.seed, self.draws)
+        ]
         return [Interval(float(own.mean()), *bootstrap(own, self.seed)), of_draws(null)]

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
+from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from sae.analysis.circuits.heads import n_heads
 from sae.analysis.circuits.outcomes import Events, effects, frequent, sharing, skip_trigrams
 
@@ -32,7 +32,7 @@ class Config(QuestionConfig):
     least: int = Field(default=20, gt=0)
     draws: int = Field(default=200, gt=1)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: QuestionContext) -> Answer:
         model, text = asked.model, asked.activations.tokens("train")[: self.n_rows]
         if self.outcomes == "frequent":
             events = frequent(text, self.n_outcomes, self.events)
@@ -46,7 +46,7 @@ class Config(QuestionConfig):
         found = effects(model, text, events, self.how, asked.activations.config.rows_at_once)
         told = sharing(found, events, self.draws, self.seed)
         names = [f"{layer}.{head}" for layer in range(model.n_layers) for head in range(n_heads(model))]
-        summary: list[list[Cell]] = [
+        summary: list[list[AnswerValue]] = [
             ["heads of an outcome", told.heads_per_outcome, told.heads_permuted],
             ["outcomes of a head", told.outcomes_per_head, told.outcomes_permuted],
             ["share of specific pairs", told.specific, told.specific_permuted],
@@ -60,7 +60,7 @@ class Config(QuestionConfig):
             "mean log-probability with all heads": float(found.clean.mean()),
         }
         tables = [
-            Table("who shares with whom", ("", "found", "outcomes permuted"), summary),
+            AnswerTable("who shares with whom", ("", "found", "outcomes permuted"), summary),
             _strongest(words, names, events, told.matrix, told.is_specific),
         ]
         data = {
@@ -74,14 +74,14 @@ class Config(QuestionConfig):
 
 def _strongest(
     words: list[str], names: list[str], events: Events, matrix: torch.Tensor, specific: torch.Tensor
-) -> Table:
+) -> AnswerTable:
     """The three heads whose ablation takes most from each outcome; those that are specific have a star."""
     count = events.outcome.bincount(minlength=len(words)).tolist()
-    rows: list[list[Cell]] = []
+    rows: list[list[AnswerValue]] = []
     for o in range(min(len(words), SHOWN)):
         best = matrix[:, o].argsort(descending=True, stable=True)[:3].tolist()
         rows.append(
             [words[o], count[o], *(f"{names[h]}{'*' * bool(specific[h, o])} {matrix[h, o]:+.3f}" for h in best)]
         )
     title = "what each outcome loses in log-probability by its three strongest heads (* specific)"
-    return Table(title, ("outcome", "events", "first", "second", "third"), rows)
+    return AnswerTable(title, ("outcome", "events", "first", "second", "third"), rows)

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table, batches
+from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext, batches
 from sae.activations.corpus import Corpus
 from sae.activations.disk_source import Activations
-from sae.analysis.units.monosemantic import TopExamples, monosemantic
+from sae.analysis.units.monosemantic import TopExamples, monosemantic_units
 from sae.metric import encode
 from sae.model.token_rows import NOTHING
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
 from sae.probing import TaskSettings
 
-Units = Callable[[Tensor], Tensor]
+_Units = Callable[[Tensor], Tensor]
 
 
 class Config(QuestionConfig):
@@ -41,8 +41,8 @@ class Config(QuestionConfig):
     at_least: float = Field(default=0.9, gt=0, le=1)
     shuffles: int = Field(default=20, gt=0)
 
-    def answer(self, asked: Asked) -> Answer:
-        rows: list[list[Cell]] = []
+    def answer(self, asked: QuestionContext) -> Answer:
+        rows: list[list[AnswerValue]] = []
         largest: dict[str, list[int]] = {}
         for known in _known(asked, self.n_rows):
             for name, (n_units, values) in self._units(asked, known.width).items():
@@ -50,16 +50,16 @@ class Config(QuestionConfig):
                 for index in batches(len(known.groups), n_units):
                     at = torch.from_numpy(index)
                     top.add(values(known.acts(index)), at, known.groups[at])
-                found = monosemantic(top, known.known, self.at_least, self.shuffles, self.seed)
+                found = monosemantic_units(top, known.known, self.at_least, self.shuffles, self.seed)
                 for what, a in found.items():
                     rows.append([name, what, a.share, a.chance, a.alone, a.n_units, a.n_rare])
                     largest[f"{name}, {what}"] = a.largest.tolist()
         columns = ("units", "agree on", "share", "by chance", "on one alone", "counted", "too rare")
         title = f"units of which {self.at_least:.0%} of the {self.k} top examples agree"
-        return Answer([Table(title, columns, rows)], {"hook": getattr(asked.source_config, "hook", None)},
+        return Answer([AnswerTable(title, columns, rows)], {"hook": getattr(asked.source_config, "hook", None)},
                       {"largest class among the examples of each counted unit": largest})  # fmt: skip
 
-    def _units(self, asked: Asked, d_in: int) -> dict[str, tuple[int, Units]]:
+    def _units(self, asked: QuestionContext, d_in: int) -> dict[str, tuple[int, _Units]]:
         turned = unit(torch.randn(d_in, d_in, generator=generator("directions", self.seed))).to(asked.runtime.device)
 
         def of_themselves(x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Config(QuestionConfig):
         def in_random_directions(x: Tensor) -> Tensor:
             return x @ turned.T
 
-        found: dict[str, tuple[int, Units]] = {"neurons": (d_in, of_themselves)}
+        found: dict[str, tuple[int, _Units]] = {"neurons": (d_in, of_themselves)}
         if asked.dictionary is not None:
             d = asked.needed()
             found["latents"] = (d.n_latents, partial(encode, d))
@@ -84,7 +84,7 @@ class _Rows(NamedTuple):
     width: int
 
 
-def _known(asked: Asked, n: int) -> Iterator[_Rows]:
+def _known(asked: QuestionContext, n: int) -> Iterator[_Rows]:
     source, device = asked.source, asked.runtime.device
     if isinstance(source, Activations):
         yield _of_tokens(source, n, device)

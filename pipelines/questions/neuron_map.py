@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
-from sae.analysis.geometry.moments import matched
-from sae.analysis.geometry.order import Way, adjacent, ordered, seriation
+from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
+from sae.analysis.geometry.moments import matched_gaussian
+from sae.analysis.geometry.order import Way, adjacent, order_with_controls, seriation
 from sae.numerics.statistics import Interval, of_draws
 
 
@@ -29,16 +29,16 @@ class Config(QuestionConfig):
     shuffles: int = Field(default=10, gt=1)
     randoms: int = Field(default=3, gt=1)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: QuestionContext) -> Answer:
         layer = asked.layer if self.layer is None else self.layer
         if layer >= asked.model.n_layers:
             raise ValueError(f"ask.neuron_map.layer = {layer}: the model has {asked.model.n_layers} layers, from 0")
-        rows: list[list[Cell]] = []
+        rows: list[list[AnswerValue]] = []
         orders: dict[str, list[int]] = {}
         for name, weights in self._weights(asked, layer).items():
-            found = ordered(weights, self.way, self.shuffles, self.randoms, self.seed)
+            found = order_with_controls(weights, self.way, self.shuffles, self.randoms, self.seed)
             covariance = torch.cov(weights.double().T.cpu(), correction=0)
-            alike = [m.float() for m in matched(covariance, len(weights), self.seed, self.randoms)]
+            alike = [m.float() for m in matched_gaussian(covariance, len(weights), self.seed, self.randoms)]
             null = of_draws([adjacent(m, seriation(m, found.way)) for m in alike])
             shuffled, random = (Interval(e.mean, e.low, e.high) for e in (found.shuffled, found.random))
             told = "yes" if found.is_structured and found.adjacent > null.high else ""
@@ -55,10 +55,10 @@ class Config(QuestionConfig):
             "above all",
         )
         return Answer(
-            [Table("mean cos² of neighbours in the order", columns, rows)], {"layer": layer}, {"order": orders}
+            [AnswerTable("mean cos² of neighbours in the order", columns, rows)], {"layer": layer}, {"order": orders}
         )
 
-    def _weights(self, asked: Asked, layer: int) -> dict[str, Tensor]:
+    def _weights(self, asked: QuestionContext, layer: int) -> dict[str, Tensor]:
         bridge, found = asked.model.bridge, dict[str, Tensor]()
         for name, label in (("W_in", "input weights"), ("W_gate", "gate weights")):
             weights = getattr(bridge, name, None)

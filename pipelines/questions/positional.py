@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipelines.question import Answer, Asked, Cell, QuestionConfig, Table
+from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from sae.analysis.circuits.heads import n_heads, z_of
 from sae.analysis.circuits.positional import Subspace, components, subspace, writes
 from sae.analysis.geometry.moments import Moments
@@ -23,7 +23,7 @@ from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
 
-PARTS = 5
+_PARTS = 5
 
 
 class Config(QuestionConfig):
@@ -31,26 +31,26 @@ class Config(QuestionConfig):
     between positions, or of a given `rank`. The stream is read at the source's hook point."""
 
     kind: Literal["positional"] = "positional"
-    n_rows: int = Field(default=1000, ge=2 * PARTS)
+    n_rows: int = Field(default=1000, ge=2 * _PARTS)
     components: int = Field(default=12, gt=0)
     kept: float = Field(default=0.9, gt=0, lt=1)
     rank: int | None = Field(default=None, gt=0)
     draws: int = Field(default=200, gt=1)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: QuestionContext) -> Answer:
         model, text = asked.model, asked.activations.tokens("train")[: self.n_rows]
         if model.width(asked.hook) != model.d_model or "resid" not in asked.hook:
             raise ValueError(f"source.hook = {asked.hook!r}: give one of the residual stream, blocks.N.hook_resid_post")
-        if len(text) < 2 * PARTS:
+        if len(text) < 2 * _PARTS:
             raise ValueError(f"source: {len(text)} rows of tokens are too few; give more text")
         stream, permuted, outputs = self._gathered(asked, model, text)
         found = subspace(stream, permuted, self.kept, self.rank)
-        r2: list[list[Cell]] = [
+        r2: list[list[AnswerValue]] = [
             [i, c.variance, c.r2, c.linear, c.permuted]
             for i, c in enumerate(components(stream, permuted, self.components), 1)
         ]
         told = ("component", "share of variance", "R² on position", "linear R²", "positions permuted")
-        tables = [Table("principal components of the stream", told, r2)]
+        tables = [AnswerTable("principal components of the stream", told, r2)]
         if found.rank:
             tables.append(self._writes(found, stream, outputs))
         facts = {
@@ -61,31 +61,31 @@ class Config(QuestionConfig):
         }
         return Answer(tables, facts, {"basis": found.basis.tolist()})
 
-    def _writes(self, found: Subspace, stream: Moments, outputs: dict[str, list[Tensor]]) -> Table:
-        shares: list[list[Cell]] = [
+    def _writes(self, found: Subspace, stream: Moments, outputs: dict[str, list[Tensor]]) -> AnswerTable:
+        shares: list[list[AnswerValue]] = [
             [w.name, w.share, w.random, w.matched, "yes" if w.is_above else ""]
             for w in sorted(writes(found, stream, outputs, self.draws, self.seed), key=lambda w: -w.share.value)
         ]
         named = ("written by", "inside the subspace", "random subspace", "of the stream's covariance", "above both")
-        return Table("share of what is written that is inside the positional subspace", named, shares)
+        return AnswerTable("share of what is written that is inside the positional subspace", named, shares)
 
     def _gathered(
-        self, asked: Asked, model: Model, text: TokenRows
+        self, asked: QuestionContext, model: Model, text: TokenRows
     ) -> tuple[Moments, Moments, dict[str, list[Tensor]]]:
         """Moments of the stream by position, the same with positions permuted, and the covariances of what components
         write, part by part."""
         draw = generator("positions", self.seed)
         length, at_once = text.tokens.shape[1], asked.activations.config.rows_at_once
-        stream, permuted = (Moments(model.d_model, length, PARTS) for _ in range(2))
+        stream, permuted = (Moments(model.d_model, length, _PARTS) for _ in range(2))
         hooks = _hooks(model, asked.hook)
         parts = {hook: _parts_of(model, hook) for hook in hooks}
-        gathered = {hook: [Moments(model.width(hook) // n, 1, PARTS) for _ in range(n)] for hook, n in parts.items()}
+        gathered = {hook: [Moments(model.width(hook) // n, 1, _PARTS) for _ in range(n)] for hook, n in parts.items()}
         for start in range(0, len(text), at_once):
             some = text[start : start + at_once]
             kept = some.kept.clone()
             kept[:, 0] = False
             row, position = kept.nonzero(as_tuple=True)
-            part = (row + start) % PARTS
+            part = (row + start) % _PARTS
             acts = model.activations_at(some.tokens, some.attended, [*hooks, asked.hook])
             *of_hooks, resid = (a[kept.to(a.device)].float() for a in acts)
             stream.add(resid, part, position)
@@ -117,7 +117,7 @@ def _parts_of(model: Model, hook: str) -> int:
 def _covariances(model: Model, gathered: dict[str, list[Moments]]) -> Iterator[tuple[str, list[Tensor]]]:
     for hook, every in gathered.items():
         for head, moments in enumerate(every):
-            found = [moments.covariance(part) for part in range(PARTS)]
+            found = [moments.covariance(part) for part in range(_PARTS)]
             if hook.endswith("hook_z"):
                 layer = int(hook.split(".")[1])
                 W_O = model.bridge.W_O[layer, head].detach().double().cpu()

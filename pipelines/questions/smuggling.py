@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipelines.question import Answer, Asked, QuestionConfig, Table
+from pipelines.question import Answer, AnswerTable, QuestionConfig, QuestionContext
 from sae.analysis.circuits.smuggling import smuggling
 from sae.model.hooked import Model
 
@@ -27,7 +27,7 @@ class Config(QuestionConfig):
     small: float = Field(default=0.1, gt=0, lt=1)
     layer: int | None = Field(default=None, ge=0)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: QuestionContext) -> Answer:
         model, layer = asked.model, asked.layer if self.layer is None else self.layer
         post, norm = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.ln.hook_in"
         model.check_hook(post)
@@ -42,10 +42,10 @@ class Config(QuestionConfig):
         title = f"share of activations below {self.small:g} of their neuron's largest in what is written"
         told = "LayerNorm" if len(hooks) > 1 else "none: before and behind are the same"
         facts = {"layer": layer, "norm behind the activation": told, "rows": len(found[0]), "small entries": s.n_small}
-        return Answer([Table(title, ("", "share", "by chance"), rows)], facts)
+        return Answer([AnswerTable(title, ("", "share", "by chance"), rows)], facts)
 
 
-def _read(asked: Asked, hooks: list[str], n: int) -> list[Tensor]:
+def _read(asked: QuestionContext, hooks: list[str], n: int) -> list[Tensor]:
     """Activations of held-out text at the hook points."""
     text, parts = asked.activations.tokens("test"), [list[Tensor]() for _ in hooks]
     at_once = asked.activations.config.rows_at_once

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @styled
-def frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float | None = None) -> Figure | None:
+def draw_frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float | None = None) -> Figure | None:
     """A score against l0, one line for each method and width along its sweep, one point for each baseline.
 
     Values above `ceiling` are drawn at the upper edge with the number beside them.

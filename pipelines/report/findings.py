@@ -11,7 +11,7 @@ from pipelines.report.settings_table import Setting, ranked
 from sae.numerics.statistics import Estimate, difference
 
 MINUS, UNDEFINED = "−", "–"  # noqa: RUF001
-NEAR = 1.25
+_NEAR = 1.25
 """Latents count as too dense above this factor of the true L0, and as too sparse below its inverse."""
 SPREAD = 1.5
 """From how many latents a property on the findings tell."""
@@ -141,8 +141,8 @@ def _sparsity(sweep: Sequence[Setting], v: Verdict) -> str:
     known = [(s, ratio) for s, ratio in known if math.isfinite(ratio)]
     if len(known) < 2 or v.trained is None:
         return ""
-    dense = [s for s, ratio in known if ratio > NEAR]
-    sparse = [s for s, ratio in known if ratio < 1 / NEAR]
+    dense = [s for s, ratio in known if ratio > _NEAR]
+    sparse = [s for s, ratio in known if ratio < 1 / _NEAR]
     nearest = min(known, key=lambda pair: abs(math.log(max(pair[1], 1e-9))))[0]
     parts = [f"at {_span(dense, sweep)} the latents are too dense (l0 {_range(dense, 'l0')})"] if dense else []
     parts += [f"at {_span(sparse, sweep)} too sparse (l0 {_range(sparse, 'l0')})"] if sparse else []

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipelines.report import figures
 from pipelines.report.findings import Verdict, sweep_of
-from pipelines.report.portraits import Candidate
-from pipelines.report.scores import ordered
+from pipelines.report.portraits import FirstSeedDictionary
+from pipelines.report.scores import ordered_scores
 from pipelines.report.settings_table import Setting, champions
 from pipelines.report.style import Array
 from pipelines.steps.source_steps import kind_of, open_source
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class ReportedDictionary:
     """Where one dictionary's source, training and scores lie."""
 
     source: Path
@@ -62,7 +62,7 @@ class Place:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[Place]) -> Iterator[Picture]:
+def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[ReportedDictionary]) -> Iterator[Picture]:
     """The figures of the settings of one source for which there are data.
 
     Where a figure shows a single dictionary of a setting, it is that of the first seed, not the best one.
@@ -83,10 +83,10 @@ def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[Pla
                 yield Picture(name, title, caption, figure)
 
 
-Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
+_Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
 
 
-def _portrait(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Drawn:
+def _portrait(settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     """What a source shows of itself, where its kind has a portrait, and of dictionaries in it."""
     place = places[v.best.members[0]]
     portrait = kinds("pipelines.report.portraits").get(kind_of(place.source))
@@ -97,29 +97,31 @@ def _portrait(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) 
         yield from portrait.overlay(place.source, list(_candidates(settings, v, places)))
 
 
-def _candidates(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Iterator[Candidate]:
+def _candidates(
+    settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]
+) -> Iterator[FirstSeedDictionary]:
     """The best dictionary and, where it is another, the trained one that reconstructs best."""
     trained = [s for s in settings if not s.is_baseline and math.isfinite(s.mean("fvu"))]
     nearest = min(trained, key=lambda s: s.mean("fvu"), default=v.best)
     for s in [v.best] if nearest is v.best else [v.best, nearest]:
         place = places[s.members[0]]
-        yield Candidate(s.title, load(place.train / "dictionary"), place.scores())
+        yield FirstSeedDictionary(s.title, load(place.train / "dictionary"), place.scores())
 
 
-def _frontiers(settings: Sequence[Setting], v: Verdict) -> Drawn:
+def _frontiers(settings: Sequence[Setting], v: Verdict) -> _Drawn:
     how = "Each line is one method at one width along its sweep, each lone mark a baseline; bars are 95% intervals."
     dashes = " The dashed line marks the number of features that are truly active."
     true = dashes if any(s.mean("true_l0") > 0 for s in settings) else ""
     error = f"Lower is a better reconstruction, further left a sparser one; 1 is no better than the mean. {how}{true}"
-    yield "l0-fvu", "Sparsity against error", error, figures.frontier(settings, "fvu", "fvu", ceiling=1.2)
+    yield "l0-fvu", "Sparsity against error", error, figures.draw_frontier(settings, "fvu", "fvu", ceiling=1.2)
     found = f"Higher means that latents point where the features do. {how}{true}"
-    yield "l0-mcc", "Sparsity against recovery", found, figures.frontier(settings, "mcc", "mcc")
+    yield "l0-mcc", "Sparsity against recovery", found, figures.draw_frontier(settings, "mcc", "mcc")
     loss = f"Higher means that the model keeps more of its predictions. {how}"
-    figure = figures.frontier(settings, "ce_recovered_mean", "ce_recovered_mean")
+    figure = figures.draw_frontier(settings, "ce_recovered_mean", "ce_recovered_mean")
     yield "l0-ce-recovered", "Sparsity against the model's loss", loss, figure
 
 
-def _heat_map(settings: Sequence[Setting]) -> Drawn:
+def _heat_map(settings: Sequence[Setting]) -> _Drawn:
     caption = (
         "Mean over seeds. Left: how near the best latent comes to each feature, which more latents can only raise. "
         "Right: how near each latent is to some feature, which spare latents lower. The best cell is framed."
@@ -127,7 +129,7 @@ def _heat_map(settings: Sequence[Setting]) -> Drawn:
     yield "mmcs", "Recovery over penalty and width", caption, figures.heat_map(settings)
 
 
-def _cosines(v: Verdict, places: Sequence[Place]) -> Drawn:
+def _cosines(v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     place = places[v.best.members[0]]
     vectors = place.vectors()
     if "recovery.matched_latent" not in vectors:
@@ -138,7 +140,7 @@ def _cosines(v: Verdict, places: Sequence[Place]) -> Drawn:
     represented = vectors["recovery.represented"].bool()
     cosine = cosines(truth.directions[represented], load(place.train / "dictionary").W_dec)
     matched = vectors["recovery.matched_latent"][represented]
-    figure = figures.cosine_matrix(array(cosine), matched.numpy(), array(truth.probability[represented]))
+    figure = figures.cosine_matrix(latex_array(cosine), matched.numpy(), latex_array(truth.probability[represented]))
     caption = (
         f"The best dictionary ({v.best.title}, first seed). A dark red diagonal is a feature found by a latent of "
         "its own; blue and red off it is what latents share with other features, in part unavoidable where "
@@ -147,7 +149,7 @@ def _cosines(v: Verdict, places: Sequence[Place]) -> Drawn:
     yield "cosines", "Features and latents, paired", caption, figure
 
 
-def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Drawn:
+def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     shown = [
         v.best,
         *(s for s in champions(settings, v.score) if s.label != v.best.label and not s.is_ceiling(v.score)),
@@ -158,7 +160,7 @@ def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) 
         if "recovery.best_cosine" in vectors:
             represented = vectors["recovery.represented"].bool()
             pair = vectors["recovery.probability"][represented], vectors["recovery.best_cosine"][represented]
-            curves[s.title if s is v.best else s.label] = (array(pair[0]), array(pair[1]))
+            curves[s.title if s is v.best else s.label] = (latex_array(pair[0]), latex_array(pair[1]))
     caption = (
         "The best setting of each method, first seed. Rare features are seen less often and are found last; where "
         "all are equally frequent they are ranked by how well they are found. Dashes mark .8 and .9, at which a "
@@ -167,15 +169,15 @@ def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) 
     yield "recovery", "Recovery by frequency", caption, figures.recovery(curves)
 
 
-def _densities(v: Verdict, places: Sequence[Place]) -> Drawn:
+def _densities(v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     density: dict[str, Array] = {}
     features: Array | None = None
     for s in (v.trained, v.baseline):
         vectors = {} if s is None else places[s.members[0]].vectors()
         if s is not None and "reconstruction.density" in vectors:
-            density[s.title] = array(vectors["reconstruction.density"])
+            density[s.title] = latex_array(vectors["reconstruction.density"])
         if "recovery.probability" in vectors:
-            features = array(vectors["recovery.probability"][vectors["recovery.represented"].bool()])
+            features = latex_array(vectors["recovery.probability"][vectors["recovery.represented"].bool()])
     caption = (
         "The best trained dictionary and the best baseline, first seed. A latent that stands for a feature fires "
         "as often as it does"
@@ -185,7 +187,7 @@ def _densities(v: Verdict, places: Sequence[Place]) -> Drawn:
     yield "density", "How often latents fire", caption, figures.densities(density, features)
 
 
-def _losses(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) -> Drawn:
+def _losses(settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     if v.trained is None:
         return
     sweep = sweep_of(settings, v.trained) or [v.trained]
@@ -199,7 +201,7 @@ def _losses(settings: Sequence[Setting], v: Verdict, places: Sequence[Place]) ->
     yield "training", "While training", caption, figures.loss_curves(logs, name)
 
 
-def _bars(settings: Sequence[Setting], v: Verdict) -> Drawn:
+def _bars(settings: Sequence[Setting], v: Verdict) -> _Drawn:
     shown = champions(settings, v.score)[:6]
     kept = {"ce_recovered_mean": "against mean ablation", "ce_recovered_zero": "against zero ablation"}
     caption = (
@@ -226,7 +228,7 @@ def _probes(settings: Sequence[Setting]) -> dict[str, str]:
         "latent": "best single latent",
         "shuffled": "shuffled labels",
     }
-    names = ordered(name for s in settings for name in s.scores if name.startswith("probe_auc_"))
+    names = ordered_scores(name for s in settings for name in s.scores if name.startswith("probe_auc_"))
     stems = {name: name.removeprefix("probe_auc_") for name in names}
     return {name: words.get(stem, _probe_of(stem)) for name, stem in stems.items()}
 
@@ -236,5 +238,5 @@ def _probe_of(stem: str) -> str:
     return f"regression on {k} latent{'s' if k != '1' else ''}" if k.isdigit() else stem
 
 
-def array(tensor: Tensor) -> Array:
+def latex_array(tensor: Tensor) -> Array:
     return tensor.double().cpu().numpy().astype(np.float64)

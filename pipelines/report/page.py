@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from pipelines.report.findings import UNDEFINED, Verdict, decimals, number
-from pipelines.report.probes import Probes
-from pipelines.report.scores import ordered, score_of
+from pipelines.report.probes import ProbeTables
+from pipelines.report.scores import ordered_scores, score_of
 from pipelines.report.settings_table import Setting, ranked
 from pipelines.report.style import FAINT, INK, RULE
 from pipelines.steps.store import versions
@@ -31,7 +31,7 @@ REM_PER_POINT = 0.092
 """The size at which every figure stands on the page, so that their letters are equally large."""
 
 
-class Shown(NamedTuple):
+class ShownFigure(NamedTuple):
     """A figure on the page."""
 
     name: str
@@ -47,11 +47,11 @@ class Section(NamedTuple):
     findings: Sequence[str]
     settings: Sequence[Setting]
     verdict: Verdict | None
-    figures: Sequence[Shown]
-    probes: Probes | None = None
+    figures: Sequence[ShownFigure]
+    probes: ProbeTables | None = None
 
 
-class Cell(NamedTuple):
+class ScoreCell(NamedTuple):
     """A score of a setting as text; `best` where no other fair setting of the source has a better mean."""
 
     text: str
@@ -61,12 +61,12 @@ class Cell(NamedTuple):
     value: float
 
 
-class Line(NamedTuple):
+class SettingLine(NamedTuple):
     """A setting as a line of a table."""
 
     setting: Setting
     note: str
-    cells: Sequence[Cell]
+    cells: Sequence[ScoreCell]
 
 
 def render(
@@ -79,15 +79,15 @@ def render(
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(prose=prose, breakable=breakable, plain="{:.4g}".format)
     everything = [s for section in sections for s in section.settings]
-    names = ordered(n for s in everything for n, e in s.scores.items() if e.n)
+    names = ordered_scores(n for s in everything for n, e in s.scores.items() if e.n)
     return page.get_template("report.html").render(
         config=config,
         sections=[
             {
                 "about": section,
                 "main": (main := main_scores(section.settings, names)),
-                "lines": lines(section.settings, score, main),
-                "all": lines(section.settings, score, names),
+                "lines": setting_lines(section.settings, score, main),
+                "all": setting_lines(section.settings, score, names),
                 "figures": [(f, inline(f.svg, f"s{i}-{f.name}")) for f in section.figures],
             }
             for i, section in enumerate(sections)
@@ -95,7 +95,7 @@ def render(
         names=names,
         score=score,
         known={name: score_of(name) for name in names},
-        facts=facts(everything, manifests),
+        facts=_facts(everything, manifests),
         methods=methods(everything),
         families=families(names),
         toml=toml(config.get("config", {})),
@@ -113,7 +113,7 @@ def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
     return [n for n in (*MAIN, *more) if n in names] or list(names[:10])
 
 
-def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[Line]:
+def setting_lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[SettingLine]:
     """The settings, best first, with the best of every column marked; a ceiling is never the best."""
     order = ranked(settings, score)
     order += [s for s in settings if s not in order]
@@ -122,25 +122,25 @@ def lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list
         known = score_of(name)
         if known is not None and known.better:
             best[name] = max((s.goodness(name) for s in settings if not s.is_ceiling(name)), default=float("nan"))
-    return [Line(s, note(s, score), [cell(s, name, best.get(name)) for name in names]) for s in order]
+    return [SettingLine(s, note(s, score), [_cell(s, name, best.get(name)) for name in names]) for s in order]
 
 
-def cell(s: Setting, name: str, best: float | None) -> Cell:
+def _cell(s: Setting, name: str, best: float | None) -> ScoreCell:
     e = s.scores.get(name)
     if e is None or e.n == 0:
-        return Cell(UNDEFINED, "", False, "not defined here", float("nan"))
+        return ScoreCell(UNDEFINED, "", False, "not defined here", float("nan"))
     is_best = best is not None and not s.is_ceiling(name) and s.goodness(name) == best
     if e.n == 1:
-        return Cell(number(e.mean), "", is_best, f"{name} {e.mean:.6g}, one value", e.mean)
+        return ScoreCell(number(e.mean), "", is_best, f"{name} {e.mean:.6g}, one value", e.mean)
     hint = f"{name} {e.mean:.6g}, 95% interval {e.low:.6g} to {e.high:.6g}, n = {e.n}"
-    return Cell(number(e.mean), f"±{e.half:.{decimals(e.mean)}f}".replace("±0.", "±."), is_best, hint, e.mean)
+    return ScoreCell(number(e.mean), f"±{e.half:.{decimals(e.mean)}f}".replace("±0.", "±."), is_best, hint, e.mean)
 
 
 def note(s: Setting, score: str) -> str:
     return "ceiling" if s.is_ceiling(score) else "baseline" if s.is_baseline else ""
 
 
-def facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What was run, in a few numbers."""
     trained, baselines = (
         sum(dict((s.but_encoder, len(s.members)) for s in settings if s.is_baseline == own).values())

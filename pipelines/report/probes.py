@@ -17,7 +17,7 @@ from pipelines.report.settings_table import Setting, champions
 from pipelines.report.style import FAINT, INK, canvas, label_ends, plain_log, styled
 from pipelines.steps.step import Job
 from sae.numerics.statistics import Estimate
-from sae.probing import Result, read_results, summary
+from sae.probing import ProbeResult, read_results, summary
 from sae.probing.quiver import is_control
 from sae.probing.summary import Condition, Help, Summary
 
@@ -34,11 +34,11 @@ CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 class Probed:
     """The results on the activations of one source (over its data seeds), and of each dictionary by its number."""
 
-    raw: list[Result] = field(default_factory=list[Result])
-    own: dict[int, list[Result]] = field(default_factory=dict[int, list[Result]])
+    raw: list[ProbeResult] = field(default_factory=list[ProbeResult])
+    own: dict[int, list[ProbeResult]] = field(default_factory=dict[int, list[ProbeResult]])
 
 
-def gather(job: Job) -> dict[str, Probed]:
+def gather_studies(job: Job) -> dict[str, Probed]:
     """What the probe steps among a report's inputs left, by source; a table of it all goes into its directory."""
     found: dict[str, Probed] = {}
     rows: list[list[Any]] = []
@@ -61,7 +61,7 @@ def gather(job: Job) -> dict[str, Probed]:
             probed.own[int(number)] = results
     if rows:
         own = {"method": "probe", "seed": "draw"}
-        _write(job.out / FILE, [*identity, *(own.get(name, name) for name in Result._fields)], rows)
+        _write(job.out / FILE, [*identity, *(own.get(name, name) for name in ProbeResult._fields)], rows)
     return found
 
 
@@ -97,7 +97,7 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-class Row(NamedTuple):
+class _Row(NamedTuple):
     """A line of the page's tables: names, then cells of text."""
 
     names: Sequence[str]
@@ -105,20 +105,20 @@ class Row(NamedTuple):
     is_control: bool = False
 
 
-class Probes(NamedTuple):
+class ProbeTables(NamedTuple):
     """What the page says of a study: sentences, the probes' table and that of what a dictionary adds."""
 
     findings: Sequence[str]
     regimes: Sequence[str]
-    outcomes: Sequence[Row]
+    outcomes: Sequence[_Row]
     columns: Sequence[str]
-    helps: Sequence[Row]
+    helps: Sequence[_Row]
 
 
-def probes_of(found: Summary, settings: Sequence[Setting], score: str) -> Probes:
+def probes_of(found: Summary, settings: Sequence[Setting], score: str) -> ProbeTables:
     shown = studied(settings, score)
     regimes, outcomes = outcome_rows(found, shown)
-    return Probes(sentences(found, shown), regimes, outcomes, HELP, help_rows(found, shown))
+    return ProbeTables(_sentences(found, shown), regimes, outcomes, HELP, help_rows(found, shown))
 
 
 def studied(settings: Sequence[Setting], score: str) -> list[str]:
@@ -127,7 +127,7 @@ def studied(settings: Sequence[Setting], score: str) -> list[str]:
     return [s.title for s in [s for s in best if not s.is_baseline][:MOST_SHOWN] or best[:1]]
 
 
-def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[Row]]:
+def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[_Row]]:
     """The mean test AUC of every probe in each regime, over all of its levels."""
     regimes = _regimes(found)
     rows: dict[tuple[str, str], dict[str, Estimate]] = {}
@@ -135,13 +135,13 @@ def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[
         if o.condition.level is None and o.setting in ("", *shown):
             rows.setdefault((o.setting, o.method), {})[o.condition.regime] = o.auc
     lines = [
-        Row((setting or "activations", method), [_estimate(own.get(r)) for r in regimes], is_control(method))
+        _Row((setting or "activations", method), [_estimate(own.get(r)) for r in regimes], is_control(method))
         for (setting, method), own in rows.items()
     ]
     return regimes, lines
 
 
-def help_rows(found: Summary, shown: Sequence[str]) -> list[Row]:
+def help_rows(found: Summary, shown: Sequence[str]) -> list[_Row]:
     """Whether each dictionary's probes help, in each regime."""
     return [_help_row(h) for h in found.helps if h.condition.level is None and h.setting in shown]
 
@@ -149,14 +149,14 @@ def help_rows(found: Summary, shown: Sequence[str]) -> list[Row]:
 HELP = ("without", "with", "alone", "with - without", "p (Wilcoxon)", "d_z", "won-lost-tied", "taken", "no validation")
 
 
-def _help_row(h: Help) -> Row:
+def _help_row(h: Help) -> _Row:
     a = h.added
     cells = [_estimate(h.without), _estimate(h.joined), _estimate(h.own), _signed(a.difference, a.half)]
     cells += [_number(a.wilcoxon_p), _number(a.d_z), f"{a.wins}-{a.losses}-{a.ties}"]
-    return Row((h.setting, h.condition.regime), [*cells, f"{h.taken:.0%}", f"{h.unvalidated:.0%}"])
+    return _Row((h.setting, h.condition.regime), [*cells, f"{h.taken:.0%}", f"{h.unvalidated:.0%}"])
 
 
-def sentences(found: Summary, shown: Sequence[str]) -> list[str]:
+def _sentences(found: Summary, shown: Sequence[str]) -> list[str]:
     """The answer in words, for each dictionary in the regime that was studied first."""
     regime = _regimes(found)[0]
     return [

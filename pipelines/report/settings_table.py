@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.config.names import brief
-from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered
+from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered_scores
 from sae.numerics.statistics import Estimate, mean_interval
 from sae.registry import kinds
 
 Value = str | int | float | None
 
 IDENTITY = ("source", "method", "encoder", "n_latents", "l1", "target_l0", "seed", "data_seed")
-SEEDS = ("seed", "data_seed")
+_SEEDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredRow:
     """One dictionary: what it is, and its scores; a score that is undefined is NaN or absent."""
 
     identity: Mapping[str, Value]
@@ -100,7 +100,7 @@ class Setting:
         return goodness(self.mean(score), score)
 
 
-def settings_of(rows: Sequence[Row]) -> list[Setting]:
+def settings_of(rows: Sequence[ScoredRow]) -> list[Setting]:
     """Rows gathered by all but their seeds, in the order in which they first appear.
 
     Rows that agree in every column, seeds included, belong to different settings: their n-th copies go together.
@@ -110,7 +110,7 @@ def settings_of(rows: Sequence[Row]) -> list[Setting]:
     for i, row in enumerate(rows):
         everything = tuple(row.identity.items())
         seen[everything] = copy = seen.get(everything, 0) + 1
-        key = tuple((name, value) for name, value in everything if name not in SEEDS)
+        key = tuple((name, value) for name, value in everything if name not in _SEEDS)
         groups.setdefault((*key, ("variant", copy if copy > 1 else None)), []).append(i)
     pairs = {tuple(str(row.identity.get(name) or "") for name in ("method", "encoder")) for row in rows}
     encoders, names = Counter(method for method, _ in pairs), brief(sorted(method for method, _ in pairs))
@@ -119,9 +119,9 @@ def settings_of(rows: Sequence[Row]) -> list[Setting]:
 
 
 def _setting(
-    identity: dict[str, Value], members: list[int], rows: Sequence[Row], labels: Mapping[tuple[str, str], str]
+    identity: dict[str, Value], members: list[int], rows: Sequence[ScoredRow], labels: Mapping[tuple[str, str], str]
 ) -> Setting:
-    scores = ordered(name for i in members for name in rows[i].scores)
+    scores = ordered_scores(name for i in members for name in rows[i].scores)
     samples = {name: _independent(name, members, rows) for name in scores}
     n_latents, l1, target_l0 = (identity.pop(name, None) for name in ("n_latents", "l1", "target_l0"))
     source, method, encoder = (str(identity.pop(name, None) or "") for name in ("source", "method", "encoder"))
@@ -140,7 +140,7 @@ def _setting(
     )
 
 
-def _independent(name: str, members: Sequence[int], rows: Sequence[Row]) -> tuple[float, ...]:
+def _independent(name: str, members: Sequence[int], rows: Sequence[ScoredRow]) -> tuple[float, ...]:
     """The values that an interval may count as independent: one a seed; where data seeds differ, one a data seed,
     because dictionaries trained on the same features share the luck of those features."""
     by_data: dict[Value, list[float]] = {}
@@ -170,14 +170,14 @@ def decided_by(settings: Sequence[Setting], wanted: str) -> str:
     """The score that names the best dictionary: the one wanted where any dictionary has it, else the first of
     `BEST_BY` that exists, else whatever there is."""
     names = {name for s in settings for name, e in s.scores.items() if not math.isnan(e.mean)}
-    return next((name for name in (wanted, *BEST_BY, *ordered(names)) if name in names), wanted)
+    return next((name for name in (wanted, *BEST_BY, *ordered_scores(names)) if name in names), wanted)
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:
     """One line a dictionary, one column a score; numbers in full, empty where a score does not apply."""
     extra = [name for row in rows for name in row.identity if name not in IDENTITY]
-    identity = [*IDENTITY[: -len(SEEDS)], *dict.fromkeys(extra), *SEEDS]
-    names = ordered(name for row in rows for name in row.scores)
+    identity = [*IDENTITY[: -len(_SEEDS)], *dict.fromkeys(extra), *_SEEDS]
+    names = ordered_scores(name for row in rows for name in row.scores)
     with path.open("w", newline="", encoding="utf-8") as f:
         lines = csv.writer(f, lineterminator="\n")
         lines.writerow([*identity, *names])
@@ -187,7 +187,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
             lines.writerow([*known, *("" if math.isnan(v) else repr(v) for v in numbers)])
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv(path: Path) -> list[ScoredRow]:
     """The rows of a ``scores.csv``; a ``FileNotFoundError`` names the file where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no scores here; run the report first")
@@ -196,6 +196,6 @@ def read_csv(path: Path) -> list[Row]:
         columns = list(lines.fieldnames or ())
         n = columns.index(IDENTITY[-1]) + 1
         return [
-            Row({c: line[c] or None for c in columns[:n]}, {c: float(line[c]) for c in columns[n:] if line[c]})
+            ScoredRow({c: line[c] or None for c in columns[:n]}, {c: float(line[c]) for c in columns[n:] if line[c]})
             for line in lines
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.report.page import Line, lines
+from pipelines.report.page import SettingLine, setting_lines
 from pipelines.report.settings_table import Setting, champions
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def score_table(settings: Sequence[Setting], score: str, title: str, width: int 
     names = [n for n in dict.fromkeys(("l0", "fvu", score, *PREFERRED)) if n in present][
         : max(3, min(MOST_SCORES, (width - 26) // 14))
     ]
-    every = lines(settings, score, names)
+    every = setting_lines(settings, score, names)
     kept = _kept(every, settings, score)
     table = Table(title=title, title_justify="left", title_style="italic", box=None, pad_edge=False)
     table.add_column("method", overflow="fold", min_width=min(max(len(s.label) for s in settings), 22))
@@ -45,7 +45,7 @@ def score_table(settings: Sequence[Setting], score: str, title: str, width: int 
     return table
 
 
-def _kept(every: Sequence[Line], settings: Sequence[Setting], score: str) -> list[Line]:
+def _kept(every: Sequence[SettingLine], settings: Sequence[Setting], score: str) -> list[SettingLine]:
     if len(every) <= MOST_LINES:
         return list(every)
     best = champions(settings, score)

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bench.comparison import Comparison, compare
-from pipelines.bench.page import drawn, render
+from pipelines.bench.comparison import Comparison, compare_methods
+from pipelines.bench.page import drawn, render_bench
 from pipelines.bench.tables import markdown, write_table, write_tests
-from pipelines.report.settings_table import Row, decided_by, settings_of, write_csv
+from pipelines.report.settings_table import ScoredRow, decided_by, settings_of, write_csv
 from pipelines.report.style import to_bytes
 from pipelines.steps import cost
 from pipelines.steps.step import Job, Runtime, Tell
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 VERSION = 1
-MOST_DRAWN = 9
+_MOST_DRAWN = 9
 """Sources for which figures are drawn."""
 SUMMARY = "summary.json"
 
@@ -38,7 +38,7 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
 
 
 def _bench(job: Job) -> None:
-    from pipelines.bench.words import sentences, several
+    from pipelines.bench.words import comparison_sentences, several
 
     numbers = sorted(int(name.removeprefix("score.")) for name in job.inputs if name.startswith("score."))
     rows = [_row(job.inputs[f"score.{i}"], job.inputs[f"train.{i}"]) for i in numbers]
@@ -46,7 +46,7 @@ def _bench(job: Job) -> None:
     settings, config = settings_of(rows), job.step.config
     by = decided_by(settings, config["best_by"])
     comparisons = [
-        compare(source, [s for s in settings if s.source == source], rows, by, config["bench"]["l0"], agreement)
+        compare_methods(source, [s for s in settings if s.source == source], rows, by, config["bench"]["l0"], agreement)
         for source in dict.fromkeys(s.source for s in settings)
     ]
     job.out.mkdir(parents=True, exist_ok=True)
@@ -55,20 +55,20 @@ def _bench(job: Job) -> None:
     write_tests(comparisons, job.out / "tests.csv")
     (job.out / "table.md").write_text(markdown(comparisons), encoding="utf-8")
     svgs = [_draw(c, config["published"], job.out, i, len(comparisons)) for i, c in enumerate(comparisons)]
-    (job.out / "bench.html").write_text(render(config, comparisons, svgs), encoding="utf-8")
+    (job.out / "bench.html").write_text(render_bench(config, comparisons, svgs), encoding="utf-8")
     summary = {
-        "sources": [{**_summary(c), "findings": sentences(c)} for c in comparisons],
+        "sources": [{**_summary(c), "findings": comparison_sentences(c)} for c in comparisons],
         "several": several(comparisons),
         "by": by,
     }
     (job.out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
-def _row(score: Path, made: Path) -> Row:
+def _row(score: Path, made: Path) -> ScoredRow:
     """One dictionary's identity and scores, with what it cost on this machine."""
-    content, spent = json.loads((score / "scores.json").read_text()), cost.read(made)
+    content, spent = json.loads((score / "scores.json").read_text()), cost.read_cost(made)
     scores = {k: math.nan if v is None else float(v) for k, v in content["scores"].items()}
-    return Row(content["row"], {**scores, "seconds": spent.seconds, "bytes": float(spent.bytes)})
+    return ScoredRow(content["row"], {**scores, "seconds": spent.seconds, "bytes": float(spent.bytes)})
 
 
 def _agreement(directories: Sequence[Path]) -> Callable[[Sequence[int]], float]:
@@ -85,7 +85,7 @@ def _draw(c: Comparison, published: Sequence[Mapping[str, Any]], out: Path, i: i
     """The figures of one source, as files and for the page."""
     svgs: dict[str, str] = {}
     folder = out / "figures" / (f"source-{i}" if n > 1 else "")
-    for shown in drawn(c, published) if i < MOST_DRAWN else ():
+    for shown in drawn(c, published) if i < _MOST_DRAWN else ():
         folder.mkdir(parents=True, exist_ok=True)
         svg = to_bytes(shown.figure, "svg")
         (folder / f"{shown.name}.svg").write_bytes(svg)
@@ -96,7 +96,7 @@ def _draw(c: Comparison, published: Sequence[Mapping[str, Any]], out: Path, i: i
 
 def _summary(c: Comparison) -> dict[str, Any]:
     """What the terminal shows of one source."""
-    from pipelines.bench.tables import cell, present
+    from pipelines.bench.tables import bench_cell, present
 
     names = present(c, [n for n in dict.fromkeys(("l0", c.by, "f1", "f1_macro", "recovered_90", "explained_variance"))])
     lines = [
@@ -104,7 +104,7 @@ def _summary(c: Comparison) -> dict[str, Any]:
             "method": e.family.label,
             "ceiling": e.family.first.is_ceiling(c.by),
             "where": e.where,
-            "cells": [list(cell(n, e.groups.get(n, []))[:2]) for n in names],
+            "cells": [list(bench_cell(n, e.groups.get(n, []))[:2]) for n in names],
             "p": next(
                 (t.p_holm for t in c.tests if t.entry is e and t.score == c.by and math.isfinite(t.p_holm)), None
             ),
@@ -114,7 +114,7 @@ def _summary(c: Comparison) -> dict[str, Any]:
     return {"source": c.source, "n_data": c.n_data, "names": names, "lines": lines}
 
 
-def print_table(directory: Path, console: Console) -> None:
+def print_bench_table(directory: Path, console: Console) -> None:
     """Prints the comparison in the directory of a finished step, and what it says."""
     from rich.markup import escape
     from rich.table import Table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.steps.step import Job, Runtime, Tell
 from sae.files import load
-from sae.probing import Examples, Result, StudySettings, study, write_results
+from sae.probing import ProbeExamples, ProbeResult, StudySettings, study, write_results
 
 VERSION = 1
 
@@ -15,8 +15,8 @@ VERSION = 1
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
     """Leaves ``probes.csv`` in every job's directory: one row for each probe, task, condition and draw of rows."""
     files = {name: jobs[0].inputs["examples"] / f"{name}.safetensors" for name in ("train", "test", "shift")}
-    parts = {name: Examples.load(file) for name, file in files.items() if file.is_file()}
-    settings, results = StudySettings(**jobs[0].step.config["study"]), list[Result]()
+    parts = {name: ProbeExamples.load(file) for name, file in files.items() if file.is_file()}
+    settings, results = StudySettings(**jobs[0].step.config["study"]), list[ProbeResult]()
     for i, job in enumerate(jobs):
         results.clear()
         d = load(job.inputs["dictionary"]) if "dictionary" in job.inputs else None

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.report.findings import judge
 from pipelines.report.findings import sentences as findings
-from pipelines.report.gallery import Picture, Place, pictures
+from pipelines.report.gallery import Picture, ReportedDictionary, pictures
 from pipelines.report.model_card import complete_card
-from pipelines.report.page import Section, Shown, render
-from pipelines.report.probes import SUMMARY, answers, gather, learning, probes_of, summarised, write_summaries
+from pipelines.report.page import Section, ShownFigure, render
+from pipelines.report.probes import SUMMARY, answers, gather_studies, learning, probes_of, summarised, write_summaries
 from pipelines.report.scores import goodness
-from pipelines.report.settings_table import Row, decided_by, read_csv, settings_of, write_csv
+from pipelines.report.settings_table import ScoredRow, decided_by, read_csv, settings_of, write_csv
 from pipelines.report.style import to_bytes
 from pipelines.steps.source_steps import nonlinear
 from pipelines.steps.step import Job, Runtime, Tell
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 VERSION = 5
-MOST_DRAWN = 6
+_MOST_DRAWN = 6
 """Sources for which figures are drawn; a larger sweep over sources has the tables alone for the rest."""
 
 
@@ -50,14 +50,14 @@ def _report(job: Job) -> None:
     score = decided_by(everything, job.step.config["best_by"])
     sources = list(dict.fromkeys(s.source for s in everything))
     sections: list[Section] = []
-    probed, summaries, said = gather(job), dict[str, Summary](), dict[str, Sequence[str]]()
+    probed, summaries, said = gather_studies(job), dict[str, Summary](), dict[str, Sequence[str]]()
     for i, source in enumerate(sources):
         settings = [s for s in everything if s.source == source]
         verdict = judge(settings, score)
         if source in probed:
             summaries[source] = summarised(probed[source], {s.title: s.members for s in settings})
-        shown: list[Shown] = []
-        if verdict is not None and i < MOST_DRAWN:
+        shown: list[ShownFigure] = []
+        if verdict is not None and i < _MOST_DRAWN:
             folder = job.out / "figures" / (f"source-{i}" if len(sources) > 1 else "")
             folder.mkdir(parents=True, exist_ok=True)
             studied = learning(summaries[source], settings, score) if source in summaries else ()
@@ -65,7 +65,7 @@ def _report(job: Job) -> None:
                 svg = to_bytes(picture.figure, "svg")
                 (folder / f"{picture.name}.svg").write_bytes(svg)
                 (folder / f"{picture.name}.png").write_bytes(to_bytes(picture.figure, "png"))
-                shown.append(Shown(picture.name, picture.title, picture.caption, svg.decode()))
+                shown.append(ShownFigure(picture.name, picture.title, picture.caption, svg.decode()))
         if verdict is not None and i == 0:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
@@ -81,16 +81,16 @@ def _report(job: Job) -> None:
     (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
 
 
-def _row(file: Path) -> Row:
+def _row(file: Path) -> ScoredRow:
     """One dictionary's identity and scores; a score that is undefined is null in the file."""
     content = json.loads(file.read_text())
-    return Row(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
+    return ScoredRow(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
 
 
-def _place(job: Job, i: int) -> Place:
+def _place(job: Job, i: int) -> ReportedDictionary:
     sources = {step.key: job.inputs[name] for name, step in job.step.inputs.items() if name.startswith("source.")}
     source = job.step.inputs[f"score.{i}"].inputs["source"]
-    return Place(sources[source.key], job.inputs[f"train.{i}"], job.inputs[f"score.{i}"])
+    return ReportedDictionary(sources[source.key], job.inputs[f"train.{i}"], job.inputs[f"score.{i}"])
 
 
 def _manifest(directory: Path) -> Mapping[str, Any]:

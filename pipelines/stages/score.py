@@ -15,7 +15,7 @@ from pipelines.steps.step import Job, Runtime, Tell
 from sae.dictionary import Dictionary
 from sae.files import load
 from sae.files.native import write_whole
-from sae.metric import Case, Evidence, MetricConfig, gather
+from sae.metric import Case, Evidence, MetricConfig, gather_evidence
 from sae.registry import config_class
 
 VERSION = 4
@@ -27,7 +27,7 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
     The evidence is gathered once for all; what a metric computes from it alone is shared by the dictionaries.
     """
     directory, config = jobs[0].inputs["source"], jobs[0].step.config
-    evidence = gather(open_source(directory, runtime.device), config["n_rows"])
+    evidence = gather_evidence(open_source(directory, runtime.device), config["n_rows"])
     for batch in (evidence.choose, evidence.test):
         refuse_non_finite(batch, directory)
     metrics = [_metric(settings) for settings in config["metrics"]]

@@ -24,7 +24,7 @@ from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import open_source
 from pipelines.steps.step import Job, Runtime, Tell
 from sae.architecture import DictionaryConfig
-from sae.baseline import MethodConfig
+from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
 from sae.files import save
 from sae.files.native import read_tensors, write_whole
@@ -51,9 +51,9 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
     begun = [key for stack in _members_of(checkpoint) for key in stack]
     for part in ([j for j in trained if j.step.key in begun], [j for j in trained if j.step.key not in begun]):
         for sitting in _sittings(part, runtime):
-            held = memory.held(runtime.device)
+            held = memory.held_bytes(runtime.device)
             for job in _train(sitting, checkpoint, runtime, tell):
-                _share(job, sitting, max(0, memory.peak(runtime.device) - held))
+                _share(job, sitting, max(0, memory.peak_bytes(runtime.device) - held))
                 yield job
 
 
@@ -61,7 +61,7 @@ def _fit(job: Job, runtime: Runtime) -> None:
     """Fits one classical method."""
     settings = job.step.config["method"]
     method = config_class("sae.baselines", settings["kind"])(**settings)
-    assert isinstance(method, MethodConfig)
+    assert isinstance(method, BaselineConfig)
     source = open_source(job.inputs["source"], runtime.device)
     with metered(runtime.device) as cost:
         d = method.fit(source, job.step.config["seed"])
@@ -122,7 +122,9 @@ def _train(stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, 
     for states in train_side_by_side(members, source, config, runtime.device, resumes, spans=runtime.spans):
         step = states[0].step
         with runtime.spans("bookkeeping"):
-            if all(state.figures for state in states):  # none where the checkpoint is that of the end: all is logged
+            if all(
+                state.logged_values for state in states
+            ):  # none where the checkpoint is that of the end: all is logged
                 _record(states, jobs, logs, sinks, tell)
             if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
                 _checkpoint(states, stacks, checkpoint)

@@ -28,13 +28,13 @@ class Cost:
 
     def write(self, out: Path, before: Path | None = None) -> None:
         """Writes it into a step's directory; `before` is that of the dictionary which this one was made from."""
-        so_far = read(before) if before is not None else Cost()
+        so_far = read_cost(before) if before is not None else Cost()
         total = {"seconds": round(self.seconds + so_far.seconds, 3), "bytes": max(self.bytes, so_far.bytes)}
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / FILE, (json.dumps(total) + "\n").encode())
 
 
-def read(directory: Path) -> Cost:
+def read_cost(directory: Path) -> Cost:
     """What is written in a step's directory; nothing where there is no such file."""
     file = directory / FILE
     return Cost(**json.loads(file.read_text())) if file.is_file() else Cost()
@@ -43,6 +43,6 @@ def read(directory: Path) -> Cost:
 @contextmanager
 def metered(device: str) -> Generator[Cost]:
     """What the block took; to be read after it."""
-    cost, held, began = Cost(), memory.held(device), time.monotonic()
+    cost, held, began = Cost(), memory.held_bytes(device), time.monotonic()
     yield cost
-    cost.seconds, cost.bytes = time.monotonic() - began, max(0, memory.peak(device) - held)
+    cost.seconds, cost.bytes = time.monotonic() - began, max(0, memory.peak_bytes(device) - held)

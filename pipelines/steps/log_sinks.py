@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def check(names: Sequence[str]) -> None:
+def check_sinks(names: Sequence[str]) -> None:
     """A ``ValueError`` of one line names a sink that is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:

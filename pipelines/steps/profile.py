@@ -15,7 +15,7 @@ from sae.numerics.profiler import Spans
 from sae.training.prefetch import SPAN as BESIDE
 
 TRAIN = "train"
-PARTS = ("data", "encode", "decode", "backward", "optimizer", "bookkeeping")
+PROFILE_PARTS = ("data", "encode", "decode", "backward", "optimizer", "bookkeeping")
 """What a training step is made of; other spans inside training are shown after them."""
 STEP = "data"
 """The part that every training step has exactly once."""
@@ -26,9 +26,9 @@ def recorder(device: str) -> Spans:
     return Spans(torch.cuda.synchronize if device.startswith("cuda") else None)
 
 
-def tell(spans: Spans, file: Path, console: Console) -> None:
+def print_profile(spans: Spans, file: Path, console: Console) -> None:
     """Prints the table and writes the trace to `file`; one line where no step was left to do."""
-    rows = list(lines(spans))
+    rows = list(profile_rows(spans))
     if not rows:
         console.print("profile: every step was done before, so there was nothing to profile", highlight=False)
         return
@@ -43,7 +43,7 @@ def tell(spans: Spans, file: Path, console: Console) -> None:
     console.print(f"trace: {file} (open it at https://ui.perfetto.dev)", markup=False, highlight=False, soft_wrap=True)
 
 
-def lines(spans: Spans) -> Iterator[tuple[str, float, float | None, float | None]]:
+def profile_rows(spans: Spans) -> Iterator[tuple[str, float, float | None, float | None]]:
     """The rows of the table: a name, seconds, the share of all stages' time, seconds for each training step.
 
     The stages sum to the whole, and the parts of training, `other` among them, to training. What threads did
@@ -58,10 +58,12 @@ def lines(spans: Spans) -> Iterator[tuple[str, float, float | None, float | None
         is_train = stage == TRAIN and steps > 0
         yield stage, total.seconds, total.seconds / whole, total.seconds / steps if is_train else None
         if stage == TRAIN:
-            found = [name for name in PARTS if name in inside] + [name for name in inside if name not in PARTS]
+            found = [name for name in PROFILE_PARTS if name in inside] + [
+                name for name in inside if name not in PROFILE_PARTS
+            ]
             parts = [(name, inside[name].seconds) for name in found] + [("other", total.self_seconds)]
             for name, seconds in parts:
-                of_steps = steps > 0 and name in (*PARTS, "other")
+                of_steps = steps > 0 and name in (*PROFILE_PARTS, "other")
                 yield f"  {name}", seconds, seconds / whole, seconds / steps if of_steps else None
     if (BESIDE,) in totals:
         seconds = totals[(BESIDE,)].seconds

@@ -74,7 +74,7 @@ class Packer:
 
 
 @dataclass(frozen=True)
-class Selection:
+class PositionSelection:
     """Which positions count: neither padding nor the `special` ids; not the first one if `drop_first`.
 
     The first position attends to nothing but itself, so its activations are outliers, with BOS or without.
@@ -84,7 +84,7 @@ class Selection:
     drop_first: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, drop_first: bool) -> Selection:
+    def of(cls, tokenizer: Any, drop_first: bool) -> PositionSelection:
         ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         return cls(tuple(sorted({i for i in ids if i is not None})), drop_first)
 
@@ -104,7 +104,7 @@ class _Writer:
     directory: Path
     split: Split
     packer: Packer
-    select: Selection
+    select: PositionSelection
     wanted: int | None
     documents: int = 0
     rows: int = 0
@@ -139,7 +139,7 @@ def write_corpus(
     directory: Path,
     documents: Iterable[list[int]],
     packers: Mapping[Split, Packer],
-    select: Selection,
+    select: PositionSelection,
     wanted: Mapping[Split, int | None],
     split_seed: int,
     heldout_share: float,

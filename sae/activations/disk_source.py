@@ -135,7 +135,7 @@ class StreamedConfig(SourceConfig, ABC):
         return self.model_dump(mode="json", exclude={"rows_at_once"})
 
 
-def versions() -> dict[str, str]:
+def model_versions() -> dict[str, str]:
     """Of what runs the models."""
     return {name.replace("-", "_"): version(name) for name in ("transformer-lens", "transformers")}
 

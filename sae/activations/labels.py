@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.activations.corpus import PADDING
-from sae.activations.labels_csv import Record, read_table
+from sae.activations.labels_csv import LabelledText, read_labels_csv
 from sae.activations.text import json_lines
 from sae.numerics.seeds import derive
 from sae.source import Split
@@ -59,11 +59,11 @@ def read_labelled(file: Path) -> list[Labelled]:
     if file.suffix == ".jsonl":
         return list(_records(file))
     if file.suffix == ".csv":
-        return list(map(_whole, read_table(file)))
+        return list(map(_whole, read_labels_csv(file)))
     raise ValueError(f"source.labels: {file} is neither .conllu nor .jsonl nor .csv")
 
 
-def _whole(record: Record) -> Labelled:
+def _whole(record: LabelledText) -> Labelled:
     """A text that is labelled as a whole."""
     return Labelled(record.text, record.group, (((0, len(record.text.rstrip())), record.marks),))
 
@@ -104,7 +104,7 @@ def _records(file: Path) -> Iterator[Labelled]:
         names = names or set(marks)
         if any(value not in (0, 1) for value in marks.values()) or set(marks) != names:
             raise ValueError(f"{file}, line {n}: labels are 0 or 1, and the same names in every line")
-        yield _whole(Record(text, text, marks))
+        yield _whole(LabelledText(text, text, marks))
 
 
 def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:

@@ -18,7 +18,7 @@ GROUP = "group"
 TARGET = "target"
 
 
-class Record(NamedTuple):
+class LabelledText(NamedTuple):
     """A text, the group that it must stay with, and what it is labelled with."""
 
     text: str
@@ -26,14 +26,14 @@ class Record(NamedTuple):
     marks: Mapping[str, int]
 
 
-class Line(NamedTuple):
+class CsvLine(NamedTuple):
     """The cells of one record by column, and the line of the file that it ends on."""
 
     number: int
     cells: Mapping[str, str]
 
 
-def read_table(file: Path) -> list[Record]:
+def read_labels_csv(file: Path) -> list[LabelledText]:
     """The records of the file. Raises ``ValueError`` with one line naming the file, and the line where there is one."""
     header, lines = _lines(file)
     column = next((name for name in TEXT if name in header), None)
@@ -46,13 +46,13 @@ def read_table(file: Path) -> list[Record]:
             raise ValueError(f"{file}, line {line.number}: {column!r} is empty; give a text or leave the line out")
     marks = _targets(file, lines) if TARGET in header else [_marks(file, line, labels) for line in lines]
     return [
-        Record(line.cells[column], line.cells.get(GROUP, line.cells[column]), its)
+        LabelledText(line.cells[column], line.cells.get(GROUP, line.cells[column]), its)
         for line, its in zip(lines, marks, strict=True)
     ]
 
 
-def _lines(file: Path) -> tuple[Sequence[str], list[Line]]:
-    number, header, lines = 1, list[str](), list[Line]()
+def _lines(file: Path) -> tuple[Sequence[str], list[CsvLine]]:
+    number, header, lines = 1, list[str](), list[CsvLine]()
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
@@ -63,7 +63,7 @@ def _lines(file: Path) -> tuple[Sequence[str], list[Line]]:
                     continue
                 if len(cells) != len(header):
                     raise ValueError(f"{file}, line {number}: {len(cells)} cells where the header has {len(header)}")
-                lines.append(Line(number, dict(zip(header, cells, strict=True))))
+                lines.append(CsvLine(number, dict(zip(header, cells, strict=True))))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except csv.Error as error:
@@ -73,14 +73,14 @@ def _lines(file: Path) -> tuple[Sequence[str], list[Line]]:
     return header, lines
 
 
-def _marks(file: Path, line: Line, labels: Sequence[str]) -> dict[str, int]:
+def _marks(file: Path, line: CsvLine, labels: Sequence[str]) -> dict[str, int]:
     for name in labels:
         if line.cells[name] not in ("0", "1"):
             raise ValueError(f"{file}, line {line.number}: {name} = {line.cells[name]!r}; a label is 0 or 1")
     return {name: int(line.cells[name]) for name in labels}
 
 
-def _targets(file: Path, lines: Sequence[Line]) -> list[dict[str, int]]:
+def _targets(file: Path, lines: Sequence[CsvLine]) -> list[dict[str, int]]:
     classes = sorted({line.cells[TARGET] for line in lines})
     if len(classes) < 2:
         raise ValueError(f"{file}: every {TARGET} is {classes[0]!r}; a property has to be absent somewhere")

@@ -26,7 +26,7 @@ from torch import Tensor
 from sae.numerics.memory import memory_of
 from sae.numerics.seeds import HAS_NUMBA
 
-DTYPES = {
+_DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -35,7 +35,7 @@ DTYPES = {
     "I8": torch.int8,
 }
 # NumPy has no bfloat16; rows are moved as plain words of the right size and named for what they are afterwards.
-WORDS = {4: np.uint32, 2: np.uint16, 8: np.uint64, 1: np.uint8}
+_WORDS = {4: np.uint32, 2: np.uint16, 8: np.uint64, 1: np.uint8}
 MEMORY_SHARE = 0.5
 """Shards that take more of the machine's memory are not counted on to stay there."""
 BYTES_PER_THREAD = 1 << 18
@@ -76,7 +76,7 @@ class Shard:
             entries.pop("__metadata__", None)
             end = 8 + length + max(e["data_offsets"][1] for e in entries.values())
             [rows] = {e["shape"][0] for e in entries.values()}
-            whole = end == file.stat().st_size and all(e["dtype"] in DTYPES for e in entries.values())
+            whole = end == file.stat().st_size and all(e["dtype"] in _DTYPES for e in entries.values())
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             whole, rows = False, 0
         if not whole or rows < 0:
@@ -96,7 +96,7 @@ class Shard:
         """The tensor as a memory map of words ``[rows, ...]``; the operating system loads the pages touched."""
         entry = self.entries[name]
         begin, end = entry["data_offsets"]
-        word = WORDS[DTYPES[entry["dtype"]].itemsize]
+        word = _WORDS[_DTYPES[entry["dtype"]].itemsize]
         count = (end - begin) // np.dtype(word).itemsize
         return np.frombuffer(self._map, word, count, self.start + begin).reshape(entry["shape"])
 
@@ -169,10 +169,10 @@ class Shards:
         Rows travel to the device in the type they are stored in, and are widened there.
         """
         entry = self.shards[0].entries[name]
-        dtype, on_gpu = DTYPES[entry["dtype"]], device.startswith("cuda")
+        dtype, on_gpu = _DTYPES[entry["dtype"]], device.startswith("cuda")
         assert len(index) == 0 or (index.min() >= 0 and index.max() < self.n_rows), "no such row"
         rows = torch.empty((len(index), *entry["shape"][1:]), dtype=dtype, pin_memory=on_gpu)
-        words = rows.view(torch.uint8).numpy().view(WORDS[dtype.itemsize])
+        words = rows.view(torch.uint8).numpy().view(_WORDS[dtype.itemsize])
         if self._beyond_memory:
             self._call_in(index, name)
         if HAS_NUMBA:

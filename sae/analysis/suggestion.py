@@ -33,17 +33,17 @@ from sae.numerics.statistics import mean_interval
 SHALLOW = 0.05
 """A minimum that is not deeper than this is no ground for a choice, however little seeds differ."""
 
-LEVEL = 0.05
+_LEVEL = 0.05
 """How often a target that is as good as the least may be told from it."""
 
-Verdict = Literal["clear", "flat", "low end", "high end"]
+SuggestionVerdict = Literal["clear", "flat", "low end", "high end"]
 
 
 @dataclass(frozen=True)
 class Suggestion:
     """What a sweep says: `l0` is None unless the minimum is clear; `low` and `high` bound it within the sweep."""
 
-    verdict: Verdict
+    verdict: SuggestionVerdict
     l0: float | None
     low: float
     high: float
@@ -81,7 +81,7 @@ def _judged(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
     high = l0s[end] if last == end else math.sqrt(l0s[last] * l0s[last + 1])
     rise = min(max(mean[: least + 1]), max(mean[least:])) - mean[least]
     depth = rise / mean[least] if mean[least] > 0 else math.inf
-    verdict: Verdict = "clear"
+    verdict: SuggestionVerdict = "clear"
     if first == 0 or last == end:
         verdict = "flat" if first == 0 and last == end else "low end" if first == 0 else "high end"
     elif depth < SHALLOW:
@@ -95,7 +95,7 @@ def _noise(cosines: Sequence[Sequence[float]]) -> float:
     """The pooled standard deviation of a seed, times the quantile of t for its degrees of freedom."""
     freedom = sum(len(values) - 1 for values in cosines)
     within = math.fsum(float(np.var(values)) * len(values) for values in cosines)
-    return float(stats.t.ppf(1 - LEVEL, freedom)) * math.sqrt(within / freedom)
+    return float(stats.t.ppf(1 - _LEVEL, freedom)) * math.sqrt(within / freedom)
 
 
 def _vertex(l0s: Sequence[float], mean: Sequence[float], low: float, high: float) -> float:

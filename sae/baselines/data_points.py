@@ -6,16 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.source import Source
 
 SPARE = 8
 """Rows looked at for every one that is needed: sparse toy data have rows in which nothing is active."""
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; `n_latents` training rows other than zero, each scaled to norm one."""
 
     kind: Literal["data_points"] = "data_points"
@@ -30,4 +30,4 @@ class Config(MethodConfig):
                 f"data_points: n_latents = {self.n_latents}, but the source has {len(points)} rows other than zero; "
                 "ask for fewer"
             )
-        return Relu.tied(points).with_card(**Spent(len(rows), len(rows), rows.numel()).entry())
+        return Relu.tied(points).with_card(**FitCost(len(rows), len(rows), rows.numel()).card_entry())

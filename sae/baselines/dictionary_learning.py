@@ -44,23 +44,23 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.encoders.fista import Fista
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.seeds import derive, generator
 from sae.numerics.sparse_coding import debiased, fitted_directions, lasso, lasso_multiply_adds, unit_or
 from sae.source import Source
 from sae.training.stack import first_directions
 
-AT_ONCE = 128
+_AT_ONCE = 128
 """Rows that are coded at once: few enough to stay in the processor's cache."""
-RIDGE = {"online": 1e-3, "batch": 1e-6}
+_RIDGE = {"online": 1e-3, "batch": 1e-6}
 """e, as a share of the mean of A's diagonal: holds directions that were hardly seen where they are."""
 LEAST_ROUNDS = 10
 """Rounds before it counts that directions stand still."""
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings. `n_samples` rows are gone over at most `rounds` times; `batch` ends sooner where the directions change
     by less than a share `standstill`. `l1` and `debiased_l1` (the same, where none is given) are in units of the mean
     norm of the rows, or in those of the activations (``units = "raw"``). `start`: different rows of the data, or
@@ -111,9 +111,9 @@ class Config(MethodConfig):
         else:
             rounds = learner.online(rows, l1, own)
         d = Fista.over(learner.W_dec, nothing, l1, self.read_iterations, 0.0, self.tolerance)
-        return d.with_card(rounds=rounds, **self.spent(d.W_dec, len(rows), rounds).entry())
+        return d.with_card(rounds=rounds, **self.fit_cost(d.W_dec, len(rows), rounds).card_entry())
 
-    def spent(self, W_dec: Tensor, n_rows: int, rounds: int) -> Spent:
+    def fit_cost(self, W_dec: Tensor, n_rows: int, rounds: int) -> FitCost:
         """Different rows, rows gone over, and multiply-adds: at most those of FISTA, and those of the updates."""
         n, d_in = W_dec.shape
         solves = self.mode == "batch" or self.update == "solve"
@@ -122,7 +122,7 @@ class Config(MethodConfig):
         of_an_update = n * n * d_in + (n**3 // 3 if solves else 0)
         rows, rows_twice = rounds * n_rows, self.debiased * n_rows
         of_rows = (rows + 2 * rows_twice) * of_codes + (rows + rows_twice) * of_statistics
-        return Spent(n_rows, rows + rows_twice, of_rows + (updates + self.debiased) * of_an_update)
+        return FitCost(n_rows, rows + rows_twice, of_rows + (updates + self.debiased) * of_an_update)
 
 
 @dataclass
@@ -136,9 +136,9 @@ class Learner:
         self, x: Float[Tensor, "rows d_in"], l1: float, start: Float[Tensor, "rows n_latents"] | None = None
     ) -> Float[Tensor, "rows n_latents"]:
         """Lasso codes of rows, a few at once."""
-        begins = [None] * -(-len(x) // AT_ONCE) if start is None else start.split(AT_ONCE)
+        begins = [None] * -(-len(x) // _AT_ONCE) if start is None else start.split(_AT_ONCE)
         how = self.config.n_iterations, self.config.tolerance
-        pieces = zip(x.split(AT_ONCE), begins, strict=True)
+        pieces = zip(x.split(_AT_ONCE), begins, strict=True)
         return torch.cat([lasso(rows @ self.W_dec.T - l1, self.W_dec, *how, begin) for rows, begin in pieces])
 
     def by_rounds(self, x: Float[Tensor, "rows d_in"], l1: float) -> tuple[int, Float[Tensor, "rows n_latents"]]:
@@ -161,7 +161,7 @@ class Learner:
         how = self.config.n_iterations, self.config.tolerance
         for _ in range(self.config.debiased):
             z = self.codes(x, l1, z)
-            pieces = zip(x.split(AT_ONCE), z.split(AT_ONCE), strict=True)
+            pieces = zip(x.split(_AT_ONCE), z.split(_AT_ONCE), strict=True)
             least = torch.cat([debiased(codes, rows @ self.W_dec.T, self.W_dec, *how) for rows, codes in pieces])
             self.solve(least.T @ least, least.T @ x)
 
@@ -188,7 +188,7 @@ class Learner:
 
     def solve(self, second: Float[Tensor, "n_latents n_latents"], cross: Float[Tensor, "n_latents d_in"]) -> None:
         """All directions at once; they stay where no code is above 0."""
-        ridge = RIDGE[self.config.mode] * max(float(second.diagonal().mean()), 1e-30)
+        ridge = _RIDGE[self.config.mode] * max(float(second.diagonal().mean()), 1e-30)
         self.W_dec = unit_or(fitted_directions(second, cross, self.W_dec, ridge), self.W_dec)
 
     def descend(self, second: Float[Tensor, "n_latents n_latents"], cross: Float[Tensor, "n_latents d_in"]) -> None:

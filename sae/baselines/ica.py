@@ -14,13 +14,13 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent, eigenvectors
+from sae.numerics.fit_cost import FitCost, eigenvectors
 from sae.source import Source
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; ``2 d_in`` latents, or fewer where the rows span fewer dimensions."""
 
     kind: Literal["ica"] = "ica"
@@ -55,14 +55,14 @@ class Config(MethodConfig):
         return d.with_card(
             iterations=n_iterations,
             converged=n_iterations < self.max_iterations,
-            **spent(len(x), source.d_in, len(directions), n_iterations).entry(),
+            **_fit_cost(len(x), source.d_in, len(directions), n_iterations).card_entry(),
         )
 
 
-def spent(n_rows: int, d_in: int, rank: int, n_iterations: int) -> Spent:
+def _fit_cost(n_rows: int, d_in: int, rank: int, n_iterations: int) -> FitCost:
     """Whitening is a covariance and its eigenvectors; an iteration two products of all rows with all components, and
     the eigenvectors of a symmetric decorrelation."""
     whitening = n_rows * d_in**2 + eigenvectors(d_in)
-    return Spent(
+    return FitCost(
         n_rows, n_rows * (1 + n_iterations), whitening + n_iterations * (2 * n_rows * rank**2 + eigenvectors(rank))
     )

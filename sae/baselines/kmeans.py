@@ -19,16 +19,16 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.dictionary import Dictionary
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
 from sae.source import Source
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; `n_latents` centroids of `n_samples` rows, those other than zero, in at most `n_iterations` rounds."""
 
     kind: Literal["kmeans"] = "kmeans"
@@ -57,5 +57,5 @@ class Config(MethodConfig):
         # A product of rows and centroids a round; k-means++ has about one such for each candidate of a centroid.
         n_rounds, one = int(means.n_iter_), x.numel() * self.n_latents
         candidates = 2 + self.n_latents.bit_length()
-        spent = Spent(len(rows), len(rows) * (1 + n_rounds), one * (n_rounds + candidates))
-        return d.with_card(iterations=n_rounds, converged=n_rounds < self.n_iterations, **spent.entry())
+        spent = FitCost(len(rows), len(rows) * (1 + n_rounds), one * (n_rounds + candidates))
+        return d.with_card(iterations=n_rounds, converged=n_rounds < self.n_iterations, **spent.card_entry())

@@ -23,9 +23,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.baseline import MethodConfig, training_rows
-from sae.encoders.omp import ROWS_AT_ONCE, Omp
-from sae.numerics.fit_cost import Spent
+from sae.baseline import BaselineConfig, training_rows
+from sae.encoders.omp import OMP_ROWS_AT_ONCE, Omp
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
 from sae.numerics.sparse_coding import pursuit
@@ -35,7 +35,7 @@ POWER = 3
 """Power iterations to renew a direction."""
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; `n_latents` directions fitted to `n_samples` rows in `n_iterations` rounds, read by matching pursuit of
     `k` steps, fewer where the residual's norm falls to `tolerance` times the row's."""
 
@@ -73,7 +73,7 @@ class Config(MethodConfig):
         # Codes and residuals of every row, then two products a power iteration with each row that uses a direction.
         a_row = d.multiply_adds() + self.k * (2 * POWER + 2) * source.d_in
         samples = self.n_iterations * len(x)
-        return d.with_card(**Spent(len(x), samples, samples * a_row).entry())
+        return d.with_card(**FitCost(len(x), samples, samples * a_row).card_entry())
 
     def replaced(self, x: Tensor, z: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:
         """Directions with those that are unused or twice there replaced by the worst explained rows, and the codes
@@ -95,7 +95,7 @@ def codes(
     x: Float[Tensor, "rows d_in"], W_dec: Float[Tensor, "n_latents d_in"], k: int, tolerance: float
 ) -> Float[Tensor, "rows n_latents"]:
     """Non-negative matching pursuit, a piece at a time."""
-    pieces = [pursuit(r @ W_dec.T, W_dec, r.square().sum(-1), k, tolerance) for r in x.split(ROWS_AT_ONCE)]
+    pieces = [pursuit(r @ W_dec.T, W_dec, r.square().sum(-1), k, tolerance) for r in x.split(OMP_ROWS_AT_ONCE)]
     return torch.cat(pieces)
 
 

@@ -14,13 +14,13 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_pairs
+from sae.baseline import BaselineConfig, training_pairs
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent, eigenvectors
+from sae.numerics.fit_cost import FitCost, eigenvectors
 from sae.source import Source
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; the map is fitted to `n_samples` rows; ``2 rank`` latents, ``2 d_in`` where `rank` is unset."""
 
     kind: Literal["linear"] = "linear"
@@ -38,6 +38,6 @@ class Config(MethodConfig):
         W_enc, W_dec = torch.cat([B @ V, -B @ V], 1), torch.cat([V.T, -V.T])
         b_enc = (mean_y - mean_x) @ W_enc  # a dictionary takes b_dec, the mean of y, from x before it encodes
         # Two covariances, a pseudo-inverse and the eigenvectors.
-        spent = Spent(len(x), len(x), 2 * x.numel() * source.d_in + 2 * eigenvectors(source.d_in))
+        spent = FitCost(len(x), len(x), 2 * x.numel() * source.d_in + 2 * eigenvectors(source.d_in))
         d = Relu(W_enc.float(), W_dec.float(), b_enc.float(), mean_y.float())
-        return d.with_card(**spent.entry())
+        return d.with_card(**spent.card_entry())

@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sae.baseline import MethodConfig
+from sae.baseline import BaselineConfig
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.source import Source
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """No settings; ``2 d_in`` latents."""
 
     kind: Literal["neurons"] = "neurons"
@@ -24,4 +24,4 @@ class Config(MethodConfig):
 
     def fit(self, source: Source, seed: int) -> Relu:
         basis = torch.eye(source.d_in)
-        return Relu.tied(torch.cat([basis, -basis])).with_card(**Spent().entry())
+        return Relu.tied(torch.cat([basis, -basis])).with_card(**FitCost().card_entry())

@@ -25,18 +25,18 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.encoders.fista import Fista
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
 from sae.source import Source
 
-BATCH = 1024
+_BATCH = 1024
 CODE_ITERATIONS = 200
 """The most iterations of a row's least squares."""
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; `n_latents` directions from `n_samples` rows, looked at in at most `n_iterations` epochs."""
 
     kind: Literal["nmf"] = "nmf"
@@ -50,7 +50,7 @@ class Config(MethodConfig):
 
         x = training_rows(source, self.n_samples, seed)
         nmf = MiniBatchNMF(
-            cast(Any, self.n_latents), init="random", batch_size=BATCH, max_iter=self.n_iterations, random_state=seed
+            cast(Any, self.n_latents), init="random", batch_size=_BATCH, max_iter=self.n_iterations, random_state=seed
         )
         with warnings.catch_warnings():
             # The budget is stated; whether it was enough goes on the card, not to the terminal.
@@ -61,12 +61,12 @@ class Config(MethodConfig):
         # A step updates the codes of a batch, then the directions, each by a product with the rows and one with a Gram
         # matrix, which it makes anew.
         steps, n, d_in = int(nmf.n_steps_), self.n_latents, source.d_in
-        batch = min(BATCH, len(x))
+        batch = min(_BATCH, len(x))
         work = steps * (2 * batch * n * (2 * d_in + n) + 4 * n**2 * d_in)
         return d.with_card(
             iterations=int(nmf.n_iter_),
             converged=int(nmf.n_iter_) < self.n_iterations,
-            **Spent(len(x), steps * batch, work).entry(),
+            **FitCost(len(x), steps * batch, work).card_entry(),
         )
 
 

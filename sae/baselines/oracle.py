@@ -12,15 +12,15 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
 from sae.encoders.fista import Fista
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.source import Source
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings. `l1` and `threshold` of the non-negative lasso are in units of the mean activation norm."""
 
     kind: Literal["oracle"] = "oracle"
@@ -37,7 +37,7 @@ class Config(MethodConfig):
         assert truth is not None
         directions = truth.directions[truth.represented]
         offset = torch.zeros(source.d_in) if truth.offset is None else truth.offset
-        tied = Relu.tied(directions, offset).with_card(**Spent().entry())
+        tied = Relu.tied(directions, offset).with_card(**FitCost().card_entry())
         if self.encoder == "relu":
             return tied
         if self.encoder == "threshold":
@@ -45,7 +45,7 @@ class Config(MethodConfig):
         rows = training_rows(source, 4096, seed)
         norm = float((rows - offset).norm(dim=-1).mean())
         read = Fista.over(directions, offset, self.l1 * norm, self.n_iterations, self.threshold * norm)
-        return read.with_card(**Spent(len(rows), len(rows), rows.numel()).entry())
+        return read.with_card(**FitCost(len(rows), len(rows), rows.numel()).card_entry())
 
     @property
     def lasso(self) -> dict[str, float]:

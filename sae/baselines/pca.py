@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent, eigenvectors
+from sae.numerics.fit_cost import FitCost, eigenvectors
 from sae.source import Source
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; eigenvectors of the covariance of `n_samples` rows, read about the mean; ``2 d_in`` latents,
     or the ``2 n_components`` of largest variance."""
 
@@ -26,5 +26,5 @@ class Config(MethodConfig):
         mean = x.mean(0)
         _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
         components = vectors.T.flip(0)[: self.n_components].float()
-        spent = Spent(len(x), len(x), x.numel() * source.d_in + eigenvectors(source.d_in))
-        return Relu.tied(torch.cat([components, -components]), mean.float()).with_card(**spent.entry())
+        spent = FitCost(len(x), len(x), x.numel() * source.d_in + eigenvectors(source.d_in))
+        return Relu.tied(torch.cat([components, -components]), mean.float()).with_card(**spent.card_entry())

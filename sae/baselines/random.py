@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from sae.baseline import MethodConfig
+from sae.baseline import BaselineConfig
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.seeds import generator
 from sae.source import Source
 from sae.toys.base import random_directions
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; `n_latents` unit vectors, uniform on the sphere."""
 
     kind: Literal["random"] = "random"
@@ -22,4 +22,4 @@ class Config(MethodConfig):
 
     def fit(self, source: Source, seed: int) -> Relu:
         directions = random_directions(self.n_latents, source.d_in, generator("random", seed))
-        return Relu.tied(directions).with_card(**Spent().entry())
+        return Relu.tied(directions).with_card(**FitCost().card_entry())

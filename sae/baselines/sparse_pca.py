@@ -19,18 +19,18 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sae.baseline import MethodConfig, training_rows
+from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.source import Source
 
-LARGEST = 5e11
+_LARGEST = 5e11
 """The most multiply-adds that are begun, some minutes on a core."""
-BATCH = 16
-RIDGE = 0.01
+_BATCH = 16
+_RIDGE = 0.01
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; ``2 n_components`` latents (``2 d_in`` where it is unset) from `n_samples` rows in `n_iterations`
     epochs over the coordinates; components that come out zero are left out.
 
@@ -50,19 +50,19 @@ class Config(MethodConfig):
         n = self.n_components or source.d_in
         x = training_rows(source, self.n_samples, seed)
         work = self.n_iterations * an_epoch(len(x), source.d_in, n)
-        if work > LARGEST:
+        if work > _LARGEST:
             raise ValueError(
                 f"sparse_pca: n_components = {n} on n_samples = {len(x)} rows of {source.d_in} take {work:.0e} "
-                f"multiply-adds, more than {LARGEST:.0e}; lower n_components, n_samples or n_iterations"
+                f"multiply-adds, more than {_LARGEST:.0e}; lower n_components, n_samples or n_iterations"
             )
         mean = x.mean(0)
         unit = float((x - mean).square().mean().sqrt()) * len(x) ** 0.5
         sparse = MiniBatchSparsePCA(
             n,
             alpha=self.alpha * unit,
-            ridge_alpha=RIDGE,
+            ridge_alpha=_RIDGE,
             max_iter=self.n_iterations,
-            batch_size=BATCH,
+            batch_size=_BATCH,
             max_no_improvement=self.n_iterations * source.d_in,  # never
             random_state=seed,
         )
@@ -74,14 +74,14 @@ class Config(MethodConfig):
         if len(V) == 0:
             raise ValueError(f"sparse_pca: alpha = {self.alpha} leaves no coordinate in any component; lower it")
         norm = V.norm(dim=-1, keepdim=True)
-        readers = torch.linalg.solve(V @ V.T + RIDGE * torch.eye(len(V)).double(), V).T * norm[:, 0]
+        readers = torch.linalg.solve(V @ V.T + _RIDGE * torch.eye(len(V)).double(), V).T * norm[:, 0]
         W_enc, W_dec = torch.cat([readers, -readers], 1), torch.cat([V / norm, -V / norm])
         d = Relu(W_enc.float(), W_dec.float(), torch.zeros(len(W_dec)), mean)
         made = int(sparse.n_iter_)
-        spent = Spent(len(x), len(x) * (1 + made), made * an_epoch(len(x), source.d_in, n))
-        return d.with_card(iterations=made, zeros=float((V == 0).double().mean()), **spent.entry())
+        spent = FitCost(len(x), len(x) * (1 + made), made * an_epoch(len(x), source.d_in, n))
+        return d.with_card(iterations=made, zeros=float((V == 0).double().mean()), **spent.card_entry())
 
 
 def an_epoch(n_samples: int, d_in: int, n: int) -> int:
     """Multiply-adds of the update of the dictionary, once a mini-batch, and of the codes of all coordinates."""
-    return -(-d_in // BATCH) * n_samples * n**2 + 2 * d_in * n_samples * n
+    return -(-d_in // _BATCH) * n_samples * n**2 + 2 * d_in * n_samples * n

@@ -23,19 +23,19 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.baseline import MethodConfig
+from sae.baseline import BaselineConfig
 from sae.dictionaries.relu import Relu
-from sae.numerics.fit_cost import Spent, eigenvectors
+from sae.numerics.fit_cost import FitCost, eigenvectors
 from sae.source import Source
 
-ROWS_AT_ONCE = 8192
-FLOOR = 1e-4
+_ROWS_AT_ONCE = 8192
+_FLOOR = 1e-4
 """How much of the mean variance is added to every direction's before it is whitened."""
 MEMORY = 10
 """How many steps L-BFGS remembers."""
 
 
-class Config(MethodConfig):
+class Config(BaselineConfig):
     """Settings; probes on `n_samples` rows, with the penalty `l2`, in at most `n_iterations` steps of L-BFGS. Run once:
     the directions are given, and the rows are many."""
 
@@ -53,7 +53,7 @@ class Config(MethodConfig):
         directions, codes = truth.directions[truth.represented], batch.codes[:, truth.represented]
         x, mean = batch.acts, batch.acts.mean(0)
         whiten = whitening(x - mean)
-        probes = logistic((x - mean) @ whiten, codes > 0, self.l2, self.n_iterations)
+        probes = logistic_columns((x - mean) @ whiten, codes > 0, self.l2, self.n_iterations)
         W_enc = whiten @ probes.W
         log_odds = (x - mean) @ W_enc + probes.b
         scale = scale_of(log_odds, codes)
@@ -62,10 +62,10 @@ class Config(MethodConfig):
         d = Relu((W_enc * scale).contiguous(), directions, b_enc * scale, offset)
         # Whitening, then two products of rows and probes each time that the objective is asked for.
         work = x.numel() * source.d_in + eigenvectors(source.d_in) + 2 * probes.looks * x.numel() * len(directions)
-        return d.with_card(**Spent(len(x), (1 + probes.looks) * len(x), work).entry())
+        return d.with_card(**FitCost(len(x), (1 + probes.looks) * len(x), work).card_entry())
 
 
-class Probes(NamedTuple):
+class ProbeWeights(NamedTuple):
     """Log odds ``x W + b``, and how often the rows were looked at."""
 
     W: Float[Tensor, "d_in n_features"]
@@ -73,9 +73,9 @@ class Probes(NamedTuple):
     looks: int
 
 
-def logistic(
+def logistic_columns(
     x: Float[Tensor, "rows d_in"], active: Bool[Tensor, "rows n_features"], l2: float, n_iterations: int
-) -> Probes:
+) -> ProbeWeights:
     """The logistic regressions of all columns of `active`, from nothing but how often each is active."""
     n, p = len(x), active.float().mean(0).clamp(0.5 / len(x), 1 - 0.5 / len(x))
     W, b = torch.zeros(x.shape[1], active.shape[1]).to(x), (p / (1 - p)).log()
@@ -93,7 +93,7 @@ def logistic(
         nonlocal looks
         looks += 1
         total, W.grad, b.grad = l2 / 2 * W.square().sum(), l2 / n * W, torch.zeros_like(b)
-        for rows, y in zip(x.split(ROWS_AT_ONCE), active.split(ROWS_AT_ONCE), strict=True):
+        for rows, y in zip(x.split(_ROWS_AT_ONCE), active.split(_ROWS_AT_ONCE), strict=True):
             log_odds = torch.addmm(b, rows, W)
             total += torch.nn.functional.softplus(log_odds).sum() - log_odds[y].sum()
             error = torch.sigmoid(log_odds) - y.to(x.dtype)
@@ -102,13 +102,13 @@ def logistic(
         return float(total / n)
 
     search.step(loss)
-    return Probes(W, b, looks)
+    return ProbeWeights(W, b, looks)
 
 
 def whitening(centred: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in d_in"]:
     """The inverse root of the covariance."""
     values, vectors = torch.linalg.eigh((centred.T @ centred).double() / len(centred))
-    values = values.clamp_min(0) + FLOOR * values.mean().clamp_min(1e-12)
+    values = values.clamp_min(0) + _FLOOR * values.mean().clamp_min(1e-12)
     return (vectors * values**-0.5 @ vectors.T).to(centred)
 
 

@@ -28,7 +28,7 @@ class Config(SelectingConfig):
     kind: Literal["batchtopk"] = "batchtopk"
 
     def architecture(self, share: float = 1.0) -> BatchTopKArchitecture:
-        return BatchTopKArchitecture(selection=LargestOfBatch(self.k_at(share)), revival=self.revival)
+        return BatchTopKArchitecture(selection=LargestOfBatch(self.k_at(share)), dead_latent_loss=self.dead_latent_loss)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +47,14 @@ class BatchTopK(Dictionary):
 
 
 KIND = BatchTopK
-ONE = LargestOfBatch(1)
+_ONE = LargestOfBatch(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchTopKArchitecture(Architecture):
     """The selection is all that it has; there is no penalty."""
 
-    selection: LargestOfBatch = ONE
+    selection: LargestOfBatch = _ONE
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> BatchTopK:
         threshold = tensors["bar"].expand_as(tensors["b_enc"])

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.architecture import Architecture, Own, PenalisedConfig, Pulled, raw_units
+from sae.architecture import Architecture, CodeGradients, LatentParameters, PenalisedConfig, raw_units
 from sae.dictionary import Dictionary
 
 
@@ -59,22 +59,28 @@ class GatedArchitecture(Architecture):
     """What is the gate's own: magnitudes beside the candidates, which are decoded too."""
 
     @property
-    def begins(self) -> Mapping[str, float]:
+    def initial_values(self) -> Mapping[str, float]:
         return {"log_gain": 0.0, "shift": 0.0}
 
-    def read(self, v: Tensor, own: Own) -> tuple[Tensor, ...]:
+    def activate(self, v: Tensor, own: LatentParameters) -> tuple[Tensor, ...]:
         z = torch.relu(own["log_gain"].exp() * v + own["shift"])
         return torch.where(v > 0, z, torch.zeros_like(z)), v
 
-    def pull(
-        self, v: Tensor, codes: tuple[Tensor, ...], h: tuple[Tensor, ...], norm: Tensor | None, half: Tensor, own: Own
-    ) -> Pulled:
+    def backward(
+        self,
+        v: Tensor,
+        codes: tuple[Tensor, ...],
+        h: tuple[Tensor, ...],
+        norm: Tensor | None,
+        half: Tensor,
+        own: LatentParameters,
+    ) -> CodeGradients:
         gain = own["log_gain"].exp()
         by_magnitude = h[0] * (codes[0] > 0)
         pre = by_magnitude * gain + h[1] + half
-        return Pulled(pre, {"log_gain": by_magnitude * gain * v, "shift": by_magnitude})
+        return CodeGradients(pre, {"log_gain": by_magnitude * gain * v, "shift": by_magnitude})
 
-    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: Own) -> Tensor:
+    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: LatentParameters) -> Tensor:
         return v
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> Gated:

@@ -27,7 +27,15 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.architecture import Architecture, DictionaryConfig, Nearer, Own, Pulled, one_of_two, raw_units
+from sae.architecture import (
+    Architecture,
+    CodeGradients,
+    DictionaryConfig,
+    LatentParameters,
+    PreActivationLoss,
+    exactly_one,
+    raw_units,
+)
 from sae.dictionary import Dictionary
 from sae.numerics.thresholding import above
 
@@ -60,20 +68,20 @@ class Config(DictionaryConfig):
     @model_validator(mode="after")
     def _one_aim(self) -> Config:
         if self.penalty != "quadratic":
-            one_of_two("l0_coefficient", self.l0_coefficient, "l0", self.l0)
+            exactly_one("l0_coefficient", self.l0_coefficient, "l0", self.l0)
         elif self.l0 is None:
             raise ValueError('penalty = "quadratic" needs l0, the number of active latents to be reached')
         return self
 
     def architecture(self, share: float = 1.0) -> JumpReLUArchitecture:
-        revival = Nearer(self.pre_act) if self.pre_act else None
+        dead_latent_loss = PreActivationLoss(self.pre_act) if self.pre_act else None
         return JumpReLUArchitecture(
             shape=self.penalty,
             start=self.threshold,
             bandwidth=self.bandwidth,
             sharpness=self.sharpness,
             through_input=self.through_input,
-            revival=revival,
+            dead_latent_loss=dead_latent_loss,
         )
 
     @property
@@ -122,30 +130,36 @@ class JumpReLUArchitecture(Architecture):
     through_input: bool
 
     @property
-    def begins(self) -> Mapping[str, float]:
+    def initial_values(self) -> Mapping[str, float]:
         return {"threshold": self.start}
 
     @property
-    def steady(self) -> bool:
+    def constant_rate(self) -> bool:
         return True
 
     @property
     def needs_l0(self) -> bool:
         return self.shape == "quadratic"
 
-    def margin(self, own: Own) -> Tensor:
+    def cutoff(self, own: LatentParameters) -> Tensor:
         return own["threshold"] - self.bandwidth / 2
 
-    def _pre(self, v: Tensor, own: Own) -> Tensor:
-        return v + self.margin(own)
+    def _pre(self, v: Tensor, own: LatentParameters) -> Tensor:
+        return v + self.cutoff(own)
 
-    def read(self, v: Tensor, own: Own) -> tuple[Tensor, ...]:
+    def activate(self, v: Tensor, own: LatentParameters) -> tuple[Tensor, ...]:
         # Above the margin by half the bandwidth is above the threshold.
         return (torch.where(v > self.bandwidth / 2, self._pre(v, own), torch.zeros_like(v)),)
 
-    def pull(
-        self, v: Tensor, codes: tuple[Tensor, ...], h: tuple[Tensor, ...], norm: Tensor | None, half: Tensor, own: Own
-    ) -> Pulled:
+    def backward(
+        self,
+        v: Tensor,
+        codes: tuple[Tensor, ...],
+        h: tuple[Tensor, ...],
+        norm: Tensor | None,
+        half: Tensor,
+        own: LatentParameters,
+    ) -> CodeGradients:
         active = v > self.bandwidth / 2
         window = (v < self.bandwidth) / self.bandwidth
         by_z = h[0]
@@ -157,20 +171,20 @@ class JumpReLUArchitecture(Architecture):
             by_input = window * half
             by_jump = window * own["threshold"] * by_z + by_input
         pre = by_z * active
-        return Pulled(pre + by_input if self.through_input else pre, {"threshold": -by_jump})
+        return CodeGradients(pre + by_input if self.through_input else pre, {"threshold": -by_jump})
 
-    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: Own) -> Tensor:
+    def cost(self, v: Tensor, codes: tuple[Tensor, ...], norm: Tensor | None, own: LatentParameters) -> Tensor:
         if self.shape == "tanh":
             return torch.tanh(self.sharpness * codes[0])
         return (v > self.bandwidth / 2).to(v.dtype)
 
-    def weigh(self, coefficient: Tensor, l0: Tensor, target_l0: Tensor) -> tuple[Tensor, Tensor]:
+    def penalty_weight(self, coefficient: Tensor, l0: Tensor, target_l0: Tensor) -> tuple[Tensor, Tensor]:
         if self.shape != "quadratic":
-            return super().weigh(coefficient, l0, target_l0)
+            return super().penalty_weight(coefficient, l0, target_l0)
         beyond = l0 / target_l0 - 1
         return 2 * coefficient * beyond / target_l0, coefficient * beyond**2
 
-    def hold_(self, own: Own) -> None:
+    def constrain_(self, own: LatentParameters) -> None:
         own["threshold"].clamp_(min=0)
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> JumpReLU:

@@ -76,14 +76,14 @@ class MatchingPursuit(Dictionary):
 
 
 KIND = MatchingPursuit
-ONE = Pursuit(1)
+_ONE = Pursuit(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PursuitArchitecture(Architecture):
     """The way in which codes are found is all that it has."""
 
-    selection: Pursuit = ONE
+    selection: Pursuit = _ONE
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> MatchingPursuit:
         units = raw_units(tensors, input_scale)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.architecture import Architecture, AuxK, DictionaryConfig, LargestOfBatch, Positive, one_of_two, raw_units
+from sae.architecture import Architecture, AuxK, DictionaryConfig, LargestOfBatch, Positive, exactly_one, raw_units
 from sae.dictionary import Dictionary
 from sae.numerics.thresholding import above
 
@@ -52,7 +52,7 @@ class Config(DictionaryConfig):
         if self.levels[-1] != self.n_latents or list(self.levels) != sorted({*self.levels}) or self.levels[0] < 1:
             raise ValueError(f"levels = {list(self.levels)}: widths must rise to n_latents = {self.n_latents}")
         if self.k is None:
-            one_of_two("l1", self.l1, "l0", self.l0)
+            exactly_one("l1", self.l1, "l0", self.l0)
         elif self.l1 is not None or self.l0 is not None:
             raise ValueError(f"k = {self.k} with {'l0' if self.l1 is None else 'l1'}: give one of k, l1 and l0")
         elif self.k > self.n_latents:
@@ -61,8 +61,8 @@ class Config(DictionaryConfig):
 
     def architecture(self, share: float = 1.0) -> MatryoshkaArchitecture:
         selection = Positive() if self.k is None else LargestOfBatch(self.k)
-        revival = AuxK(self.aux_coefficient, self.aux_k) if self.aux_coefficient and self.k else None
-        return MatryoshkaArchitecture(levels=self.levels, selection=selection, revival=revival)
+        dead_latent_loss = AuxK(self.aux_coefficient, self.aux_k) if self.aux_coefficient and self.k else None
+        return MatryoshkaArchitecture(levels=self.levels, selection=selection, dead_latent_loss=dead_latent_loss)
 
     @property
     def coefficient(self) -> float:

@@ -45,12 +45,12 @@ class Standardised(Dictionary):
     def __post_init__(self) -> None:
         if self.rows not in EXTRA:
             raise ValueError(unknown(self.rows, EXTRA, "way to standardise rows"))
-        if not self.n_read > 0 or any(len(t) != self.n_read for t in self.own.values()):
+        if not self.n_read > 0 or any(len(t) != self.n_read for t in self.reader_parameters.values()):
             raise ValueError(f"{self.n_latents} latents are not those that read and {EXTRA[self.rows]} more")
         check_reader(self.reader, self.reader_settings)
 
     @property
-    def own(self) -> dict[str, Tensor]:
+    def reader_parameters(self) -> dict[str, Tensor]:
         """The reader's tensors beside those of every dictionary."""
         named = {"threshold": self.threshold, "gain": self.gain, "shift": self.shift}
         return {name: t for name, t in named.items() if t is not None}
@@ -77,7 +77,7 @@ class Standardised(Dictionary):
         """The dictionary of standardised rows."""
         n = self.n_read
         parts = self.W_enc[:, :n], self.W_dec[:n], self.b_enc[:n], self.W_dec[n]
-        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **self.own, **self.reader_settings)
+        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **self.reader_parameters, **self.reader_settings)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         if self.rows == "norm":

@@ -28,7 +28,7 @@ class Config(SelectingConfig):
     kind: Literal["topk"] = "topk"
 
     def architecture(self, share: float = 1.0) -> TopKArchitecture:
-        return TopKArchitecture(selection=Largest(self.k_at(share)), revival=self.revival)
+        return TopKArchitecture(selection=Largest(self.k_at(share)), dead_latent_loss=self.dead_latent_loss)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +47,14 @@ class TopK(Dictionary):
 
 
 KIND = TopK
-ONE = Largest(1)
+_ONE = Largest(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKArchitecture(Architecture):
     """The selection is all that it has; there is no penalty."""
 
-    selection: Largest = ONE
+    selection: Largest = _ONE
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> TopK:
         return TopK(**raw_units(tensors, input_scale), k=self.selection.k)

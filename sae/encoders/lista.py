@@ -20,8 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.encoder import LassoConfig, needed, taken, training_rows
-from sae.numerics.fit_cost import Spent
+from sae.encoder import LassoConfig, encoder_rows, needed, taken
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.seeds import generator
 from sae.numerics.sparse_coding import gram_product, largest_eigenvalue, lasso_multiply_adds, sparse_codes
 from sae.numerics.threshold_fit import fit_jump
@@ -41,7 +41,7 @@ class Config(LassoConfig):
     lr: float = Field(0.02, gt=0)
 
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Lista:
-        x = training_rows(needed(source, "to learn the steps on"), d, 1, self.n_rows) - d.b_dec
+        x = encoder_rows(needed(source, "to learn the steps on"), d, 1, self.n_rows) - d.b_dec
         l1, threshold = self.raw(d, source)
         codes = sparse_codes(x, d.W_dec, l1, threshold, self.n_iterations, self.tolerance).debiased
         first = 1 / largest_eigenvalue(d.W_dec)
@@ -53,12 +53,12 @@ class Config(LassoConfig):
         W_enc, b_enc = d.W_dec.T.contiguous(), torch.zeros_like(d.b_enc)
         return Lista(W_enc, d.W_dec, b_enc, d.b_dec, step, shift, **jump._asdict())
 
-    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+    def fit_cost(self, d: Dictionary, source: Source | None) -> FitCost:
         """Two lassos a row, the second to debias; then three times the unrolled products a sample, forth and back."""
         n, drawn = taken(needed(source, "to learn the steps on"), self.n_rows), self.steps * self.batch_size
         unrolled = (self.n_steps - 1) * d.n_latents * min(d.n_latents, 2 * d.d_in)
         work = n * (2 * lasso_multiply_adds(d.W_dec, self.n_iterations) + d.d_in * d.n_latents + unrolled)
-        return super().spent(d, source).then(Spent(n, n + drawn, work + 3 * drawn * unrolled), None)
+        return super().fit_cost(d, source).plus(FitCost(n, n + drawn, work + 3 * drawn * unrolled), None)
 
     def learn(
         self, correlation: Tensor, codes: Tensor, W_dec: Tensor, step: Tensor, shift: Tensor, seed: int

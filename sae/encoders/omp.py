@@ -22,7 +22,7 @@ from sae.encoder import EncoderConfig
 from sae.numerics.sparse_coding import pursuit
 from sae.source import Source
 
-ROWS_AT_ONCE = 1024
+OMP_ROWS_AT_ONCE = 1024
 """Bounds the memory of the directions that are gathered for every row."""
 
 
@@ -52,7 +52,7 @@ class Omp(Dictionary):
         centred = (x - self.b_dec).reshape(-1, self.d_in)
         pieces = [
             pursuit(rows @ self.W_enc, self.W_dec, rows.square().sum(-1), self.k, self.tolerance)
-            for rows in centred.split(ROWS_AT_ONCE)
+            for rows in centred.split(OMP_ROWS_AT_ONCE)
         ]
         return torch.cat(pieces).reshape(*x.shape[:-1], self.n_latents)
 

@@ -26,8 +26,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.encoder import LassoConfig, needed, taken, training_rows
-from sae.numerics.fit_cost import Spent
+from sae.encoder import LassoConfig, encoder_rows, needed, taken
+from sae.numerics.fit_cost import FitCost
 from sae.numerics.seeds import generator
 from sae.numerics.sparse_coding import lasso_multiply_adds, sparse_codes
 from sae.numerics.threshold_fit import fit_jump
@@ -51,7 +51,7 @@ class Config(LassoConfig):
     lr: float = Field(0.3, gt=0)
 
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Threshold:
-        x = training_rows(needed(source, "to set thresholds on"), d, 1, self.n_rows) - d.b_dec
+        x = encoder_rows(needed(source, "to set thresholds on"), d, 1, self.n_rows) - d.b_dec
         codes = sparse_codes(x, d.W_dec, *self.raw(d, source), self.n_iterations, self.tolerance).debiased
         if self.layer == "own":
             W_enc, b_enc = d.W_enc, d.b_enc
@@ -60,16 +60,16 @@ class Config(LassoConfig):
         slope, offset, threshold = fit_jump(x @ W_enc + b_enc, codes)
         return Threshold(W_enc * slope, d.W_dec, b_enc * slope + offset, d.b_dec, threshold=threshold)
 
-    def spent(self, d: Dictionary, source: Source | None) -> Spent:
+    def fit_cost(self, d: Dictionary, source: Source | None) -> FitCost:
         """Two lassos a row, the second to debias, and the layer's own product; with ``layer = "learned"`` two products
         a sample of the regression, and the covariance of the rows."""
         n = taken(needed(source, "to set thresholds on"), self.n_rows)
         layer = d.d_in * d.n_latents
         work = n * (2 * lasso_multiply_adds(d.W_dec, self.n_iterations) + layer)
         if self.layer == "own":
-            return super().spent(d, source).then(Spent(n, n, work), None)
+            return super().fit_cost(d, source).plus(FitCost(n, n, work), None)
         drawn = self.steps * self.batch_size
-        return super().spent(d, source).then(Spent(n, n + drawn, work + 2 * drawn * layer + n * d.d_in**2), None)
+        return super().fit_cost(d, source).plus(FitCost(n, n + drawn, work + 2 * drawn * layer + n * d.d_in**2), None)
 
     def learn(
         self,

@@ -16,26 +16,26 @@ from typing import Any
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card, k_of, truth, whole
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, truth, whole
 from sae.files.layer import Layer
 
 NAME = "bussmann"
-LOG = "jumprelu.log_threshold"
+_LOG = "jumprelu.log_threshold"
 
 
-def find(found: Found) -> list[Candidate]:
+def find(found: WeightsFile) -> list[OpenableDictionary]:
     config = found.json("config.json")
     if not found.has("W_enc", "W_dec", "b_enc", "b_dec") or not {"act_size", "dict_size"} <= config.keys():
         return []
-    return [Candidate("", partial(_read, found, config))]
+    return [OpenableDictionary("", partial(_read, found, config))]
 
 
-def _read(found: Found, config: Mapping[str, Any], _: Given) -> Dictionary:
+def _read(found: WeightsFile, config: Mapping[str, Any], _: Given) -> Dictionary:
     w = found.weights()
     layer = Layer(w.take("W_enc", "d", "m"), w.take("W_dec", "m", "d"), w.take("b_enc", "m"), w.take("b_dec", "d"))
     m = len(layer.b_enc)
     threshold: Tensor | None = w.take("threshold", *(["m"] * found.axes("threshold"))) if "threshold" in w else None
-    logs = w.take(LOG, "m") if LOG in w else None
+    logs = w.take(_LOG, "m") if _LOG in w else None
     w.drop("num_batches_not_active")
     w.finish("Bussmann's autoencoders")
     kind, settings = _kind(found, config), dict[str, Any]()
@@ -43,7 +43,7 @@ def _read(found: Found, config: Mapping[str, Any], _: Given) -> Dictionary:
         raise found.refused(f"the activation {str(config.get('activation'))[:40]!r} or tied weights cannot be read")
     if kind == "jumprelu":
         if logs is None:
-            raise found.refused(f"the tensor {LOG} is missing")
+            raise found.refused(f"the tensor {_LOG} is missing")
         layer.uncentred().threshold = logs.exp()
     elif kind == "topk":
         if not truth(config.get("use_encoder_bias")):
@@ -59,7 +59,7 @@ def _read(found: Found, config: Mapping[str, Any], _: Given) -> Dictionary:
     return layer.build(kind, told, **settings)
 
 
-def _kind(found: Found, config: Mapping[str, Any]) -> str:
+def _kind(found: WeightsFile, config: Mapping[str, Any]) -> str:
     """Ours for theirs, without the difference between a row and a batch, which the tensors tell."""
     kind = str(config.get("sae_type", "topk")).lower()
     if kind in ("vanilla", "relu", "standard"):

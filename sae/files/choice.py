@@ -21,8 +21,8 @@ from sae.files import (
     saelens,
     sparsify,
 )
-from sae.files.found import Candidate, Format, Found, Given
-from sae.files.place import Place
+from sae.files.found import Format, Given, OpenableDictionary, WeightsFile
+from sae.files.place import FileLocation
 
 FORMATS: tuple[Format, ...] = (
     saelens,
@@ -43,20 +43,20 @@ COMPANIONS = re.compile(
     r"activation_whitening|activations_store_state|synthetic_model|training_state|scheduler|rng_state|labels-)"
 )
 """Beginnings of the names of files that lie beside weights and are none."""
-FOLDERS = ("dictionary", "checkpoints")
+_FOLDERS = ("dictionary", "checkpoints")
 """Where the one dictionary of a folder may lie."""
 MOST_TOLD = 12
 
 
-class Choice(NamedTuple):
+class NamedDictionary(NamedTuple):
     """One dictionary of several: how it is called, and where it is."""
 
     name: str
     file: str
-    candidate: Candidate | None = None
+    candidate: OpenableDictionary | None = None
 
 
-def opened(place: Place, file: str | None, index: int | None, name: str | None, given: Given) -> Dictionary:
+def opened(place: FileLocation, file: str | None, index: int | None, name: str | None, given: Given) -> Dictionary:
     """The dictionary that is meant."""
     headers = [at for at in ("", "dictionary") if _join(at, native.HEADER) in place.files]
     if file in (native.HEADER, native.WEIGHTS) or (file is None and headers):
@@ -70,23 +70,23 @@ def opened(place: Place, file: str | None, index: int | None, name: str | None, 
     chosen = _chosen(place.name, choices, index, name)
     if chosen.candidate is None:
         # Only a name so far: what is in the file may be several again, to be chosen from by its own path.
-        chosen = _chosen(place.label(chosen.file), _look(Found(place, chosen.file)), None, None)
+        chosen = _chosen(place.label(chosen.file), _look(WeightsFile(place, chosen.file)), None, None)
     assert chosen.candidate is not None
     return chosen.candidate.open(given)
 
 
-def _choices(place: Place, file: str | None) -> list[Choice]:
+def _choices(place: FileLocation, file: str | None) -> list[NamedDictionary]:
     """The dictionaries of a place. Files are looked into where that costs little; further down, and of several far
     away, their names must do."""
     if file is not None:
-        return _look(Found(place, file))
+        return _look(WeightsFile(place, file))
     weights = [f for f in place.files if f.endswith(SUFFIXES) and not COMPANIONS.match(PurePosixPath(f).name)]
     direct = [f for f in weights if "/" not in f]
-    near = [f for f in weights if "/" in f and str(PurePosixPath(f).parent) in FOLDERS]
+    near = [f for f in weights if "/" in f and str(PurePosixPath(f).parent) in _FOLDERS]
     problems = list[ValueError]()
     for files in filter(None, (direct, near)):
         if not place.is_near and len(files) > 1:
-            return [Choice(f, f) for f in files]
+            return [NamedDictionary(f, f) for f in files]
         found, why = _look_into(place, files)
         problems += why
         if found:
@@ -98,12 +98,12 @@ def _choices(place: Place, file: str | None) -> list[Choice]:
     raise _nothing(place)
 
 
-def _look_into(place: Place, files: Sequence[str]) -> tuple[list[Choice], list[ValueError]]:
+def _look_into(place: FileLocation, files: Sequence[str]) -> tuple[list[NamedDictionary], list[ValueError]]:
     """The dictionaries in some files, and why the others hold none."""
-    found, problems = list[Choice](), list[ValueError]()
+    found, problems = list[NamedDictionary](), list[ValueError]()
     for file in files:
         try:
-            found += _look(Found(place, file))
+            found += _look(WeightsFile(place, file))
         except ValueError as error:
             problems.append(error)
     several = len({choice.file for choice in found}) > 1
@@ -111,28 +111,31 @@ def _look_into(place: Place, files: Sequence[str]) -> tuple[list[Choice], list[V
     return named, problems
 
 
-def _look(found: Found) -> list[Choice]:
+def _look(found: WeightsFile) -> list[NamedDictionary]:
     """The dictionaries in a file; a ``ValueError`` of one line where there are none."""
     for format in FORMATS:
         if candidates := format.find(found):
-            return [Choice(c.name, found.file, c) for c in candidates]
+            return [NamedDictionary(c.name, found.file, c) for c in candidates]
     names = ", ".join(sorted(found.names)[:6])
     raise ValueError(f"{found.label}: its tensors ({names or 'none'}) are those of no format that can be read")
 
 
-def _by_folder(files: Sequence[str]) -> list[Choice]:
+def _by_folder(files: Sequence[str]) -> list[NamedDictionary]:
     """Files of sub-folders, called by their folder where they are alone in it."""
     folders = [_owner(f) for f in files]
-    return [Choice(folder if folders.count(folder) == 1 else f, f) for folder, f in zip(folders, files, strict=True)]
+    return [
+        NamedDictionary(folder if folders.count(folder) == 1 else f, f)
+        for folder, f in zip(folders, files, strict=True)
+    ]
 
 
 def _owner(file: str) -> str:
     """The folder that a dictionary is called by."""
     folder = PurePosixPath(file).parent
-    return str(folder.parent if folder.name in FOLDERS and folder.parent.name else folder)
+    return str(folder.parent if folder.name in _FOLDERS and folder.parent.name else folder)
 
 
-def _chosen(where: str, choices: Sequence[Choice], index: int | None, name: str | None) -> Choice:
+def _chosen(where: str, choices: Sequence[NamedDictionary], index: int | None, name: str | None) -> NamedDictionary:
     """The one that is asked for, or the only one; a ``ValueError`` of one line says what there is to choose from."""
     ordered = sorted(choices, key=lambda c: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.name)])
     if name is not None:
@@ -150,12 +153,12 @@ def _chosen(where: str, choices: Sequence[Choice], index: int | None, name: str 
     raise ValueError(f"{where}: {asked}choose one of {len(ordered)} by name or index: {told}{more}")
 
 
-def _short(choice: Choice) -> str:
+def _short(choice: NamedDictionary) -> str:
     """A name without its settings, or a number alone."""
     return choice.name.partition(",")[0]
 
 
-def _nothing(place: Place) -> Exception:
+def _nothing(place: FileLocation) -> Exception:
     """Why there is nothing."""
     shards = [f for f in place.files if ".dcp/" in f or f.endswith((".dcp", ".distcp"))]
     if shards:

@@ -31,43 +31,43 @@ from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.dictionary import Dictionary
 from sae.encoders.threshold import Threshold
-from sae.files.found import Candidate, Found, Given, card, k_of, positive, whole
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, whole
 from sae.files.layer import Layer, product
 from sae.files.native import write_whole
-from sae.files.tensors import Stored, Weights
+from sae.files.tensors import NamedWeights, StoredTensor
 
 NAME = "dictionary_learning"
-CONFIG = "config.json"
-WEIGHTS = "ae.pt"
-LINEAR = frozenset({"encoder.weight", "encoder.bias", "decoder.weight"})
+_CONFIG = "config.json"
+_WEIGHTS = "ae.pt"
+_LINEAR = frozenset({"encoder.weight", "encoder.bias", "decoder.weight"})
 CLASSES = {
-    "AutoEncoder": LINEAR | {"bias"},
-    "AutoEncoderNew": LINEAR | {"decoder.bias"},
+    "AutoEncoder": _LINEAR | {"bias"},
+    "AutoEncoderNew": _LINEAR | {"decoder.bias"},
     "GatedAutoEncoder": {"decoder_bias", "r_mag", "gate_bias", "mag_bias", "encoder.weight", "decoder.weight"},
     "MatryoshkaBatchTopKSAE": {"W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"},
     "JumpReluAutoEncoder": {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"},
-    "AutoEncoderTopK": LINEAR | {"b_dec"},
+    "AutoEncoderTopK": _LINEAR | {"b_dec"},
 }
 """The tensors of each class; AutoEncoderTopK and BatchTopKSAE have `k` and `threshold` too, where they knew them."""
 
 
-def find(found: Found) -> list[Candidate]:
+def find(found: WeightsFile) -> list[OpenableDictionary]:
     tensors, content = found.tensors, found.content
     kept = isinstance(content, dict) and isinstance(content.get("ae"), dict) and "step" in content
     if kept:
-        tensors = {name: t for name, t in content["ae"].items() if isinstance(t, Stored)}
+        tensors = {name: t for name, t in content["ae"].items() if isinstance(t, StoredTensor)}
     name = next((name for name, own in CLASSES.items() if own <= tensors.keys()), None)
     if name is None or (name == "JumpReluAutoEncoder" and len(tensors["threshold"].shape) != 1):
         return []
-    return [Candidate("", partial(_read, found, name, tensors, content.get("norm_factor") if kept else None))]
+    return [OpenableDictionary("", partial(_read, found, name, tensors, content.get("norm_factor") if kept else None))]
 
 
-def _read(found: Found, name: str, tensors: Mapping[str, Stored], norm_factor: Any, _: Given) -> Dictionary:
-    config = found.json(CONFIG, up=1)
+def _read(found: WeightsFile, name: str, tensors: Mapping[str, StoredTensor], norm_factor: Any, _: Given) -> Dictionary:
+    config = found.json(_CONFIG, up=1)
     trainer = config.get("trainer")
     trainer = trainer if isinstance(trainer, dict) else {}
     told = card(NAME, found, config, **_source(config, trainer))
-    w = Weights(found.label, tensors)
+    w = NamedWeights(found.label, tensors)
     layer = LAYERS[name](w)
     if norm_factor is not None:
         _back(layer, positive(found, norm_factor, "norm_factor"))
@@ -87,7 +87,12 @@ def _read(found: Found, name: str, tensors: Mapping[str, Stored], norm_factor: A
 
 
 def _selecting(
-    found: Found, w: Weights, layer: Layer, trainer: Mapping[str, Any], told: dict[str, Any], norm_factor: Any
+    found: WeightsFile,
+    w: NamedWeights,
+    layer: Layer,
+    trainer: Mapping[str, Any],
+    told: dict[str, Any],
+    norm_factor: Any,
 ) -> Dictionary:
     """TopK and BatchTopK, which have the same tensors."""
     threshold = w.number("threshold") if "threshold" in w else -1.0
@@ -96,7 +101,9 @@ def _selecting(
     name = trainer.get("dict_class")
     if name not in ("AutoEncoderTopK", "BatchTopKSAE"):
         if threshold >= 0:
-            raise found.refused(f"an AutoEncoderTopK or a BatchTopKSAE: the {CONFIG} that tells which is not beside it")
+            raise found.refused(
+                f"an AutoEncoderTopK or a BatchTopKSAE: the {_CONFIG} that tells which is not beside it"
+            )
         name = "AutoEncoderTopK"
     if name == "AutoEncoderTopK":
         return layer.build("topk", told, k=k_of(found, k, len(layer.b_enc)))
@@ -104,23 +111,23 @@ def _selecting(
     return layer.build("batchtopk", told)
 
 
-def _linear(b_dec: str, w: Weights) -> Layer:
+def _linear(b_dec: str, w: NamedWeights) -> Layer:
     W_enc = w.take("encoder.weight", "m", "d", transposed=True)
     W_dec = w.take("decoder.weight", "d", "m", transposed=True)
     return Layer(W_enc, W_dec, w.take("encoder.bias", "m"), w.take(b_dec, "d"))
 
 
-def _free(w: Weights) -> Layer:
+def _free(w: NamedWeights) -> Layer:
     return Layer(w.take("W_enc", "d", "m"), w.take("W_dec", "m", "d"), w.take("b_enc", "m"), w.take("b_dec", "d"))
 
 
-def _jumprelu(w: Weights) -> Layer:
+def _jumprelu(w: NamedWeights) -> Layer:
     layer = _free(w).uncentred()
     layer.threshold = w.take("threshold", "m")
     return layer
 
 
-def _gated(w: Weights) -> Layer:
+def _gated(w: NamedWeights) -> Layer:
     W_enc = w.take("encoder.weight", "m", "d", transposed=True)
     W_dec, gate = w.take("decoder.weight", "d", "m", transposed=True), w.take("gate_bias", "m")
     gain = w.take("r_mag", "m").exp()
@@ -128,7 +135,7 @@ def _gated(w: Weights) -> Layer:
     return Layer(W_enc, W_dec, gate, w.take("decoder_bias", "d"), gain=gain, shift=shift)
 
 
-LAYERS: dict[str, Callable[[Weights], Layer]] = {
+LAYERS: dict[str, Callable[[NamedWeights], Layer]] = {
     "AutoEncoder": partial(_linear, "bias"),
     "AutoEncoderNew": lambda w: _linear("decoder.bias", w).uncentred(),
     "AutoEncoderTopK": partial(_linear, "b_dec"),
@@ -177,11 +184,11 @@ def save(d: Dictionary, path: Path) -> None:
     }
     trainer |= {} if written.k is None else {"k": written.k}
     path.mkdir(parents=True, exist_ok=True)
-    temporary = path / f".{WEIGHTS}.partial"
+    temporary = path / f".{_WEIGHTS}.partial"
     torch.save({n: t.detach().cpu().contiguous().clone() for n, t in written.tensors.items()}, temporary)
-    temporary.replace(path / WEIGHTS)
+    temporary.replace(path / _WEIGHTS)
     config = {"trainer": trainer, "buffer": {"d_submodule": d.d_in, "io": "out", "ctx_len": source.get("context")}}
-    write_whole(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    write_whole(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def _written(d: Dictionary) -> _Written:

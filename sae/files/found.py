@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sae.dictionary import Dictionary
-from sae.files.place import Place
-from sae.files.tensors import Stored, Weights, open_file, read_json
+from sae.files.place import FileLocation
+from sae.files.tensors import NamedWeights, StoredTensor, open_file, read_json
 
 
-class Candidate(NamedTuple):
+class OpenableDictionary(NamedTuple):
     """A dictionary that can be opened: its name among those of its file, empty where it is alone."""
 
     name: str
@@ -34,17 +34,17 @@ class Format(Protocol):
     @property
     def NAME(self) -> str: ...
 
-    def find(self, found: Found) -> list[Candidate]:
+    def find(self, found: WeightsFile) -> list[OpenableDictionary]:
         """The dictionaries in a file, none where it is of another format. By content: names and shapes of tensors, and
         the keys of the JSON beside it."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class WeightsFile:
     """One file of weights in a place."""
 
-    place: Place
+    place: FileLocation
     file: str
 
     @property
@@ -61,10 +61,10 @@ class Found:
         return open_file(self.place.fetch(self.file), self.label)
 
     @cached_property
-    def tensors(self) -> Mapping[str, Stored]:
+    def tensors(self) -> Mapping[str, StoredTensor]:
         """The tensors of the file, where it is a mapping of them; whatever else it maps is left out."""
         content = self.content if isinstance(self.content, dict) else {}
-        return {name: t for name, t in content.items() if isinstance(t, Stored) and isinstance(name, str)}
+        return {name: t for name, t in content.items() if isinstance(t, StoredTensor) and isinstance(name, str)}
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -78,8 +78,8 @@ class Found:
         """How many axes a tensor has."""
         return len(self.tensors[name].shape)
 
-    def weights(self) -> Weights:
-        return Weights(self.label, self.tensors)
+    def weights(self) -> NamedWeights:
+        return NamedWeights(self.label, self.tensors)
 
     def json(self, name: str, up: int = 0) -> dict[str, Any]:
         """The object in a JSON file of the same folder, or of one up to so many above; empty where there is none."""
@@ -93,10 +93,10 @@ class Found:
                 return read_json(file)
         return {}
 
-    def beside(self, name: str) -> Found | None:
+    def beside(self, name: str) -> WeightsFile | None:
         """Another file of the same folder."""
         beside = str(self.folder / name)
-        return Found(self.place, beside) if beside in self.place.files else None
+        return WeightsFile(self.place, beside) if beside in self.place.files else None
 
     @property
     def path(self) -> str:
@@ -107,7 +107,7 @@ class Found:
         return ValueError(f"{self.label}: {why}")
 
 
-def card(format: str, found: Found, config: Mapping[str, Any] | None = None, **source: Any) -> dict[str, Any]:
+def card(format: str, found: WeightsFile, config: Mapping[str, Any] | None = None, **source: Any) -> dict[str, Any]:
     """The card of a foreign dictionary: what is known of its source, under the names of ours; its own settings as they
     are; and where it came from, unless that is a place on this disk."""
     told: dict[str, Any] = {"format": format, "source": {k: v for k, v in source.items() if v is not None}}
@@ -116,7 +116,7 @@ def card(format: str, found: Found, config: Mapping[str, Any] | None = None, **s
     return told | ({"config": dict(config)} if config else {})
 
 
-def whole(found: Found, config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+def whole(found: WeightsFile, config: Mapping[str, Any], name: str, default: Any = None) -> Any:
     """A whole number of a config, which some write as text."""
     value = config.get(name, default)
     if isinstance(value, str) and value.isdecimal() and len(value) < 16:
@@ -126,14 +126,14 @@ def whole(found: Found, config: Mapping[str, Any], name: str, default: Any = Non
     return value
 
 
-def positive(found: Found, value: Any, name: str) -> float:
+def positive(found: WeightsFile, value: Any, name: str) -> float:
     """A positive number of a config."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise found.refused(f"its config has {name} = {repr(value)[:40]}, a positive number is expected")
     return float(value)
 
 
-def k_of(found: Found, k: Any, n_latents: int) -> int:
+def k_of(found: WeightsFile, k: Any, n_latents: int) -> int:
     """A number of codes that are kept."""
     if type(k) is not int or not 0 < k <= n_latents:
         raise found.refused(f"k = {repr(k)[:40]} of {n_latents} latents")

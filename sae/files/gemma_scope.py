@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card
 from sae.files.layer import Layer
 
 NAME = "gemma_scope"
@@ -23,12 +23,12 @@ PLACES = {"res": "hook_resid_post", "resid_post": "hook_resid_post", "mlp": "hoo
           "att": "attn.hook_z", "attn_out": "attn.hook_z"}  # fmt: skip
 
 
-def find(found: Found) -> list[Candidate]:
+def find(found: WeightsFile) -> list[OpenableDictionary]:
     npz = found.file.endswith(".npz") and found.has(*NPZ)
-    return [Candidate("", partial(_read, found))] if npz or found.has(*SMALL) else []
+    return [OpenableDictionary("", partial(_read, found))] if npz or found.has(*SMALL) else []
 
 
-def _read(found: Found, _: Given) -> Dictionary:
+def _read(found: WeightsFile, _: Given) -> Dictionary:
     w = found.weights()
     W_enc, W_dec = (NPZ if "W_enc" in w else SMALL)[:2]
     layer = Layer(w.take(W_enc, "d", "m"), w.take(W_dec, "m", "d_out"), w.take("b_enc", "m"), w.take("b_dec", "d_out"))
@@ -42,7 +42,7 @@ def _read(found: Found, _: Given) -> Dictionary:
     return layer.transcoder("jumprelu", card(NAME, found, found.json("config.json"), **_source(found)), skip)
 
 
-def _source(found: Found) -> dict[str, Any]:
+def _source(found: WeightsFile) -> dict[str, Any]:
     """What the path tells: gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71."""
     told: dict[str, Any] = {"bos": "row", "context": 1024}
     layer = re.search(r"layer_(\d+)", found.path)

@@ -77,13 +77,13 @@ def page(d: Dictionary, repo: str) -> str:
         d_in=d.d_in,
         where=where,
         repo=repo,
-        facts=_table("Where it comes from", facts(d.card)),
+        facts=_table("Where it comes from", origin_facts(d.card)),
         scores=_table("Scores on held-out rows", d.card.get("scores", {})),
         card=json.dumps(d.card, indent=1, sort_keys=True).replace("`", "\\u0060"),
     )
 
 
-def facts(card: Mapping[str, Any]) -> dict[str, Any]:
+def origin_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says of where a dictionary comes from, line by line, whoever made it."""
     source: Mapping[str, Any] = card.get("source", {})
     names = ("kind", "model", "revision", "hook", "target", "text", "context", "bos", "dtype")

@@ -19,7 +19,7 @@ from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
 from sae.registry import kinds
 
-AT_ONCE = 2**21
+_AT_ONCE = 2**21
 """Numbers of a matrix that are held in double precision at a time."""
 OWN = ("threshold", "gain", "shift")
 
@@ -109,7 +109,7 @@ class Layer:
 
 def product(b: Tensor, W: Tensor) -> Tensor:
     """``b W`` to the last digit of float32, some rows of W at a time."""
-    total, at_once = torch.zeros(W.shape[1], dtype=torch.float64), max(1, AT_ONCE // W.shape[1])
+    total, at_once = torch.zeros(W.shape[1], dtype=torch.float64), max(1, _AT_ONCE // W.shape[1])
     for part, rows in zip(b.split(at_once), W.split(at_once), strict=True):
         total += part.double() @ rows.double()
     return total.to(b.dtype)

@@ -18,25 +18,25 @@ import torch
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card
 from sae.files.layer import Layer
-from sae.files.tensors import Stored, Weights
-from sae.files.tensors.records import Record
+from sae.files.tensors import NamedWeights, StoredTensor
+from sae.files.tensors.records import PickledObject
 
 NAME = "learned_dicts"
 CENTRE = ("center_trans", "center_rot", "center_scale")
 
 
-def find(found: Found) -> list[Candidate]:
+def find(found: WeightsFile) -> list[OpenableDictionary]:
     content = found.content
     items = content if isinstance(content, list | tuple) else [content]
     pairs: list[tuple[Any, Any]] = [
         item if isinstance(item, tuple) and len(item) == 2 else (item, {}) for item in items
     ]
-    if not pairs or not all(isinstance(of, Record) for of, _ in pairs):
+    if not pairs or not all(isinstance(of, PickledObject) for of, _ in pairs):
         return []
     return [
-        Candidate(_named(i, settings) if len(pairs) > 1 else "", partial(_read, found, of, settings))
+        OpenableDictionary(_named(i, settings) if len(pairs) > 1 else "", partial(_read, found, of, settings))
         for i, (of, settings) in enumerate(pairs)
     ]
 
@@ -50,15 +50,15 @@ def _named(i: int, settings: Any) -> str:
 def _plain(settings: Any) -> dict[str, float]:
     """Numbers among the settings."""
     given = settings if isinstance(settings, dict) and len(settings) < 50 else {}
-    numbers = {str(k): v.item() if isinstance(v, Stored) and v.shape == () else v for k, v in given.items()}
+    numbers = {str(k): v.item() if isinstance(v, StoredTensor) and v.shape == () else v for k, v in given.items()}
     return {k: v for k, v in numbers.items() if isinstance(v, int | float)}
 
 
-def _read(found: Found, of: Record, settings: Any, _: Given) -> Dictionary:
+def _read(found: WeightsFile, of: PickledObject, settings: Any, _: Given) -> Dictionary:
     kind, state = of.what.name, of.state
     if kind not in ("TiedSAE", "UntiedSAE"):
         raise found.refused(f"a {kind[:40]!r} cannot be read: TiedSAE and UntiedSAE can")
-    w = Weights(found.label, state)
+    w = NamedWeights(found.label, state)
     encoder, bias = w.take("encoder", "m", "d"), w.take("encoder_bias", "m")
     rows = _unit(w.take("decoder", "m", "d") if kind == "UntiedSAE" else encoder)
     if kind == "TiedSAE" and state.get("norm_encoder", True) is not False:
@@ -75,9 +75,9 @@ def _read(found: Found, of: Record, settings: Any, _: Given) -> Dictionary:
     return layer.build("relu", told)
 
 
-def _centre(w: Weights, state: Mapping[str, Any], d: int) -> tuple[Tensor, Tensor | None, Tensor]:
+def _centre(w: NamedWeights, state: Mapping[str, Any], d: int) -> tuple[Tensor, Tensor | None, Tensor]:
     """t, R (None: the identity) and s."""
-    have = {name: isinstance(state.get(name), Stored) for name in CENTRE}
+    have = {name: isinstance(state.get(name), StoredTensor) for name in CENTRE}
     t = w.take("center_trans", "d") if have["center_trans"] else torch.zeros(d)
     R = w.take("center_rot", "d", "d") if have["center_rot"] else None
     s = w.take("center_scale", "d") if have["center_scale"] else torch.ones(d)

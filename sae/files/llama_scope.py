@@ -22,25 +22,25 @@ import torch
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card, k_of, positive, truth, whole
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, truth, whole
 from sae.files.layer import Layer
 
 NAME = "llama_scope"
 NORM = "dataset_average_activation_norm"
-LOG = "log_jumprelu_threshold"
-PLAIN = ("encoder.weight", "encoder.bias", "decoder.weight")
+_LOG = "log_jumprelu_threshold"
+_PLAIN = ("encoder.weight", "encoder.bias", "decoder.weight")
 
 
-def find(found: Found) -> list[Candidate]:
-    if found.has(*PLAIN) and found.json("hyperparams.json", up=1):
-        return [Candidate("", partial(_read, found, found.json("hyperparams.json", up=1)))]
+def find(found: WeightsFile) -> list[OpenableDictionary]:
+    if found.has(*_PLAIN) and found.json("hyperparams.json", up=1):
+        return [OpenableDictionary("", partial(_read, found, found.json("hyperparams.json", up=1)))]
     config = found.json("config.json", up=1)
-    if found.has("W_E", "b_E", "W_D") or found.has(*PLAIN, LOG) or (found.has(*PLAIN) and "act_fn" in config):
-        return [Candidate("", partial(_read, found, config))]
+    if found.has("W_E", "b_E", "W_D") or found.has(*_PLAIN, _LOG) or (found.has(*_PLAIN) and "act_fn" in config):
+        return [OpenableDictionary("", partial(_read, found, config))]
     return []
 
 
-def _read(found: Found, config: dict[str, Any], _: Given) -> Dictionary:
+def _read(found: WeightsFile, config: dict[str, Any], _: Given) -> Dictionary:
     w = found.weights()
     if "W_E_glu" in w or "encoder_glu.weight" in w:
         raise found.refused("a gated linear encoder (use_glu_encoder) cannot be read")
@@ -50,7 +50,7 @@ def _read(found: Found, config: dict[str, Any], _: Given) -> Dictionary:
     b_enc = w.take("b_E" if new else "encoder.bias", "m")
     bias = "b_D" if new else "decoder.bias"
     b_dec = w.take(bias, "d") if bias in w else torch.zeros(W_dec.shape[1])
-    name = next((name for name in (f"activation_function.{LOG}", LOG) if name in w), None)
+    name = next((name for name in (f"activation_function.{_LOG}", _LOG) if name in w), None)
     logs = None if name is None else w.take(name, "m")
     norms = {n.removeprefix(f"{NORM}."): w.number(n) for n in sorted(w.left) if n.startswith(f"{NORM}.")}
     w.finish("Llama Scope")
@@ -75,7 +75,9 @@ def _read(found: Found, config: dict[str, Any], _: Given) -> Dictionary:
     return layer.build(activation, told, **settings)
 
 
-def _threshold(found: Found, config: dict[str, Any], logs: Tensor | None, layer: Layer) -> tuple[Tensor | None, str]:
+def _threshold(
+    found: WeightsFile, config: dict[str, Any], logs: Tensor | None, layer: Layer
+) -> tuple[Tensor | None, str]:
     """The threshold in units of the layer's pre-activations, and our kind; a layer that is chosen from by what codes
     decode to is brought to rows of norm one."""
     activation = str(config.get("act_fn", "jumprelu")).lower()
@@ -91,7 +93,7 @@ def _threshold(found: Found, config: dict[str, Any], logs: Tensor | None, layer:
     return None, activation
 
 
-def _factors(found: Found, config: dict[str, Any], norms: dict[str, float], d: int) -> tuple[float, float]:
+def _factors(found: WeightsFile, config: dict[str, Any], norms: dict[str, float], d: int) -> tuple[float, float]:
     """a and c, from the config or from the tensors."""
     told = config.get(NORM)
     told = told if isinstance(told, dict) else {}

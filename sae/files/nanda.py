@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card
 from sae.files.layer import Layer
 
 NAME = "nanda"
 TENSORS = frozenset({"W_enc", "W_dec", "b_enc", "b_dec"})
 
 
-def find(found: Found) -> list[Candidate]:
-    return [Candidate("", partial(_read, found))] if found.names == TENSORS else []
+def find(found: WeightsFile) -> list[OpenableDictionary]:
+    return [OpenableDictionary("", partial(_read, found))] if found.names == TENSORS else []
 
 
-def _read(found: Found, _: Given) -> Dictionary:
+def _read(found: WeightsFile, _: Given) -> Dictionary:
     if found.axes("W_enc") == 3:
         raise found.refused("a crosscoder, which reads several places at once, cannot be read")
     w = found.weights()

@@ -11,17 +11,21 @@ from __future__ import annotations
 from functools import partial
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card, k_of
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of
 from sae.files.layer import Layer
 
 NAME = "openai"
 
 
-def find(found: Found) -> list[Candidate]:
-    return [Candidate("", partial(_read, found))] if found.has("pre_bias", "latent_bias", "encoder.weight") else []
+def find(found: WeightsFile) -> list[OpenableDictionary]:
+    return (
+        [OpenableDictionary("", partial(_read, found))]
+        if found.has("pre_bias", "latent_bias", "encoder.weight")
+        else []
+    )
 
 
-def _read(found: Found, _: Given) -> Dictionary:
+def _read(found: WeightsFile, _: Given) -> Dictionary:
     w = found.weights()
     tied = "decoder.weight" not in w
     if tied:

@@ -14,21 +14,21 @@ from functools import partial
 import torch
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card, k_of, whole
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, whole
 from sae.files.layer import Layer
 
 NAME = "overcomplete"
-WEIGHTS = "dictionary._weights"
+_WEIGHTS = "dictionary._weights"
 ENCODERS = ("encoder.final_block.0.weight", "encoder.weight")
 
 
-def find(found: Found) -> list[Candidate]:
-    return [Candidate("", partial(_read, found))] if WEIGHTS in found.names else []
+def find(found: WeightsFile) -> list[OpenableDictionary]:
+    return [OpenableDictionary("", partial(_read, found))] if _WEIGHTS in found.names else []
 
 
-def _read(found: Found, given: Given) -> Dictionary:
+def _read(found: WeightsFile, given: Given) -> Dictionary:
     w, config = found.weights(), found.json("config.json")
-    W_dec = w.take(WEIGHTS, "m", "d")
+    W_dec = w.take(_WEIGHTS, "m", "d")
     W_dec.div_(W_dec.norm(dim=1, keepdim=True) + 1e-8)
     if "dictionary.multiplier" in w:
         W_dec.mul_(float(torch.tensor(w.number("dictionary.multiplier")).exp()))

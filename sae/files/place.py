@@ -20,7 +20,7 @@ DEPTH = 3
 MOST_FILES = 20_000
 
 
-class Place(ABC):
+class FileLocation(ABC):
     """A folder."""
 
     @property
@@ -56,7 +56,7 @@ class Place(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Local(Place):
+class Local(FileLocation):
     """A folder of this disk, with its sub-folders down to a `depth`."""
 
     path: Path
@@ -95,7 +95,7 @@ class Local(Place):
 
 
 @dataclass(frozen=True, eq=False)
-class Remote(Place):
+class Remote(FileLocation):
     """A folder of a file system that fsspec knows. Files are copied to `cache` when they are asked for."""
 
     url: str
@@ -137,7 +137,7 @@ class Remote(Place):
 
 
 @dataclass(frozen=True, eq=False)
-class Hub(Place):
+class Hub(FileLocation):
     """A folder of a repository on the Hugging Face hub, whose own cache keeps what is fetched."""
 
     repo: str
@@ -202,7 +202,7 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def located(path: str | Path) -> Generator[tuple[Place, str | None]]:
+def located(path: str | Path) -> Generator[tuple[FileLocation, str | None]]:
     """The place that a path means, and the one file in it where it means a file.
 
     A ``FileNotFoundError`` says what is not there, a ``ValueError`` what is no path. Copies of remote files live as
@@ -219,7 +219,7 @@ def located(path: str | Path) -> Generator[tuple[Place, str | None]]:
             yield _local(Path(path).expanduser())
 
 
-def _local(path: Path) -> tuple[Place, str | None]:
+def _local(path: Path) -> tuple[FileLocation, str | None]:
     if path.is_dir():
         return Local(path), None
     if path.is_file():
@@ -228,7 +228,7 @@ def _local(path: Path) -> tuple[Place, str | None]:
     raise FileNotFoundError(f"{path}: there is no such folder or file{hint}")
 
 
-def _remote(url: str, cache: Path) -> tuple[Place, str | None]:
+def _remote(url: str, cache: Path) -> tuple[FileLocation, str | None]:
     from fsspec.core import url_to_fs
 
     try:
@@ -245,7 +245,7 @@ def _remote(url: str, cache: Path) -> tuple[Place, str | None]:
     return Remote(url.rpartition("/")[0], system, folder, cache, depth=0), file
 
 
-def _hub(url: str) -> tuple[Place, str | None]:
+def _hub(url: str) -> tuple[FileLocation, str | None]:
     """``hf://owner/name[@revision][:folder or file]``; a slash may stand for the colon."""
     told = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^:]+?))?(?:[:/](.*))?", url)
     if told is None:

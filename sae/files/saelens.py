@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card, k_of, positive, whole
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, whole
 from sae.files.layer import Layer
-from sae.files.tensors import Weights
+from sae.files.tensors import NamedWeights
 
 NAME = "saelens"
-CONFIG = "cfg.json"
-WEIGHTS = "sae_weights.safetensors"
+SAELENS_CONFIG = "cfg.json"
+SAELENS_WEIGHTS = "sae_weights.safetensors"
 TRANSCODERS = {"transcoder": "relu", "skip_transcoder": "relu",
                "jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu"}  # fmt: skip
 KINDS = {"standard": "relu", "jumprelu": "jumprelu", "gated": "gated", "topk": "topk", "abstopk": "topk",
@@ -41,14 +41,14 @@ SOURCE = {"model_name": "model", "hook_name": "hook", "hook_name_out": "target",
 """Their names of what our sources know, and ours."""
 
 
-def find(found: Found) -> list[Candidate]:
-    if not found.has("W_dec", "b_dec") or "d_sae" not in found.json(CONFIG):
+def find(found: WeightsFile) -> list[OpenableDictionary]:
+    if not found.has("W_dec", "b_dec") or "d_sae" not in found.json(SAELENS_CONFIG):
         return []
-    return [Candidate("", partial(_read, found))]
+    return [OpenableDictionary("", partial(_read, found))]
 
 
-def _read(found: Found, given: Given) -> Dictionary:
-    config = _present(found.json(CONFIG))
+def _read(found: WeightsFile, given: Given) -> Dictionary:
+    config = _present(found.json(SAELENS_CONFIG))
     architecture = str(config["architecture"])
     if architecture not in KINDS:
         known = ", ".join(KINDS)
@@ -57,7 +57,7 @@ def _read(found: Found, given: Given) -> Dictionary:
     _finetuning(w)
     layer, centred = _layer(w, architecture), config.get("apply_b_dec_to_input", True) is not False
     if (d_sae := whole(found, config, "d_sae")) != len(layer.b_enc):
-        raise found.refused(f"W_dec has {len(layer.b_enc)} rows, {d_sae} expected by {CONFIG}")
+        raise found.refused(f"W_dec has {len(layer.b_enc)} rows, {d_sae} expected by {SAELENS_CONFIG}")
     if architecture in TRANSCODERS:
         return _transcoder(found, w, layer, kind, config)
     settings, told = _settings(found, w, layer, config, architecture), _card(found, config)
@@ -103,7 +103,7 @@ def _present(config: Mapping[str, Any]) -> dict[str, Any]:
     return now
 
 
-def _layer(w: Weights, architecture: str) -> Layer:
+def _layer(w: NamedWeights, architecture: str) -> Layer:
     """The tensors of an architecture."""
     W_dec, b_dec = w.take("W_dec", "d_sae", "d_out"), w.take("b_dec", "d_out")
     if architecture == "matching_pursuit":
@@ -119,7 +119,9 @@ def _layer(w: Weights, architecture: str) -> Layer:
     return Layer(w.take("W_enc", d, "d_sae"), W_dec, gate, b_dec, gain=gain, shift=shift)
 
 
-def _settings(found: Found, w: Weights, layer: Layer, config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def _settings(
+    found: WeightsFile, w: NamedWeights, layer: Layer, config: Mapping[str, Any], architecture: str
+) -> dict[str, Any]:
     """What the kind needs beside tensors; the threshold of a checkpoint goes into the layer."""
     m = len(layer.b_enc)
     if architecture in ("topk", "abstopk"):
@@ -133,7 +135,7 @@ def _settings(found: Found, w: Weights, layer: Layer, config: Mapping[str, Any],
     return {}
 
 
-def _transcoder(found: Found, w: Weights, layer: Layer, kind: str, config: Mapping[str, Any]) -> Dictionary:
+def _transcoder(found: WeightsFile, w: NamedWeights, layer: Layer, kind: str, config: Mapping[str, Any]) -> Dictionary:
     skip = w.take("W_skip", "d_out", "d_in", transposed=True) if "W_skip" in w else None
     w.finish(f"the architecture {config['architecture']!r}")
     if (normalised := config.get("normalize_activations", "none")) != "none":
@@ -142,7 +144,12 @@ def _transcoder(found: Found, w: Weights, layer: Layer, kind: str, config: Mappi
 
 
 def _pursuit(
-    found: Found, layer: Layer, config: Mapping[str, Any], given: Given, settings: dict[str, Any], told: dict[str, Any]
+    found: WeightsFile,
+    layer: Layer,
+    config: Mapping[str, Any],
+    given: Given,
+    settings: dict[str, Any],
+    told: dict[str, Any],
 ) -> Dictionary:
     """A pursuit is its decoder: what is folded into others' encoders goes into its bias and its tolerance."""
     tolerance = config.get("residual_threshold", 1e-2)
@@ -162,14 +169,14 @@ def _pursuit(
     return layer.build("matching_pursuit", told, **settings)
 
 
-def _finetuning(w: Weights) -> None:
+def _finetuning(w: NamedWeights) -> None:
     """A scaling factor of old files, which has to be one everywhere."""
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in w and not torch.allclose(w.take(name, "d_sae"), torch.ones(1)):
             raise ValueError(f"{w.label}: {name} is not 1, which cannot be read")
 
 
-def _factor(found: Found, given: Given) -> float:
+def _factor(found: WeightsFile, given: Given) -> float:
     """The factor of the input, which stands beside a checkpoint; the finished file does not have it any more."""
     if given.scale is not None:
         return positive(found, given.scale, "scale")
@@ -182,7 +189,7 @@ def _factor(found: Found, given: Given) -> float:
     return positive(found, beside["scaling_factor"], "scaling_factor")
 
 
-def _whitening(found: Found) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _whitening(found: WeightsFile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     beside = found.beside("activation_whitening.safetensors")
     if beside is None:
         raise found.refused("rows are to be whitened, and activation_whitening.safetensors is not beside it")
@@ -190,7 +197,7 @@ def _whitening(found: Found) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return w.take("mean", "d"), w.take("matrix", "d", "d"), w.take("inverse_matrix", "d", "d")
 
 
-def _card(found: Found, config: Mapping[str, Any]) -> dict[str, Any]:
+def _card(found: WeightsFile, config: Mapping[str, Any]) -> dict[str, Any]:
     metadata = config.get("metadata")
     known = {**config, **(metadata if isinstance(metadata, dict) else {})}
     source = {ours: known.get(theirs) for theirs, ours in SOURCE.items()}

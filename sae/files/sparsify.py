@@ -18,23 +18,23 @@ from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
-from sae.files.found import Candidate, Found, Given, card, k_of, truth, whole
+from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, truth, whole
 from sae.files.layer import Layer
 from sae.files.native import save_tensors, write_whole
 
 NAME = "sparsify"
-CONFIG = "cfg.json"
-WEIGHTS = "sae.safetensors"
+_CONFIG = "cfg.json"
+_WEIGHTS = "sae.safetensors"
 
 
-def find(found: Found) -> list[Candidate]:
-    if not found.has("encoder.weight", "encoder.bias", "W_dec", "b_dec") or "d_in" not in found.json(CONFIG):
+def find(found: WeightsFile) -> list[OpenableDictionary]:
+    if not found.has("encoder.weight", "encoder.bias", "W_dec", "b_dec") or "d_in" not in found.json(_CONFIG):
         return []
-    return [Candidate("", partial(_read, found))]
+    return [OpenableDictionary("", partial(_read, found))]
 
 
-def _read(found: Found, _: Given) -> Dictionary:
-    config, w = found.json(CONFIG), found.weights()
+def _read(found: WeightsFile, _: Given) -> Dictionary:
+    config, w = found.json(_CONFIG), found.weights()
     activation = config.get("activation", "topk")
     if activation != "topk" or truth(config.get("signed")):
         signs = " of both signs" if activation == "topk" else ""
@@ -51,7 +51,7 @@ def _read(found: Found, _: Given) -> Dictionary:
     d_in, expansion = whole(found, config, "d_in"), whole(found, config, "expansion_factor", 32)
     n_latents = whole(found, config, "num_latents", 0) or d * expansion
     if (d, m) != (d_in, n_latents):
-        raise found.refused(f"encoder.weight has shape {(m, d)}, {(n_latents, d_in)} expected by {CONFIG}")
+        raise found.refused(f"encoder.weight has shape {(m, d)}, {(n_latents, d_in)} expected by {_CONFIG}")
     k, told = k_of(found, config.get("k", 32), m), card(NAME, found, config, **_source(found))
     if truth(config.get("transcode")) or d_out != d:
         return layer.transcoder("topk", told, skip, k=k)
@@ -60,7 +60,7 @@ def _read(found: Found, _: Given) -> Dictionary:
     return layer.build("topk", told, k=k)
 
 
-def _source(found: Found) -> dict[str, Any]:
+def _source(found: WeightsFile) -> dict[str, Any]:
     """What the run's own config and the folder's name tell."""
     run = found.json("config.json", up=2)
     hook = found.folder.name or Path(found.place.name).name
@@ -90,8 +90,8 @@ def save(d: Dictionary, path: Path) -> None:
         "d_in": d.d_in,
     }
     tensors = {"encoder.weight": d.W_enc.T, "encoder.bias": d.b_enc, "W_dec": d.W_dec, "b_dec": d.b_dec}
-    save_tensors(tensors | ({} if skip is None else {"W_skip": skip.T}), path / WEIGHTS)
-    write_whole(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    save_tensors(tensors | ({} if skip is None else {"W_skip": skip.T}), path / _WEIGHTS)
+    write_whole(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def _described(d: Dictionary) -> str:

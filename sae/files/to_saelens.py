@@ -20,7 +20,7 @@ from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
 from sae.encoders.threshold import Threshold
 from sae.files.native import save_tensors, write_whole
-from sae.files.saelens import CONFIG, ROWS, SOURCE, WEIGHTS
+from sae.files.saelens import ROWS, SAELENS_CONFIG, SAELENS_WEIGHTS, SOURCE
 
 VERSION = "6.0.0"
 """The oldest version whose reader takes the form that is written here."""
@@ -39,8 +39,8 @@ def save(d: Dictionary, path: Path) -> None:
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": VERSION, **_metadata(d)},
     }
-    save_tensors(tensors, path / WEIGHTS)
-    write_whole(path / CONFIG, (json.dumps(config | told, indent=1) + "\n").encode())
+    save_tensors(tensors, path / SAELENS_WEIGHTS)
+    write_whole(path / SAELENS_CONFIG, (json.dumps(config | told, indent=1) + "\n").encode())
 
 
 def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -43,7 +43,7 @@ from torch import Tensor
 from sae.metric import Case, MetricConfig, Scores, mean
 
 RATES = ("parent_recall_child", "parent_recall_alone", "absorption_full", "absorption_fraction")
-NAMES = ("parents_found", *RATES, "child_in_parent", "parent_in_child")
+ABSORPTION_SCORES = ("parents_found", *RATES, "child_in_parent", "parent_in_child")
 
 
 class Config(MetricConfig):
@@ -60,7 +60,7 @@ class Config(MetricConfig):
 
     def score(self, case: Case) -> Scores:
         if case.matching.latent is None:
-            return Scores(dict.fromkeys(NAMES, float("nan")))
+            return Scores(dict.fromkeys(ABSORPTION_SCORES, float("nan")))
         forest = Forest.of(case)
         found = forest.cosine >= self.min_cosine
         parents = forest.parent.unique()

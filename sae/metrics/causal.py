@@ -31,7 +31,7 @@ from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
 
-NAMES = ("causal_share", "inert", "causal_stray")
+_NAMES = ("causal_share", "inert", "causal_stray")
 
 
 class Config(MetricConfig):
@@ -62,7 +62,7 @@ class Config(MetricConfig):
             stray[feature] = share(astray, everywhere).nan_to_num(1).float()
         seen = ~removed.isnan()
         found = (mean(removed[seen]), mean(removed[seen] < self.inert_below), mean(stray[seen]))
-        return Scores(dict(zip(NAMES, found, strict=True)), {"removed": removed, "stray": stray})
+        return Scores(dict(zip(_NAMES, found, strict=True)), {"removed": removed, "stray": stray})
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Config(MetricConfig):
             "code_mcc": mean(correlation),
             "code_mcc_all": mean(correlation) * len(correlation) / max(len(correlation), case.test_codes.shape[1]),
         }
-        vectors = {"correlation": spread(correlation, asked)}
+        vectors = {"correlation": _spread(correlation, asked)}
         if truth is not None:
             slope, r2 = coefficients(case, codes, asked)
             scalars |= {"coefficient_slope": mean(slope[~slope.isnan()]), "coefficient_r2": mean(r2[asked])}
@@ -74,7 +74,7 @@ def matched_correlations(
     """|Pearson| of each feature with the latent assigned to it, 0 without one; NaN where there are too many."""
     if max(codes.shape[1], z.shape[1]) > LARGEST_ASSIGNMENT:
         return codes.new_full((codes.shape[1],), torch.nan)
-    size = (standardised(codes.to(z)).T @ standardised(z)).abs()
+    size = (_standardised(codes.to(z)).T @ _standardised(z)).abs()
     latent = one_to_one(size)
     return size.gather(1, latent.clamp_min(0)[:, None])[:, 0] * (latent >= 0)
 
@@ -93,11 +93,11 @@ def coefficients(
     u = case.test_codes[:, latent] * case.dictionary.W_dec.norm(dim=-1)[latent]
     c = codes[:, feature].to(u)
     slope[feature] = ((c * u).sum(0) / c.square().sum(0)).to(slope)
-    r2[feature] = (standardised(c) * standardised(u)).sum(0).square().to(r2)
+    r2[feature] = (_standardised(c) * _standardised(u)).sum(0).square().to(r2)
     return slope, r2
 
 
-def standardised(columns: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
+def _standardised(columns: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
     """Columns with mean zero and norm one; zero where a column does not vary."""
     centred = columns - columns.mean(0, dtype=torch.float64).to(columns)
     norm = centred.norm(dim=0)
@@ -105,7 +105,7 @@ def standardised(columns: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
     return centred * torch.where(varies, 1 / norm.clamp_min(1e-30), torch.zeros_like(norm))
 
 
-def spread(values: Float[Tensor, " n_asked"], asked: Bool[Tensor, " n_features"]) -> Float[Tensor, " n_features"]:
+def _spread(values: Float[Tensor, " n_asked"], asked: Bool[Tensor, " n_features"]) -> Float[Tensor, " n_features"]:
     """The values in their places among all features, NaN elsewhere."""
     every = values.new_full((len(asked),), torch.nan)
     every[asked] = values

@@ -24,7 +24,7 @@ from torch import Tensor
 from sae.metric import Case, MetricConfig, Scores
 from sae.numerics.matching import unit
 
-ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 1024
 
 
 class Config(MetricConfig):
@@ -33,7 +33,7 @@ class Config(MetricConfig):
     kind: Literal["coherence"] = "coherence"
 
     def score(self, case: Case) -> Scores:
-        living = torch.stack([piece.any(0) for piece in case.test_codes.split(4 * ROWS_AT_ONCE)]).any(0)
+        living = torch.stack([piece.any(0) for piece in case.test_codes.split(4 * _ROWS_AT_ONCE)]).any(0)
         return Scores({"decoder_cosine": decoder_cosine(case.dictionary.W_dec, living)})
 
 
@@ -45,7 +45,7 @@ def decoder_cosine(W_dec: Float[Tensor, "n_latents d_in"], living: Bool[Tensor, 
     if n < 2:
         return math.nan
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for start in range(0, n, ROWS_AT_ONCE):
-        between = (rows[start : start + ROWS_AT_ONCE] @ rows.T).abs()
+    for start in range(0, n, _ROWS_AT_ONCE):
+        between = (rows[start : start + _ROWS_AT_ONCE] @ rows.T).abs()
         total += between.triu(start + 1).sum(dtype=torch.float64)
     return float(total) / (n * (n - 1) / 2)

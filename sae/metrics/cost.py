@@ -16,7 +16,7 @@ import math
 from typing import Literal
 
 from sae.metric import Case, MetricConfig, Scores
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 
 
 class Config(MetricConfig):
@@ -26,7 +26,7 @@ class Config(MetricConfig):
 
     def score(self, case: Case) -> Scores:
         d = case.dictionary
-        spent = Spent.of(d.card)
+        spent = FitCost.of(d.card)
         rows, samples, flops = (math.nan,) * 3 if spent is None else map(float, (*spent[:2], 2 * spent.multiply_adds))
         return Scores(
             {

@@ -37,8 +37,8 @@ from sae.metric import Case, MetricConfig, Scores, mean
 from sae.metrics._properties import properties_of
 
 THRESHOLDS = tuple(t / 10 for t in range(10))
-NAMES = ("coverage", "coverage_one_t", "coverage_chance", "board_reconstruction")
-ROWS_AT_ONCE = 1024
+COVERAGE_SCORES = ("coverage", "coverage_one_t", "coverage_chance", "board_reconstruction")
+_ROWS_AT_ONCE = 1024
 
 
 class Config(MetricConfig):
@@ -55,7 +55,7 @@ class Config(MetricConfig):
     def score(self, case: Case) -> Scores:
         properties = properties_of(case.evidence, self.n_properties, self.min_count)
         if not len(properties):
-            return Scores(dict.fromkeys(NAMES, math.nan))
+            return Scores(dict.fromkeys(COVERAGE_SCORES, math.nan))
         z, z_test = (case.codes_of(batch).float() for batch in (properties.choose, properties.test))
         largest = z.amax(0)
         # A latent that never fires on choose has no scale, and says nothing.
@@ -75,7 +75,7 @@ class Config(MetricConfig):
         )
         sure = (counts.hits >= self.trusted * counts.said[..., None]) & (counts.said >= self.least_firings)[..., None]
         together = test.reconstruction(sure, choose.reconstruction(sure).argmax()[None])
-        return Scores(dict(zip(NAMES, [*map(mean, found), float(together)], strict=True)))
+        return Scores(dict(zip(COVERAGE_SCORES, [*map(mean, found), float(together)], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Said:
         thresholds = torch.tensor(THRESHOLDS, device=self.share.device)
         hits = torch.zeros((n_t + 1) * n, k, device=self.share.device)
         said = torch.zeros((n_t + 1) * n, device=self.share.device)
-        for share, positive in self.pieces(ROWS_AT_ONCE):
+        for share, positive in self.pieces(_ROWS_AT_ONCE):
             row, latent = (share > 0).nonzero(as_tuple=True)
             passed = torch.bucketize(share[row, latent], thresholds)  # how many t are below
             place = passed * n + latent
@@ -130,7 +130,7 @@ class Said:
             some = sure[i].any(1)
             trusted = sure[i, some].float()
             hits = said = 0
-            for share, positive in self.pieces(ROWS_AT_ONCE):
+            for share, positive in self.pieces(_ROWS_AT_ONCE):
                 yes = (share[:, some] > THRESHOLDS[i]).float() @ trusted > 0
                 hits, said = hits + int((yes & (positive > 0)).sum()), said + int(yes.sum())
             found.append(2 * hits / (said + int(self.positive.sum())))

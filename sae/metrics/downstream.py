@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores
-from sae.model.hooked import Edit, Site
+from sae.model.hooked import HookEdit, Site
 from sae.model.token_rows import TokenRows
 
 KEPT_BYTES = 2**30
@@ -74,7 +74,7 @@ class _Reference:
     mean: float
     zero: float
 
-    def compare(self, edit: Edit) -> tuple[float, float]:
+    def compare(self, edit: HookEdit) -> tuple[float, float]:
         """The cross-entropy with the edit, and the divergence of its predictions from the clean ones."""
         losses: list[Tensor] = []
         divergences: list[Tensor] = []

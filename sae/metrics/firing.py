@@ -36,11 +36,11 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.metric import Case, MetricConfig, Scores, deciles
+from sae.metric import Case, MetricConfig, Scores, decile_scores
 from sae.numerics.matching import Matching
 
-ROWS_AT_ONCE = 4096
-NAMES = ("precision", "recall", "f1", "precision_chosen", "recall_chosen", "f1_chosen", "threshold")
+_ROWS_AT_ONCE = 4096
+_NAMES = ("precision", "recall", "f1", "precision_chosen", "recall_chosen", "f1_chosen", "threshold")
 
 
 class Config(MetricConfig):
@@ -56,15 +56,15 @@ class Config(MetricConfig):
         assert true_codes is not None
         macro = {"f1_macro": f1_macro(matching, case.test_codes, true_codes)}
         if matching.latent is None:
-            return Scores(dict.fromkeys(NAMES, float("nan")) | macro)
+            return Scores(dict.fromkeys(_NAMES, float("nan")) | macro)
         threshold = self.choose(case, matching.latent)
         grid = torch.stack([torch.zeros_like(threshold), threshold])
         test = Agreement.at(grid, *supports(case, matching.latent, "test"))
         means = torch.stack([test.precision, test.recall, test.f1], dim=1).double().nanmean(-1)
-        scalars = dict(zip(NAMES, [*means.flatten().tolist(), float(threshold)], strict=True)) | macro
+        scalars = dict(zip(_NAMES, [*means.flatten().tolist(), float(threshold)], strict=True)) | macro
         truth = case.evidence.truth
         assert truth is not None
-        scalars |= deciles("f1", test.f1[0], truth.probability[matching.feature])
+        scalars |= decile_scores("f1", test.f1[0], truth.probability[matching.feature])
         vectors = {
             name: torch.full((true_codes.shape[1],), torch.nan, device=grid.device) for name in ("f1", "f1_chosen")
         }
@@ -143,7 +143,7 @@ def f1_macro(matching: Matching, z: Float[Tensor, "rows n_latents"], codes: Floa
         return float("nan")
     nearest = matching.feature[matching.cosine.abs().argmax(0)]
     hits, total = torch.zeros(2, z.shape[1], dtype=torch.int64, device=z.device)
-    for latents, features in zip(z.split(ROWS_AT_ONCE), codes.split(ROWS_AT_ONCE), strict=True):
+    for latents, features in zip(z.split(_ROWS_AT_ONCE), codes.split(_ROWS_AT_ONCE), strict=True):
         fires, active = latents != 0, (features > 0)[:, nearest]
         hits += (fires & active).sum(0)
         total += fires.sum(0) + active.sum(0)

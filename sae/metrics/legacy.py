@@ -52,7 +52,7 @@ from sae.dictionary import Dictionary
 from sae.metric import Case, MetricConfig, Scores, mean
 from sae.numerics.matching import LARGEST_ASSIGNMENT, Matching, one_to_one
 
-ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096
 FEW_FIRINGS = 10
 
 
@@ -66,7 +66,7 @@ class Config(MetricConfig):
         z = case.test_codes
         test = case.evidence.test
         found = reconstruction(case.dictionary, test.acts, z, test.wanted)
-        positive, fired = (torch.stack([f(p).sum(0) for p in z.split(ROWS_AT_ONCE)]).sum(0) for f in (above, nonzero))
+        positive, fired = (torch.stack([f(p).sum(0) for p in z.split(_ROWS_AT_ONCE)]).sum(0) for f in (_above, nonzero))
         found["l0_positive"] = float(positive.sum()) / len(z)
         found["dead_under_10"] = mean(fired < FEW_FIRINGS)
         if case.evidence.truth is not None:
@@ -86,7 +86,7 @@ def reconstruction(
     # Of every dimension: x - centre, its square, e, its square, x^2; of every row: ratios.
     sums = torch.zeros(5, wanted.shape[1], dtype=torch.float64, device=x.device)
     rows: list[Tensor] = []
-    for read, codes, piece in zip(*(t.split(ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
+    for read, codes, piece in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
         with torch.no_grad():
             x_hat = d.reconstruct(read, codes).double()
         piece = piece.double()
@@ -126,7 +126,7 @@ def absolute(matching: Matching) -> dict[str, float]:
     return {"mcc_absolute": mcc, "uniqueness_absolute": unique}
 
 
-def above(z: Tensor) -> Tensor:
+def _above(z: Tensor) -> Tensor:
     return z > 0
 
 

@@ -119,7 +119,7 @@ def on_latents(config: Config, tasks: Properties, case: Case) -> dict[str, float
         x, x_test = (array(z) for z in standardised(choose[:, ranking[t]], test[:, ranking[t]]))
         for k in config.k:
             found[f"k{k}"].append(tasks.measure(t, fit.log_odds(x[:, :k], x_test[:, :k]), 0.0))
-    return {**means(found), "latents_per_feature": float(spread(difference).nanmean())}
+    return {**means(found), "latents_per_feature": float(probe_spread(difference).nanmean())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def nearest_share(
     return tasks.on_choose[kept].float()[torch.from_numpy(near).to(choose.device)].mean(1)
 
 
-def spread(difference: Float[Tensor, "n_tasks n_latents"]) -> Float[Tensor, " n_tasks"]:
+def probe_spread(difference: Float[Tensor, "n_tasks n_latents"]) -> Float[Tensor, " n_tasks"]:
     """Over how many latents each property is spread; NaN where none gives more for it than against it."""
     square = difference.double().clamp_min(0).square()
     return square.sum(1).square() / square.square().sum(1)

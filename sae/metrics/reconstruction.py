@@ -34,10 +34,10 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.metric import Case, MetricConfig, Scores
 
-DENSE = 0.1
+_DENSE = 0.1
 MOST_ACTIVE = 4
-LEAST_ROWS = 100
-ROWS_AT_ONCE = 4096
+_LEAST_ROWS = 100
+_ROWS_AT_ONCE = 4096
 
 
 class Config(MetricConfig):
@@ -47,13 +47,13 @@ class Config(MetricConfig):
 
     def score(self, case: Case) -> Scores:
         test, z = case.evidence.test, case.test_codes
-        firings = torch.stack([piece.count_nonzero(0) for piece in z.split(ROWS_AT_ONCE)]).sum(0)
+        firings = torch.stack([piece.count_nonzero(0) for piece in z.split(_ROWS_AT_ONCE)]).sum(0)
         density = firings / len(z)
         scalars = {
             "l0": float(firings.sum()) / len(z),
             **fidelity(case.dictionary, test.acts, z, test.wanted),
             "dead": float((firings == 0).double().mean()),
-            "dense": float((density > DENSE).double().mean()),
+            "dense": float((density > _DENSE).double().mean()),
             "l1_norm": float(z.abs().sum(dtype=torch.float64)) / len(z),
         }
         if test.codes is not None:
@@ -74,7 +74,7 @@ def fidelity(
     the data do not vary or the reconstruction is 0."""
     mean = wanted.mean(0, dtype=torch.float64)
     sums = torch.zeros(4, dtype=torch.float64, device=x.device)
-    for read, codes, rows in zip(*(t.split(ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
+    for read, codes, rows in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
         with torch.no_grad():
             x_hat = d.reconstruct(read, codes).double()
         rows = rows.double()
@@ -97,7 +97,7 @@ def fvu_by_active(
     found: dict[str, float] = {}
     for k in range(1, MOST_ACTIVE + 1):
         rows = n_active == k
-        enough = int(rows.sum()) >= LEAST_ROWS
+        enough = int(rows.sum()) >= _LEAST_ROWS
         found[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows], wanted[rows])["fvu"] if enough else float("nan")
     return found
 

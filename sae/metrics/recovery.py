@@ -38,12 +38,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.metric import Case, MetricConfig, Scores, deciles, mean
+from sae.metric import Case, MetricConfig, Scores, decile_scores, mean
 from sae.numerics.matching import MERGED, Matching, cosines
 from sae.source import Truth
 
 RECOVERED = 0.9
-NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
+_NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness")
 
 
 class Config(MetricConfig):
@@ -68,17 +68,17 @@ class Config(MetricConfig):
             "represented": truth.represented,
         }
         scalars = {
-            **compare(matching, truth.probability[matching.feature]),
+            **_compare(matching, truth.probability[matching.feature]),
             "n_represented": float(truth.represented.sum()),
             "false_recovery": false_recovery(truth, matching, case.dictionary.W_dec),
         }
         return Scores(scalars, vectors)
 
 
-def compare(matching: Matching, probability: Float[Tensor, " n_represented"]) -> dict[str, float]:
+def _compare(matching: Matching, probability: Float[Tensor, " n_represented"]) -> dict[str, float]:
     """All scalars; NaN where no feature is represented."""
     if len(matching.feature) == 0:
-        return dict.fromkeys(NAMES, float("nan"))
+        return dict.fromkeys(_NAMES, float("nan"))
     best = matching.cosine.amax(1)
     scalars = {
         "mmcs_truth": mean(best),
@@ -88,7 +88,7 @@ def compare(matching: Matching, probability: Float[Tensor, " n_represented"]) ->
         "recovered_90": mean(best > RECOVERED),
         "uniqueness": uniqueness(matching.cosine),
     }
-    return scalars | deciles("mmcs", best, probability)
+    return scalars | decile_scores("mmcs", best, probability)
 
 
 def assigned(matching: Matching) -> dict[str, float]:

@@ -18,7 +18,7 @@ a *piece* of the feature with which its F1 is highest, where it has fired often 
                          of the larger
     features_per_latent  mean over living latents whose direction holds any feature of how many it holds: matching
                          pursuit on the unit direction takes the feature with the largest inner product with what is
-                         left, each once, as long as that is at least `held`; 1 is right
+                         left, each once, as long as that is at least `features_per_direction`; 1 is right
 
 Pieces, pairs of features and their order are chosen on the choose rows; whether the F1 rises is asked of the test
 rows. Splitting as Bricken et al. 2023 ('Towards monosemanticity') describe it: what one latent says in a small
@@ -49,7 +49,7 @@ from torch import Tensor
 from sae.metric import Case, MetricConfig, Scores, mean
 from sae.numerics.matching import unit
 
-ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096
 RIVALS = 4
 """How many features beside the best are tried as the second of a pair."""
 
@@ -80,7 +80,7 @@ class Config(MetricConfig):
         pieces = self.pieces(choose, test, hits, f1, living)
         w, f = unit(case.dictionary.W_dec.float()), truth.directions[truth.represented].float()
         composed = self.composed(choose, test, f1, living, w, f)
-        features = held(w, f, self.held, self.most)
+        features = features_per_direction(w, f, self.held, self.most)
         whole = torch.full((len(truth.represented),), torch.nan, device=f.device)
         whole[truth.represented] = pieces
         found, some = ~pieces.isnan(), living & (features > 0)
@@ -167,7 +167,7 @@ class Firing:
         batch, z = (evidence.choose, case.choose_codes) if half == "choose" else (evidence.test, case.test_codes)
         assert batch.codes is not None and evidence.truth is not None
         fires, is_active = z > above, batch.codes[:, evidence.truth.represented] > 0
-        return cls(fires.T.contiguous(), is_active.T.contiguous(), fires, count(fires), count(is_active))
+        return cls(fires.T.contiguous(), is_active.T.contiguous(), fires, _count(fires), _count(is_active))
 
     @property
     def n_rows(self) -> int:
@@ -217,7 +217,7 @@ def writes_both(
     return (torch.minimum(a, b) > 0) & (torch.minimum(a, b) >= least * torch.maximum(a, b)) & (overlap < 1 - 1e-6)
 
 
-def held(
+def features_per_direction(
     w: Float[Tensor, "n_latents d_in"], f: Float[Tensor, "n_features d_in"], at_least: float, most: int
 ) -> Int[Tensor, " n_latents"]:
     """How many features matching pursuit takes from each direction before all inner products are below `at_least`."""
@@ -237,6 +237,6 @@ def held(
     return count
 
 
-def count(columns: Bool[Tensor, "rows n"]) -> Int[Tensor, " n"]:
+def _count(columns: Bool[Tensor, "rows n"]) -> Int[Tensor, " n"]:
     """How many are true in each column; as floats, several times faster than as booleans, and exact."""
-    return torch.stack([piece.float().sum(0) for piece in columns.split(ROWS_AT_ONCE)]).sum(0).long()
+    return torch.stack([piece.float().sum(0) for piece in columns.split(_ROWS_AT_ONCE)]).sum(0).long()

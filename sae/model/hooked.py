@@ -24,7 +24,7 @@ from sae.model.token_rows import TokenRows
 from sae.registry import unknown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Edit = Callable[[Tensor], Tensor]
+HookEdit = Callable[[Tensor], Tensor]
 """What is put in the place of activations: ``[positions, d_in] -> [positions, d_in]``."""
 
 PROCESSING = "none: the Hugging Face weights as they are, without folding or centring"
@@ -138,7 +138,7 @@ class Model:
         return [found[hook].flatten(2) for hook in hooks]
 
     def logits(
-        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None, target: str | None = None
+        self, rows: TokenRows, hook: str | None = None, edit: HookEdit | None = None, target: str | None = None
     ) -> Float[Tensor, "rows n_tokens d_vocab"]:
         """The model's logits, with ``edit(acts)`` in place of the activations at the kept positions; or, where
         `target` is given, in place of those at the target, which comes later in the same forward pass.
@@ -164,7 +164,7 @@ class Model:
         return self._run(rows.tokens, rows.attended, [(start, keep), (place, splice)])
 
     def losses(
-        self, rows: TokenRows, hook: str | None = None, edit: Edit | None = None, target: str | None = None
+        self, rows: TokenRows, hook: str | None = None, edit: HookEdit | None = None, target: str | None = None
     ) -> tuple[Float[Tensor, " predictions"], Float[Tensor, "predictions d_vocab"]]:
         """Cross-entropy in nats of each prediction that counts, and the log-probabilities it was read from.
 

@@ -27,10 +27,10 @@ def uniform(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
     """``torch.rand(shape, generator=draw)``."""
     if 0 in shape or not _compiled():
         return torch.rand(shape, generator=draw)
-    from sae.numerics.numba_loops import uniform
+    from sae.numerics.numba_loops import fill_uniform
 
     out = torch.empty(shape)
-    _drawn(draw, lambda words, at: uniform(words, at, out.view(-1).numpy()))
+    _drawn(draw, lambda words, at: fill_uniform(words, at, out.view(-1).numpy()))
     return out
 
 
@@ -62,7 +62,7 @@ def _compiled() -> bool:
     """Whether numba is there, and gives what this version of torch gives."""
     if not HAS_NUMBA:
         return False
-    from sae.numerics.numba_loops import uniform
+    from sae.numerics.numba_loops import fill_uniform
 
     ours, theirs = (torch.Generator().manual_seed(1) for _ in range(2))
     expected = torch.rand(2 * N_WORDS + 1, generator=theirs)
@@ -71,7 +71,7 @@ def _compiled() -> bool:
         return False
     found = np.empty(len(expected), np.float32)
     try:
-        _drawn(ours, lambda words, at: uniform(words, at, found))
+        _drawn(ours, lambda words, at: fill_uniform(words, at, found))
     except RuntimeError:  # torch refuses the state
         return False
     return bool(np.array_equal(found, expected.numpy()) and torch.equal(ours.get_state(), state))

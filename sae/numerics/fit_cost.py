@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Spent(NamedTuple):
+class FitCost(NamedTuple):
     """Rows, samples and multiply-adds."""
 
     rows: int = 0
@@ -24,23 +24,23 @@ class Spent(NamedTuple):
     multiply_adds: int = 0
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Spent | None:
+    def of(cls, card: Mapping[str, Any]) -> FitCost | None:
         """What a card tells; None where it tells nothing."""
         told = card.get("spent")
         return None if told is None else cls(**told)
 
     @classmethod
-    def training(cls, samples: int, multiply_adds: int, n_rows: int | None) -> Spent:
+    def training(cls, samples: int, multiply_adds: int, n_rows: int | None) -> FitCost:
         """`samples` rows of a source that has `n_rows` different ones, endlessly many where that is None."""
         return cls(samples if n_rows is None else min(samples, n_rows), samples, multiply_adds)
 
-    def then(self, more: Spent, n_rows: int | None) -> Spent:
+    def plus(self, more: FitCost, n_rows: int | None) -> FitCost:
         """This and `more`, which took its rows elsewhere in the same source as long as there were others."""
         rows = self.rows + more.rows
         both = self.samples + more.samples, self.multiply_adds + more.multiply_adds
-        return Spent(rows if n_rows is None else min(rows, n_rows), *both)
+        return FitCost(rows if n_rows is None else min(rows, n_rows), *both)
 
-    def entry(self) -> dict[str, dict[str, int]]:
+    def card_entry(self) -> dict[str, dict[str, int]]:
         """The entry of a card."""
         return {"spent": self._asdict()}
 

@@ -20,7 +20,7 @@ def memory_of(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def held(device: str) -> int:
+def held_bytes(device: str) -> int:
     """Bytes that the process has resident, or that torch has allocated on the GPU. Peaks are counted from here.
 
     What was freed and not yet handed back to the system would hide as much of what comes; it is handed back first.
@@ -35,8 +35,8 @@ def held(device: str) -> int:
     return _status("VmRSS")
 
 
-def peak(device: str) -> int:
-    """The most bytes that were held at any moment since :func:`held`."""
+def peak_bytes(device: str) -> int:
+    """The most bytes that were held at any moment since :func:`held_bytes`."""
     return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else _status("VmHWM")
 
 

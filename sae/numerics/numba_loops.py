@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sae.numerics.numba_jit import compiled, set_threads, threaded
 
-Words = NDArray[np.uint64]
+_Words = NDArray[np.uint64]
 
 
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
@@ -44,7 +44,7 @@ def _mixed(x: Any) -> Any:
 
 
 @compiled
-def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: Words, out: NDArray[np.int64]) -> None:
+def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: _Words, out: NDArray[np.int64]) -> None:
     """The Feistel network of :class:`sae.numerics.seeds.Permutation`; `n` and `half_bits` are unsigned 64-bit words.
 
     A round is made for all numbers at once, many to a vector register; those that fall outside go round again.
@@ -73,7 +73,7 @@ def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: Words, out: 
 
 
 @compiled
-def gather(start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any]) -> None:
+def gather(start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any]) -> None:
     """Row i of `out` becomes row ``index[i]`` of a table in parts that lie at the addresses `start`.
 
     ``ends[k]`` is the number of rows in the parts up to and with part k. Nothing is checked.
@@ -89,7 +89,7 @@ def gather(start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out:
 
 
 @threaded
-def _gather_in_pieces(start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: Any, pieces: int) -> None:
+def _gather_in_pieces(start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: Any, pieces: int) -> None:
     n = len(index)
     for p in prange(pieces):
         some = slice(n * p // pieces, n * (p + 1) // pieces)
@@ -97,7 +97,7 @@ def _gather_in_pieces(start: Words, ends: NDArray[np.int64], index: NDArray[np.i
 
 
 def gather_in_pieces(
-    start: Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any], pieces: int
+    start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any], pieces: int
 ) -> None:
     """The same as :func:`gather`, in so many threads or as many as there are cores."""
     before = set_threads(pieces)
@@ -129,7 +129,7 @@ def _unit(word: Any) -> Any:
 
 
 @compiled
-def uniform(words: NDArray[np.uint32], at: int, out: NDArray[np.float32]) -> int:
+def fill_uniform(words: NDArray[np.uint32], at: int, out: NDArray[np.float32]) -> int:
     """Fills `out` with uniform numbers; returns how many of the words are used up."""
     done = 0
     while done < len(out):

@@ -75,7 +75,7 @@ def debiased(
     return lasso(correlation, W_dec, n_iterations, tolerance, start=z, support=z > 0)
 
 
-class Codes(NamedTuple):
+class LassoCodes(NamedTuple):
     """The lasso's own codes, shrunk by its penalty, and those of least squares on what a threshold left of them."""
 
     shrunk: Float[Tensor, "rows n_latents"]
@@ -90,15 +90,15 @@ def sparse_codes(
     n_iterations: int,
     tolerance: float,
     rows_at_once: int = 512,
-) -> Codes:
+) -> LassoCodes:
     """The codes that others are fitted to: a lasso, cut at `threshold`, then least squares on what is left."""
-    pieces: list[Codes] = []
+    pieces: list[LassoCodes] = []
     for rows in x.split(rows_at_once):
         correlation = rows @ W_dec.T
         shrunk = lasso(correlation - l1 * W_dec.norm(dim=-1), W_dec, n_iterations, tolerance)
         left = above(shrunk, threshold)
-        pieces.append(Codes(shrunk, debiased(left, correlation, W_dec, n_iterations, tolerance)))
-    return Codes(*(torch.cat(codes) for codes in zip(*pieces, strict=True)))
+        pieces.append(LassoCodes(shrunk, debiased(left, correlation, W_dec, n_iterations, tolerance)))
+    return LassoCodes(*(torch.cat(codes) for codes in zip(*pieces, strict=True)))
 
 
 def fitted_directions(
@@ -193,7 +193,7 @@ def largest_eigenvalue(W_dec: Float[Tensor, "n_latents d_in"]) -> Float[Tensor, 
     return torch.linalg.eigvalsh(smaller)[-1].clamp_min(1e-12)
 
 
-class Taken(NamedTuple):
+class PursuitStep(NamedTuple):
     """What one step took of every row, and the residual before and after it."""
 
     latent: Int[Tensor, " rows"]
@@ -207,10 +207,10 @@ def pursue(
     W_enc: Float[Tensor, "d_in n_latents"],
     W_dec: Float[Tensor, "n_latents d_in"],
     k: int,
-) -> Iterator[Taken]:
+) -> Iterator[PursuitStep]:
     """`k` steps from `r`; what the last leaves is what no latent explains. `W_enc` is the transpose of `W_dec`."""
     for _ in range(k):
         amount, latent = (r @ W_enc).max(-1)
         amount, before = amount.relu_(), r
         r = torch.addcmul(r, amount[:, None], W_dec[latent], value=-1)
-        yield Taken(latent, amount, before, r)
+        yield PursuitStep(latent, amount, before, r)

@@ -26,7 +26,7 @@ def fit_jump(v: Float[Tensor, "rows n_latents"], codes: Float[Tensor, "rows n_la
     through the codes where both fire. A latent that is never active in `codes` never fires.
     """
     pieces = zip(v.split(LATENTS_AT_ONCE, 1), codes.split(LATENTS_AT_ONCE, 1), strict=True)
-    threshold = torch.cat([best_threshold(own, target) for own, target in pieces])
+    threshold = torch.cat([best_code_threshold(own, target) for own, target in pieces])
     both = (v > threshold) & (codes > 0)
     slope, offset = _line(v, codes, both)
     # In units of the codes, in which nothing negative may pass.
@@ -34,7 +34,7 @@ def fit_jump(v: Float[Tensor, "rows n_latents"], codes: Float[Tensor, "rows n_la
     return Jump(slope, offset, torch.where(both.any(0), raised, torch.full_like(raised, torch.finfo(v.dtype).max)))
 
 
-def best_threshold(v: Float[Tensor, "rows some"], codes: Float[Tensor, "rows some"]) -> Float[Tensor, " some"]:
+def best_code_threshold(v: Float[Tensor, "rows some"], codes: Float[Tensor, "rows some"]) -> Float[Tensor, " some"]:
     """Of the places between two neighbouring values of `v`, that of the highest ``F1 = 2 |A & P| / (|A| + |P|)`` with
     A the rows above it and P those with a positive code; the highest place of several."""
     ordered = v.sort(dim=0, descending=True)

@@ -1,23 +1,23 @@
 """Probe studies: what can be read off activations, what a dictionary adds, and whether the difference is real."""
 
-from sae.probing.compare import Compared, compare
-from sae.probing.examples import Examples, Task, joined, tasks_of
+from sae.probing.compare import Compared, paired_comparison
+from sae.probing.examples import ProbeExamples, ProbeTask, joined, tasks_of
 from sae.probing.methods import StudySettings
 from sae.probing.quiver import quiver
 from sae.probing.sources import TaskSettings, examples_of
-from sae.probing.study import Result, read_results, study, write_results
+from sae.probing.study import ProbeResult, read_results, study, write_results
 from sae.probing.summary import summary
 
 __all__ = [
     "Compared",
-    "Examples",
-    "Result",
+    "ProbeExamples",
+    "ProbeResult",
+    "ProbeTask",
     "StudySettings",
-    "Task",
     "TaskSettings",
-    "compare",
     "examples_of",
     "joined",
+    "paired_comparison",
     "quiver",
     "read_results",
     "study",

@@ -24,7 +24,7 @@ class Compared(NamedTuple):
     ties: int
 
 
-def compare(a: Sequence[float], b: Sequence[float]) -> Compared:
+def paired_comparison(a: Sequence[float], b: Sequence[float]) -> Compared:
     """Pairs of which one side is not finite are left out."""
     found = paired([[x] for x in a], [[y] for y in b])
     e, decided = found.estimate, found.wins + found.losses

@@ -19,7 +19,7 @@ VECTORS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class ProbeExamples:
     """Vectors ``acts``, in the order of the examples ``of`` that they belong to (one vector each, or the tokens of a
     text), and for each example its `groups` number, which rows of one document share, and its labels: 1, 0, or -1
     where a property is not known of it.
@@ -37,7 +37,7 @@ class Examples:
     @classmethod
     def each(
         cls, acts: Float[Tensor, "n_examples d_in"], labels: Mapping[str, Tensor], groups: Tensor | None = None
-    ) -> Examples:
+    ) -> ProbeExamples:
         """One vector an example; without `groups` every example is a document of its own.
 
         Raises ``ValueError`` of one line where shapes or values do not fit.
@@ -76,13 +76,13 @@ class Examples:
         out = rows.new_zeros(len(self), rows.shape[1])
         return out.index_reduce_(0, self.of, rows, how, include_self=False)
 
-    def at(self, index: Int[Tensor, " n_kept"]) -> Examples:
+    def at(self, index: Int[Tensor, " n_kept"]) -> ProbeExamples:
         """Those examples alone; `index` ascends."""
         place = torch.full((len(self),), -1)
         place[index] = torch.arange(len(index))
         of = place[self.of]
         labels = {name: vector[index] for name, vector in self.labels.items()}
-        return Examples(self.acts[of >= 0], labels, self.groups[index], of[of >= 0], self.pooling)
+        return ProbeExamples(self.acts[of >= 0], labels, self.groups[index], of[of >= 0], self.pooling)
 
     def save(self, file: Path) -> None:
         from safetensors.torch import save_file
@@ -94,7 +94,7 @@ class Examples:
         )
 
     @classmethod
-    def load(cls, file: Path) -> Examples:
+    def load(cls, file: Path) -> ProbeExamples:
         from safetensors import safe_open
 
         with safe_open(file, "pt") as opened:
@@ -104,12 +104,12 @@ class Examples:
         return cls(tensors["acts"], labels, tensors["groups"], tensors["of"], pooling)
 
 
-def joined(parts: Sequence[Examples]) -> Examples:
+def joined(parts: Sequence[ProbeExamples]) -> ProbeExamples:
     """Several sets of examples as one; what a set does not label is not known of its examples."""
     names = list(dict.fromkeys(name for part in parts for name in part.labels))
     before = np.cumsum([0, *(len(part) for part in parts)])
     unknown = [torch.full((len(part),), -1, dtype=torch.int8) for part in parts]
-    return Examples(
+    return ProbeExamples(
         torch.cat([part.acts for part in parts]),
         {n: torch.cat([p.labels.get(n, u) for p, u in zip(parts, unknown, strict=True)]) for n in names},
         torch.cat([part.groups for part in parts]),
@@ -119,7 +119,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class PropertyRows:
     """The examples of which a property is known: their numbers, whether they have it, and their documents."""
 
     index: NDArray[np.int64]
@@ -127,37 +127,39 @@ class Rows:
     groups: NDArray[np.int64]
 
     @classmethod
-    def of(cls, examples: Examples, name: str) -> Rows:
+    def of(cls, examples: ProbeExamples, name: str) -> PropertyRows:
         label = examples.labels[name].numpy()
         index = np.flatnonzero(label >= 0)
         return cls(index, label[index] == 1, examples.groups.numpy()[index])
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class ProbeTask:
     """A binary property: the rows that probes are fitted and chosen on, those they are scored on, and, where there
     are any, those of another distribution that they are scored on too."""
 
     name: str
-    train: Rows
-    test: Rows
-    shift: Rows | None = None
+    train: PropertyRows
+    test: PropertyRows
+    shift: PropertyRows | None = None
 
 
-def tasks_of(train: Examples, test: Examples, shift: Examples | None = None, min_count: int = 1) -> list[Task]:
+def tasks_of(
+    train: ProbeExamples, test: ProbeExamples, shift: ProbeExamples | None = None, min_count: int = 1
+) -> list[ProbeTask]:
     """The properties with `min_count` rows of either class in both parts; the shifted part must have one of each.
 
     Raises ``ValueError`` where there is none.
     """
-    found: list[Task] = []
+    found: list[ProbeTask] = []
     for name in train.labels:
         if name not in test.labels:
             raise ValueError(f"test: there is no label {name!r}, which train has; give both the same labels")
-        parts = Rows.of(train, name), Rows.of(test, name)
-        moved = None if shift is None or name not in shift.labels else Rows.of(shift, name)
+        parts = PropertyRows.of(train, name), PropertyRows.of(test, name)
+        moved = None if shift is None or name not in shift.labels else PropertyRows.of(shift, name)
         moved = moved if moved is not None and rarer(moved) else None
         if min(map(rarer, parts)) >= min_count:
-            found.append(Task(name, *parts, moved))
+            found.append(ProbeTask(name, *parts, moved))
     if not found:
         raise ValueError(
             f"probe.tasks: none of {len(train.labels)} properties has {min_count} rows of either class to be fitted on "
@@ -166,6 +168,6 @@ def tasks_of(train: Examples, test: Examples, shift: Examples | None = None, min
     return found
 
 
-def rarer(rows: Rows) -> int:
+def rarer(rows: PropertyRows) -> int:
     """The number of rows of the rarer class."""
     return int(min(rows.positive.sum(), (~rows.positive).sum()))

@@ -20,16 +20,16 @@ from sae.probing.rankers import RANKERS
 from sae.probing.regimes import Regimes
 from sae.registry import unknown
 
-Reading = Literal["acts", "codes", "untrained"]
+ProbeInput = Literal["acts", "codes", "untrained"]
 """The activations as they are, a dictionary's codes, or those of an untrained one of the same shape and sparsity."""
-Dense = Literal["lr", "pca", "knn", "trees", "mlp", "diff_means", "neuron"]
+DenseMethod = Literal["lr", "pca", "knn", "trees", "mlp", "diff_means", "neuron"]
 
 
 class StudySettings(Regimes):
     """Settings of a study. Rankers and penalties beyond the first are tried in `standard` alone, with ``_<name>`` after
     the name of the probe. `seeds` are those of the drawn training rows, `n_settings` the hyper-parameters of each."""
 
-    probes: tuple[Dense, ...] = Field(default=("lr", "pca", "knn", "trees", "diff_means", "neuron"), min_length=1)
+    probes: tuple[DenseMethod, ...] = Field(default=("lr", "pca", "knn", "trees", "diff_means", "neuron"), min_length=1)
     k: tuple[int, ...] = Field(default=(1, 2, 5, 16, 128), min_length=1)
     rankers: tuple[str, ...] = Field(default=("mean_difference",), min_length=1)
     penalties: tuple[Penalty, ...] = Field(default=("l1",), min_length=1)
@@ -62,11 +62,11 @@ class Method:
     shuffled: bool = False
 
 
-def methods_of(settings: StudySettings, reading: Reading, n_columns: int) -> list[Method]:
+def methods_of(settings: StudySettings, reading: ProbeInput, n_columns: int) -> list[Method]:
     """The probes on one reading, in the order in which they are preferred where validation cannot tell."""
     n = settings.n_settings
     if reading == "acts":
-        dense: dict[Dense, Probe] = {
+        dense: dict[DenseMethod, Probe] = {
             "lr": Logistic(n_settings=n),
             "pca": Pca(n),
             "knn": Knn(n),

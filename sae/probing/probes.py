@@ -32,8 +32,8 @@ from sae.numerics.binary_probes import (
 from sae.probing.rankers import RANKERS
 
 X, Y = NDArray[np.float32], NDArray[np.bool_]
-Setting = Mapping[str, float | int]
-Scores = NDArray[np.float32]
+ProbeSetting = Mapping[str, float | int]
+ProbeScores = NDArray[np.float32]
 MOST = 100
 """The most neighbours or principal components that are tried."""
 
@@ -42,11 +42,11 @@ class Probe(ABC):
     """A way to fit a score; `n_settings` is how many hyper-parameters it has to choose from, at most."""
 
     @abstractmethod
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         """The hyper-parameters to choose from, in the prior order."""
 
     @abstractmethod
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         """What the probe, fitted on `x` in each of the settings, says of `x_test`: ``[test_rows, n_settings]``."""
 
 
@@ -57,11 +57,11 @@ class Logistic(Probe):
     penalty: Penalty = "l2"
     n_settings: int = 10
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         inverses = np.logspace(5, -5, self.n_settings).tolist()
         return [{"C": c} for c in sorted(inverses, key=lambda c: (round(abs(np.log10(c)), 6), -c))]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         x, x_test = scaled(x, x_test)
         return columns(logistic(x, positive, None, x_test, s["C"], self.penalty) for s in settings)
 
@@ -75,10 +75,10 @@ class Sparse(Probe):
     penalty: Penalty = "l1"
     n_settings: int = 10
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return Logistic(self.penalty, self.n_settings).settings(n_rows, self.k)
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         kept = RANKERS[self.ranker](x, positive, self.k, seed)
         inner = Logistic(self.penalty, self.n_settings)
         return inner.scores(x[:, kept], positive, x_test[:, kept], settings, seed)
@@ -90,10 +90,10 @@ class Pca(Probe):
 
     n_settings: int = 10
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{"components": q} for q in _spread(min(n_rows - 1, n_columns, MOST), self.n_settings)]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         x, x_test = scaled(x, x_test)
         with one_thread():
             axes = np.linalg.svd(x, full_matrices=False)[2].T
@@ -109,10 +109,10 @@ class Knn(Probe):
 
     n_settings: int = 10
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{"neighbours": k} for k in _spread(min(n_rows - 1, MOST), self.n_settings)]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         wanted = [min(int(s["neighbours"]), len(x)) for s in settings]
         hits = positive[nearest(*scaled(x, x_test), max(wanted))].cumsum(1)
         return columns(hits[:, k - 1] / k - 0.5 for k in wanted)
@@ -124,7 +124,7 @@ class Trees(Probe):
 
     n_settings: int = 10
 
-    MADE: ClassVar[list[Setting]] = [
+    MADE: ClassVar[list[ProbeSetting]] = [
         {"rate": rate, "leaves": leaves, "smallest": smallest, "l2": l2}
         for rate, leaves, smallest, l2 in (
             *((0.1, 8, 5, 1.0), (0.1, 4, 5, 0.0), (0.1, 31, 20, 0.0), (0.3, 4, 5, 1.0), (0.03, 8, 5, 0.0)),
@@ -132,13 +132,13 @@ class Trees(Probe):
         )
     ]
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return self.MADE[: self.n_settings]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        def log_odds(s: Setting) -> NDArray[np.float64]:
+        def log_odds(s: ProbeSetting) -> NDArray[np.float64]:
             model: Any = HistGradientBoostingClassifier(
                 learning_rate=s["rate"],
                 max_leaf_nodes=int(s["leaves"]),
@@ -160,7 +160,7 @@ class Mlp(Probe):
 
     n_settings: int = 10
 
-    MADE: ClassVar[list[Setting]] = [
+    MADE: ClassVar[list[ProbeSetting]] = [
         {"width": width, "alpha": alpha, "rate": rate}
         for width, alpha, rate in (
             *((32, 1e-2, 1e-3), (32, 1e-4, 1e-3), (64, 1e-2, 1e-3), (16, 1.0, 1e-3), (128, 1e-2, 1e-3)),
@@ -168,15 +168,15 @@ class Mlp(Probe):
         )
     ]
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return self.MADE[: self.n_settings]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         from sklearn.neural_network import MLPClassifier
 
         x, x_test = scaled(x, x_test)
 
-        def log_odds(s: Setting) -> NDArray[np.float64]:
+        def log_odds(s: ProbeSetting) -> NDArray[np.float64]:
             model: Any = MLPClassifier(
                 hidden_layer_sizes=(int(s["width"]),),
                 alpha=s["alpha"],
@@ -194,10 +194,10 @@ class Mlp(Probe):
 class DiffMeans(Probe):
     """``x . (mu_1 - mu_0)`` less its value half way between the means."""
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{}]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         direction = mean_difference(torch.from_numpy(x), torch.from_numpy(positive)[:, None])[0].numpy()
         middle = (x[positive].mean(0) + x[~positive].mean(0)) / 2
         return columns((x_test - middle) @ direction for _ in settings)
@@ -210,10 +210,10 @@ class Single(Probe):
 
     signed: bool
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{}]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         rows, label = torch.from_numpy(x), torch.from_numpy(positive)
         auc = rank_auc(rows, label[:, None])[0]
         best = int(((auc - 0.5).abs() if self.signed else auc).argmax())
@@ -228,7 +228,7 @@ def scaled(x: X, x_test: X) -> tuple[X, X]:
     return a.numpy(), b.numpy()
 
 
-def columns(found: Iterable[NDArray[Any]]) -> Scores:
+def columns(found: Iterable[NDArray[Any]]) -> ProbeScores:
     """One column a setting."""
     return np.stack([np.asarray(scores, dtype=np.float32) for scores in found], axis=1)
 

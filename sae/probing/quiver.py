@@ -16,19 +16,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sae.probing.study import Result
+from sae.probing.study import ProbeResult
 from sae.probing.validation import Why
 
-Cell = tuple[str, str, float, int]
+_Cell = tuple[str, str, float, int]
 """Task, regime, level and seed."""
 
 CONTROLS = ("shuffled", "untrained_")
 
 
-class Taken(NamedTuple):
+class QuiverChoice(NamedTuple):
     """What a quiver took in one cell, and what decided."""
 
-    result: Result
+    result: ProbeResult
     why: Why
 
 
@@ -37,29 +37,29 @@ def is_control(method: str) -> bool:
     return method.startswith(CONTROLS)
 
 
-def cell_of(result: Result) -> Cell:
+def cell_of(result: ProbeResult) -> _Cell:
     return result.task, result.regime, result.level, result.seed
 
 
-def cells(results: Iterable[Result]) -> Mapping[Cell, list[Result]]:
+def _cells(results: Iterable[ProbeResult]) -> Mapping[_Cell, list[ProbeResult]]:
     """The results by task and condition, each in the order given."""
-    found: dict[Cell, list[Result]] = {}
+    found: dict[_Cell, list[ProbeResult]] = {}
     for result in results:
         found.setdefault(cell_of(result), []).append(result)
     return found
 
 
-def quiver(results: Iterable[Result]) -> dict[Cell, Taken]:
+def quiver(results: Iterable[ProbeResult]) -> dict[_Cell, QuiverChoice]:
     """What is taken in each cell; the order of the results is the prior order of their methods."""
     usable = (r for r in results if not is_control(r.method))
-    return {cell: take(candidates) for cell, candidates in cells(usable).items()}
+    return {cell: take(candidates) for cell, candidates in _cells(usable).items()}
 
 
-def take(candidates: Sequence[Result]) -> Taken:
+def take(candidates: Sequence[ProbeResult]) -> QuiverChoice:
     """The best by validation, the earliest of those that tie; without any validation, the first."""
     judged = [r for r in candidates if not math.isnan(r.val_auc)]
     if not judged:
-        return Taken(candidates[0], "prior")
+        return QuiverChoice(candidates[0], "prior")
     best = max(r.val_auc for r in judged)
     first, *others = [r for r in judged if r.val_auc == best]
-    return Taken(first, "tie" if others else "validation")
+    return QuiverChoice(first, "tie" if others else "validation")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sae.numerics.seeds import derive
-from sae.probing.examples import Rows, Task
+from sae.probing.examples import ProbeTask, PropertyRows
 from sae.registry import Settings
 
 Regime = Literal["standard", "scarcity", "imbalance", "noise", "shift"]
@@ -50,7 +50,7 @@ class Draw(NamedTuple):
     positive: NDArray[np.bool_]
 
 
-def draws(regimes: Regimes, task: Task, seed: int) -> Iterator[Draw]:
+def draws(regimes: Regimes, task: ProbeTask, seed: int) -> Iterator[Draw]:
     """Every condition that the task has rows for. `shift` is no draw of its own: it is scored with `standard`."""
     rows, path = task.train, (task.name, seed)
     asked = set(regimes.regimes)
@@ -71,12 +71,12 @@ def draws(regimes: Regimes, task: Task, seed: int) -> Iterator[Draw]:
             yield Draw("noise", share, whole, flipped(rows.positive[whole], share, *path))
 
 
-def as_they_come(rows: Rows, n: int, *path: str | int) -> NDArray[np.int64]:
+def as_they_come(rows: PropertyRows, n: int, *path: str | int) -> NDArray[np.int64]:
     """`n` places at random, or as many as there are."""
     return _order(len(rows.positive), "all", *path)[:n]
 
 
-def at_share(rows: Rows, n: int, share: float, *path: str | int) -> NDArray[np.int64] | None:
+def at_share(rows: PropertyRows, n: int, share: float, *path: str | int) -> NDArray[np.int64] | None:
     """`n` places in random order, ``round(n share)`` of them positive but one of each class at least; None where
     the task has too few rows of a class."""
     if n < 2:
@@ -92,7 +92,7 @@ def at_share(rows: Rows, n: int, share: float, *path: str | int) -> NDArray[np.i
     return place[_order(n, "mixed", n_positive, *path)]
 
 
-def enough_for(rows: Rows, shares: Sequence[float], most: int) -> int:
+def enough_for(rows: PropertyRows, shares: Sequence[float], most: int) -> int:
     """The largest number of rows, up to `most`, that the task can give at every share."""
     n_positive, n_all = int(rows.positive.sum()), len(rows.positive)
     fits = [n_positive / s for s in shares if s > 0] + [(n_all - n_positive) / (1 - s) for s in shares if s < 1]

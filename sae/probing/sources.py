@@ -14,8 +14,8 @@ from sae.activations.disk_source import Activations
 from sae.activations.labels import half_of
 from sae.numerics.binary_probes import frequent_enough, spread_over
 from sae.numerics.seeds import generator
-from sae.probing.examples import Examples, Pooling
-from sae.probing.texts import Reader, read_files, read_together
+from sae.probing.examples import Pooling, ProbeExamples
+from sae.probing.texts import TextReader, read_files, read_together
 from sae.registry import Settings
 from sae.source import Batch, Source, SourceConfig
 from sae.sources import tensor, transformer
@@ -37,7 +37,7 @@ class TaskSettings(Settings):
     shift: Mapping[str, Any] | None = None
 
 
-def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | None = None) -> dict[str, Examples]:
+def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | None = None) -> dict[str, ProbeExamples]:
     """The examples to be fitted on (``train``, of the rows to choose on) and to be scored on (``test``), and those of
     another distribution (``shift``) where settings ask for it, which takes the source's own `config`.
 
@@ -51,7 +51,7 @@ def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | N
             assert config is not None
             found["shift"] = _shifted(source, shifted(config, settings.shift), found["train"], settings)
     kept = _frequent(found["train"], found["test"], settings.min_count)
-    return {part: _at_most(only(examples, kept), settings.max_rows, part) for part, examples in found.items()}
+    return {part: _at_most(_only(examples, kept), settings.max_rows, part) for part, examples in found.items()}
 
 
 def text_files(config: SourceConfig, settings: TaskSettings) -> tuple[Path, ...]:
@@ -74,9 +74,9 @@ def other_files(config: SourceConfig, settings: TaskSettings) -> dict[str, Path]
     return {f"shift.{name}": file for name, file in shifted(config, settings.shift).external_files().items()}
 
 
-def _of_texts(source: Activations, settings: TaskSettings, files: tuple[Path, ...]) -> dict[str, Examples]:
-    reader, texts = Reader.like(source), read_files(files)
-    seed, found = source.config.seed, dict[str, Examples]()
+def _of_texts(source: Activations, settings: TaskSettings, files: tuple[Path, ...]) -> dict[str, ProbeExamples]:
+    reader, texts = TextReader.like(source), read_files(files)
+    seed, found = source.config.seed, dict[str, ProbeExamples]()
     for part, half in (("train", "choose"), ("test", "test")):
         own = [[text for text in of_file if half_of(text, seed) == half] for of_file in texts]
         if not any(own):
@@ -96,7 +96,7 @@ def shift_files(shift: Mapping[str, Any]) -> tuple[Path, ...]:
     return tuple(Path(str(file)) for file in given)  # pyright: ignore[reportUnknownVariableType]
 
 
-def _of_rows(source: Source, settings: TaskSettings) -> dict[str, Examples]:
+def _of_rows(source: Source, settings: TaskSettings) -> dict[str, ProbeExamples]:
     """From the rows that a source has: with labels, or else with codes."""
     labelled = source.labelled()
     if labelled is not None:
@@ -112,7 +112,7 @@ def _of_rows(source: Source, settings: TaskSettings) -> dict[str, Examples]:
     return {"train": _active(choose, features), "test": _active(test, features)}
 
 
-def _labelled(batch: Batch) -> Examples:
+def _labelled(batch: Batch) -> ProbeExamples:
     """Every label, and every class of a label with classes."""
     labels: dict[str, Tensor] = {}
     for name, label in batch.labels.items():
@@ -121,12 +121,12 @@ def _labelled(batch: Batch) -> Examples:
             labels[name] = label
         else:
             labels |= {f"{name}_{c}": (label == c).long() for c in classes}
-    return Examples.each(batch.acts, labels)
+    return ProbeExamples.each(batch.acts, labels)
 
 
-def _active(batch: Batch, features: list[int]) -> Examples:
+def _active(batch: Batch, features: list[int]) -> ProbeExamples:
     assert batch.codes is not None
-    return Examples.each(batch.acts, {f"feature_{g}": (batch.codes[:, g] > 0).long() for g in features})
+    return ProbeExamples.each(batch.acts, {f"feature_{g}": (batch.codes[:, g] > 0).long() for g in features})
 
 
 def shifted(config: SourceConfig, shift: Mapping[str, Any]) -> SourceConfig:
@@ -142,7 +142,7 @@ def shifted(config: SourceConfig, shift: Mapping[str, Any]) -> SourceConfig:
         raise ValueError(f"{field} = {first['input']!r}: {first['msg']}") from None
 
 
-def _shifted(source: Source, config: SourceConfig, train: Examples, settings: TaskSettings) -> Examples:
+def _shifted(source: Source, config: SourceConfig, train: ProbeExamples, settings: TaskSettings) -> ProbeExamples:
     """The test rows of the shifted source, with the properties that the training rows have."""
     other = config.build() if isinstance(config, ToyConfig) else config.open(Path(), "cpu")
     same = source.truth is None or (
@@ -159,7 +159,7 @@ def _shifted(source: Source, config: SourceConfig, train: Examples, settings: Ta
     return _labelled(labelled[1])
 
 
-def _frequent(train: Examples, test: Examples, min_count: int) -> list[str]:
+def _frequent(train: ProbeExamples, test: ProbeExamples, min_count: int) -> list[str]:
     """The properties that are frequent enough, and no more than that of the rows."""
     counts = {
         name: min(int((part.labels[name] == c).sum()) for part in (train, test) for c in (0, 1))
@@ -175,13 +175,13 @@ def _frequent(train: Examples, test: Examples, min_count: int) -> list[str]:
     return kept
 
 
-def only(examples: Examples, names: list[str]) -> Examples:
+def _only(examples: ProbeExamples, names: list[str]) -> ProbeExamples:
     """The examples with these properties alone."""
     labels = {name: examples.labels[name] for name in names if name in examples.labels}
-    return Examples(examples.acts, labels, examples.groups, examples.of, examples.pooling)
+    return ProbeExamples(examples.acts, labels, examples.groups, examples.of, examples.pooling)
 
 
-def _at_most(examples: Examples, n: int, part: str) -> Examples:
+def _at_most(examples: ProbeExamples, n: int, part: str) -> ProbeExamples:
     """At most `n` of the examples, at random, in their order."""
     if len(examples) <= n:
         return examples

@@ -29,18 +29,18 @@ from sae.dictionary import Dictionary
 from sae.numerics.binary_probes import f1_score
 from sae.numerics.seeds import derive
 from sae.probing.controls import untrained
-from sae.probing.examples import Examples, Rows, Task, tasks_of
-from sae.probing.methods import Method, Reading, StudySettings, methods_of
-from sae.probing.probes import Probe, Setting
+from sae.probing.examples import ProbeExamples, ProbeTask, PropertyRows, tasks_of
+from sae.probing.methods import Method, ProbeInput, StudySettings, methods_of
+from sae.probing.probes import Probe, ProbeSetting
 from sae.probing.regimes import Draw, Regime, draws, permuted
-from sae.probing.validation import Choice, auc, choose
+from sae.probing.validation import ValidatedSetting, auc, choose
 
 
-class Result(NamedTuple):
+class ProbeResult(NamedTuple):
     """One row of the table. `n` training rows, of which `n_positive` are labelled so; `why` says what decided on the
     `setting` (see :data:`sae.probing.validation.Why`); a validation AUC that does not exist is NaN."""
 
-    reading: Reading
+    reading: ProbeInput
     method: str
     task: str
     regime: Regime
@@ -65,17 +65,17 @@ class Scored:
     positive: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, regime: Regime, x: NDArray[np.float32], rows: Rows) -> Scored:
+    def of(cls, regime: Regime, x: NDArray[np.float32], rows: PropertyRows) -> Scored:
         return cls(regime, x if len(rows.index) == len(x) else x[rows.index], rows.positive)
 
 
 def study(
     settings: StudySettings,
-    train: Examples,
-    test: Examples,
+    train: ProbeExamples,
+    test: ProbeExamples,
     dictionary: Dictionary | None = None,
-    shift: Examples | None = None,
-) -> Iterator[list[Result]]:
+    shift: ProbeExamples | None = None,
+) -> Iterator[list[ProbeResult]]:
     """The rows of the table, a list for each task: those of the probes on the activations, or where a dictionary is
     given, those on its codes and on its untrained control.
 
@@ -100,8 +100,8 @@ def study(
 
 
 def _readings(
-    settings: StudySettings, train: Examples, d: Dictionary | None
-) -> Iterator[tuple[Reading, Callable[[Tensor], Tensor]]]:
+    settings: StudySettings, train: ProbeExamples, d: Dictionary | None
+) -> Iterator[tuple[ProbeInput, Callable[[Tensor], Tensor]]]:
     if d is None:
         yield "acts", lambda x: x
         return
@@ -120,13 +120,13 @@ def _weighted(d: Dictionary) -> Callable[[Tensor], Tensor]:
 
 def _probe(
     settings: StudySettings,
-    task: Task,
+    task: ProbeTask,
     x: NDArray[np.float32],
     targets: Sequence[Scored],
-    reading: Reading,
+    reading: ProbeInput,
     methods: Sequence[Method],
     seed: int,
-) -> Iterator[Result]:
+) -> Iterator[ProbeResult]:
     """All conditions and probes of one task and one draw of its rows."""
     for draw in draws(settings, task, seed):
         if len(np.unique(draw.positive)) < 2:
@@ -138,19 +138,19 @@ def _probe(
                 continue
             path = (task.name, method.name, draw.regime, str(draw.level), seed)
             positive = permuted(draw.positive, *path) if method.shuffled else draw.positive
-            choice, scores = fit(method.probe, rows, positive, groups, [t.x for t in asked], derive("probe", *path))
+            choice, scores = _fit(method.probe, rows, positive, groups, [t.x for t in asked], derive("probe", *path))
             for target, score in zip(asked, scores, strict=True):
                 yield _result(reading, method.name, task.name, draw, choice, target, score, seed)
 
 
-def fit(
+def _fit(
     probe: Probe,
     x: NDArray[np.float32],
     positive: NDArray[np.bool_],
     groups: NDArray[np.int64],
     x_scored: Sequence[NDArray[np.float32]],
     seed: int,
-) -> tuple[Choice, list[NDArray[np.float32]]]:
+) -> tuple[ValidatedSetting, list[NDArray[np.float32]]]:
     """The setting, chosen on the training rows, and what the probe, fitted on all of them, says of others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what does not converge is a candidate like others
@@ -161,17 +161,17 @@ def fit(
 
 
 def _result(
-    reading: Reading,
+    reading: ProbeInput,
     method: str,
     task: str,
     draw: Draw,
-    choice: Choice,
+    choice: ValidatedSetting,
     target: Scored,
     scores: NDArray[np.float32],
     seed: int,
-) -> Result:
+) -> ProbeResult:
     said = scores >= 0
-    return Result(
+    return ProbeResult(
         reading=reading,
         method=method,
         task=task,
@@ -184,32 +184,32 @@ def _result(
         test_auc=float(auc(scores[:, None], target.positive)[0]),
         f1=f1_score(torch.from_numpy(said), torch.from_numpy(target.positive)),
         accuracy=float((said == target.positive).mean()),
-        setting=told(choice.setting),
+        setting=_told(choice.setting),
         why=choice.why,
     )
 
 
-def told(setting: Setting) -> str:
+def _told(setting: ProbeSetting) -> str:
     """A setting as text, e.g. ``C=3.59``."""
     return " ".join(f"{name}={value:.3g}" for name, value in setting.items())
 
 
-def write_results(results: Sequence[Result], file: Path) -> None:
+def write_results(results: Sequence[ProbeResult], file: Path) -> None:
     """The table as a .csv file; what is undefined is empty."""
     with file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(Result._fields)
+        writer.writerow(ProbeResult._fields)
         for result in results:
             writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in result])
 
 
-def read_results(file: Path) -> list[Result]:
+def read_results(file: Path) -> list[ProbeResult]:
     """The table that :func:`write_results` wrote."""
     with file.open(newline="", encoding="utf-8") as lines:
         return [_typed(row) for row in csv.DictReader(lines)]
 
 
-def _typed(row: dict[str, str]) -> Result:
+def _typed(row: dict[str, str]) -> ProbeResult:
     whole, real = ("seed", "n", "n_positive"), ("level", "val_auc", "test_auc", "f1", "accuracy")
     known = {name: int(row[name]) for name in whole} | {name: float(row[name] or "nan") for name in real}
-    return Result(**{**row, **known})  # pyright: ignore[reportArgumentType]
+    return ProbeResult(**{**row, **known})  # pyright: ignore[reportArgumentType]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sae.numerics.statistics import Estimate, mean_interval
-from sae.probing.compare import Compared, compare
-from sae.probing.quiver import Taken, is_control, quiver
-from sae.probing.study import Result
+from sae.probing.compare import Compared, paired_comparison
+from sae.probing.quiver import QuiverChoice, is_control, quiver
+from sae.probing.study import ProbeResult
 
 UNTRAINED = "untrained_"
 
@@ -69,7 +69,7 @@ class Summary(NamedTuple):
 ByTask = Mapping[str, float]
 
 
-def summary(raw: Sequence[Result], dictionaries: Mapping[str, Sequence[Sequence[Result]]]) -> Summary:
+def summary(raw: Sequence[ProbeResult], dictionaries: Mapping[str, Sequence[Sequence[ProbeResult]]]) -> Summary:
     """From the results on the activations, and for each setting those of its dictionaries (one for each seed)."""
     conditions = conditions_of(raw)
     reference = raw[0].method
@@ -85,7 +85,7 @@ def summary(raw: Sequence[Result], dictionaries: Mapping[str, Sequence[Sequence[
     return Summary([o for o in outcomes if o.auc.n], [h for h in helps if h.joined.n])
 
 
-def conditions_of(results: Iterable[Result]) -> list[Condition]:
+def conditions_of(results: Iterable[ProbeResult]) -> list[Condition]:
     """Every regime, as a whole and, where it has several levels, at each."""
     levels: dict[str, list[float]] = {}
     for r in results:
@@ -99,7 +99,7 @@ def conditions_of(results: Iterable[Result]) -> list[Condition]:
     ]
 
 
-def by_task(results: Iterable[Result], condition: Condition, method: str | None = None) -> ByTask:
+def by_task(results: Iterable[ProbeResult], condition: Condition, method: str | None = None) -> ByTask:
     """The mean test AUC of each task."""
     found: dict[str, list[float]] = {}
     for r in results:
@@ -111,15 +111,20 @@ def by_task(results: Iterable[Result], condition: Condition, method: str | None 
 def against(a: ByTask, b: ByTask) -> Compared:
     """Over the tasks that both have."""
     tasks = [task for task in a if task in b]
-    return compare([a[task] for task in tasks], [b[task] for task in tasks])
+    return paired_comparison([a[task] for task in tasks], [b[task] for task in tasks])
 
 
-def _methods(results: Iterable[Result]) -> list[str]:
+def _methods(results: Iterable[ProbeResult]) -> list[str]:
     return list(dict.fromkeys(r.method for r in results))
 
 
 def _outcome(
-    setting: str, method: str, condition: Condition, own: Sequence[Result], raw: Sequence[Result], reference: str
+    setting: str,
+    method: str,
+    condition: Condition,
+    own: Sequence[ProbeResult],
+    raw: Sequence[ProbeResult],
+    reference: str,
 ) -> Outcome:
     values = by_task(own, condition, method)
     twin = None if is_control(method) else by_task(own, condition, UNTRAINED + method)
@@ -136,12 +141,12 @@ def _outcome(
 class Quivers(NamedTuple):
     """What is taken without a dictionary's probes, with them, and of them alone."""
 
-    without: Sequence[Taken]
-    joined: Sequence[Taken]
-    own: Sequence[Taken]
+    without: Sequence[QuiverChoice]
+    joined: Sequence[QuiverChoice]
+    own: Sequence[QuiverChoice]
 
 
-def _quivers(raw: Sequence[Result], member: Sequence[Result]) -> Quivers:
+def _quivers(raw: Sequence[ProbeResult], member: Sequence[ProbeResult]) -> Quivers:
     tasks = {result.task for result in member}
     own = [result for result in raw if result.task in tasks]
     every = (own, [*own, *member], member)
@@ -149,9 +154,9 @@ def _quivers(raw: Sequence[Result], member: Sequence[Result]) -> Quivers:
 
 
 def _help(
-    setting: str, condition: Condition, quivers: Sequence[Quivers], raw: Sequence[Result], reference: str
+    setting: str, condition: Condition, quivers: Sequence[Quivers], raw: Sequence[ProbeResult], reference: str
 ) -> Help:
-    def auc(pick: Callable[[Quivers], Sequence[Taken]]) -> ByTask:
+    def auc(pick: Callable[[Quivers], Sequence[QuiverChoice]]) -> ByTask:
         return by_task((taken.result for q in quivers for taken in pick(q)), condition)
 
     without, joined, own = auc(lambda q: q.without), auc(lambda q: q.joined), auc(lambda q: q.own)

@@ -14,12 +14,12 @@ from sae.activations.disk_source import Activations
 from sae.activations.harvest import Harvest
 from sae.activations.labels import Labelled, LabelledRows, locate, read_labelled
 from sae.model.hooked import load_tokenizer
-from sae.probing.examples import Examples, Pooling, joined
+from sae.probing.examples import Pooling, ProbeExamples, joined
 from sae.sources.transformer import Config
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class TextReader:
     """Reads texts as a source did: the same model, hook point, context and beginning of a row."""
 
     config: Config
@@ -27,7 +27,7 @@ class Reader:
     tokenizer: Any
 
     @classmethod
-    def like(cls, source: Activations) -> Reader:
+    def like(cls, source: Activations) -> TextReader:
         config = source.config
         assert isinstance(config, Config)
         harvest = Harvest(
@@ -35,7 +35,7 @@ class Reader:
         )
         return cls(config, harvest, load_tokenizer(config.model, config.revision))
 
-    def __call__(self, texts: Sequence[Labelled], pooling: Pooling = "last") -> Examples:
+    def __call__(self, texts: Sequence[Labelled], pooling: Pooling = "last") -> ProbeExamples:
         """One example for each labelled span: its last token, or all of its tokens where they are to be pooled."""
         bos = None if self.config.bos == "none" else self.tokenizer.bos_token_id
         rows = locate(texts, self.tokenizer, self.config.context, bos)
@@ -46,7 +46,7 @@ class Reader:
         documents = {name: i for i, name in enumerate(dict.fromkeys(text.group for text in texts))}
         of_text = torch.tensor([documents[text.group] for text in texts])
         acts, of = self._vectors(rows, pooling)
-        return Examples(acts, rows.labels, of_text[rows.row.long()], of, pooling)
+        return ProbeExamples(acts, rows.labels, of_text[rows.row.long()], of, pooling)
 
     def _vectors(self, rows: LabelledRows, pooling: Pooling) -> tuple[Tensor, Tensor]:
         """The vectors of every span one after another, and the span that each belongs to."""
@@ -77,7 +77,7 @@ def _named(stem: str, text: Labelled) -> Labelled:
     return replace(text, spans=tuple(spans))
 
 
-def read_together(reader: Reader, files: Sequence[Sequence[Labelled]], pooling: Pooling) -> Examples:
+def read_together(reader: TextReader, files: Sequence[Sequence[Labelled]], pooling: Pooling) -> ProbeExamples:
     """The examples of several files; texts of one document are one group wherever they stand."""
     kept = [texts for texts in files if texts]
     parts = [reader(texts, pooling) for texts in kept]

@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 from sae.numerics.binary_probes import rank_auc
-from sae.probing.probes import Probe, Setting
+from sae.probing.probes import Probe, ProbeSetting
 
 DIGITS = 9
 """To which AUCs are told apart: means of equal ones differ by rounding."""
 LEAVE_TWO_OUT, FOLDED, FOLDS, LAST = 12, 128, 6, 100
 
 
-class Split(NamedTuple):
+class ValidationSplit(NamedTuple):
     """The rows to fit on and those to judge by."""
 
     fit: NDArray[np.int64]
@@ -39,10 +39,10 @@ Why = Literal["validation", "tie", "prior"]
 """What decided: the validation AUC, the prior order among those that share the best one, or that order alone."""
 
 
-class Choice(NamedTuple):
+class ValidatedSetting(NamedTuple):
     """A probe's setting, its validation AUC (NaN where there is none) and what decided."""
 
-    setting: Setting
+    setting: ProbeSetting
     auc: float
     why: Why
 
@@ -58,28 +58,30 @@ def parts(positive: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     return [np.arange(n - min(n // 5, LAST), n)]
 
 
-def splits(positive: NDArray[np.bool_], groups: NDArray[np.int64]) -> list[Split]:
+def splits(positive: NDArray[np.bool_], groups: NDArray[np.int64]) -> list[ValidationSplit]:
     """The splits that say something: both classes in both parts, and no document in both."""
-    found: list[Split] = []
+    found: list[ValidationSplit] = []
     for judge in parts(positive):
         fit = np.flatnonzero(~np.isin(groups, groups[judge]))
         if all(len(np.unique(positive[part])) == 2 for part in (fit, judge)):
-            found.append(Split(fit, judge))
+            found.append(ValidationSplit(fit, judge))
     return found
 
 
 def choose(
     probe: Probe, x: NDArray[np.float32], positive: NDArray[np.bool_], groups: NDArray[np.int64], seed: int
-) -> Choice:
+) -> ValidatedSetting:
     """The setting with the best mean validation AUC, the earliest of those that tie."""
     settings = probe.settings(*x.shape)
     found = splits(positive, groups)
     if not found:
-        return Choice(settings[0], np.nan, "prior")
+        return ValidatedSetting(settings[0], np.nan, "prior")
     aucs = [auc(probe.scores(x[s.fit], positive[s.fit], x[s.judge], settings, seed), positive[s.judge]) for s in found]
     mean = np.mean(aucs, axis=0).round(DIGITS)
     best = int(mean.argmax())
-    return Choice(settings[best], float(mean[best]), "tie" if (mean == mean[best]).sum() > 1 else "validation")
+    return ValidatedSetting(
+        settings[best], float(mean[best]), "tie" if (mean == mean[best]).sum() > 1 else "validation"
+    )
 
 
 def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> NDArray[np.float64]:

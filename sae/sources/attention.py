@@ -22,17 +22,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.activations.corpus import SPLITS, Corpus, write_rows
-from sae.activations.disk_source import Activations, Known, StreamedConfig, versions
+from sae.activations.disk_source import Activations, Known, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows
 from sae.model.hooked import Model
 from sae.model.token_rows import NOTHING, TokenRows
 from sae.source import Progress, Source, Split
 from sae.toys.attention.embedding import Embedding, groups_at
-from sae.toys.attention.network import NetworkConfig
-from sae.toys.attention.saved import AnyTask, load, train
-from sae.toys.attention.task import Task, defined
-from sae.toys.attention.training import TrainingConfig
+from sae.toys.attention.network import AttentionModelConfig
+from sae.toys.attention.saved import AnyTask, load_toy, train_toy
+from sae.toys.attention.task import TokenTask, defined
+from sae.toys.attention.training import AttentionTrainingConfig
 
 Positions = Literal["answers", "all"]
 
@@ -45,8 +45,8 @@ class Config(StreamedConfig):
     kind: Literal["attention"] = "attention"
     size: ClassVar[str] = "n_rows"
     task: AnyTask
-    model: NetworkConfig
-    training: TrainingConfig = TrainingConfig()
+    model: AttentionModelConfig
+    training: AttentionTrainingConfig = AttentionTrainingConfig()
     n_rows: int = Field(10_000, gt=0)
     n_heldout_rows: int = Field(2_000, gt=1)
     positions: Positions = "answers"
@@ -74,8 +74,8 @@ class Config(StreamedConfig):
         return super().provides | known
 
     @property
-    def select(self) -> Asked:
-        return Asked(self.task, self.positions)
+    def select(self) -> AnswerPositions:
+        return AnswerPositions(self.task, self.positions)
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
         """Trains the model, draws rows, runs the model over them, and writes ``source.json`` last of all."""
@@ -83,8 +83,8 @@ class Config(StreamedConfig):
         if self.finished(directory / "source.json"):
             return
         self._check_identity(directory)
-        train(directory, self.task, self.model, self.training, self.seed, progress, device)
-        toy = load(directory, device)
+        train_toy(directory, self.task, self.model, self.training, self.seed, progress, device)
+        toy = load_toy(directory, device)
         d_in = self.width(toy.model)
         rows: dict[Split, Tensor] = {s: self.task.batch(self.seed, s, 0, n) for s, n in self._sizes().items()}
         splits = {s: {"rows": len(r), "tokens": int(self.select(r).kept.sum())} for s, r in rows.items()}
@@ -95,7 +95,7 @@ class Config(StreamedConfig):
         splits = self.harvest(directory, harvest, splits, progress)
         if self.has_labels():
             self._write_labels(directory, rows, harvest)
-        facts = {"d_in": d_in, "splits": splits, "model_scores": dict(toy.scores), **versions()}
+        facts = {"d_in": d_in, "splits": splits, "model_scores": dict(toy.scores), **model_versions()}
         self.record(directory / "source.json", facts)
 
     def open(self, directory: Path, device: str) -> Source:
@@ -124,7 +124,7 @@ class Config(StreamedConfig):
 
     def _known(self, directory: Path, facts: Mapping[str, Any], device: str) -> Known:
         """The features of the embeddings, with their shares among the training vectors."""
-        network, n = load(directory).network, facts["splits"]["train"]["rows"]
+        network, n = load_toy(directory).network, facts["splits"]["train"]["rows"]
         tokens = Corpus.open(directory, "train", n, self.seed).tokens(np.arange(n)).long()
         kept = self.select(tokens).kept
         here = {"token": tokens[kept], "position": kept.nonzero()[:, 1]}
@@ -136,10 +136,10 @@ class Config(StreamedConfig):
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerPositions:
     """Makes rows for the model of a task's rows of tokens, with the answers that are asked for."""
 
-    task: Task
+    task: TokenTask
     positions: Positions
 
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> TokenRows:
@@ -151,4 +151,4 @@ class Asked:
 
 
 def _model(directory: Path, device: str) -> Model:
-    return load(directory, device).model
+    return load_toy(directory, device).model

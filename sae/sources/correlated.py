@@ -60,7 +60,7 @@ class Config(ToyConfig):
         return {"directions": directions, "factor": factor, "probability": (draws > 0).float().mean(0)}
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
-        return Correlated(self, tensors["directions"], tensors["factor"], tensors["probability"])
+        return CorrelatedSource(self, tensors["directions"], tensors["factor"], tensors["probability"])
 
     def draw_codes(
         self, factor: Float[Tensor, "n_features n_features"], size: int, draw: torch.Generator
@@ -84,7 +84,7 @@ class Config(ToyConfig):
         return uniform((size, self.n_features), draw)
 
 
-class Correlated(Source):
+class CorrelatedSource(Source):
     """Rows of correlated features."""
 
     def __init__(

@@ -24,7 +24,7 @@ from torch import Tensor
 from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
 from sae.toys.base import ToyConfig, random_directions
-from sae.toys.features.directions import AnyDirections, Random
+from sae.toys.features.directions import AnyDirections, RandomDirections
 from sae.toys.features.law import AnyActivity, Law
 from sae.toys.features.series import PerFeature
 from sae.toys.features.tree import Tree
@@ -41,7 +41,7 @@ class Config(ToyConfig):
     d_in: int = Field(gt=0)
     activity: AnyActivity
     values: AnyValues = Uniform()
-    directions: AnyDirections = Random()
+    directions: AnyDirections = RandomDirections()
     noise: float = Field(0.0, ge=0)
     offset: float = Field(0.0, ge=0)
     importance: PerFeature | None = None

@@ -45,10 +45,10 @@ class Config(ToyConfig):
         return {"directions": directions, "probability": probability}
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
-        return Independent(self, tensors["directions"], tensors["probability"])
+        return IndependentSource(self, tensors["directions"], tensors["probability"])
 
 
-class Independent(Source):
+class IndependentSource(Source):
     """Rows of independent features."""
 
     def __init__(

@@ -32,7 +32,7 @@ from sae.source import Batch, Source, Split, Truth
 from sae.toys.base import ToyConfig, random_directions
 from sae.toys.features.values import AnyValues, Uniform
 
-DENSE = 0.5
+_DENSE = 0.5
 """The share of rows in which a dense feature is active."""
 
 
@@ -91,7 +91,7 @@ class Manifold(Source):
         self.d_in, self.subspaces = config.d_in, tensors.get("circles")
         shares = (
             (config.sparse, config.probability),
-            (config.dense, DENSE),
+            (config.dense, _DENSE),
             (config.clusters, 1 / max(config.clusters, 1)),
         )
         probability = torch.cat([torch.full((n,), p) for n, p in shares])
@@ -103,7 +103,7 @@ class Manifold(Source):
         rate = torch.cat(
             [
                 torch.full((n_sparse,), config.probability),
-                torch.full((n_dense,), DENSE),
+                torch.full((n_dense,), _DENSE),
                 torch.full((config.circles,), config.circle_probability),
             ]
         )

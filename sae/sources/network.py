@@ -35,8 +35,8 @@ from sae.toys.features.values import AnyValues, Uniform, above_zero
 from sae.toys.networks.instances import points
 from sae.toys.networks.model import Networks, embedding
 from sae.toys.networks.settings import NetworkConfig, TrainingConfig
-from sae.toys.networks.tasks import Task, output_names, task
-from sae.toys.networks.training import Inputs, Population, measure, train, unexplained
+from sae.toys.networks.tasks import FeatureTask, output_names, task
+from sae.toys.networks.training import Inputs, Population, measure, train_networks, unexplained
 
 REPRESENTED = 0.5
 """The length from which a feature counts as represented; shorter ones are partly so, below .1 not at all."""
@@ -90,7 +90,7 @@ class Config(SourceConfig):
         return self
 
     @property
-    def computes(self) -> Task:
+    def computes(self) -> FeatureTask:
         return task(self.task, self.n_features)
 
     @property
@@ -145,7 +145,7 @@ class Config(SourceConfig):
         ``[n_logged, n_instances]`` of the loss of training batches with the `history_step` of each."""
         population, history = self.population(), list[tuple[int, Tensor]]()
         networks = self.begin()
-        for state in train(networks, population, self.training):
+        for state in train_networks(networks, population, self.training):
             networks = state.networks
             history.append((state.step, state.loss.clone()))
             progress(state.step, self.training.steps, "steps")

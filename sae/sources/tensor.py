@@ -13,8 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.numerics.seeds import Permutation, derive, epoch_rows
-from sae.source import Batch, Progress, Source, SourceConfig, Split
+from sae.source import Progress, Source, SourceConfig, TensorSource
 
 
 class Config(SourceConfig):
@@ -57,7 +56,7 @@ class Config(SourceConfig):
 
     def open(self, directory: Path, device: str) -> Source:
         acts, targets, labels = self._read()
-        return Rows(acts, labels, self.heldout, self.seed, targets)
+        return TensorSource(acts, labels, self.heldout, self.seed, targets)
 
     def _read(self) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"] | None, dict[str, Tensor]]:
         tensors = read_matrix_file(self.file)
@@ -105,44 +104,3 @@ def read_matrix_file(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, ValueError, EOFError, TypeError) as error:
         raise ValueError(f"{file}: not a whole .safetensors or .npy file: {error}") from None
-
-
-class Rows(Source):
-    """Rows of a matrix in memory; a fixed random split keeps held-out rows from training."""
-
-    def __init__(
-        self,
-        acts: Float[Tensor, "rows d_in"],
-        labels: dict[str, Tensor] | None = None,
-        heldout: float = 0.2,
-        seed: int = 0,
-        targets: Float[Tensor, "rows d_in"] | None = None,
-    ) -> None:
-        n = len(acts)
-        order = Permutation(n, derive("rows", seed))(np.arange(n))
-        kept = max(1, round(n * heldout / 2))
-        parts = {"choose": order[:kept], "test": order[kept : 2 * kept], "train": order[2 * kept :]}
-        if len(parts["train"]) == 0 or len(parts["test"]) == 0:
-            raise ValueError(f"source: {n} rows are too few to train on and to hold some out")
-        self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
-        self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
-        self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
-        self.n_rows = {split: len(rows) for split, rows in self.parts.items()}
-
-    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
-        part = self.parts[split]
-        if split == "train":
-            where = epoch_rows(step, size, len(part), self.seed)
-        else:
-            where = (step * size + np.arange(size)) % len(part)
-        index = torch.from_numpy(part[where])
-        return Batch(
-            self.acts.index_select(0, index),
-            labels={name: t[index] for name, t in self.labels.items()},
-            targets=None if self.targets is None else self.targets.index_select(0, index),
-        )
-
-    def labelled(self) -> tuple[Batch, Batch] | None:
-        if not self.labels:
-            return None
-        return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(0, len(self.parts["test"]), "test")

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, Selection, write_corpus
-from sae.activations.disk_source import Activations, Splits, StreamedConfig, versions
+from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, PositionSelection, write_corpus
+from sae.activations.disk_source import Activations, Splits, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
 from sae.activations.labels import Labelled, half_of, locate, read_labelled
 from sae.activations.text import Text, tokenised
@@ -85,7 +85,7 @@ class Config(StreamedConfig):
         model, tokenizer = self.boot(device), self._tokenizer()
         d_in = self.width(model)
         model.check_context(self.context)
-        select = Selection.of(tokenizer, self.drop_position_0)
+        select = PositionSelection.of(tokenizer, self.drop_position_0)
         self.check_room(directory, self.n_tokens or 0, d_in)
         splits = self._write_corpus(directory, tokenizer, select, progress)
         shard_rows = max(1, self.shard_tokens // self.context)
@@ -97,7 +97,7 @@ class Config(StreamedConfig):
 
     def open(self, directory: Path, device: str) -> Source:
         facts = self.complete(directory)
-        select = Selection(tuple(facts["excluded_token_ids"]), self.drop_position_0)
+        select = PositionSelection(tuple(facts["excluded_token_ids"]), self.drop_position_0)
         return Activations(self, directory, facts, select, partial(self.boot, device), device)
 
     def _tokenizer(self) -> Any:
@@ -108,7 +108,7 @@ class Config(StreamedConfig):
             raise ValueError(f"source.eos = true: the tokenizer of {self.model} has no EOS; use false")
         return tokenizer
 
-    def _write_corpus(self, directory: Path, tokenizer: Any, select: Selection, progress: Progress) -> Splits:
+    def _write_corpus(self, directory: Path, tokenizer: Any, select: PositionSelection, progress: Progress) -> Splits:
         """The rows of tokens of every split; a ``ValueError`` where the text has too little for any of them."""
         finished = self.finished(directory / "rows.json")
         if finished:
@@ -142,7 +142,9 @@ class Config(StreamedConfig):
                 raise ValueError(f"source.labels: {self.labels} has no labelled text for {split!r}; give more texts")
             harvest.labelled(directory / f"labels-{split}.safetensors", rows)
 
-    def _facts(self, model: Model, select: Selection, splits: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def _facts(
+        self, model: Model, select: PositionSelection, splits: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, Any]:
         """What the activations are, for whoever meets the directory later."""
         unique = splits["train"]["tokens"]
         return {
@@ -151,5 +153,5 @@ class Config(StreamedConfig):
             "excluded_token_ids": list(select.special),
             "model_revision": model.revision,
             "processing": PROCESSING,
-            **versions(),
+            **model_versions(),
         }

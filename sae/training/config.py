@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from sae.registry import Grown
+from sae.registry import VersionedSettings
 from sae.training.engine import Precision
 from sae.training.input_scaling import Scaling
 from sae.training.stack import Start
@@ -17,7 +17,7 @@ def _centre(given: Any) -> Any:
     return {True: "mean", False: "none"}[given] if isinstance(given, bool) else given
 
 
-class TrainConfig(Grown):
+class TrainConfig(VersionedSettings):
     """Settings of the training loop. Shares (`warm_up`, `decay`, ...) are of `steps`.
 
     `input_scale` is told in :mod:`sae.training.input_scaling`; it and what b_dec begins at (`centre`: the mean or the

@@ -15,7 +15,7 @@ ENCODER_SHARE = 0.2
 """A resampled encoder row has this share of the living rows' mean norm (Bricken et al. 2023)."""
 
 
-def count_silence_(silent_for: Int[Tensor, "n_members n_latents"], fired: Tensor) -> None:
+def count_steps_since_fired_(silent_for: Int[Tensor, "n_members n_latents"], fired: Tensor) -> None:
     """Adds one step to every latent's silence, and ends the silence of those that fired."""
     silent_for += 1
     silent_for.masked_fill_(fired, 0)

@@ -19,7 +19,7 @@ from sae.architecture import Architecture, LargestOfBatch, Pursuit
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.training import pursuit_step as pursuit
 from sae.training import sparse_step as sparse
-from sae.training.dense_step import Dense
+from sae.training.dense_step import DenseStep
 from sae.training.gradients import Gradient, Terms
 from sae.training.kernels import Adam, Kernels, Rounded
 from sae.training.kernels.backend import kernels_for
@@ -28,9 +28,9 @@ from sae.training.kernels.reference import adam_
 from sae.training.stack import Stack
 
 Precision = Literal["float32", "screen", "bfloat16"]
-LOOK = 10
+CHOOSE_PATH_EVERY = 10
 """The path is chosen anew after the first step and every so many steps."""
-BAR_FOLLOWS = 0.03
+THRESHOLD_RATE = 0.03
 """The share of a batch's bar in the one that is followed."""
 LARGE = {"cpu": 1 << 18}
 """From so many codes on, members are taken one at a time on the dense path, each while it is in the cache."""
@@ -58,7 +58,7 @@ class Engine:
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
         self.is_sparse, self.precision, self.keep_near = is_sparse, precision, keep_near
-        self.target_l0 = torch.full_like(stack.bar, torch.nan) if target_l0 is None else target_l0
+        self.target_l0 = torch.full_like(stack.batch_threshold, torch.nan) if target_l0 is None else target_l0
         self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
         n_members, n_latents, d_in = stack.W_dec.shape
@@ -67,10 +67,10 @@ class Engine:
         self.at_once = 1 if is_large else n_members
         # On the sparse path, members with levels or with dead latents that learn are taken one by one: while they are
         # small, together on the dense path is faster.
-        by_one = len(architecture.levels) > 1 or architecture.revival is not None
+        by_one = len(architecture.levels) > 1 or architecture.dead_latent_loss is not None
         pursues = isinstance(architecture.selection, Pursuit)
         self._may_be_sparse = not pursues and (is_large or not by_one)
-        self._dense = Dense(self.at_once, n_latents, d_in, batch, stack.W_dec)
+        self._dense = DenseStep(self.at_once, n_latents, d_in, batch, stack.W_dec)
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None
         self._stale = torch.ones(n_members, dtype=torch.bool)
@@ -95,9 +95,9 @@ class Engine:
         `y` is what is to be reconstructed where it is not `x`; `dead` are the latents that may be revived; `steady` is
         the step of own numbers whose rate does not decay.
         """
-        terms, look = Terms.empty(self.stack), t == 1 or t % LOOK == 0
+        terms, look = Terms.empty(self.stack), t == 1 or t % CHOOSE_PATH_EVERY == 0
         y = x if y is None else y
-        if self.architecture.revival is None or dead is None or not bool(dead.any()):
+        if self.architecture.dead_latent_loss is None or dead is None or not bool(dead.any()):
             dead = None
         for is_sparse, first, last in self._runs():
             own, weight = terms.part(first, last), coefficient[first:last]
@@ -107,10 +107,16 @@ class Engine:
             else:
                 rest = self._dense_step(first, last, x, y, adam, weight, own, of_dead, count or look)
             with self.spans("optimizer"):
-                self._settle(first, last, rest, adam, (steady or adam) if self.architecture.steady else adam)
+                self._settle(first, last, rest, adam, (steady or adam) if self.architecture.constant_rate else adam)
         if isinstance(self.architecture.selection, LargestOfBatch):
-            met, bar = terms.bar > 0, self.stack.bar
-            bar.copy_(torch.where(met, torch.where(bar > 0, bar.lerp(terms.bar, BAR_FOLLOWS), terms.bar), bar))
+            met, bar = terms.batch_threshold > 0, self.stack.batch_threshold
+            bar.copy_(
+                torch.where(
+                    met,
+                    torch.where(bar > 0, bar.lerp(terms.batch_threshold, THRESHOLD_RATE), terms.batch_threshold),
+                    bar,
+                )
+            )
         if look:
             self._choose_paths(terms.l0)
         return terms
@@ -122,7 +128,7 @@ class Engine:
         found, y = x.new_empty(self.stack.n_members, len(x)), x if y is None else y
         for i in range(self.stack.n_members):
             if isinstance(self.architecture.selection, Pursuit):
-                found[i] = pursuit.errors(self.stack.part(i, i + 1), self.architecture.selection, x)
+                found[i] = pursuit.pursuit_errors(self.stack.part(i, i + 1), self.architecture.selection, x)
                 continue
             for row in range(0, len(x), self._dense.rows):
                 some = slice(row, row + self._dense.rows)
@@ -132,7 +138,7 @@ class Engine:
     def anneal(self, architecture: Architecture, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " n_members"]:
         """Goes on with another state of the same architecture. How much larger the penalty of `x` was before: 1
         where it is the selection that is annealed, which has no penalty beside."""
-        ratio = torch.ones_like(self.stack.bar)
+        ratio = torch.ones_like(self.stack.batch_threshold)
         if architecture == self.architecture:
             return ratio
         if architecture.selection == self.architecture.selection:
@@ -169,7 +175,7 @@ class Engine:
         coefficient: Tensor,
         terms: Terms,
         dead: Tensor | None,
-    ) -> sparse.Rest:
+    ) -> sparse.RemainingGradient:
         if len(self._residual) < last - first:
             self._residual = x.new_empty(last - first, *x.shape)
         members = sparse.Members(
@@ -186,7 +192,7 @@ class Engine:
             dead,
             self.spans,
         )
-        return sparse.descend(members, x, y, adam)
+        return sparse.sparse_descend(members, x, y, adam)
 
     def _dense_step(
         self,
@@ -230,7 +236,7 @@ class Engine:
     ) -> Gradient:
         some = self.stack.part(first, last)
         if isinstance(self.architecture.selection, Pursuit):
-            gradient = pursuit.gradients(some, self.architecture.selection, x, y, terms)
+            gradient = pursuit.pursuit_gradients(some, self.architecture.selection, x, y, terms)
         else:
             gradient = self._dense.gradients(
                 some, self.architecture, x, y, coefficient, self.target_l0[first:last], terms, dead, count, self.spans
@@ -240,14 +246,16 @@ class Engine:
             self.kernels.descend(p, m, v, gradient.latents, adam, self.architecture.unit_rows, None)
         return gradient
 
-    def _settle(self, first: int, last: int, rest: sparse.Rest | Gradient, adam: Adam, of_own: Adam) -> None:
+    def _settle(
+        self, first: int, last: int, rest: sparse.RemainingGradient | Gradient, adam: Adam, of_own: Adam
+    ) -> None:
         """The step of what is left when the latents' rows and biases have made theirs."""
         some, m, v = (part.part(first, last) for part in (self.stack, self.m, self.v))
         if self.decoder_bias:
             adam_(some.b_dec, m.b_dec, v.b_dec, rest.b_dec, adam)
-        for name, numbers in some.own.items():
-            adam_(numbers, m.own[name], v.own[name], rest.own[name], of_own)
-        self.architecture.hold_(some.numbers())
+        for name, numbers in some.latent_parameters.items():
+            adam_(numbers, m.latent_parameters[name], v.latent_parameters[name], rest.latent_parameters[name], of_own)
+        self.architecture.constrain_(some.per_latent())
         some.keep_near_(self.keep_near)
 
     def _rounded_part(self, first: int, last: int) -> Rounded | None:

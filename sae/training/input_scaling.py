@@ -22,12 +22,12 @@ from sae.source import Source
 from sae.training.prefetch import Pair
 
 Scaling = Literal["sqrt_d", "none", "whiten"]
-FLOOR = 1e-3
+_FLOOR = 1e-3
 """e: how much of the mean variance is added to every direction's before the root is taken."""
 
 
 @dataclass(frozen=True)
-class Units:
+class InputScaling:
     """Factors of the input and of what is reconstructed; `whitening` takes the place of the first where it is given."""
 
     scale: float = 1.0
@@ -40,11 +40,11 @@ class Units:
         return Pair(x, x if pair.y is pair.x else pair.y * self.target_scale)
 
     @property
-    def told(self) -> float | str:
+    def card_value(self) -> float | str:
         """The factor of the input for a card, or that there was a matrix."""
         return self.scale if self.whitening is None else "whitened"
 
-    def folded(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+    def fold(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
         """Tensors of a member as those of a dictionary that reads and gives back rows of one scale, and that scale.
 
         With a `centre` c in place of b_dec in the encoder: ``(x - c) W + b = (x - b_dec) W + (b + (b_dec - c) W)``.
@@ -69,28 +69,28 @@ class Units:
         return {"scales": scales} | ({} if self.whitening is None else {"whitening": self.whitening})
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Units:
+    def of(cls, tensors: Mapping[str, Tensor]) -> InputScaling:
         scale, target_scale = tensors["scales"].tolist()
         return cls(scale, target_scale, tensors.get("whitening"))
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InputStatistics:
     """What the first training rows tell: the units, and in them the rows and what they centre on."""
 
-    units: Units
+    scaling: InputScaling
     rows: Float[Tensor, "rows d_in"]
     centre: Float[Tensor, " d_in"]
     target_centre: Float[Tensor, " d_in"]
 
     @classmethod
-    def of(cls, source: Source, n_rows: int, batch_size: int, how: Scaling, median: bool) -> Beginning:
+    def measure(cls, source: Source, n_rows: int, batch_size: int, how: Scaling, median: bool) -> InputStatistics:
         batches = [source.batch(step, batch_size) for step in range(-(-n_rows // batch_size))]
         x = torch.cat([batch.acts.float().cpu() for batch in batches])
         y = torch.cat([batch.wanted.float().cpu() for batch in batches]) if source.has_targets else x
         if how == "whiten" and source.has_targets:
             raise ValueError('train.input_scale = "whiten" is for autoencoders: this source has targets')
-        units = Units(_scale(x, how), _scale(y, how), _whitening(x) if how == "whiten" else None)
+        units = InputScaling(_scale(x, how), _scale(y, how), _whitening(x) if how == "whiten" else None)
         x, y = units(Pair(x, y))
         centre = geometric_median if median else _mean
         return cls(units, x, centre(x), centre(x if y is x else y))
@@ -109,7 +109,7 @@ def _whitening(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in d_in"]:
     centred = x.double() - x.double().mean(0)
     covariance = centred.T @ centred / len(x)
     values, vectors = torch.linalg.eigh(covariance)
-    values = values.clamp_min(0) + FLOOR * values.mean()
+    values = values.clamp_min(0) + _FLOOR * values.mean()
     return (vectors * values**-0.5 @ vectors.T).float()
 
 

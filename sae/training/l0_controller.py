@@ -29,7 +29,7 @@ COUNTS = 300.0, 50.0
 FASTEST = 0.2, 0.02
 """``reach / steps`` is held to these, for counts and for codes that shrink: L0 follows the weight in some fifty
 steps, and what integrates faster swings."""
-NEAR = 0.3
+_NEAR = 0.3
 SLOW, SETTLED = 0.15, 0.6
 """`pace` begins at the one and is full after the other share of the steps."""
 SMOOTH = 20
@@ -73,7 +73,7 @@ class Control:
         """After a step in which so many latents were active."""
         self.smooth.copy_(torch.where(self.smooth > 0, self.smooth.lerp(l0, 1 / SMOOTH), l0))
         off = self._off()
-        self.integral += _pace(share) * self.gain * torch.where(self.counts & (off.abs() > NEAR), 0.0, off)
+        self.integral += _pace(share) * self.gain * torch.where(self.counts & (off.abs() > _NEAR), 0.0, off)
 
 
 def _pace(share: float) -> float:

@@ -19,11 +19,11 @@ from sae.numerics.profiler import NO_SPANS, Spans
 from sae.numerics.schedules import trapezoid
 from sae.source import Source
 from sae.training.config import TrainConfig
-from sae.training.dead_latents import count_silence_, resample_
-from sae.training.dense_step import bar_of
+from sae.training.dead_latents import count_steps_since_fired_, resample_
+from sae.training.dense_step import kth_largest
 from sae.training.engine import Engine
 from sae.training.gradients import Terms
-from sae.training.input_scaling import Beginning
+from sae.training.input_scaling import InputStatistics
 from sae.training.kernels import Adam
 from sae.training.l0_controller import Control
 from sae.training.prefetch import Pair, batches_of
@@ -63,9 +63,9 @@ def train_side_by_side(
     resumes = resumes or [None] * len(stacks)
     # Looked at once, and only where a stack begins.
     scaling = config.input_scale, config.centre == "median"
-    beginning = cache(lambda: Beginning.of(source, config.n_scale, config.batch_size, *scaling))
+    beginning = cache(lambda: InputStatistics.measure(source, config.n_scale, config.batch_size, *scaling))
     states = [
-        State.begin(members, source, config, device, beginning())
+        State.initial(members, source, config, device, beginning())
         if resume is None
         else State.restored(members, source, config, device, resume)
         for members, resume in zip(stacks, resumes, strict=True)
@@ -122,14 +122,14 @@ class _Team:
         lr = config.lr * trapezoid(state.step, config.steps, config.warm_up, config.decay)
         warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
         with self.spans("bookkeeping"):
-            x, y = state.units(pair)
+            x, y = state.scaling(pair)
             state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
         coefficient = self.full * state.factor * self.control.weight(state.step / config.steps) * warm
         state.step += 1
         adam, steady = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
         terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, y, state.dead, steady)
         with self.spans("bookkeeping"):
-            count_silence_(state.silent_for, terms.fired)
+            count_steps_since_fired_(state.steps_since_fired, terms.fired)
             if self.controls and warm == 1:
                 self.control.follow_(terms.l0, state.step / config.steps)
             if self.first.resampled and _resamples_after(state.step, config):
@@ -141,7 +141,7 @@ class _Team:
             if state.step == config.steps:
                 self._calibrate(source)
             if logged:
-                state.figures = _figures(terms, coefficient, state.dead, lr)
+                state.logged_values = _figures(terms, coefficient, state.dead, lr)
 
     def _calibrate(self, source: Source) -> None:
         """Has thresholds that were controlled meet the target on the pool of the coming rows, by one factor for all."""
@@ -151,10 +151,10 @@ class _Team:
             pool = _pool(self.state, source, self.config)
             for x, _ in pool:
                 pre = torch.addmm(own.b_enc[0], x - own.subtracted[0], own.W_enc[0].T)
-                ratio = (pre / own.own["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
+                ratio = (pre / own.latent_parameters["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
                 ratios.append(ratio.topk(min(len(ratio), round(4 * target * len(x)))).values)
-            factor = bar_of(torch.cat(ratios), round(target * sum(len(x) for x, _ in pool)))
-            own.own["threshold"].mul_(factor.clamp(0.5, 2))
+            factor = kth_largest(torch.cat(ratios), round(target * sum(len(x) for x, _ in pool)))
+            own.latent_parameters["threshold"].mul_(factor.clamp(0.5, 2))
 
 
 def _resamples_after(step: int, config: TrainConfig) -> bool:
@@ -173,11 +173,14 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
     seeds = [seed for _, seed in state.members]
     resample_(state.stack, state.moments, dead, x, y, errors, seeds, state.step)
     state.stack.keep_near_(config.keep_near)
-    for name, value in state.members[0][0].architecture(0.0).begins.items():
-        for numbers, to in ((state.stack.own[name], value), *((moment, 0.0) for moment in state.moments[name])):
+    for name, value in state.members[0][0].architecture(0.0).initial_values.items():
+        for numbers, to in (
+            (state.stack.latent_parameters[name], value),
+            *((moment, 0.0) for moment in state.moments[name]),
+        ):
             numbers.masked_fill_(dead, to)
     engine.refresh()
-    state.silent_for.masked_fill_(dead, 0)
+    state.steps_since_fired.masked_fill_(dead, 0)
 
 
 def _pool(state: State, source: Source, config: TrainConfig) -> list[Pair]:
@@ -185,7 +188,7 @@ def _pool(state: State, source: Source, config: TrainConfig) -> list[Pair]:
     batch, device = config.batch_size, str(state.stack.W_dec.device)
     coming = range(state.step, state.step + -(-config.resample_pool // batch))
     with closing(batches_of(source, coming, batch, device, workers=0)) as batches:
-        return [state.units(pair) for pair in batches]
+        return [state.scaling(pair) for pair in batches]
 
 
 def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:

@@ -22,32 +22,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.architecture import Pursuit
-from sae.numerics.sparse_coding import Taken, pursue
+from sae.numerics.sparse_coding import PursuitStep, pursue
 from sae.training.gradients import Gradient, Terms
 from sae.training.kernels import Latents
 from sae.training.stack import Stack
 
-ROWS = 4096
+_ROWS = 4096
 """Rows that are pursued at a time."""
 
 
-def errors(stack: Stack, how: Pursuit, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, " rows"]:
+def pursuit_errors(stack: Stack, how: Pursuit, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, " rows"]:
     """The squared error of every row, for a stack of one."""
     W_dec, pieces = stack.W_dec[0], list[Tensor]()
-    for some in x.split(ROWS):
+    for some in x.split(_ROWS):
         *_, last = pursue(some - stack.b_dec[0], W_dec.T, W_dec, how.k)
         pieces.append(last.after.square().sum(-1))
     return torch.cat(pieces)
 
 
-def gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) -> Gradient:
+def pursuit_gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) -> Gradient:
     """The gradient of every member's mean squared error; the encoder has none."""
     assert y is x, "a pursuit explains the rows that it reads"
     total, scale = torch.zeros_like(stack.W_dec), 2 / len(x)
     of_b_dec = torch.zeros_like(stack.b_dec)
     terms.l0.zero_()
     for i, (W_dec, to_dec) in enumerate(zip(stack.W_dec, total, strict=True)):
-        for some in x.split(ROWS):
+        for some in x.split(_ROWS):
             path = list(pursue(some - stack.b_dec[i], W_dec.T, W_dec, how.k))
             pull = path[-1].after
             terms.mse[i] += pull.square().sum() / len(x)
@@ -65,7 +65,7 @@ def gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) ->
     return Gradient(latents, {}, of_b_dec * scale)
 
 
-def _count(path: Sequence[Taken], n_latents: int) -> Tensor:
+def _count(path: Sequence[PursuitStep], n_latents: int) -> Tensor:
     """How many different latents were taken, summed over rows."""
     latent, amount = (torch.stack(part, -1) for part in ([t.latent for t in path], [t.amount for t in path]))
     taken = latent.masked_fill(amount <= 0, n_latents).sort(-1).values

@@ -16,19 +16,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.architecture import Architecture, LargestOfBatch, Own, Positive, Pursuit, Selection
+from sae.architecture import Architecture, LargestOfBatch, LatentParameters, Positive, Pursuit, Selection
 from sae.numerics.profiler import NO_SPANS, Spans
-from sae.training.aux_losses import FromDead, from_dead
-from sae.training.dense_step import LIKELY, bar_of, pulls_of_levels, searched_offset, segments
+from sae.training.aux_losses import DeadLatentGradient, dead_latent_gradient
+from sae.training.dense_step import SEARCH_SHARE, kth_largest, offset_less_cutoff, residuals_by_segment, segments
 from sae.training.gradients import Terms
-from sae.training.kernels import Adam, Codes, Kernels, Latents, Pull, Rounded
+from sae.training.kernels import Adam, Codes, Kernels, Latents, Rounded, SparseBackward
 from sae.training.stack import Stack
 
 
-class Rest(NamedTuple):
+class RemainingGradient(NamedTuple):
     """The gradients that no kernel has used up."""
 
-    own: Mapping[str, Float[Tensor, "n_members n_latents"]]
+    latent_parameters: Mapping[str, Float[Tensor, "n_members n_latents"]]
     b_dec: Float[Tensor, "n_members d_in"]
 
 
@@ -73,26 +73,28 @@ class Segment(NamedTuple):
 
     part: slice
     pairs: Codes
-    own: Own
+    latent_parameters: LatentParameters
     codes: tuple[Tensor, ...]
 
     def of(self, value: Tensor) -> Codes:
         return self.pairs._replace(value=value)
 
 
-def descend(members: Members, x: Float[Tensor, "batch d_in"], y: Float[Tensor, "batch d_in"], adam: Adam) -> Rest:
+def sparse_descend(
+    members: Members, x: Float[Tensor, "batch d_in"], y: Float[Tensor, "batch d_in"], adam: Adam
+) -> RemainingGradient:
     """One step of `adam` for the latents' rows and biases, where codes of `x` are to reconstruct `y`."""
     architecture = members.architecture
-    alone = len(architecture.levels) > 1 or (architecture.revival is not None and members.dead is not None)
+    alone = len(architecture.levels) > 1 or (architecture.dead_latent_loss is not None and members.dead is not None)
     n_members = members.stack.n_members
     if not alone or n_members == 1:
         return _descend(members, x, y, adam)
     rests = [_descend(members.part(i, i + 1), x, y, adam) for i in range(n_members)]
-    own = {name: torch.cat([rest.own[name] for rest in rests]) for name in rests[0].own}
-    return Rest(own, torch.cat([rest.b_dec for rest in rests]))
+    own = {name: torch.cat([rest.latent_parameters[name] for rest in rests]) for name in rests[0].latent_parameters}
+    return RemainingGradient(own, torch.cat([rest.b_dec for rest in rests]))
 
 
-def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> Rest:
+def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> RemainingGradient:
     stack, architecture, kernels, terms = members.stack, members.architecture, members.kernels, members.terms
     (n_members, n_latents, _), scale = stack.W_dec.shape, 2 / len(x)
     with members.spans("encode"):
@@ -102,16 +104,16 @@ def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> Rest:
     with members.spans("backward"):
         squares = [torch.linalg.vector_norm(r, dim=(1, 2)).square_() for r in residuals]
         left, dead = residuals[-1][0], members.dead
-        addition = None if dead is None else from_dead(stack, architecture, x, left, dead[0])
-        pulls = pulls_of_levels(residuals)
+        addition = None if dead is None else dead_latent_gradient(stack, architecture, x, left, dead[0])
+        pulls = residuals_by_segment(residuals)
         if len(pulls) > 1:
             h = [_along_decoder(members, one, r) for one, r in zip(read, pulls, strict=True)]
         beyond = [[_beyond(members, one, z, y) for z in one.codes[1:]] for one in read]
         l0 = _mean_l0(read, n_members, n_latents, len(x)) if architecture.needs_l0 else terms.l0
-        weight, value = architecture.weigh(members.coefficient, l0, members.target_l0)
+        weight, value = architecture.penalty_weight(members.coefficient, l0, members.target_l0)
     g_sum, cost = torch.empty_like(stack.b_enc), torch.zeros_like(terms.penalty)
-    own_sum = {name: torch.empty_like(numbers) for name, numbers in stack.own.items()}
-    todo = list[tuple[slice, Pull]]()
+    own_sum = {name: torch.empty_like(numbers) for name, numbers in stack.latent_parameters.items()}
+    todo = list[tuple[slice, SparseBackward]]()
     norms = None if architecture.unit_rows else stack.norm()
     terms.l0.zero_()
     with members.spans("backward"):
@@ -123,10 +125,13 @@ def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> Rest:
                 in_norm = kernels.sums(by, one.codes[0] * architecture.slope(one.codes[0] * norm))
                 along = (weight[:, None] * in_norm.view(n_members, -1) / norms[:, one.part] / len(x)).flatten()
             every_h = h_one, *(found[0] for found in further)
-            pulled = architecture.pull(one.pairs.value, one.codes, every_h, norm, half, one.own)
-            for total, by_code in ((g_sum, pulled.pre), *((own_sum[name], own) for name, own in pulled.own.items())):
+            pulled = architecture.backward(one.pairs.value, one.codes, every_h, norm, half, one.latent_parameters)
+            for total, by_code in (
+                (g_sum, pulled.pre),
+                *((own_sum[name], own) for name, own in pulled.parameters.items()),
+            ):
                 total[:, one.part] = kernels.sums(by, by_code).view(n_members, -1)
-            each = kernels.sums(by, architecture.cost(one.pairs.value, one.codes, norm, one.own))
+            each = kernels.sums(by, architecture.cost(one.pairs.value, one.codes, norm, one.latent_parameters))
             cost += each.view(n_members, -1).sum(1)
             fired = by.start.diff()
             if one.codes[0] is not one.pairs.value:
@@ -134,12 +139,14 @@ def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> Rest:
             terms.fired[:, one.part] = fired.view(n_members, -1) > 0
             terms.l0 += fired.view(n_members, -1).sum(1).to(terms.l0.dtype) / len(x)
             W_dec = _latents(stack, one.part).W_dec
-            pull = Pull(by, one.codes[0], pulled.pre, r.flatten(0, 1), x, stack.subtracted, W_dec, along, scale)
+            pull = SparseBackward(
+                by, one.codes[0], pulled.pre, r.flatten(0, 1), x, stack.subtracted, W_dec, along, scale
+            )
             todo.append((one.part, pull))
         auxiliary = torch.stack(squares).mean(0) - squares[-1] + sum(found[1] for some in beyond for found in some)
         if addition is not None:
             g_sum[0].index_add_(0, addition.latent, addition.g)
-            for name, more in addition.own.items():
+            for name, more in addition.latent_parameters.items():
                 own_sum[name][0].index_add_(0, addition.latent, more)
             auxiliary += addition.loss
         of_b_dec = scale * (pulls[0].sum(1) - stack.along_encoder(g_sum))
@@ -149,14 +156,14 @@ def _descend(members: Members, x: Tensor, y: Tensor, adam: Adam) -> Rest:
     with members.spans("optimizer"):
         for part, pull in todo:
             _update(members, part, pull, adam, addition)
-    return Rest({name: total.mul_(scale) for name, total in own_sum.items()}, of_b_dec)
+    return RemainingGradient({name: total.mul_(scale) for name, total in own_sum.items()}, of_b_dec)
 
 
 def _read(members: Members, x: Tensor) -> list[Segment]:
     """The candidates of every segment that the selection keeps, and their codes."""
     stack, architecture = members.stack, members.architecture
     parts, selection = segments(architecture, stack.W_dec.shape[1]), architecture.selection
-    offset = searched_offset(stack, architecture)
+    offset = offset_less_cutoff(stack, architecture)
     if isinstance(selection, LargestOfBatch):
         kept = _largest_of_batch(members, x, offset, parts, selection.k * len(x))
     else:
@@ -165,8 +172,12 @@ def _read(members: Members, x: Tensor) -> list[Segment]:
     read = list[Segment]()
     for part, pairs in zip(parts, kept, strict=True):
         bare = Segment(part, pairs, {}, ())
-        own = {name: _at(numbers, bare) for name, numbers in stack.numbers().items()} if stack.own else {}
-        read.append(bare._replace(own=own, codes=architecture.read(pairs.value, own)))
+        own = (
+            {name: _at(numbers, bare) for name, numbers in stack.per_latent().items()}
+            if stack.latent_parameters
+            else {}
+        )
+        read.append(bare._replace(latent_parameters=own, codes=architecture.activate(pairs.value, own)))
     return read
 
 
@@ -184,8 +195,8 @@ def _largest_of_batch(members: Members, x: Tensor, offset: Tensor, parts: list[s
 
     They are looked for above a bar that is likely to be below theirs, and where it was not, once more above zero.
     """
-    bar, found = members.terms.bar, list[Codes]()
-    for likely in (LIKELY * members.stack.bar, torch.zeros_like(bar)):
+    bar, found = members.terms.batch_threshold, list[Codes]()
+    for likely in (SEARCH_SHARE * members.stack.batch_threshold, torch.zeros_like(bar)):
         raised = offset - likely[:, None]
         found = [_encode(members, x, raised, part, Positive()) for part in parts]
         floors = [likely[_member(pairs, len(x))] for pairs in found]
@@ -193,7 +204,7 @@ def _largest_of_batch(members: Members, x: Tensor, offset: Tensor, parts: list[s
         enough = True
         for i in range(len(bar)):
             codes = torch.cat([one.value[_member(one, len(x)) == i] for one in found])
-            bar[i] = bar_of(codes, wanted)
+            bar[i] = kth_largest(codes, wanted)
             enough &= len(codes) >= wanted
         if enough:
             break
@@ -253,7 +264,9 @@ def _mean_l0(read: list[Segment], n_members: int, n_latents: int, batch: int) ->
     return torch.stack(each).sum(0).to(read[0].pairs.value.dtype) / batch
 
 
-def _update(members: Members, part: slice, pull: Pull, adam: Adam, addition: FromDead | None) -> None:
+def _update(
+    members: Members, part: slice, pull: SparseBackward, adam: Adam, addition: DeadLatentGradient | None
+) -> None:
     """The step of a segment's latents, with what the dead among them learn."""
     unit_rows, n_members = members.architecture.unit_rows, members.stack.n_members
     p, m, v = (_latents(state, part) for state in (members.stack, members.m, members.v))

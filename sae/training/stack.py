@@ -25,8 +25,10 @@ Start = Literal["random", "orthogonal", "data"]
 class Stack:
     """The parameters of all members, in units of the scaled input.
 
-    `own` are an architecture's numbers of each latent. `bar` follows the least code that a selection over the batch
-    keeps; it is no parameter. `centre` is what encoders subtract from the input where that is not `b_dec`. `began` are
+    `latent_parameters` are an architecture's numbers of each latent. `batch_threshold` follows the least code that a
+    selection over the batch
+    keeps; it is no parameter. `centre` is what encoders subtract from the input where that is not `b_dec`.
+    `initial_W_dec` are
     the unit rows that W_dec began at, where it is to stay near them.
     """
 
@@ -34,22 +36,25 @@ class Stack:
     W_dec: Float[Tensor, "n_members n_latents d_in"]
     b_enc: Float[Tensor, "n_members n_latents"]
     b_dec: Float[Tensor, "n_members d_in"]
-    own: dict[str, Float[Tensor, "n_members n_latents"]] = field(default_factory=dict)
-    bar: Float[Tensor, " n_members"] = field(default_factory=lambda: torch.zeros(0))
+    latent_parameters: dict[str, Float[Tensor, "n_members n_latents"]] = field(default_factory=dict)
+    batch_threshold: Float[Tensor, " n_members"] = field(default_factory=lambda: torch.zeros(0))
     centre: Float[Tensor, "n_members d_in"] | None = None
-    began: Float[Tensor, "n_members n_latents d_in"] | None = None
+    initial_W_dec: Float[Tensor, "n_members n_latents d_in"] | None = None
 
     NAMES: ClassVar[tuple[str, ...]] = ("W_enc", "W_dec", "b_enc", "b_dec")
+    STORED: ClassVar[dict[str, str]] = {"bar": "batch_threshold", "centre": "centre", "began": "initial_W_dec"}
+    """Names in :meth:`tensors`, and so in checkpoints, of the fields that are no parameters."""
 
     def __post_init__(self) -> None:
-        if not len(self.bar):
-            self.bar = self.b_enc.new_zeros(len(self.b_enc))
+        if not len(self.batch_threshold):
+            self.batch_threshold = self.b_enc.new_zeros(len(self.b_enc))
 
     @classmethod
     def of(cls, named: Mapping[str, Tensor]) -> Stack:
         """The stack of named tensors, as :meth:`tensors` gives them."""
-        known = {name: named[name] for name in (*cls.NAMES, "bar", "centre", "began") if name in named}
-        return cls(**known, own={k: v for k, v in named.items() if k not in known})
+        fields = {name: name for name in cls.NAMES} | cls.STORED
+        known = {field: named[name] for name, field in fields.items() if name in named}
+        return cls(**known, latent_parameters={k: v for k, v in named.items() if k not in fields})
 
     @classmethod
     def initialise(
@@ -83,9 +88,9 @@ class Stack:
         """What belongs to latents, those of all members numbered through, as views."""
         return Latents(self.W_enc.flatten(0, 1), self.W_dec.flatten(0, 1), self.b_enc.flatten())
 
-    def numbers(self) -> dict[str, Float[Tensor, "n_members n_latents"]]:
+    def per_latent(self) -> dict[str, Float[Tensor, "n_members n_latents"]]:
         """The numbers of each latent that an architecture sees."""
-        return {**self.own, "b_enc": self.b_enc}
+        return {**self.latent_parameters, "b_enc": self.b_enc}
 
     @property
     def subtracted(self) -> Float[Tensor, "n_members d_in"]:
@@ -110,17 +115,17 @@ class Stack:
         return self.W_dec.norm(dim=-1).clamp_min(1e-12)
 
     def parameters(self) -> dict[str, Tensor]:
-        return {**{name: getattr(self, name) for name in self.NAMES}, **self.own}
+        return {**{name: getattr(self, name) for name in self.NAMES}, **self.latent_parameters}
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters and what follows them."""
-        held = {"centre": self.centre, "began": self.began}
-        return {**self.parameters(), "bar": self.bar, **{name: t for name, t in held.items() if t is not None}}
+        held = {name: getattr(self, field) for name, field in self.STORED.items()}
+        return {**self.parameters(), **{name: t for name, t in held.items() if t is not None}}
 
     def keep_near_(self, least: float) -> None:
         """Brings decoder rows back to a cosine of at least `least` with where they began, if that is remembered."""
-        if self.began is not None:
-            into_cone_(self.W_dec, self.began, least)
+        if self.initial_W_dec is not None:
+            into_cone_(self.W_dec, self.initial_W_dec, least)
 
     def member(self, i: int) -> dict[str, Tensor]:
         """Copies of one member's tensors in a dictionary's layout (`W_enc` is ``[d_in, n_latents]``)."""
@@ -163,7 +168,8 @@ OPPOSITE = 1e-6
 
 
 def into_cone_(w: Float[Tensor, "*rows d_in"], began: Float[Tensor, "*rows d_in"], least: float) -> None:
-    """Brings every row of `w` to a cosine of at least `least` with its row of `began`, whose norm is one; rows that
+    """Brings every row of `w` to a cosine of at least `least` with its row of `initial_W_dec`, whose norm is one;
+    rows that
     are there keep their bits. A row that points the opposite way goes to where it began."""
     norm, along = w.norm(dim=-1, keepdim=True), (w * began).sum(-1, keepdim=True)
     outside = along < least * norm

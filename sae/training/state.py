@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sae.architecture import DictionaryConfig, Pursuit
 from sae.dictionary import Dictionary
-from sae.numerics.fit_cost import Spent
+from sae.numerics.fit_cost import FitCost
 from sae.source import Source
 from sae.training.config import TrainConfig
-from sae.training.input_scaling import Beginning, Units
+from sae.training.input_scaling import InputScaling, InputStatistics
 from sae.training.stack import Stack
 
 Member = tuple[DictionaryConfig, int]
@@ -37,16 +37,16 @@ class State:
     factor: Float[Tensor, " n_members"]
     integral: Float[Tensor, " n_members"]
     smooth_l0: Float[Tensor, " n_members"]
-    silent_for: Int[Tensor, "n_members n_latents"]
+    steps_since_fired: Int[Tensor, "n_members n_latents"]
     is_sparse: Bool[Tensor, " n_members"]
-    units: Units
-    figures: dict[str, Tensor | float]
+    scaling: InputScaling
+    logged_values: dict[str, Tensor | float]
     n_rows: int | None = None
     """How many different training rows the source has, None where they are drawn without end."""
 
     @classmethod
-    def begin(
-        cls, members: Sequence[Member], source: Source, config: TrainConfig, device: str, beginning: Beginning
+    def initial(
+        cls, members: Sequence[Member], source: Source, config: TrainConfig, device: str, beginning: InputStatistics
     ) -> State:
         """The state before the first step."""
         first, seeds = members[0][0], [seed for _, seed in members]
@@ -60,16 +60,20 @@ class State:
         if source.has_targets:
             stack.centre = centre.to(device).repeat(len(seeds), 1)
         if config.keep_near:
-            stack.began = stack.W_dec.clone()
-        begins = first.architecture(0.0).begins
-        stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in begins.items()}
+            stack.initial_W_dec = stack.W_dec.clone()
+        initial_values = first.architecture(0.0).initial_values
+        stack.latent_parameters = {name: torch.full_like(stack.b_enc, value) for name, value in initial_values.items()}
         zeros = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in stack.parameters().items()}
         silent = torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device)
         dense = torch.zeros(stack.n_members, dtype=torch.bool)
-        factor, integral, smooth = torch.ones_like(stack.bar), torch.zeros_like(stack.bar), torch.zeros_like(stack.bar)
+        factor, integral, smooth = (
+            torch.ones_like(stack.batch_threshold),
+            torch.zeros_like(stack.batch_threshold),
+            torch.zeros_like(stack.batch_threshold),
+        )
         average = {name: p.clone() for name, p in stack.parameters().items()} if config.average else {}
         held = average, factor, integral, smooth, silent, dense
-        return cls(0, config, members, stack, zeros, *held, beginning.units, {}, source.n_rows["train"])
+        return cls(0, config, members, stack, zeros, *held, beginning.scaling, {}, source.n_rows["train"])
 
     @classmethod
     def restored(
@@ -95,13 +99,13 @@ class State:
             tensor["silent_for"],
             saved["is_sparse"].clone(),
         )
-        step, units = int(saved["step"]), Units.of(of("units."))
+        step, units = int(saved["step"]), InputScaling.of(of("units."))
         return cls(step, config, members, stack, moments, of("average."), *held, units, {}, source.n_rows["train"])
 
     @property
     def dead(self) -> Bool[Tensor, "n_members n_latents"]:
         """The latents that were silent for too long."""
-        return self.silent_for >= self.config.dead_after
+        return self.steps_since_fired >= self.config.dead_after
 
     def records(self) -> list[dict[str, float | int]]:
         """The figures of the last step, one mapping a member."""
@@ -109,7 +113,7 @@ class State:
             {
                 "step": self.step,
                 "samples": self.step * self.config.batch_size,
-                **{k: float(v[i]) if isinstance(v, Tensor) else v for k, v in self.figures.items()},
+                **{k: float(v[i]) if isinstance(v, Tensor) else v for k, v in self.logged_values.items()},
             }
             for i in range(len(self.members))
         ]
@@ -123,11 +127,11 @@ class State:
             "factor": self.factor.clone(),
             "integral": self.integral.clone(),
             "smooth_l0": self.smooth_l0.clone(),
-            "silent_for": self.silent_for.clone(),
+            "silent_for": self.steps_since_fired.clone(),
             "is_sparse": self.is_sparse.clone(),
             "step": torch.tensor(self.step),
             **{f"average.{k}": v.clone() for k, v in self.average.items()},
-            **{f"units.{k}": v for k, v in self.units.tensors().items()},
+            **{f"units.{k}": v for k, v in self.scaling.tensors().items()},
         }
 
     def result(self) -> Stack:
@@ -137,16 +141,16 @@ class State:
     def dictionaries(self) -> list[Dictionary]:
         """The dictionaries as they are now, in raw units, on the CPU, with what was spent, and the factor that their
         training multiplied rows by, on their cards."""
-        stack, told = self.result(), self.spent.entry() | {"input_scale": self.units.told}
+        stack, told = self.result(), self.fit_cost.card_entry() | {"input_scale": self.scaling.card_value}
         return [
             config.architecture()
-            .build(*self.units.folded({k: v.cpu() for k, v in stack.member(i).items()}))
+            .build(*self.scaling.fold({k: v.cpu() for k, v in stack.member(i).items()}))
             .with_card(**told)
             for i, (config, _) in enumerate(self.members)
         ]
 
     @property
-    def spent(self) -> Spent:
+    def fit_cost(self) -> FitCost:
         """What each member has cost: five products ``d_in * n_latents`` a sample, as a dense step has them (the codes,
         the reconstruction, and the gradients of codes, decoder and encoder), whatever of them the sparse path leaves
         out; a pursuit, whose gradient touches few latents, has one for each of its k steps. The rows that units were
@@ -154,7 +158,7 @@ class State:
         how = self.members[0][0].architecture().selection
         products = how.k if isinstance(how, Pursuit) else 5
         samples = self.step * self.config.batch_size
-        return Spent.training(samples, products * self.stack.W_dec[0].numel() * samples, self.n_rows)
+        return FitCost.training(samples, products * self.stack.W_dec[0].numel() * samples, self.n_rows)
 
 
 def select_members(checkpoint: Mapping[str, Tensor], members: Sequence[int]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sae.activations.corpus import PADDING, Selection
+from sae.activations.corpus import PADDING, PositionSelection
 from sae.activations.harvest import Harvest
 from sae.model.hooked import Model
 
@@ -21,7 +21,9 @@ def vectors(monkeypatch: pytest.MonkeyPatch) -> Vectors:
 
     def vectors(value: float, store_dtype: Any) -> torch.Tensor:
         monkeypatch.setattr(Model, "activations_at", lambda m, t, a, h: [(t * value)[..., None].expand(-1, -1, 3)])
-        return Harvest(model, {"acts": "hook"}, Selection((1,), True), store_dtype, 2, 2).vectors(tokens, at)["acts"]
+        return Harvest(model, {"acts": "hook"}, PositionSelection((1,), True), store_dtype, 2, 2).vectors(tokens, at)[
+            "acts"
+        ]
 
     tokens = torch.tensor([[1, 5, 6, 7], [1, 8, PADDING, PADDING], [1, 9, PADDING, PADDING]], dtype=torch.int32)
     at = tokens > 1

@@ -7,8 +7,8 @@ import torch
 
 from sae.baseline import training_pairs
 from sae.baselines import data_points, ica, linear, neurons, oracle, pca, random
+from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 
 SPARSE = Independent(n_features=30, d_in=12, probability=0.05)
 
@@ -33,18 +33,18 @@ def test_random_directions_are_unit_and_follow_the_seed():
 
 def test_data_points_are_rows_of_the_data():
     x = torch.randn(100, 5)
-    d = data_points.Config(n_latents=7).fit(Rows(x), 0)
+    d = data_points.Config(n_latents=7).fit(TensorSource(x), 0)
     best = cosines(d, x / x.norm(dim=-1, keepdim=True)).max(0).values
     torch.testing.assert_close(best, torch.ones(7))
     with pytest.raises(ValueError, match="n_latents = 700"):
-        data_points.Config(n_latents=700).fit(Rows(x), 0)
+        data_points.Config(n_latents=700).fit(TensorSource(x), 0)
 
 
 def test_pca_finds_the_axes_of_an_ellipsoid_in_order_and_reconstructs():
     g = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(4, 4, generator=g)).Q
     x = torch.randn(20_000, 4, generator=g) * torch.tensor([8.0, 4.0, 2.0, 1.0]) @ basis + 3
-    d = pca.Config().fit(Rows(x), 0)
+    d = pca.Config().fit(TensorSource(x), 0)
     aligned = cosines(d, basis)[torch.arange(4), torch.arange(4)].abs()
     assert float(aligned.min()) > 0.99
     torch.testing.assert_close(d.decode(d.encode(x)), x, rtol=1e-4, atol=1e-4)
@@ -63,7 +63,7 @@ def test_a_linear_map_is_found_exactly():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(400, 5, generator=g) + 3
     y = x @ torch.randn(5, 2, generator=g) @ torch.randn(2, 5, generator=g) - 7  # of rank 2
-    d = linear.Config(rank=2).fit(Rows(x, targets=y), 0)
+    d = linear.Config(rank=2).fit(TensorSource(x, targets=y), 0)
     assert d.n_latents == 4
     torch.testing.assert_close(d.decode(d.encode(x)), y, rtol=1e-4, atol=1e-4)
 
@@ -72,7 +72,7 @@ def test_no_linear_map_of_the_rank_is_better():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(1000, 5, generator=g) @ torch.randn(5, 5, generator=g)
     y = torch.relu(x @ torch.randn(5, 12, generator=g)) @ torch.randn(12, 5, generator=g)
-    source = Rows(x, targets=y)
+    source = TensorSource(x, targets=y)
     x, y = (rows.double() for rows in training_pairs(source, 1000, 0))
     errors: list[float] = []
     for rank in (1, 2, 3, 5):
@@ -88,14 +88,14 @@ def test_no_linear_map_of_the_rank_is_better():
 
 def test_without_targets_the_linear_map_is_that_of_the_principal_components():
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 7) + 2
-    a, b = linear.Config(rank=2).fit(Rows(x), 0), pca.Config(n_components=2).fit(Rows(x), 0)
+    a, b = linear.Config(rank=2).fit(TensorSource(x), 0), pca.Config(n_components=2).fit(TensorSource(x), 0)
     torch.testing.assert_close(a.decode(a.encode(x)), b.decode(b.encode(x)), rtol=1e-3, atol=1e-3)
 
 
 def test_directions_that_never_vary_do_no_harm():
     x = torch.randn(300, 4)
     x[:, 2] = 5
-    d = linear.Config().fit(Rows(x, targets=2 * x), 0)
+    d = linear.Config().fit(TensorSource(x, targets=2 * x), 0)
     torch.testing.assert_close(d.decode(d.encode(x)), 2 * x, rtol=1e-4, atol=1e-4)
 
 

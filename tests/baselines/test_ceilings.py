@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pipelines.report.findings import judge, sentences
-from pipelines.report.settings_table import Row, settings_of
+from pipelines.report.settings_table import ScoredRow, settings_of
 from sae.baselines import oracle, supervised
-from sae.metric import Case, gather
+from sae.metric import Case, gather_evidence
 from sae.metrics.firing import Config as Firing
+from sae.source import TensorSource
 from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 
 SOURCE = Independent(n_features=30, d_in=24, probability=0.05, values="uniform").build()
 
@@ -30,7 +30,7 @@ def strong() -> Features:
 
 
 def f1(d, source) -> float:
-    return Firing().score(Case(d, gather(source, 4000))).scalars["f1"]
+    return Firing().score(Case(d, gather_evidence(source, 4000))).scalars["f1"]
 
 
 def test_separable_features_are_told_apart_without_a_mistake():
@@ -46,7 +46,7 @@ def test_the_probes_are_those_of_logistic_regression():
 
     batch = SOURCE.batch(0, 2000)
     active = batch.codes > 0
-    probes = supervised.logistic(batch.acts, active, 1.0, 500)
+    probes = supervised.logistic_columns(batch.acts, active, 1.0, 500)
     for g in (0, 7, 19):
         theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(batch.acts.numpy(), active[:, g].numpy())
         np.testing.assert_allclose(probes.W[:, g].numpy(), theirs.coef_[0], rtol=2e-2, atol=2e-2)
@@ -56,7 +56,7 @@ def test_the_probes_are_those_of_logistic_regression():
 def test_a_latent_fires_exactly_where_its_probe_finds_its_feature_more_likely_than_not():
     batch = SOURCE.batch(0, 3000)
     x, mean = batch.acts, batch.acts.mean(0)
-    probes = supervised.logistic((x - mean) @ supervised.whitening(x - mean), batch.codes > 0, 1.0, 50)
+    probes = supervised.logistic_columns((x - mean) @ supervised.whitening(x - mean), batch.codes > 0, 1.0, 50)
     odds = (x - mean) @ supervised.whitening(x - mean) @ probes.W + probes.b
     d = supervised.Config(n_samples=3000).fit(SOURCE, 0)
     assert float(((d.encode(x) > 0) != (odds > 0)).float().mean()) < 1e-4
@@ -66,7 +66,7 @@ def test_a_latent_fires_exactly_where_its_probe_finds_its_feature_more_likely_th
 def test_a_feature_that_never_fires_has_a_latent_that_never_does():
     codes = torch.tensor([[0.0], [1.0]])
     assert torch.equal(supervised.scale_of(torch.tensor([[-1.0], [-2.0]]), codes), torch.ones(1))
-    probes = supervised.logistic(torch.randn(500, 3), torch.zeros(500, 2, dtype=torch.bool), 1.0, 50)
+    probes = supervised.logistic_columns(torch.randn(500, 3), torch.zeros(500, 2, dtype=torch.bool), 1.0, 50)
     assert float(probes.W.abs().max()) < 0.01 and float(probes.b.max()) < -5
 
 
@@ -85,7 +85,7 @@ def test_the_oracle_in_one_layer_is_the_threshold_encoder_on_the_true_directions
 def test_a_ceiling_is_never_the_best_nor_the_best_baseline():
     identity = {"source": "s", "encoder": None, "n_latents": 8, "l1": None, "target_l0": None, "seed": 0}
     score = {"supervised": 0.97, "oracle encoder=threshold": 0.98, "ksvd": 0.5, "relu": 0.7}
-    settings = settings_of([Row({**identity, "method": m}, {"f1": value}) for m, value in score.items()])
+    settings = settings_of([ScoredRow({**identity, "method": m}, {"f1": value}) for m, value in score.items()])
     verdict = judge(settings, "f1")
     assert verdict is not None and verdict.best.kind == "relu"
     assert verdict.baseline is not None and verdict.baseline.kind == "ksvd"
@@ -97,4 +97,4 @@ def test_a_ceiling_is_never_the_best_nor_the_best_baseline():
 def test_probes_need_the_truth():
     assert supervised.Config().needs == {"truth", "codes"}
     with pytest.raises(AssertionError):
-        supervised.Config().fit(Rows(torch.randn(50, 4)), 0)
+        supervised.Config().fit(TensorSource(torch.randn(50, 4)), 0)

@@ -8,8 +8,8 @@ import torch
 from sae.baselines import kmeans, ksvd, nmf, sparse_pca
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
+from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 
 
 def orthonormal(n: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ def test_ksvd_with_one_direction_a_row_recovers_orthogonal_ones():
     """It begins at rows, some of which are of one direction: doubles must give way to what is not explained."""
     Q = orthonormal(12)
     x = one_at_a_time(Q, 600)
-    d = ksvd.Config(n_latents=12, k=1, n_iterations=10, n_samples=480).fit(Rows(x), 0)
+    d = ksvd.Config(n_latents=12, k=1, n_iterations=10, n_samples=480).fit(TensorSource(x), 0)
     torch.testing.assert_close(best(d, Q), torch.ones(12))
     torch.testing.assert_close(d.decode(d.encode(x)), x, rtol=1e-4, atol=1e-5)
 
@@ -47,7 +47,7 @@ def test_ksvd_recovers_more_directions_than_dimensions():
 
 def test_ksvd_turns_with_the_data():
     x, Q = torch.randn(400, 8, generator=generator("turned", 0)), orthonormal(8)  # no two rows alike: no ties
-    one, other = (ksvd.Config(n_latents=12, k=2, n_iterations=3).fit(Rows(rows), 0) for rows in (x, x @ Q))
+    one, other = (ksvd.Config(n_latents=12, k=2, n_iterations=3).fit(TensorSource(rows), 0) for rows in (x, x @ Q))
     torch.testing.assert_close(other.W_dec, one.W_dec @ Q, rtol=1e-3, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_unused_and_doubled_directions_give_way_to_the_worst_rows():
 def test_kmeans_finds_separated_clusters_however_strong_their_rows_are(encoder: str):
     Q = orthonormal(10)
     x = one_at_a_time(Q, 1000, noise=0.02)
-    d = kmeans.Config(n_latents=10, encoder=encoder).fit(Rows(x), 0)
+    d = kmeans.Config(n_latents=10, encoder=encoder).fit(TensorSource(x), 0)
     assert float(best(d, Q).min()) > 0.999
     assert d.card["converged"] is True
     z = d.encode(x)
@@ -96,7 +96,7 @@ def test_kmeans_finds_separated_clusters_however_strong_their_rows_are(encoder: 
 
 def test_kmeans_with_a_centroid_for_every_row_is_the_rows():
     x = torch.randn(20, 6, generator=generator("rows", 0))
-    d = kmeans.Config(n_latents=16).fit(Rows(x), 0)
+    d = kmeans.Config(n_latents=16).fit(TensorSource(x), 0)
     torch.testing.assert_close(best(d, unit(x)).sort().values[-16:], torch.ones(16))
 
 
@@ -105,7 +105,7 @@ def test_nmf_is_exact_on_rows_of_low_non_negative_rank():
     H = torch.rand(4, 12, generator=draw) * (torch.rand(4, 12, generator=draw) < 0.5)
     Z = torch.rand(500, 4, generator=draw) * (torch.rand(500, 4, generator=draw) < 0.6)
     x = Z @ H
-    d = nmf.Config(n_latents=4, n_iterations=600).fit(Rows(x), 0)
+    d = nmf.Config(n_latents=4, n_iterations=600).fit(TensorSource(x), 0)
     assert float((d.decode(d.encode(x)) - x).square().sum() / (x - x.mean(0)).square().sum()) < 1e-3
     assert float(d.W_dec.min()) >= 0 and float(best(d, unit(H)).min()) > 0.98
 
@@ -114,7 +114,7 @@ def test_nmf_has_directions_of_both_signs_where_the_rows_do():
     draw = generator("signs", 0)
     H = torch.randn(3, 12, generator=draw)
     x = torch.rand(500, 3, generator=draw) * torch.eye(3)[torch.randint(3, (500,), generator=draw)] @ H
-    d = nmf.Config(n_latents=3, n_iterations=300).fit(Rows(x), 0)
+    d = nmf.Config(n_latents=3, n_iterations=300).fit(TensorSource(x), 0)
     assert float(best(d, unit(H)).min()) > 0.99
     assert float((d.decode(d.encode(x)) - x).square().sum() / (x - x.mean(0)).square().sum()) < 1e-2
 
@@ -124,7 +124,7 @@ def test_sparse_components_are_found_by_their_coordinates_and_read_back():
     V = torch.block_diag(*(torch.ones(1, 3) / 3**0.5 for _ in range(4)))
     x = torch.randn(400, 4, generator=draw) * torch.tensor([4.0, 3.0, 2.0, 1.5]) @ V
     x = x + 0.05 * torch.randn(400, 12, generator=draw) + 2
-    d = sparse_pca.Config(n_components=4, n_iterations=50).fit(Rows(x), 0)
+    d = sparse_pca.Config(n_components=4, n_iterations=50).fit(TensorSource(x), 0)
     assert d.n_latents == 8 and float(best(d, V).min()) > 0.99
     assert float((d.W_dec.abs() > 1e-6).sum(1).float().mean()) <= 4
     assert float((d.decode(d.encode(x)) - x).square().sum() / (x - x.mean(0)).square().sum()) < 0.02
@@ -141,7 +141,7 @@ def test_sparse_components_are_found_by_their_coordinates_and_read_back():
 )
 def test_what_cannot_be_done_is_refused(config, words: str):
     with pytest.raises(ValueError, match=words):
-        config.fit(Rows(torch.randn(200, 8)), 0)
+        config.fit(TensorSource(torch.randn(200, 8)), 0)
 
 
 def test_a_pursuit_of_more_steps_than_directions_is_refused():

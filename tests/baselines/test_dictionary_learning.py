@@ -11,10 +11,9 @@ from sae.metrics.recovery import assigned
 from sae.numerics.matching import Matching, cosines, unit
 from sae.numerics.seeds import generator
 from sae.numerics.sparse_coding import lasso, lasso_multiply_adds
-from sae.source import Source
+from sae.source import Source, TensorSource
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
-from sae.sources.tensor import Rows
 from sae.toys.base import random_directions
 
 SMALL = Features(n_features=24, d_in=16, activity={"kind": "fixed", "k": 2}, n_train=800)
@@ -52,15 +51,15 @@ def test_it_is_read_with_the_penalty_that_it_was_learned_with():
 
 def test_the_penalty_is_in_units_of_the_mean_norm():
     x = 40 * SMALL.build().at_most(800, "train").acts
-    own = Config(n_latents=24, l1=0.1, rounds=1).fit(Rows(x), 0)
-    rows = Rows(x).at_most(12_000, "train").acts
+    own = Config(n_latents=24, l1=0.1, rounds=1).fit(TensorSource(x), 0)
+    rows = TensorSource(x).at_most(12_000, "train").acts
     assert own.l1 == pytest.approx(0.1 * float(rows.norm(dim=-1).mean()), rel=1e-5)
 
 
 def test_scale_of_the_rows_changes_no_direction():
     x = SMALL.build().at_most(800, "train").acts
     config = Config(n_latents=24, l1=0.05, rounds=2, batch_size=64, tolerance=0)
-    one, other = (config.fit(Rows(scale * x), 0).W_dec for scale in (1, 64))
+    one, other = (config.fit(TensorSource(scale * x), 0).W_dec for scale in (1, 64))
     torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
 
 
@@ -176,7 +175,7 @@ def test_what_was_spent_is_on_the_card():
 
 def test_rows_of_nothing_are_refused():
     with pytest.raises(ValueError, match=r"each of the \d+ training rows is zero"):
-        ONLINE.fit(Rows(torch.zeros(50, 4)), 0)
+        ONLINE.fit(TensorSource(torch.zeros(50, 4)), 0)
 
 
 @pytest.mark.slow

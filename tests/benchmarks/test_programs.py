@@ -175,9 +175,9 @@ def test_the_roofline_counts_five_products():
 def test_the_peak_counts_what_was_held_and_freed_since():
     hidden = torch.ones(16 * 2**20)
     del hidden
-    before = memory.held("cpu")
+    before = memory.held_bytes("cpu")
     torch.ones(8 * 2**20)  # 32 MB, freed at once
-    assert 30 <= (memory.peak("cpu") - before) / 2**20 <= 45
+    assert 30 <= (memory.peak_bytes("cpu") - before) / 2**20 <= 45
 
 
 def test_the_pool_hands_out_its_batches_in_turn():

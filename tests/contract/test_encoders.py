@@ -16,7 +16,7 @@ from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.numerics.seeds import generator
 from sae.registry import configurable, kinds
-from sae.sources.tensor import Rows
+from sae.source import TensorSource
 
 N, D = 12, 8
 KINDS = [
@@ -42,10 +42,10 @@ def start() -> Relu:
     return Relu.tied(directions(), b_dec).with_card(made="here")
 
 
-def source() -> Rows:
+def source() -> TensorSource:
     draw = generator("rows", 0)
     codes = torch.rand(4000, N, generator=draw) * (torch.rand(4000, N, generator=draw) < 0.15)
-    return Rows(codes @ directions() + start().b_dec)
+    return TensorSource(codes @ directions() + start().b_dec)
 
 
 @pytest.fixture(params=KINDS, ids=lambda p: "-".join([p[0], *map(str, p[1].values())]))
@@ -132,7 +132,7 @@ def test_orthonormal_directions_are_read_exactly(chosen: tuple[str, dict[str, An
     settings = settings | ({"l1": 1e-4} if kind in ("fista", "threshold", "lista") else {})
     settings |= {"k": D} if "k" in settings else {}
     settings |= {"tolerance": 1e-3} if kind == "omp" else {}
-    d = Relu.tied(basis).with_encoder(kind, Rows(codes @ basis), **settings)
+    d = Relu.tied(basis).with_encoder(kind, TensorSource(codes @ basis), **settings)
     test = codes[:200]
     z = d.encode(test @ basis)
     slack = 0.15 if settings.get("layer") == "learned" else 2e-3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.report.scores import score_of
 from sae.dictionaries.relu import Relu
-from sae.metric import Case, Evidence, MetricConfig, Scores, gather
+from sae.metric import Case, Evidence, MetricConfig, Scores, gather_evidence
 from sae.registry import configurable
 from sae.source import Batch, Truth
 from sae.sources.features import Config as Features
@@ -54,7 +54,7 @@ def drawn() -> tuple[Relu, Evidence]:
     own = source.truth.directions[torch.arange(14) != 11]
     rows = own.repeat(2, 1)[:20] + 0.08 * torch.randn(20, D_IN, generator=g)
     d = Relu(rows.T.contiguous(), rows, -0.1 * torch.rand(20, generator=g), torch.zeros(D_IN)).with_card(**SPENT)
-    evidence = completed(gather(source, 2000))
+    evidence = completed(gather_evidence(source, 2000))
     assert evidence.truth is not None
     represented = torch.arange(14) != 9
     return d, replace(evidence, truth=replace(evidence.truth, represented=represented))
@@ -169,7 +169,7 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
 def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
     """The null that every family must show: better than nothing, and nowhere near a perfect score."""
     source = Independent(n_features=64, d_in=32, probability=0.05, seed=1).build()
-    evidence = completed(gather(source, 3000))
+    evidence = completed(gather_evidence(source, 3000))
     d = Relu.tied(random_directions(64, 32, torch.Generator().manual_seed(0)))
     s = metric.score(Case(d, evidence)).scalars
     bounds = {"explained_variance": (-1, 0.3), "mcc": (0.3, 0.5), "mmcs_truth": (0.3, 0.5), "recovered_80": (0, 0.05)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.source import Source
+from sae.source import Source, TensorSource
 from sae.sources.attention import Config as Attention
 from sae.sources.code import Config as Code
 from sae.sources.correlated import Config as Correlated
@@ -17,7 +17,6 @@ from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
 from sae.sources.manifold import Config as Manifold
 from sae.sources.network import Config as Network
-from sae.sources.tensor import Rows
 from tests.transcoding import Mlp
 
 FOLDER = tempfile.TemporaryDirectory()
@@ -86,8 +85,8 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     ).build(),
     **{f"code {settings['kind']}": code(settings) for settings in CODES},
     "manifold": lambda seed: Manifold(d_in=6, sparse=8, dense=1, circles=1, clusters=2, noise=0.01, seed=seed).build(),
-    "tensor": lambda seed: Rows(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
-    "pairs": lambda seed: Rows(PAIRS[0], seed=seed, targets=PAIRS[1]),
+    "tensor": lambda seed: TensorSource(torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), seed=seed),
+    "pairs": lambda seed: TensorSource(PAIRS[0], seed=seed, targets=PAIRS[1]),
     "mlp": lambda seed: Mlp(seed),
     "attention": attention("blocks.0.attn.hook_z"),
 }

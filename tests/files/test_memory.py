@@ -22,9 +22,9 @@ from sae.registry import kinds
 kinds("sae.dictionaries"), kinds("sae.encoders")
 torch.set_num_threads(1)
 torch.randn(9, 9) @ torch.randn(9, 9)
-held = memory.held("cpu")
+held = memory.held_bytes("cpu")
 d = sae.load(sys.argv[1])
-most = memory.peak("cpu") - held
+most = memory.peak_bytes("cpu") - held
 print(json.dumps({"most": most, "tensors": sum(t.nbytes for t in d.tensors().values()), "kind": d.kind}))
 """
 

@@ -10,7 +10,7 @@ import torch
 
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, Scores
-from sae.metrics.absorption import NAMES, RATES, Config
+from sae.metrics.absorption import ABSORPTION_SCORES, RATES, Config
 from sae.source import Batch, Truth
 from sae.toys.base import random_directions
 
@@ -129,7 +129,7 @@ def test_random_directions_find_no_parent_and_get_no_credit():
     parents = torch.tensor([-1] * 8 + [i % 8 for i in range(32)])
     codes[:, 8:] *= codes[:, parents[8:]]
     s = score(Relu.tied(random_directions(40, 200, g)), evidence(codes, parents, f)).scalars
-    assert s["parents_found"] == 0 and all(math.isnan(s[name]) for name in NAMES[1:])
+    assert s["parents_found"] == 0 and all(math.isnan(s[name]) for name in ABSORPTION_SCORES[1:])
 
 
 def test_a_dead_latent_gets_no_credit():
@@ -172,7 +172,7 @@ def test_only_evidence_with_parents_serves_it():
 def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 3)
     s = score(Relu.tied(F)).scalars
-    assert set(s) == set(NAMES) and all(math.isnan(v) for v in s.values())
+    assert set(s) == set(ABSORPTION_SCORES) and all(math.isnan(v) for v in s.values())
 
 
 def test_errors_of_direction_that_know_nothing_of_families_mix_nothing_in_on_average():

@@ -49,7 +49,7 @@ def test_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch):
     expected = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1).abs()
     above = expected[torch.ones(23, 23).triu(1).bool()]
     for size in (5, 23, 1024):
-        monkeypatch.setattr(coherence, "ROWS_AT_ONCE", size)
+        monkeypatch.setattr(coherence, "_ROWS_AT_ONCE", size)
         assert decoder_cosine(rows) == pytest.approx(float(above.mean()), rel=1e-5)
 
 

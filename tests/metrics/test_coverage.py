@@ -11,7 +11,7 @@ import torch
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
 from sae.metrics._properties import active_features, labelled
-from sae.metrics.coverage import NAMES, THRESHOLDS, Config
+from sae.metrics.coverage import COVERAGE_SCORES, THRESHOLDS, Config
 from sae.source import Batch
 
 Rows = tuple[torch.Tensor, torch.Tensor]
@@ -173,4 +173,4 @@ def test_properties_are_spread_over_frequencies_and_must_be_represented():
 def test_without_a_usable_property_all_is_nan():
     y = torch.zeros(50, 1, dtype=torch.bool)
     s = score((torch.rand(50, 2), y), (torch.rand(50, 2), y))
-    assert set(s) == set(NAMES) and all(math.isnan(value) for value in s.values())
+    assert set(s) == set(COVERAGE_SCORES) and all(math.isnan(value) for value in s.values())

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.dictionaries.relu import Relu
-from sae.metric import Case, Evidence, gather
+from sae.metric import Case, Evidence, gather_evidence
 from sae.metrics._properties import Properties, properties_of
-from sae.metrics.probing import Config, Sample, nearest_share, on_activations, spread
+from sae.metrics.probing import Config, Sample, nearest_share, on_activations, probe_spread
 from sae.numerics.binary_probes import best_threshold, f1_score, mean_difference, rank_auc, ranks
 from sae.source import Batch
 from sae.sources.independent import Config as Independent
@@ -22,7 +22,7 @@ SOURCE = Independent(n_features=12, d_in=8, probability=0.15, values="constant",
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
-    return gather(SOURCE, 3000)
+    return gather_evidence(SOURCE, 3000)
 
 
 def truth_dictionary() -> Relu:
@@ -156,7 +156,7 @@ def test_probes_on_the_activations_are_fitted_once_for_all_dictionaries(evidence
 
 def test_tasks_are_spread_over_frequencies():
     source = Independent(n_features=40, d_in=8, probability=0.05, frequencies="zipf").build()
-    evidence = gather(source, 4000)
+    evidence = gather_evidence(source, 4000)
     tasks = properties_of(evidence, 6, 10)
     counts = tasks.on_choose.sum(0)
     assert len(tasks) == 6 and torch.equal(counts, counts.sort().values)
@@ -236,7 +236,7 @@ def test_the_share_of_neighbours_by_hand():
 
 def test_the_spread_of_a_property_by_hand():
     difference = torch.tensor([[1.0, 0, -3], [1, 1, -1], [2, 1, 0], [-1, 0, -2]])
-    found = spread(difference)
+    found = probe_spread(difference)
     torch.testing.assert_close(found[:3], torch.tensor([1, 2, 25 / 17]).double())
     assert math.isnan(found[3])
 

@@ -11,7 +11,7 @@ from scipy import stats
 import sae
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, Scores
-from sae.metrics.splitting import Config, held
+from sae.metrics.splitting import Config, features_per_direction
 from sae.source import Batch, Truth
 from sae.toys.base import random_directions
 
@@ -150,7 +150,7 @@ def test_random_directions_hold_as_many_features_as_the_closed_form_says(d_in: i
     g = torch.Generator().manual_seed(2)
     f, w = random_directions(20, d_in, g), random_directions(20_000, d_in, g)
     q = stats.beta.sf(0.3**2, 0.5, (d_in - 1) / 2) / 2
-    none = float((held(w, f, 0.3, 10) == 0).double().mean())
+    none = float((features_per_direction(w, f, 0.3, 10) == 0).double().mean())
     assert none == pytest.approx((1 - q) ** 20, abs=0.02)
 
 
@@ -168,12 +168,12 @@ def test_matching_pursuit_equals_a_plain_loop():
             taken.add(best)
             left = left - along[best] * f[best]
         expected.append(len(taken))
-    assert held(w, f, 0.3, 4).tolist() == expected and len(set(expected)) > 2
+    assert features_per_direction(w, f, 0.3, 4).tolist() == expected and len(set(expected)) > 2
 
 
 def test_true_directions_in_superposition_hold_one_feature_each():
     f = random_directions(40, 16, torch.Generator().manual_seed(4))
-    assert held(f, f, 0.3, 10).tolist() == [1] * 40
+    assert features_per_direction(f, f, 0.3, 10).tolist() == [1] * 40
 
 
 def test_latents_that_hardly_fire_are_not_judged():

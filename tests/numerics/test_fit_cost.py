@@ -12,11 +12,10 @@ from sae.baselines import ica, kmeans, ksvd, pca, random
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
 from sae.metrics.cost import Config as Cost
-from sae.numerics.fit_cost import Spent, eigenvectors
+from sae.numerics.fit_cost import FitCost, eigenvectors
 from sae.numerics.sparse_coding import lasso_multiply_adds
-from sae.source import Batch
+from sae.source import Batch, TensorSource
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 
 SOURCE = Independent(n_features=12, d_in=8, probability=0.1).build()
 FAST = {"steps": 40, "batch_size": 32, "log_every": 40, "n_scale": 64}
@@ -29,22 +28,22 @@ def costs(d: sae.Dictionary) -> dict[str, float]:
 
 def test_training_costs_five_products_a_sample():
     (d,) = sae.fit(SOURCE, n_latents=16, l1=0.5, **FAST)
-    assert Spent.of(d.card) == (40 * 32, 40 * 32, 5 * 8 * 16 * 40 * 32)
+    assert FitCost.of(d.card) == (40 * 32, 40 * 32, 5 * 8 * 16 * 40 * 32)
     (d,) = sae.fit(SOURCE, "matching_pursuit", n_latents=16, k=3, **FAST)
-    assert Spent.of(d.card) == (40 * 32, 40 * 32, 3 * 8 * 16 * 40 * 32)
+    assert FitCost.of(d.card) == (40 * 32, 40 * 32, 3 * 8 * 16 * 40 * 32)
 
 
 def test_a_finite_source_has_no_more_rows_than_it_has():
     (d,) = sae.fit(torch.randn(500, 8), n_latents=16, l1=0.5, **FAST)
-    assert Spent.of(d.card) == (400, 40 * 32, 5 * 8 * 16 * 40 * 32)  # a fifth is held out
+    assert FitCost.of(d.card) == (400, 40 * 32, 5 * 8 * 16 * 40 * 32)  # a fifth is held out
 
 
 def test_what_is_known_in_closed_form():
-    assert Spent.of(random.Config(n_latents=9).fit(SOURCE, 0).card) == (0, 0, 0)
-    assert Spent.of(pca.Config(n_samples=100).fit(SOURCE, 0).card) == (100, 100, 100 * 64 + eigenvectors(8))
+    assert FitCost.of(random.Config(n_latents=9).fit(SOURCE, 0).card) == (0, 0, 0)
+    assert FitCost.of(pca.Config(n_samples=100).fit(SOURCE, 0).card) == (100, 100, 100 * 64 + eigenvectors(8))
     d = ksvd.Config(n_latents=9, k=2, n_samples=100, n_iterations=3).fit(SOURCE, 0)
     pursued = 8 * 9 + 2 * 9 * 9 + 5 * 8 + 2  # correlations; a Gram product a step; squares of 1 and 2 chosen, solved
-    assert Spent.of(d.card) == (100, 300, 300 * (pursued + 2 * (2 * ksvd.POWER + 2) * 8))
+    assert FitCost.of(d.card) == (100, 300, 300 * (pursued + 2 * (2 * ksvd.POWER + 2) * 8))
 
 
 @pytest.mark.parametrize("method", [ica.Config(), kmeans.Config(n_latents=9)], ids=["ica", "kmeans"])
@@ -61,23 +60,23 @@ def test_the_iterations_that_were_made_are_those_that_count(method):
 
 def test_refinement_and_encoders_add_their_own():
     (d,) = sae.fit(SOURCE, n_latents=16, l1=0.5, **FAST)
-    before = Spent.of(d.card)
+    before = FitCost.of(d.card)
     refined = sae.refine(d, SOURCE, steps=3, batch_size=50)
-    after = Spent.of(refined.card)
+    after = FitCost.of(refined.card)
     n, a_lasso = 4096 + 150, lasso_multiply_adds(d.W_dec, 100)
     added = 4096 * 8 + 3 * (50 * (2 * a_lasso + 16 * 24) + 16**3 // 3 + 16**2 * 8)
     assert after == (before.rows + n, before.samples + n, before.multiply_adds + added)
-    assert Spent.of(d.with_encoder("omp", SOURCE).card) == before, "the directions say it all"
+    assert FitCost.of(d.with_encoder("omp", SOURCE).card) == before, "the directions say it all"
     read = d.with_encoder("threshold", SOURCE, n_rows=1000, layer="learned", steps=10, batch_size=20, n_iterations=5)
-    spent = Spent.of(read.card)
+    spent = FitCost.of(read.card)
     assert spent.rows == before.rows + 4096 + 1000 and spent.samples == before.samples + 4096 + 1000 + 200
     assert spent.multiply_adds > before.multiply_adds + 1000 * 2 * lasso_multiply_adds(d.W_dec, 5)
 
 
 def test_rows_that_are_seen_again_are_not_new_rows():
-    x = Rows(torch.randn(500, 8))
+    x = TensorSource(torch.randn(500, 8))
     (d,) = sae.fit(x, n_latents=16, l1=0.5, **FAST)
-    assert Spent.of(sae.refine(d, x, steps=2, batch_size=64).card).rows == 400
+    assert FitCost.of(sae.refine(d, x, steps=2, batch_size=64).card).rows == 400
 
 
 def test_the_scores_are_what_the_card_says_and_unknown_where_it_says_nothing(tmp_path):

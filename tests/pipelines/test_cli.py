@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import sae
-from pipelines.config.config import read
+from pipelines.config.config import read_config
 from pipelines.plan import plan
 from pipelines.runner import execution, run
 from pipelines.steps.progress import Board
@@ -91,7 +91,7 @@ def test_two_commands_share_the_work(tiny_file: Path, tmp_path: Path, results: R
     ended = [(*run.communicate(timeout=120), run.returncode) for run in runs]
     assert [e[-1] for e in ended] == [0, 0], ended
     assert ended[0][0] == ended[1][0]  # the same table
-    settings = read(tiny_file, [change])
+    settings = read_config(tiny_file, [change])
     run(plan(settings)[:-1], Store(tmp_path / "alone"), execution(settings.runtime), Board(Console(quiet=True)))
     assert results(tmp_path / "shared") == results(tmp_path / "alone") != {}
     assert not list((tmp_path / "shared").glob("*.partial"))

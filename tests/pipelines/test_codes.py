@@ -16,7 +16,7 @@ from pipelines.config.config import parse
 from pipelines.plan import plan
 from pipelines.report.findings import judge, sentences
 from pipelines.report.portraits.code import draw, grouped, principal
-from pipelines.report.settings_table import Row, read_csv, settings_of
+from pipelines.report.settings_table import ScoredRow, read_csv, settings_of
 from pipelines.steps.progress import Board
 from pipelines.steps.source_steps import nonlinear
 from pipelines.steps.store import Store
@@ -70,19 +70,19 @@ def test_a_run_is_scored_and_its_report_has_the_portrait_and_what_was_expected(
     assert "false_recovery" not in page.split("How the scores are defined")[0], "a score that nobody has is not shown"
 
 
-def rows(latent: float, **more: float) -> list[Row]:
-    found: list[Row] = []
+def rows(latent: float, **more: float) -> list[ScoredRow]:
+    found: list[ScoredRow] = []
     for method, n, fvu in (("relu", 8, 0.2), ("relu", 32, 0.01), ("random", 8, 9.0)):
         identity = {"source": "code", "method": method, "n_latents": n, "l1": 0.1 if method == "relu" else None}
         scores = {"probe_auc_latent": latent if n == 8 else latent - 0.1, "probe_auc_nearest": 0.9, "fvu": fvu}
         if method == "random":
             scores["probe_auc_latent"] = 0.99
         own = {name: value * n for name, value in more.items()}
-        found.append(Row({**identity, "seed": 0, "data_seed": 0}, scores | {"latents_per_feature": n / 4} | own))
+        found.append(ScoredRow({**identity, "seed": 0, "data_seed": 0}, scores | {"latents_per_feature": n / 4} | own))
     return found
 
 
-def told(found: list[Row], why: str = "why") -> str:
+def told(found: list[ScoredRow], why: str = "why") -> str:
     settings = settings_of(found)
     verdict = judge(settings, "probe_auc_latent")
     assert verdict is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.config import read, read_table
+from pipelines.config.config import read_config, read_table
 from pipelines.plan import plan
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
@@ -21,7 +21,7 @@ def test_a_ready_config_plans(file: Path, tmp_path: Path, tiny_models: dict[str,
         labels = tmp_path / "labels.jsonl"
         labels.write_text('{"text": "w1", "labels": {"y": 1}}\n')
         given.append(f"source.labels={labels}")
-    config = read(file, given)
+    config = read_config(file, given)
     assert config.name == file.stem
     stages = {step.stage for step in plan(config)}
     assert {"train", "score", "report"} < stages and stages & {"generate", "stream"}
@@ -32,11 +32,11 @@ TIERS = [(file, tier) for file in CONFIGS for tier in read_table(file).get("tier
 
 @pytest.mark.parametrize(("file", "tier"), TIERS, ids=lambda part: part.stem if isinstance(part, Path) else part)
 def test_every_tier_of_a_suite_plans_and_is_smaller(file: Path, tier: str):
-    small, whole = plan(read(file, (), tier), tier), plan(read(file))
+    small, whole = plan(read_config(file, (), tier), tier), plan(read_config(file))
     assert small[-1].stage == "bench"
     assert sum(step.stage == "score" for step in small) < sum(step.stage == "score" for step in whole)
 
 
 def test_the_local_config_says_what_is_missing():
     with pytest.raises(ValueError, match=r"source.model is missing"):
-        read(next(f for f in CONFIGS if f.stem == "tinystories-local"))
+        read_config(next(f for f in CONFIGS if f.stem == "tinystories-local"))

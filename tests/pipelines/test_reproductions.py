@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipelines import runner
 from pipelines.commands import suggest
-from pipelines.config.config import read
+from pipelines.config.config import read_config
 from pipelines.plan import plan
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
@@ -32,7 +32,7 @@ def both_cores():
 
 
 def scores(name: str, out: Path, *given: str) -> list[dict[str, str]]:
-    config = read(CONFIGS / f"{name}.toml", given)
+    config = read_config(CONFIGS / f"{name}.toml", given)
     steps = plan(config)
     runner.run(steps, Store(out), runner.execution(config.runtime), QUIET)
     with (Store(out).directory(steps[-1]) / "scores.csv").open() as f:
@@ -61,7 +61,7 @@ def test_the_demo_tells_its_story(tmp_path: Path):
 
 
 def corr_50() -> Source:
-    [config] = read(CONFIGS / "suites" / "corr-50.toml", ["source.seed=0"]).sources
+    [config] = read_config(CONFIGS / "suites" / "corr-50.toml", ["source.seed=0"]).sources
     assert isinstance(config, Features)
     return config.build()
 
@@ -101,7 +101,7 @@ def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_
 def test_decoder_rows_are_least_alike_at_the_true_l0(tmp_path: Path):
     """'Sparse but wrong', where c_dec has its minimum. About two minutes on two cores."""
     given = ["source.seed=0", "train.steps=2000", "train.lr=3e-3", "train.seeds=[0, 1]"]
-    config = read(CONFIGS / "suites" / "corr-50.toml", given)
+    config = read_config(CONFIGS / "suites" / "corr-50.toml", given)
     [curve], _ = suggest.run(config, "batchtopk", [5, 7, 9, 11, 13, 16, 20], tmp_path, QUIET)
     assert curve.found.l0 == pytest.approx(11.1, rel=0.15), suggest.sentence(curve)
 

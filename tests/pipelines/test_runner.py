@@ -20,7 +20,7 @@ from pipelines.config.toml_tables import override
 from pipelines.plan import plan
 from pipelines.runner import execution, group_of, run, standings
 from pipelines.stages import train
-from pipelines.steps.log_sinks import check
+from pipelines.steps.log_sinks import check_sinks
 from pipelines.steps.progress import Board, Status, duration, read_status
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store, read_manifest
@@ -300,7 +300,7 @@ def test_a_machine_without_the_device_or_the_sink_says_so(tiny: Given, monkeypat
             execution(parse(override(tiny, [f"runtime.device={device}"])).runtime)
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(ValueError, match="'trackio' is not installed"):
-        check(["trackio"])
+        check_sinks(["trackio"])
 
 
 def test_a_folder_that_cannot_be_written(tiny: Given, tmp_path: Path):
@@ -311,17 +311,17 @@ def test_a_folder_that_cannot_be_written(tiny: Given, tmp_path: Path):
 
 def test_a_source_that_yields_infinities_is_named(tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from sae.source import Batch
-    from sae.sources.independent import Independent
+    from sae.sources.independent import IndependentSource
 
-    honest = Independent.batch
+    honest = IndependentSource.batch
 
-    def broken(self: Independent, step: int, size: int, split: Any = "train") -> Batch:
+    def broken(self: IndependentSource, step: int, size: int, split: Any = "train") -> Batch:
         batch = honest(self, step, size, split)
         if split == "test":
             batch.acts[3, 2] = float("nan")
         return batch
 
-    monkeypatch.setattr(Independent, "batch", broken)
+    monkeypatch.setattr(IndependentSource, "batch", broken)
     with pytest.raises(ValueError, match=r"generate-\w+: 1 of 200 rows of activations hold NaN"):
         work(tiny, tmp_path)
 

@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.probing import Examples, TaskSettings, examples_of, joined, tasks_of
+from sae.probing import ProbeExamples, TaskSettings, examples_of, joined, tasks_of
 from sae.probing.examples import Pooling
+from sae.source import TensorSource
 from sae.sources.code import Config as Code
 from sae.sources.features import Config as Features
 from sae.sources.independent import Config
-from sae.sources.tensor import Rows
 
 CONFIG = Config(n_features=8, d_in=4, probability=0.2)
 
 
-def texts(pooling: Pooling) -> Examples:
+def texts(pooling: Pooling) -> ProbeExamples:
     """Two examples, of three vectors and of one."""
     acts = torch.tensor([[1.0, -2.0], [4.0, 0.0], [1.0, 5.0], [7.0, -7.0]])
-    return Examples(acts, {"y": torch.tensor([1, 0])}, torch.tensor([0, 1]), torch.tensor([0, 0, 0, 1]), pooling)
+    return ProbeExamples(acts, {"y": torch.tensor([1, 0])}, torch.tensor([0, 1]), torch.tensor([0, 0, 0, 1]), pooling)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_some_of_the_examples_keep_their_vectors():
 
 def test_what_a_file_does_not_label_is_not_known_of_its_examples():
     a, b = texts("last"), texts("last")
-    both = joined([a, Examples(b.acts, {"z": torch.tensor([0, 1])}, b.groups, b.of)])
+    both = joined([a, ProbeExamples(b.acts, {"z": torch.tensor([0, 1])}, b.groups, b.of)])
     assert both.labels["y"].tolist() == [1, 0, -1, -1] and both.labels["z"].tolist() == [-1, -1, 0, 1]
     (y, z) = tasks_of(both, both)
     assert y.train.index.tolist() == [0, 1] and z.train.index.tolist() == [2, 3]
@@ -52,7 +52,7 @@ def test_what_a_file_does_not_label_is_not_known_of_its_examples():
 
 def test_examples_come_back_from_their_file(tmp_path: Path):
     texts("max").save(tmp_path / "a.safetensors")
-    found = Examples.load(tmp_path / "a.safetensors")
+    found = ProbeExamples.load(tmp_path / "a.safetensors")
     assert found.pooling == "max" and found.labels.keys() == {"y"}
     torch.testing.assert_close(found.read(lambda x: x), texts("max").read(lambda x: x))
 
@@ -82,7 +82,7 @@ def test_a_shift_that_changes_the_features_is_refused():
 
 def test_labels_of_a_source_and_its_classes():
     x, y, c = torch.randn(600, 3), torch.arange(600) % 2, torch.arange(600) % 3
-    found = examples_of(Rows(x, {"y": y, "c": c}, heldout=0.5), TaskSettings())
+    found = examples_of(TensorSource(x, {"y": y, "c": c}, heldout=0.5), TaskSettings())
     assert set(found["train"].labels) == {"y", "c_0", "c_1", "c_2"}
 
 
@@ -94,10 +94,10 @@ def test_labels_of_a_nonlinear_code():
 
 def test_a_source_without_labels_or_features_is_refused():
     with pytest.raises(ValueError, match=r"neither labels nor known features; give probe.tasks.labels"):
-        examples_of(Rows(torch.randn(100, 3)), TaskSettings())
+        examples_of(TensorSource(torch.randn(100, 3)), TaskSettings())
     with pytest.raises(ValueError, match=r"none of 8 properties has min_count = 400.*smaller min_count"):
         labels = {f"y{i}": torch.arange(600) % 2 for i in range(8)}
-        examples_of(Rows(torch.randn(600, 3), labels, heldout=0.5), TaskSettings(min_count=400))
+        examples_of(TensorSource(torch.randn(600, 3), labels, heldout=0.5), TaskSettings(min_count=400))
 
 
 def test_features_that_are_not_represented_are_no_tasks():
@@ -123,6 +123,6 @@ def test_what_does_not_fit_is_refused_in_one_line(
     labels: dict[str, torch.Tensor], groups: torch.Tensor | None, words: str
 ):
     with pytest.raises(ValueError, match=words):
-        Examples.each(torch.randn(4, 2), labels, groups)
+        ProbeExamples.each(torch.randn(4, 2), labels, groups)
     with pytest.raises(ValueError, match=r"acts: a finite matrix"):
-        Examples.each(torch.full((4, 2), torch.nan), {})
+        ProbeExamples.each(torch.full((4, 2), torch.nan), {})

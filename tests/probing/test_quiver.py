@@ -7,16 +7,16 @@ import math
 import numpy as np
 import torch
 
-from sae.probing import Examples, Result, StudySettings, quiver, study, summary
+from sae.probing import ProbeExamples, ProbeResult, StudySettings, quiver, study, summary
 from sae.probing.quiver import take
 from sae.probing.summary import Condition
 
 NAN = math.nan
 
 
-def result(method: str, val: float, test: float, task: str = "t", reading: str = "acts", **more: object) -> Result:
+def result(method: str, val: float, test: float, task: str = "t", reading: str = "acts", **more: object) -> ProbeResult:
     known = {"regime": "standard", "level": 0.0, "seed": 0, "n": 9, "n_positive": 4, "f1": 0.5, "accuracy": 0.5}
-    return Result(reading=reading, method=method, task=task, val_auc=val, test_auc=test, setting="", why="", **{  # pyright: ignore
+    return ProbeResult(reading=reading, method=method, task=task, val_auc=val, test_auc=test, setting="", why="", **{  # pyright: ignore
         **known, **more})  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_controls_are_never_taken():
 
 def test_a_summary_by_hand():
     tasks = {"a": (0.9, 0.8, 0.95), "b": (0.8, 0.9, 0.85), "c": (0.7, 0.6, 0.60)}
-    raw, own = list[Result](), list[Result]()
+    raw, own = list[ProbeResult](), list[ProbeResult]()
     for task, (lr, knn, k1) in tasks.items():
         raw += [result("lr", 0.5, lr, task), result("knn", 0.6, knn, task), result("shuffled", 0.9, 0.5, task)]
         own += [result("k1", 0.7 if task == "a" else 0.1, k1, task, "codes")]
@@ -88,9 +88,9 @@ def test_test_labels_decide_nothing_that_is_chosen():
         n_settings=3,
     )
 
-    def run(labels: np.ndarray) -> list[Result]:
+    def run(labels: np.ndarray) -> list[ProbeResult]:
         train, test = (
-            Examples.each(torch.from_numpy(a).float(), {"t": torch.from_numpy(b).long()})
+            ProbeExamples.each(torch.from_numpy(a).float(), {"t": torch.from_numpy(b).long()})
             for a, b in ((x, y), (x_test, labels))
         )
         return [r for part in study(settings, train, test) for r in part]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sae.probing.examples import Rows, Task
+from sae.probing.examples import ProbeTask, PropertyRows
 from sae.probing.regimes import Regimes, at_share, draws, enough_for, flipped, permuted
 
 
-def rows(n: int = 400, n_positive: int = 100) -> Rows:
-    return Rows(np.arange(n) + 1000, np.arange(n) < n_positive, np.arange(n))
+def rows(n: int = 400, n_positive: int = 100) -> PropertyRows:
+    return PropertyRows(np.arange(n) + 1000, np.arange(n) < n_positive, np.arange(n))
 
 
-def task(**sizes: int) -> Task:
-    return Task("t", rows(**sizes), rows())
+def task(**sizes: int) -> ProbeTask:
+    return ProbeTask("t", rows(**sizes), rows())
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5, 0.8, 0.95])
@@ -75,10 +75,10 @@ def test_levels_are_those_of_the_publication():
 
 
 def test_other_seeds_and_tasks_draw_other_rows_and_the_same_ones_the_same():
-    def standard(task: Task, seed: int) -> list[int]:
+    def standard(task: ProbeTask, seed: int) -> list[int]:
         return next(draws(Regimes(n_train=50), task, seed)).place.tolist()
 
-    other = Task("u", rows(), rows())
+    other = ProbeTask("u", rows(), rows())
     assert standard(task(), 0) == standard(task(), 0)
     assert standard(task(), 0) != standard(task(), 1) and standard(task(), 0) != standard(other, 0)
 

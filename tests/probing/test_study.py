@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from sae.dictionaries.relu import Relu
-from sae.probing import Examples, Result, StudySettings, TaskSettings, examples_of, read_results, study, write_results
+from sae.probing import (
+    ProbeExamples,
+    ProbeResult,
+    StudySettings,
+    TaskSettings,
+    examples_of,
+    read_results,
+    study,
+    write_results,
+)
 from sae.probing.controls import thresholds, untrained
 from sae.sources.independent import Config
 
@@ -22,7 +31,7 @@ MEAN = dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def examples() -> dict[str, Examples]:
+def examples() -> dict[str, ProbeExamples]:
     return examples_of(SOURCE, TASKS.model_copy(update={"shift": {"probability": 0.2, "noise": 0.3}}), CONFIG)
 
 
@@ -33,18 +42,18 @@ def truth_dictionary() -> Relu:
     return replace(Relu.tied(directions), b_enc=torch.full((len(directions),), -0.5))
 
 
-def run(settings: StudySettings, examples: dict[str, Examples], d: Relu | None = None) -> list[Result]:
+def run(settings: StudySettings, examples: dict[str, ProbeExamples], d: Relu | None = None) -> list[ProbeResult]:
     shift = examples["shift"] if "shift" in settings.regimes else None
     return [r for part in study(settings, examples["train"], examples["test"], d, shift) for r in part]
 
 
-def mean(results: list[Result], regime: str = "standard") -> MEAN:
+def mean(results: list[ProbeResult], regime: str = "standard") -> MEAN:
     names = dict.fromkeys(r.method for r in results)
     return {n: float(np.mean([r.test_auc for r in results if (r.method, r.regime) == (n, regime)])) for n in names}
 
 
 def test_one_latent_of_the_truth_does_what_all_neurons_do_and_an_untrained_dictionary_does_not(
-    examples: dict[str, Examples],
+    examples: dict[str, ProbeExamples],
 ):
     raw, own = mean(run(QUICK, examples)), mean(run(QUICK, examples, truth_dictionary()))
     assert own["latent"] > 0.93 and own["k1"] > 0.93
@@ -52,17 +61,17 @@ def test_one_latent_of_the_truth_does_what_all_neurons_do_and_an_untrained_dicti
     assert own["untrained_k1"] < own["k1"] - 0.15 and own["untrained_k4"] < own["k4"] - 0.1
 
 
-def test_the_codes_themselves_are_perfect(examples: dict[str, Examples]):
+def test_the_codes_themselves_are_perfect(examples: dict[str, ProbeExamples]):
     """Identity: a reading in which a column is the property."""
     train, test = (
-        Examples.each(torch.stack([part.labels[name].float() for name in part.labels], dim=1), part.labels)
+        ProbeExamples.each(torch.stack([part.labels[name].float() for name in part.labels], dim=1), part.labels)
         for part in (examples["train"], examples["test"])
     )
     found = mean(run(QUICK, {"train": train, "test": test}))
     assert found["lr"] == found["neurons_k1"] == 1
 
 
-def test_shuffled_labels_are_at_chance_within_their_spread(examples: dict[str, Examples]):
+def test_shuffled_labels_are_at_chance_within_their_spread(examples: dict[str, ProbeExamples]):
     settings = QUICK.model_copy(update={"seeds": tuple(range(10)), "k": (1,), "n_settings": 1})
     own = [r for r in run(settings, examples) if r.method == "shuffled"]
     spread = np.std([r.test_auc for r in own])
@@ -70,7 +79,7 @@ def test_shuffled_labels_are_at_chance_within_their_spread(examples: dict[str, E
     assert abs(np.mean([r.test_auc for r in own]) - 0.5) < 3 * spread / np.sqrt(30)
 
 
-def test_neither_the_order_nor_the_scale_of_latents_counts(examples: dict[str, Examples]):
+def test_neither_the_order_nor_the_scale_of_latents_counts(examples: dict[str, ProbeExamples]):
     d = truth_dictionary()
     order, scale = torch.randperm(24), torch.rand(24) * 10 + 0.1
     # A latent twice as large with a decoder row half as long writes the same.
@@ -87,12 +96,12 @@ def test_neither_the_order_nor_the_scale_of_latents_counts(examples: dict[str, E
         assert abs(value - b[cell]) < 2e-3, cell
 
 
-def test_a_study_is_a_function_of_its_settings(examples: dict[str, Examples]):
+def test_a_study_is_a_function_of_its_settings(examples: dict[str, ProbeExamples]):
     assert run(QUICK, examples) == run(QUICK, examples)
     assert run(QUICK, examples) != run(QUICK.model_copy(update={"seeds": (1,)}), examples)
 
 
-def test_the_shift_is_scored_with_the_probes_of_standard(examples: dict[str, Examples]):
+def test_the_shift_is_scored_with_the_probes_of_standard(examples: dict[str, ProbeExamples]):
     both = QUICK.model_copy(update={"regimes": ("standard", "shift")})
     found = run(both, examples)
     pairs = {(r.task, r.method): r for r in found if r.regime == "shift"}
@@ -105,13 +114,13 @@ def test_the_shift_is_scored_with_the_probes_of_standard(examples: dict[str, Exa
     assert [r for r in found if r.regime == "shift"] == alone
 
 
-def test_a_shift_that_is_not_there_is_refused(examples: dict[str, Examples]):
+def test_a_shift_that_is_not_there_is_refused(examples: dict[str, ProbeExamples]):
     settings = QUICK.model_copy(update={"regimes": ("shift",)})
     with pytest.raises(ValueError, match=r"probe.regimes: 'shift'.*leave it out"):
         next(study(settings, examples["train"], examples["test"]))
 
 
-def test_rankers_beyond_the_first_are_tried_in_standard_alone(examples: dict[str, Examples]):
+def test_rankers_beyond_the_first_are_tried_in_standard_alone(examples: dict[str, ProbeExamples]):
     settings = QUICK.model_copy(
         update={
             "regimes": ("standard", "scarcity"),
@@ -125,7 +134,7 @@ def test_rankers_beyond_the_first_are_tried_in_standard_alone(examples: dict[str
     assert {r.regime for r in found if r.method == "neurons_k2"} == {"standard", "scarcity"}
 
 
-def test_the_table_comes_back_from_its_file(examples: dict[str, Examples], tmp_path: Path):
+def test_the_table_comes_back_from_its_file(examples: dict[str, ProbeExamples], tmp_path: Path):
     settings = QUICK.model_copy(update={"regimes": ("scarcity",), "scarcity": (2, 4), "k": (1,)})
     found = run(settings, examples)
     write_results(found, tmp_path / "probes.csv")

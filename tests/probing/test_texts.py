@@ -14,8 +14,8 @@ import torch
 from sae.activations.disk_source import Activations
 from sae.activations.labels import Labelled, half_of, label_tokens
 from sae.probing import TaskSettings, examples_of
-from sae.probing.examples import Examples, Pooling
-from sae.probing.texts import Reader, read_together
+from sae.probing.examples import Pooling, ProbeExamples
+from sae.probing.texts import TextReader, read_together
 from sae.probing.validation import splits
 from tests.streaming import build, words
 
@@ -43,7 +43,7 @@ def documents(folder: Path, n: int = 40, name: str = "tasks") -> Path:
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 def test_a_document_is_its_last_token_or_all_of_its_tokens_pooled(source: Activations, pooling: Pooling):
     texts = [Labelled(text, text, (((0, len(text)), {"y": i % 2}),)) for i, text in enumerate(("w1 w2 w3", "w4"))]
-    found = Reader.like(source)(texts, pooling).read(lambda x: x)
+    found = TextReader.like(source)(texts, pooling).read(lambda x: x)
     model = source.boot()
     for row, ids in zip(found, ([1, 4, 5, 6], [1, 7]), strict=True):  # <s> first, three special ids
         acts = model.activations(torch.tensor([ids]), torch.ones(1, len(ids)).bool(), HOOK)[0, 1:]
@@ -53,7 +53,7 @@ def test_a_document_is_its_last_token_or_all_of_its_tokens_pooled(source: Activa
 
 def test_words_are_examples_of_their_own_with_labels_by_a_function(source: Activations):
     texts = ["w1 w2 w30", "w31 w4"]
-    reader = Reader.like(source)
+    reader = TextReader.like(source)
     labelled = label_tokens(texts, reader.tokenizer, lambda text, start, end: {"large": int(text[start:end] > "w30")})
     found = reader(labelled)
     assert found.labels["large"].tolist() == [0, 0, 0, 1, 1]  # as words, "w4" > "w30"
@@ -83,7 +83,7 @@ def test_halves_are_those_of_the_source(source: Activations, tmp_path: Path):
 def test_several_files_are_tasks_of_their_own_and_share_documents(source: Activations, tmp_path: Path):
     files = documents(tmp_path, 40, "a"), documents(tmp_path, 30, "b")
     found = examples_of(source, TaskSettings(labels=files, min_count=1))
-    train: Examples = found["train"]
+    train: ProbeExamples = found["train"]
     assert set(train.labels) == {"a.small", "b.small"}
     a, b = (train.labels[name] for name in ("a.small", "b.small"))
     assert ((a >= 0) ^ (b >= 0)).all()
@@ -106,4 +106,4 @@ def test_what_cannot_be_read_is_refused_in_one_line(source: Activations, tmp_pat
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv does not exist"):
         examples_of(source, TaskSettings(labels=(tmp_path / "nowhere.csv",)))
     with pytest.raises(ValueError, match=r"no labelled text is left"):
-        read_together(Reader.like(source), [[Labelled("w1", "w1", ())]], "last")
+        read_together(TextReader.like(source), [[Labelled("w1", "w1", ())]], "last")

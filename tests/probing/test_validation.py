@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from sae.probing.probes import Logistic, Probe, Scores, Setting, X, Y
+from sae.probing.probes import Logistic, Probe, ProbeScores, ProbeSetting, X, Y
 from sae.probing.validation import choose, parts, splits
 
 
@@ -76,10 +76,10 @@ class Fixed(Probe):
 
     right: bool = False
 
-    def settings(self, n_rows: int, n_columns: int) -> list[Setting]:
+    def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{"a": 1}, {"a": 2}, {"a": 3}]
 
-    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[Setting], seed: int) -> Scores:
+    def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         said = [x_test[:, 0] * (1 if self.right and s["a"] == 2 else 0) for s in settings]
         return np.stack(said, axis=1)
 

@@ -13,11 +13,11 @@ import torch
 from pipelines.config.config import parse
 from sae.activations.disk_source import Activations
 from sae.dictionaries.relu import Relu
-from sae.metric import Case, gather
+from sae.metric import Case, gather_evidence
 from sae.metrics.downstream import Config as Downstream
 from sae.model.token_rows import NOTHING
 from sae.sources.attention import Config
-from sae.toys.attention.saved import held_out, load
+from sae.toys.attention.saved import held_out, load_toy
 from sae.toys.attention.training import evaluate
 
 Z = "blocks.0.attn.hook_z"
@@ -66,7 +66,7 @@ def columns(source: Activations, split: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_vector_is_the_models_own_where_an_answer_is_asked_for(tmp_path: Path, name: str):
     source = build(tmp_path, **TASKS[name])
-    toy = load(tmp_path)
+    toy = load_toy(tmp_path)
     for split in ("train", "choose", "test"):
         kept = columns(source, split)
         tokens = toy.task.batch(0, split, 0, {"train": 300}.get(split, 60))  # pyright: ignore
@@ -84,7 +84,7 @@ def test_every_vector_is_the_models_own_where_an_answer_is_asked_for(tmp_path: P
 @pytest.mark.parametrize("name", TASKS)
 def test_labels_lie_beside_their_vectors(tmp_path: Path, name: str):
     source = build(tmp_path, **TASKS[name])
-    toy = load(tmp_path)
+    toy = load_toy(tmp_path)
     halves = source.labelled()
     assert halves is not None and {"model", "labels"} == source.config.provides
     for split, batch in zip(("choose", "test"), halves, strict=True):
@@ -114,7 +114,7 @@ def test_before_attention_tokens_and_positions_are_the_features(tmp_path: Path, 
     torch.testing.assert_close(truth.directions.norm(dim=1), truth.represented.float())
     every = columns(source, "train")
     torch.testing.assert_close(truth.offset, every["acts"].mean(0), rtol=1e-4, atol=1e-5)
-    toy = load(tmp_path)
+    toy = load_toy(tmp_path)
     sizes = {"token": toy.task.d_vocab, "position": toy.task.n_tokens}
     groups = [g for g in sizes if {"hook_embed": "token", "hook_pos_embed": "position"}.get(hook, g) == g]
     shares = torch.cat([every[g].long().bincount(minlength=sizes[g]) / len(every[g]) for g in groups])
@@ -143,7 +143,7 @@ def test_a_dictionary_of_the_true_features_is_scored_as_one(tmp_path: Path):
 
 def test_the_loss_under_a_splice_is_that_of_answers(tmp_path: Path):
     source = build(tmp_path, n_heldout_rows=200)
-    toy, evidence = load(tmp_path), gather(source, 600)
+    toy, evidence = load_toy(tmp_path), gather_evidence(source, 600)
     scores = Downstream().score(Case(_identity(8), evidence)).scalars
     assert scores["ce_spliced"] == pytest.approx(scores["ce_clean"], abs=1e-6)
     of_test = evaluate(toy.network, toy.task, toy.task.batch(0, "test", 0, 100))
@@ -251,8 +251,8 @@ def test_a_wrong_hook_is_answered_with_real_ones(tmp_path: Path):
 
 def test_a_directory_without_a_model_is_one_line(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no trained attention toy is here"):
-        load(tmp_path)
+        load_toy(tmp_path)
     build(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        load(tmp_path)
+        load_toy(tmp_path)

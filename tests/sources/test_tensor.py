@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae.sources.tensor import Config, Rows
+from sae.source import TensorSource
+from sae.sources.tensor import Config
 
 
 def quiet(done: int, total: int, unit: str) -> None: ...
@@ -30,7 +31,7 @@ def test_both_formats_give_the_same_rows(tmp_path: Path):
 
 def test_an_epoch_sees_every_training_row_once_and_held_out_rows_never():
     x = torch.arange(100.0)[:, None]
-    source = Rows(x, heldout=0.2)
+    source = TensorSource(x, heldout=0.2)
     assert source.n_rows == {"choose": 10, "test": 10, "train": 80}
     epoch = torch.cat([source.batch(step, 8).acts for step in range(10)])[:, 0].tolist()
     later = torch.cat([source.batch(step, 8).acts for step in range(10, 20)])[:, 0].tolist()

@@ -9,7 +9,7 @@ from torch import Tensor
 from sae.architecture import raw_units
 from sae.dictionaries.relu import Config as Relu
 from sae.training.dense_step import Terms
-from sae.training.engine import LOOK, Engine
+from sae.training.engine import CHOOSE_PATH_EVERY, Engine
 from sae.training.kernels import Adam
 from sae.training.kernels.backend import kernels_for
 from sae.training.kernels.reference import Reference
@@ -166,7 +166,7 @@ def test_a_member_takes_its_own_path_whatever_its_company():
     alone = [Stack(**{k: p[i : i + 1].clone() for k, p in stack.parameters().items()}) for i in (0, 1)]
     together = engine_of(stack, "unit", 64, False)
     apart = [engine_of(one, "unit", 64, False) for one in alone]
-    for t in range(1, LOOK + 3):
+    for t in range(1, CHOOSE_PATH_EVERY + 3):
         adam = Adam.at(t, 1e-3, 0.9, 0.999)
         together.step(x, t, adam, l1)
         for i, engine in enumerate(apart):

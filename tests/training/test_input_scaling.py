@@ -9,10 +9,10 @@ import torch
 
 import sae
 from sae.dictionaries.relu import Config as Relu
+from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 from sae.training.config import TrainConfig
-from sae.training.input_scaling import Beginning, Units
+from sae.training.input_scaling import InputScaling, InputStatistics
 from sae.training.loop import train
 from sae.training.prefetch import Pair
 from sae.training.stack import first_directions
@@ -22,18 +22,18 @@ SOURCE = Independent(n_features=24, d_in=12, probability=0.1).build()
 HOW = {"steps": 300, "batch_size": 64, "lr": 3e-3, "n_scale": 2048}
 
 
-def begin(how: str = "sqrt_d", median: bool = False, source: Any = SOURCE) -> Beginning:
-    return Beginning.of(source, 2048, 256, how, median)  # pyright: ignore[reportArgumentType]
+def begin(how: str = "sqrt_d", median: bool = False, source: Any = SOURCE) -> InputStatistics:
+    return InputStatistics.measure(source, 2048, 256, how, median)  # pyright: ignore[reportArgumentType]
 
 
 def test_scaled_rows_have_the_norm_of_a_unit_per_coordinate():
-    x, y = begin().units(Pair(*2 * [SOURCE.batch(99, 20_000).acts]))
+    x, y = begin().scaling(Pair(*2 * [SOURCE.batch(99, 20_000).acts]))
     assert y is x and float(x.norm(dim=-1).mean()) == pytest.approx(12**0.5, rel=0.03)
 
 
 def test_whitened_rows_have_the_identity_for_a_covariance():
     loud = SOURCE.batch(0, 30_000).acts * torch.linspace(1, 4, 12)
-    units = begin("whiten", source=Rows(loud)).units
+    units = begin("whiten", source=TensorSource(loud)).scaling
     x, _ = units(Pair(loud, loud))
     torch.testing.assert_close(torch.cov(x.T), torch.eye(12), rtol=0, atol=0.15)
 
@@ -44,10 +44,10 @@ def test_a_dictionary_gives_back_in_raw_units_what_was_trained_in_others(how: st
     *_, state = train([(Relu(n_latents=32, l1=0.2), 0)], SOURCE, settings)
     [d] = state.dictionaries()
     raw = SOURCE.batch(7, 500, "test").acts
-    x, _ = state.units(Pair(raw, raw))
+    x, _ = state.scaling(Pair(raw, raw))
     z = torch.relu((x - state.stack.b_dec[0]) @ state.stack.W_enc[0].T + state.stack.b_enc[0])
     there = z @ state.stack.W_dec[0] + state.stack.b_dec[0]
-    back, _ = state.units(Pair(*2 * [d.decode(d.encode(raw))]))
+    back, _ = state.scaling(Pair(*2 * [d.decode(d.encode(raw))]))
     torch.testing.assert_close(back, there, rtol=1e-3, atol=1e-3)
     assert torch.equal(d.encode(raw) > 0, z > 0)
 
@@ -118,7 +118,7 @@ def start(member: Any) -> torch.Tensor:
 
 
 def test_units_survive_a_checkpoint():
-    units = Units(2.5, 0.5, torch.eye(3))
-    again = Units.of(units.tensors())
+    units = InputScaling(2.5, 0.5, torch.eye(3))
+    again = InputScaling.of(units.tensors())
     assert (again.scale, again.target_scale) == (2.5, 0.5) and again.whitening is not None
-    assert Units.of(Units().tensors()).whitening is None
+    assert InputScaling.of(InputScaling().tensors()).whitening is None

@@ -63,7 +63,7 @@ def test_at_one_only_the_length_is_free_and_the_opposite_goes_back():
 @pytest.mark.parametrize("least", [0.9, 1.0])
 def test_every_path_of_the_engine_keeps_rows_in_their_cones(name: str, sparse: bool, least: float):
     stack = random_stack(2, 70, 5, ARCHITECTURES[name])
-    stack.began = torch.nn.functional.normalize(stack.W_dec, dim=-1)
+    stack.initial_W_dec = torch.nn.functional.normalize(stack.W_dec, dim=-1)
     free = random_stack(2, 70, 5, ARCHITECTURES[name])
     l1, x = torch.tensor([0.3, 0.1]).double(), random_rows(300, 5)
     for one in (stack, free):
@@ -72,7 +72,9 @@ def test_every_path_of_the_engine_keeps_rows_in_their_cones(name: str, sparse: b
         for t in range(2, 9):  # without a look, which would choose the path anew
             engine.step(x, t, Adam.at(t, 0.1, 0.9, 0.999), l1)
         assert bool((paths == sparse).all())
-    near, far = ((torch.nn.functional.normalize(one.W_dec, dim=-1) * stack.began).sum(-1) for one in (stack, free))
+    near, far = (
+        (torch.nn.functional.normalize(one.W_dec, dim=-1) * stack.initial_W_dec).sum(-1) for one in (stack, free)
+    )
     assert float(near.min()) > least - 1e-6 and float(far.min()) < least - 0.05
     assert not torch.equal(stack.W_enc, random_stack(2, 70, 5, ARCHITECTURES[name]).W_enc), "the encoder learns"
 

@@ -125,7 +125,7 @@ def test_training_revives_what_died(every: int):
     saved = next(s.checkpoint() for s in train(members((0.1, 0)), SOURCE, settings) if s.step == 10)
     saved["parameter.b_enc"][0, :5] = -1000
     state = last(train(members((0.1, 0)), SOURCE, settings, resume=saved))
-    assert bool((state.silent_for[0, :5] >= settings.dead_after).all()) == (every == 0)
+    assert bool((state.steps_since_fired[0, :5] >= settings.dead_after).all()) == (every == 0)
     assert state.records()[0]["dead"] == (5 / 16 if every == 0 else 0)
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from sae.numerics.profiler import Spans
-from sae.source import Batch, Source, Split
+from sae.source import Batch, Source, Split, TensorSource
 from sae.sources.correlated import Config as Correlated
-from sae.sources.tensor import Rows
 from sae.training.prefetch import SPAN, batches_of, default_workers
 
 
@@ -41,8 +40,8 @@ def test_values_and_order_are_the_sources(workers: int):
     g = torch.Generator().manual_seed(0)
     sources = [
         Correlated(n_features=12, d_in=6, n_active=2, noise=0.01).build(),
-        Rows(torch.randn(200, 6, generator=g)),
-        Rows(torch.randn(200, 6, generator=g), targets=torch.randn(200, 6, generator=g)),
+        TensorSource(torch.randn(200, 6, generator=g)),
+        TensorSource(torch.randn(200, 6, generator=g), targets=torch.randn(200, 6, generator=g)),
     ]
     for source in sources:
         for steps in (range(3, 12), range(0, 2), range(5, 5)):
@@ -106,7 +105,7 @@ def test_time_spent_fetching_is_told_apart_from_the_steps():
 def test_on_a_gpu():
     plain = Correlated(n_features=64, d_in=32, n_active=2).build()
     acts = plain.batch(0, 4000).acts
-    for source in (plain, Rows(acts, targets=acts.flip(1))):
+    for source in (plain, TensorSource(acts, targets=acts.flip(1))):
         for step, (x, y) in enumerate(batches_of(source, range(20), 256, "cuda")):
             torch.cuda._sleep(1_000_000)  # pyright: ignore
             batch = source.batch(step, 256)

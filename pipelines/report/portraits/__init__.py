@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sae.dictionary import Dictionary
 
 
-class Candidate(NamedTuple):
+class FirstSeedDictionary(NamedTuple):
     """The dictionary of a setting's first seed with the setting's name and its own scores."""
 
     name: str

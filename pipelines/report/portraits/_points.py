@@ -13,7 +13,7 @@ from sae.sources.network import Hidden
 T = TypeVar("T")
 
 
-class Line(NamedTuple):
+class SweepLine(NamedTuple):
     """Points along one name of `vary`, the others as they are at the point that is read, and what each is called."""
 
     name: str
@@ -21,7 +21,7 @@ class Line(NamedTuple):
     labels: list[str]
 
 
-def line(source: Hidden, name: str | None = None) -> Line:
+def line(source: Hidden, name: str | None = None) -> SweepLine:
     """The points along `name`; without one along whatever changes activity, or else along the first that varies. The
     point that is read alone where nothing does."""
     vary, read = source.config.vary, source.config.point
@@ -30,13 +30,13 @@ def line(source: Hidden, name: str | None = None) -> Line:
     if name is None and several:
         name = several[0]
     if name is None or name not in several:
-        return Line("", [read], [""])
+        return SweepLine("", [read], [""])
     shape = [len(values) for values in vary.values()]
     axis = list(vary).index(name)
     stride, n = prod(shape[axis + 1 :]), shape[axis]
     first = read - (read // stride % n) * stride
     labels = [_words(name, value, i) for i, value in enumerate(vary[name])]
-    return Line(name, [first + i * stride for i in range(n)], labels)
+    return SweepLine(name, [first + i * stride for i in range(n)], labels)
 
 
 def _words(name: str, value: Any, i: int) -> str:

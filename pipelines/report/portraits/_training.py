@@ -69,7 +69,7 @@ def _ranked(ax: Axes, losses: Array, instance: int) -> None:
 
 
 @styled
-def by_active(network: Sequence[Stratum], fvu: Mapping[int, float], dictionary: str = "") -> Figure | None:
+def draw_by_active(network: Sequence[Stratum], fvu: Mapping[int, float], dictionary: str = "") -> Figure | None:
     """The network's loss by how many features are active, and beside it the variance that a dictionary leaves
     unexplained, number of active features -> fvu, where there is more than one."""
     if len(network) < 2:

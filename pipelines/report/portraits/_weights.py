@@ -21,7 +21,7 @@ MOST_NEURONS, MOST_WEIGHTS = 60, 20
 MONO, POLY = "#0072B2", "#D55E00"
 
 
-class Weights(NamedTuple):
+class BottleneckWeights(NamedTuple):
     """A bottleneck: ``product = W W_out [n, n]`` (W W^T where tied), the output's bias, each feature's length and what
     the others write along it, and whether it counts as represented."""
 
@@ -34,7 +34,7 @@ class Weights(NamedTuple):
 
 
 @styled
-def interference(panels: Sequence[Weights]) -> Figure | None:
+def draw_interference(panels: Sequence[BottleneckWeights]) -> Figure | None:
     """A column for each network: above W W^T and the bias, below the lengths of features."""
     panels = [p for p in panels if 0 < len(p.product) <= MOST_FEATURES and p.product.shape[0] == p.product.shape[1]]
     if not panels:
@@ -63,7 +63,7 @@ def _shape(k: int) -> tuple[int, int]:
     return (2, 1) if k == 1 else (k, 2)
 
 
-def _product(ax: Axes, panel: Weights, first: bool) -> Any:
+def _product(ax: Axes, panel: BottleneckWeights, first: bool) -> Any:
     """The matrix, and beside it the bias as a column of its own."""
     n = len(panel.product)
     gap, wide = max(1, n // 10), max(1, n // 12)
@@ -76,7 +76,7 @@ def _product(ax: Axes, panel: Weights, first: bool) -> Any:
     return image
 
 
-def _lengths(ax: Axes, panel: Weights, top: float, first: bool) -> Any:
+def _lengths(ax: Axes, panel: BottleneckWeights, top: float, first: bool) -> Any:
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -97,7 +97,7 @@ def _bare(ax: Axes, n: int, name: str) -> None:
     ax.tick_params(length=0)
 
 
-class Neurons(NamedTuple):
+class NeuronWeights(NamedTuple):
     """Weights ``[n_features, d_hidden]`` into neurons, the largest share of each in one feature, and whether that
     makes it monosemantic."""
 
@@ -108,7 +108,7 @@ class Neurons(NamedTuple):
 
 
 @styled
-def stacks(panels: Sequence[Neurons]) -> Figure | None:
+def stacks(panels: Sequence[NeuronWeights]) -> Figure | None:
     """Each neuron as a stack of its weights, a colour for each feature, those of one feature first."""
     panels = [p for p in panels if p.weights.size and np.abs(p.weights).max() > 0]
     if not panels:
@@ -127,7 +127,7 @@ def stacks(panels: Sequence[Neurons]) -> Figure | None:
     return figure
 
 
-def _stack(ax: Axes, panel: Neurons) -> None:
+def _stack(ax: Axes, panel: NeuronWeights) -> None:
     from matplotlib import colormaps
 
     order = _sorted(panel)
@@ -166,7 +166,7 @@ def _stack(ax: Axes, panel: Neurons) -> None:
     ax.set_title(f"{panel.label}: {counted}" if panel.label else counted)
 
 
-def _sorted(panel: Neurons) -> Any:
+def _sorted(panel: NeuronWeights) -> Any:
     """Neurons of one feature first, then those of several, each by the feature they weigh most; silent ones last."""
     most = np.abs(panel.weights).argmax(0)
     group = np.where(np.isfinite(panel.share), np.where(panel.mono.astype(bool), 0, 1), 2)

@@ -10,24 +10,24 @@ import numpy as np
 
 from pipelines.report.style import FAINT, INK, OTHERS, RULE, Array, canvas, styled
 from sae.analysis.circuits.heads import Projections, ablations, projections
-from sae.sources.attention import Asked
-from sae.toys.attention.saved import Toy, held_out, load
-from sae.toys.attention.task import Task
+from sae.sources.attention import AnswerPositions
+from sae.toys.attention.saved import Toy, held_out, load_toy
+from sae.toys.attention.task import TokenTask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROWS = 500
+_ROWS = 500
 HEADS = 4
-LINEAR = 0.1
+_LINEAR = 0.1
 """Up to this rise of the loss, colours are linear."""
 
 
 def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
     """The portrait of the toy in a source's directory."""
-    toy = load(directory)
-    rows = Asked(toy.task, "answers")(held_out(toy.task, toy.seed)[:ROWS])
+    toy = load_toy(directory)
+    rows = AnswerPositions(toy.task, "answers")(held_out(toy.task, toy.seed)[:_ROWS])
     caption = (
         f"Loss in nats an answer, on held-out rows; {toy.scores['accuracy']:.1%} of the answers are right. The floor "
         "is what the best predictor loses; induction copies what followed the longest match, skip trigrams are counted."
@@ -51,7 +51,7 @@ def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
     yield "toy-planes", "What heads see", caption, _planes(toy, shown.tolist())
 
 
-def place_names(task: Task) -> list[str]:
+def place_names(task: TokenTask) -> list[str]:
     """What each position is called."""
     named = {p: f"{name}{i}" for name, group in task.places().items() for i, p in enumerate(group)}
     return [named[p] for p in range(task.n_tokens)]
@@ -86,8 +86,8 @@ def head_map(rise: Array, places: Sequence[str]) -> Figure | None:
         return None
     width, height = 0.9 + 0.26 * max(heads, 6), 0.75 + max(0.2 * asked, 0.9)
     figure, axes = canvas(min(11.4, width * layers + 1.1), height, layers)
-    top = max(float(np.abs(rise).max()), 2 * LINEAR)
-    scale, image = SymLogNorm(LINEAR, vmin=-top, vmax=top), None
+    top = max(float(np.abs(rise).max()), 2 * _LINEAR)
+    scale, image = SymLogNorm(_LINEAR, vmin=-top, vmax=top), None
     for layer, ax in enumerate(axes):
         order = np.argsort(-np.abs(rise[layer]).sum(1), kind="stable")
         image = ax.imshow(rise[layer, order].T, cmap="RdBu_r", norm=scale, aspect="auto")
@@ -123,12 +123,12 @@ def _planes(toy: Toy, heads: Sequence[int]) -> Figure | None:
     return planes({name: (points.double().numpy(), groups) for name, (points, groups) in panels.items()}, heads)
 
 
-Groups = Mapping[str, tuple[Sequence[int], Sequence[str]]]
+_Groups = Mapping[str, tuple[Sequence[int], Sequence[str]]]
 """Points that belong together, with what is written beside each."""
 
 
 @styled
-def planes(panels: Mapping[str, tuple[Array, Groups]], heads: Sequence[int]) -> Figure:
+def planes(panels: Mapping[str, tuple[Array, _Groups]], heads: Sequence[int]) -> Figure:
     """``points[head, k, 2]``, a row of panels for each kind and a column for each head; a group is joined in order."""
     figure, axes = canvas(2.3 * len(heads) + 0.4, 2.3 * len(panels), len(heads), len(panels))
     for i, (name, (points, groups)) in enumerate(panels.items()):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_ROWS = 3000
-MOST_PANELS = 2
+_MOST_PANELS = 2
 
 
 def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
@@ -33,7 +33,7 @@ def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
     places, shares = principal(rows)
     if places.shape[1] == 1:
         caption = "Rows along the one direction that they fill, stacked by label; a latent reads a half-line of it."
-        yield "code", "The code", caption, lines(places[:, 0], labels)
+        yield "code", "The code", caption, _lines(places[:, 0], labels)
     else:
         of = "the first subspace" if source.subspaces is not None else "the activations"
         caption = (
@@ -41,7 +41,7 @@ def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
             "variance), coloured by label. A latent reads a half-space: it can do for a label whose rows lie together "
             "at the edge, and not for one that is strewn about."
         )
-        yield "code", "The code", caption, planes(places[:, :2], labels)
+        yield "code", "The code", caption, _planes(places[:, :2], labels)
 
 
 def grouped(labels: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
@@ -69,9 +69,9 @@ def principal(rows: Array) -> tuple[Array, Array]:
 
 
 @styled
-def lines(place: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | None:
+def _lines(place: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | None:
     """A stacked histogram for each of the first labels."""
-    shown = dict(list(labels.items())[:MOST_PANELS])
+    shown = dict(list(labels.items())[:_MOST_PANELS])
     if not shown or not len(place):
         return None
     figure, axes = canvas(5.6 * len(shown), 3.2, len(shown))
@@ -87,9 +87,9 @@ def lines(place: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | Non
 
 
 @styled
-def planes(places: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | None:
+def _planes(places: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | None:
     """A scatter for each of the first labels; what no class holds is pale."""
-    shown = dict(list(labels.items())[:MOST_PANELS])
+    shown = dict(list(labels.items())[:_MOST_PANELS])
     if not shown or not len(places):
         return None
     figure, axes = canvas(4.6 * len(shown), 4.2, len(shown))

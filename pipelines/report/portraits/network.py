@@ -16,30 +16,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.report.portraits import Candidate, _phases, _polytopes, _training, _weights
-from pipelines.report.portraits._points import Line, density, line, thinned
+from pipelines.report.portraits import FirstSeedDictionary, _phases, _polytopes, _training, _weights
+from pipelines.report.portraits._points import SweepLine, density, line, thinned
 from pipelines.report.style import Array
 from pipelines.steps.source_steps import open_source
 from sae.analysis.geometry.geometry import PLATEAUS, dimensionality, dimensions_per_feature, interference
-from sae.analysis.toy_models.by_active import by_active, network_losses
-from sae.analysis.units.neurons import monosemantic, weight_share
+from sae.analysis.toy_models.by_active import mean_by_active, network_losses
+from sae.analysis.units.neurons import monosemantic_neurons, weight_share
 from sae.numerics.matching import unit
 from sae.sources.network import REPRESENTED, Hidden
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
+_Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
 
-MOST_PANELS = 7
+_MOST_PANELS = 7
 MOST_PLANES = 8
-ROWS = 65_536
+_ROWS = 65_536
 """Rows by which losses are told apart by how many features are active; fewer where they would fill the memory."""
 MOST_NUMBERS = 2**24
-ACTIVATIONS = 3000
+_ACTIVATIONS = 3000
 
 
-def draw(directory: Path) -> Drawn:
+def draw(directory: Path) -> _Drawn:
     """The figures of the source of a finished step."""
     source = open_source(directory, "cpu")
     assert isinstance(source, Hidden)
@@ -47,13 +47,13 @@ def draw(directory: Path) -> Drawn:
         yield from group(source)
 
 
-def overlay(directory: Path, candidates: Sequence[Candidate]) -> Drawn:
+def overlay(directory: Path, candidates: Sequence[FirstSeedDictionary]) -> _Drawn:
     """What dictionaries find in the plane of two dimensions, and the errors of the network and of the best of them by
     how many features are active."""
     source = open_source(directory, "cpu")
     assert isinstance(source, Hidden)
     if source.d_in == 2 and source.config.network.is_linear and source.truth is not None:
-        rows, latents = source.batch(0, ACTIVATIONS, "test").acts, dict[str, Array]()
+        rows, latents = source.batch(0, _ACTIVATIONS, "test").acts, dict[str, Array]()
         for c in candidates:
             firing = (c.dictionary.encode(rows) != 0).any(0)
             latents[f"{c.name}\n{_told(c.scores)}"] = _array(unit(c.dictionary.W_dec)[firing])
@@ -71,8 +71,8 @@ def overlay(directory: Path, candidates: Sequence[Candidate]) -> Drawn:
         "disturbs the others by what a bias can take away; several at once add up to what they are not. The network's "
         "loss is what it was trained on."
     )
-    strata = by_active(*network_losses(source, min(ROWS, MOST_NUMBERS // source.config.n_features)))
-    figure = _training.by_active(strata, _levels(candidates[0].scores), candidates[0].name)
+    strata = mean_by_active(*network_losses(source, min(_ROWS, MOST_NUMBERS // source.config.n_features)))
+    figure = _training.draw_by_active(strata, _levels(candidates[0].scores), candidates[0].name)
     yield "network-active", "Errors by how many features are active", caption, figure
 
 
@@ -86,13 +86,13 @@ def _levels(scores: Mapping[str, float]) -> dict[int, float]:
     return {k: found[k] for k in sorted(found) if math.isfinite(found[k])}
 
 
-def _interference(source: Hidden) -> Drawn:
+def _interference(source: Hidden) -> _Drawn:
     """Only where the network maps features to features through one linear or tied layer."""
     net = source.config.network
     if len(net.hidden) > 1 or net.residual or not (net.is_linear or net.tied):
         return
     along = line(source)
-    panels = [_weights_of(source, source.best(p), text) for p, text in _panels(along, MOST_PANELS)]
+    panels = [_weights_of(source, source.best(p), text) for p, text in _panels(along, _MOST_PANELS)]
     product = "W Wᵀ" if net.tied else "W W_out"
     caption = (
         f"Squares: {product} and, beside it, the output's bias; the diagonal is what a feature keeps of itself, blue "
@@ -100,19 +100,19 @@ def _interference(source: Hidden) -> Drawn:
         "it has its dimension to itself and lighter where others write along it (the sum over them of their squared "
         f"projections, up to 1); longer than {REPRESENTED} counts as represented.{_best_of(along)}"
     )
-    yield "network-interference", "What features share", caption, _weights.interference(panels)
+    yield "network-interference", "What features share", caption, _weights.draw_interference(panels)
 
 
-def _weights_of(source: Hidden, index: int, label: str) -> _weights.Weights:
+def _weights_of(source: Hidden, index: int, label: str) -> _weights.BottleneckWeights:
     p, W = source.networks.parameters, source.networks.W[index]
     out = W.T if source.config.network.tied else p["W_out"][index]
     bias = p["b_out"][index] if "b_out" in p else torch.zeros(out.shape[1])
     length = W.norm(dim=1)
     of_each = (W @ out, bias, length, interference(W), length > REPRESENTED)
-    return _weights.Weights(label, *(_array(t) for t in of_each))
+    return _weights.BottleneckWeights(label, *(_array(t) for t in of_each))
 
 
-def _planes(source: Hidden) -> Drawn:
+def _planes(source: Hidden) -> _Drawn:
     """Feature vectors in two dimensions, along `vary`, and of the instances of one point."""
     if source.config.network.hidden[0] != 2 or not source.config.network.is_linear:
         return
@@ -140,7 +140,7 @@ def _planes(source: Hidden) -> Drawn:
     yield "network-instances", "Feature vectors of instances", caption, figure
 
 
-def _geometry(source: Hidden) -> Drawn:
+def _geometry(source: Hidden) -> _Drawn:
     """How dimensions are shared out along density and along dropout."""
     if not source.config.network.is_linear:
         return
@@ -176,7 +176,7 @@ def _fraction(level: float) -> str:
     return next(f"{round(level * k)}/{k}" if k > 1 else f"{level:g}" for k in range(1, 9) if abs(level * k % 1) < 1e-9)
 
 
-def _phase_diagram(source: Hidden) -> Drawn:
+def _phase_diagram(source: Hidden) -> _Drawn:
     """The last of two features in one dimension, or of three in two, over its importance and the density."""
     config = source.config
     shape = config.n_features, config.network.hidden
@@ -216,16 +216,16 @@ def _grid_of_phases(source: Hidden) -> tuple[Array, Array, Array] | None:
     return np.array(across), np.array(up), parts
 
 
-def _neurons(source: Hidden) -> Drawn:
+def _neurons(source: Hidden) -> _Drawn:
     """Stacks of the weights of neurons behind a nonlinearity."""
     if source.config.network.is_linear:
         return
-    panels: list[_weights.Neurons] = []
+    panels: list[_weights.NeuronWeights] = []
     along = line(source)
     for p, text in _panels(along, 6):
         W = source.networks.W[source.best(p)]
         share = weight_share(W)
-        panels.append(_weights.Neurons(text, _array(W), _array(share), _array(monosemantic(share))))
+        panels.append(_weights.NeuronWeights(text, _array(W), _array(share), _array(monosemantic_neurons(share))))
     caption = (
         "Every bar is a neuron of the first hidden layer: its weights from each feature, in the feature's colour (dark "
         "is the first, light the last; small ones together in grey), positive stacked upward, negative downward, "
@@ -236,7 +236,7 @@ def _neurons(source: Hidden) -> Drawn:
     yield "network-neurons", "What neurons are made of", caption, _weights.stacks(panels)
 
 
-def _losses(source: Hidden) -> Drawn:
+def _losses(source: Hidden) -> _Drawn:
     along, at = line(source), source.at(source.config.point)
     final = [_array(source.tensors["loss"][source.at(p)]) for p in along.points]
     chosen = along.points.index(source.config.point), source.index - at.start
@@ -250,11 +250,11 @@ def _losses(source: Hidden) -> Drawn:
     yield "network-training", "Training the networks", caption, figure
 
 
-def _panels(along: Line, most: int) -> list[tuple[int, str]]:
+def _panels(along: SweepLine, most: int) -> list[tuple[int, str]]:
     return thinned(list(zip(along.points, along.labels, strict=True)), most)
 
 
-def _best_of(along: Line) -> str:
+def _best_of(along: SweepLine) -> str:
     return " Shown is the best instance of each point." if along.name else ""
 
 

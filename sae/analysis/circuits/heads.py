@@ -145,7 +145,7 @@ def projections(model: Model, layer: int = 0) -> Projections:
     return Projections(tokens, positions, written)
 
 
-def alignment(
+def point_correlation(
     points: Float[Tensor, "n_heads n_points d_head"], first: Int[Tensor, " n"], second: Int[Tensor, " n"]
 ) -> Float[Tensor, " n_heads"]:
     """For each head the correlation between the points `first` and `second`, each with its own mean taken out: 1 where

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.analysis.geometry.moments import Moments, directions_of, matched
+from sae.analysis.geometry.moments import Moments, directions_of, matched_gaussian
 from sae.numerics.seeds import generator
 from sae.numerics.statistics import Interval, of_draws, of_parts
 
@@ -145,7 +145,7 @@ def writes(
     rank, d = found.basis.shape
     draw = generator("writes", seed)
     random = [_orthonormal(torch.randn(rank, d, generator=draw, dtype=torch.float64)) for _ in range(draws)]
-    alike = [_orthonormal(rows) for rows in matched(stream.covariance(), rank, seed, draws)]
+    alike = [_orthonormal(rows) for rows in matched_gaussian(stream.covariance(), rank, seed, draws)]
     told: list[Writes] = []
     for name, covariances in outputs.items():
         whole = torch.stack(covariances).mean(0)

@@ -55,7 +55,7 @@ class Alignment:
         return self.value > self.high
 
 
-def alignment(
+def basis_alignment(
     rows: Float[Tensor, "n d"], measure: Callable[[Tensor], Tensor] = max_share, rotations: int = 40, seed: int = 0
 ) -> Alignment:
     """The mean of a measure over coordinates or rows, beside its null.

@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.analysis.geometry.geometry import PLATEAUS, ROWS_AT_ONCE
-from sae.analysis.geometry.moments import matched
+from sae.analysis.geometry.geometry import GEOMETRY_ROWS_AT_ONCE, PLATEAUS
+from sae.analysis.geometry.moments import matched_gaussian
 from sae.numerics.matching import unit
 from sae.numerics.statistics import Interval, of_draws
 
@@ -75,7 +75,7 @@ def counts(
     and with what is found.
     """
     rows = rows[rows.norm(dim=1) > 0].float()
-    null = [random.to(rows) for random in matched(covariance, len(rows), seed, draws)]
+    null = [random.to(rows) for random in matched_gaussian(covariance, len(rows), seed, draws)]
     found: list[Count] = []
     for name in ("digon", *FIGURES):
         own, chance = look_for(name, rows, tolerance), [look_for(name, x, tolerance) for x in null]
@@ -144,8 +144,8 @@ def _dimensions(directions: Float[Tensor, "n d"], sets: Int[Tensor, "sets corner
 def _blocks(directions: Float[Tensor, "n d"], of: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     """What there is to be said of the cosines of some rows with all, block by block; where numbers of rows and columns
     are told, those of the rows count from the first of all."""
-    for start in range(0, len(directions), ROWS_AT_ONCE):
-        told = of(directions[start : start + ROWS_AT_ONCE] @ directions.T)
+    for start in range(0, len(directions), GEOMETRY_ROWS_AT_ONCE):
+        told = of(directions[start : start + GEOMETRY_ROWS_AT_ONCE] @ directions.T)
         yield told if told.dtype == torch.bool else told + torch.tensor([start, 0], device=told.device)
 
 

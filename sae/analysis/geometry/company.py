@@ -11,7 +11,8 @@ Superposition', on correlated features): `difference`, together less apart, belo
 fire together are alike, as those are that split or share a feature.
 
 Intervals are of the bootstrap over latents (pairs of one latent are not independent). Two controls for the difference:
-`permuted`, the latents' directions dealt anew to their firings; and `matched`, directions ~ N(0, covariance of the
+`permuted`, the latents' directions dealt anew to their firings; and `matched_gaussian`, directions ~ N(0, covariance
+of the
 activations) with the same firings.
 """
 
@@ -24,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.analysis.geometry.moments import matched
+from sae.analysis.geometry.moments import matched_gaussian
 from sae.numerics.matching import unit
 from sae.numerics.seeds import derive, generator
 from sae.numerics.statistics import Interval, of_draws
@@ -89,7 +90,7 @@ def company(
     order = generator("company", seed)
     dealt = [torch.randperm(n, generator=order).to(rows.device) for _ in range(draws)]
     permuted = [difference(cosine[o][:, o]) for o in dealt]
-    null = (unit(random.to(rows)) for random in matched(covariance, n, seed, min(draws, 20)))
+    null = (unit(random.to(rows)) for random in matched_gaussian(covariance, n, seed, min(draws, 20)))
     return Company(
         _bootstrapped(own[0], sampled[:, 0]),
         _bootstrapped(own[1], sampled[:, 1]),

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from sae.numerics.matching import cosines, one_to_one
 
-LARGEST = 5000
+_LARGEST = 5000
 """Latents up to which pairs are matched: beyond, a pair takes minutes."""
 
 
 def pairwise_mcc(directions: Sequence[Float[Tensor, "_ d_in"]]) -> float:
-    """`pw_mcc` of at least two dictionaries' decoder rows; NaN for fewer, and beyond `LARGEST` latents."""
-    if len(directions) < 2 or max(map(len, directions)) > LARGEST:
+    """`pw_mcc` of at least two dictionaries' decoder rows; NaN for fewer, and beyond `_LARGEST` latents."""
+    if len(directions) < 2 or max(map(len, directions)) > _LARGEST:
         return math.nan
     return math.fsum(agreement(a, b) for a, b in combinations(directions, 2)) / math.comb(len(directions), 2)
 

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.analysis.geometry.geometry import ROWS_AT_ONCE, nearest_cosine
-from sae.analysis.geometry.moments import matched
+from sae.analysis.geometry.geometry import GEOMETRY_ROWS_AT_ONCE, nearest_cosine
+from sae.analysis.geometry.moments import matched_gaussian
 from sae.numerics.matching import unit
 from sae.numerics.seeds import derive, generator
 from sae.numerics.statistics import Interval, bootstrap, of_draws
@@ -56,7 +56,7 @@ def crowding(rows: Float[Tensor, "n d"], draws: int = 3, seed: int = 0) -> Crowd
     mean, covariance = rows.mean(0), torch.cov(rows.double().T, correction=0)
     draw = generator("crowding", seed)
     random = [torch.randn(rows.shape, generator=draw).to(rows) for _ in range(draws)]
-    alike = [x.to(rows) + mean for x in matched(covariance, len(rows), seed, draws)]
+    alike = [x.to(rows) + mean for x in matched_gaussian(covariance, len(rows), seed, draws)]
     each = _each(rows)
     own = Crowding(
         *(Interval(float(v.mean()), *bootstrap(v.double().cpu().numpy(), derive("crowding", seed))) for v in each),
@@ -68,7 +68,7 @@ def crowding(rows: Float[Tensor, "n d"], draws: int = 3, seed: int = 0) -> Crowd
 def _each(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Of each row, the mean |cos| with all others and the largest."""
     directions = unit(rows)
-    total = [(piece @ directions.T).abs().sum(1) for piece in directions.split(ROWS_AT_ONCE)]
+    total = [(piece @ directions.T).abs().sum(1) for piece in directions.split(GEOMETRY_ROWS_AT_ONCE)]
     return (torch.cat(total) - 1) / (len(rows) - 1), nearest_cosine(rows)
 
 

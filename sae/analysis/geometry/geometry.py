@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sae.numerics.matching import unit
 
-ROWS_AT_ONCE = 1024
+GEOMETRY_ROWS_AT_ONCE = 1024
 
 PLATEAUS = {
     "dedicated": 1.0,
@@ -63,11 +63,11 @@ def nearest_cosine(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """``max_{j != i} |w_i . w_j|``: how nearly each row has a double or an opposite; its maximum is the coherence."""
     directions = unit(rows)
     found = torch.zeros(len(rows), device=rows.device, dtype=rows.dtype)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        piece = (directions[start : start + ROWS_AT_ONCE] @ directions.T).abs()
+    for start in range(0, len(rows), GEOMETRY_ROWS_AT_ONCE):
+        piece = (directions[start : start + GEOMETRY_ROWS_AT_ONCE] @ directions.T).abs()
         own = torch.arange(len(piece), device=piece.device)
         piece[own, start + own] = 0
-        found[start : start + ROWS_AT_ONCE] = piece.amax(1)
+        found[start : start + GEOMETRY_ROWS_AT_ONCE] = piece.amax(1)
     return found
 
 

@@ -64,7 +64,9 @@ def directions_of(covariance: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"]
     return values.flip(0).clamp(min=0), vectors.flip(1).T.contiguous()
 
 
-def matched(covariance: Float[Tensor, "d d"], n: int, seed: int, draws: int = 20) -> list[Float[Tensor, "n d"]]:
+def matched_gaussian(
+    covariance: Float[Tensor, "d d"], n: int, seed: int, draws: int = 20
+) -> list[Float[Tensor, "n d"]]:
     """Random rows ``~ N(0, C)``, drawn `draws` times: as uneven as activations of that covariance, and without any
     other structure of theirs."""
     values, vectors = directions_of(covariance)

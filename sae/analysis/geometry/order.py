@@ -48,7 +48,7 @@ class Ordering:
         return self.adjacent > self.random.high
 
 
-def ordered(
+def order_with_controls(
     rows: Float[Tensor, "n d"], way: Way | None = None, shuffles: int = 10, randoms: int = 3, seed: int = 0
 ) -> Ordering:
     """The rows' order with its controls: `shuffles` random orders, `randoms` ordered Gaussian matrices.

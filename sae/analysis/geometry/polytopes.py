@@ -20,7 +20,7 @@ from torch import Tensor
 from sae.analysis.geometry.geometry import dimensionality, rank
 from sae.numerics.matching import MERGED, unit
 
-THRESHOLDS = (0.1, 0.5)
+_THRESHOLDS = (0.1, 0.5)
 """Norms: a feature is ignored below the first, represented above the second, and in part between."""
 
 SETTLED = {
@@ -46,18 +46,18 @@ class Group:
     polytope: str | None
 
 
-def represented(rows: Float[Tensor, "n d"], threshold: float = THRESHOLDS[1]) -> Bool[Tensor, " n"]:
+def represented(rows: Float[Tensor, "n d"], threshold: float = _THRESHOLDS[1]) -> Bool[Tensor, " n"]:
     """Which features have a norm above the threshold."""
     return rows.norm(dim=1) > threshold
 
 
-def n_represented(rows: Float[Tensor, "n d"], thresholds: Sequence[float] = THRESHOLDS) -> dict[float, int]:
+def n_represented(rows: Float[Tensor, "n d"], thresholds: Sequence[float] = _THRESHOLDS) -> dict[float, int]:
     """How many features have a norm above each threshold: a count that depends on it is no count."""
     return {threshold: int(represented(rows, threshold).sum()) for threshold in thresholds}
 
 
-def merged(
-    rows: Float[Tensor, "n d"], cosine: float = MERGED, threshold: float = THRESHOLDS[1]
+def merge_parallel(
+    rows: Float[Tensor, "n d"], cosine: float = MERGED, threshold: float = _THRESHOLDS[1]
 ) -> list[tuple[int, ...]]:
     """The represented features in classes that point one way, by chains of cosines above `cosine`.
 
@@ -69,7 +69,7 @@ def merged(
 def groups(
     rows: Float[Tensor, "n d"],
     angle: float = 0.2,
-    threshold: float = THRESHOLDS[1],
+    threshold: float = _THRESHOLDS[1],
     merge: float = MERGED,
     tolerance: float = 0.03,
 ) -> list[Group]:
@@ -77,7 +77,7 @@ def groups(
     with a cosine above `merge` count as one, the longest for all."""
     directions = unit(rows.float())
     norm = rows.norm(dim=1)
-    classes = merged(rows, merge, threshold)
+    classes = merge_parallel(rows, merge, threshold)
     first = {max(same, key=lambda i: float(norm[i])): same for same in classes}
     found: list[Group] = []
     for part in _parts((directions @ directions.T).abs() > angle, represented(rows, threshold)):

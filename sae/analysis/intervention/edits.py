@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 
-Codes = Float[Tensor, "positions n_latents"]
-Edit = Callable[[Codes, Dictionary], Codes]
+_Codes = Float[Tensor, "positions n_latents"]
+Edit = Callable[[_Codes, Dictionary], _Codes]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from sae.activations.corpus import Selection
+from sae.activations.corpus import PositionSelection
 from sae.analysis.intervention.edits import Edit
 from sae.analysis.intervention.sparse_codes import SparseCodes
 from sae.dictionary import Dictionary
@@ -45,7 +45,7 @@ class Spliced:
     places: Places
     edits: Mapping[str, Sequence[Edit]]
     error: bool
-    select: Mapping[str, Selection]
+    select: Mapping[str, PositionSelection]
     codes: dict[str, SparseCodes] = field(default_factory=dict[str, SparseCodes])
     instead: Instead | None = None
     _tokens: Tensor | None = None
@@ -140,11 +140,11 @@ def splice(
     for place in given:
         if place not in places:
             raise ValueError(f"edits: {place!r} has no dictionary; there is one at {', '.join(map(repr, places))}")
-    select = dict[str, Selection]()
+    select = dict[str, PositionSelection]()
     for place, d in places.items():
         card = _trained_on(d, bridge)
         first = card.drop_first if drop_first is None else drop_first
-        select[place] = Selection(card.special if special is None else tuple(special), first)
+        select[place] = PositionSelection(card.special if special is None else tuple(special), first)
     spliced = Spliced(bridge, places, given, error, select, instead=instead)
     with ExitStack() as stack:
         stack.callback(bridge.embed.register_forward_pre_hook(spliced.see).remove)
@@ -158,13 +158,13 @@ def ends(place: str) -> tuple[str, str]:
     return hook.strip(), (target or hook).strip()
 
 
-def _trained_on(d: Dictionary, bridge: Any) -> Selection:
+def _trained_on(d: Dictionary, bridge: Any) -> PositionSelection:
     """The positions that a dictionary's card says it was trained on; all where it does not say."""
     source = d.card.get("source", {})
     if source.get("kind") != "transformer":
-        return Selection((), False)
+        return PositionSelection((), False)
     first = bool(source.get("drop_position_0", False))
-    return Selection((), first) if bridge.tokenizer is None else Selection.of(bridge.tokenizer, first)
+    return PositionSelection((), first) if bridge.tokenizer is None else PositionSelection.of(bridge.tokenizer, first)
 
 
 def _check(model: Model, places: Places) -> None:

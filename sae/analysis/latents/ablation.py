@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.analysis.latents.examples import Examples
-from sae.analysis.latents.reading import Reading
+from sae.analysis.latents.examples import LatentExamples
+from sae.analysis.latents.reading import HeldOutVectors
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
 from sae.source import Progress
 
 LOGITS_AT_ONCE = 2**25
-ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE = 32
 EFFECTS = 2**25
 """Latents times vocabulary that are averaged over at once."""
 
@@ -42,12 +42,12 @@ class Ablation(NamedTuple):
 
 
 def ablate(
-    reading: Reading,
+    reading: HeldOutVectors,
     model: Model,
     hook: str,
     d: Dictionary,
     shown: Int[Tensor, " n_shown"],
-    examples: Examples,
+    examples: LatentExamples,
     k: int,
     progress: Progress,
 ) -> Ablation:
@@ -60,7 +60,7 @@ def ablate(
         mine = examples[(examples.latent >= begin) & (examples.latent < begin + block)]
         sums = _Sums(len(shown[begin : begin + block]), d_vocab)
         mine = mine[mine.position.argsort(stable=True)]  # rows that are cut at about one length go together
-        size = max(1, min(ROWS_AT_ONCE, LOGITS_AT_ONCE // (reading.context * d_vocab)))
+        size = max(1, min(_ROWS_AT_ONCE, LOGITS_AT_ONCE // (reading.context * d_vocab)))
         for at in torch.arange(len(mine)).split(size) if len(mine) else ():
             some = mine[at]
             taken = (some.value[:, None] * d.W_dec[shown[some.latent].to(d.W_dec.device)].cpu()).to(model.device)
@@ -72,7 +72,7 @@ def ablate(
 
 
 def _change(
-    reading: Reading, model: Model, hook: str, some: Examples, taken: Float[Tensor, "examples d_in"]
+    reading: HeldOutVectors, model: Model, hook: str, some: LatentExamples, taken: Float[Tensor, "examples d_in"]
 ) -> tuple[Float[Tensor, " examples"], Float[Tensor, "examples d_vocab"]]:
     """The change of the next token's log-probability, NaN where none counts; and of all tokens' probabilities."""
     rows, which = some.row.unique(return_inverse=True)

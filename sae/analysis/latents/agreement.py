@@ -28,7 +28,7 @@ MIN_COUNT = 10
 """Rows of either class that a property needs in both halves."""
 MOST_CELLS = 2**26
 """Properties times latents, at most: the memory of the counts."""
-ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096
 
 
 class Matched(NamedTuple):
@@ -137,4 +137,4 @@ def _classes(label: Tensor) -> list[int | None]:
 
 
 def _parts(batch: Batch, has: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(batch.acts.split(ROWS_AT_ONCE), has.split(ROWS_AT_ONCE), strict=True)
+    return zip(batch.acts.split(_ROWS_AT_ONCE), has.split(_ROWS_AT_ONCE), strict=True)

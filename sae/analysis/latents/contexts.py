@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae.activations.corpus import PADDING
-from sae.analysis.latents.examples import Examples
-from sae.analysis.latents.reading import Index, Keep, Piece, Reading
+from sae.analysis.latents.examples import LatentExamples
+from sae.analysis.latents.reading import HeldOutVectors, Index, Keep, Piece
 from sae.dictionary import Dictionary
 
 N_FEATURES = 6
@@ -46,7 +46,12 @@ class Windows:
 
 
 def windows(
-    reading: Reading, d: Dictionary, shown: Int[Tensor, " n_shown"], examples: Examples, before: int, after: int
+    reading: HeldOutVectors,
+    d: Dictionary,
+    shown: Int[Tensor, " n_shown"],
+    examples: LatentExamples,
+    before: int,
+    after: int,
 ) -> Windows:
     """Reads the vectors that stand in any window once more, and no others."""
     if reading.context == 1:
@@ -92,14 +97,14 @@ def _of_rows(piece: Piece, sorted_rows: Tensor, by_row: Tensor) -> Int[Tensor, "
     return by_row[start + within]
 
 
-def _find(piece: Piece, examples: Examples, context: int) -> Int[Tensor, " examples"]:
+def _find(piece: Piece, examples: LatentExamples, context: int) -> Int[Tensor, " examples"]:
     """Which vectors of the piece are the examples' own."""
     place, order = (piece.row * context + piece.position).sort()
     return order[torch.searchsorted(place, examples.row * context + examples.position)]
 
 
 def _values(
-    piece: Piece, z: Tensor, examples: Examples, shown: Tensor, span: Int[Tensor, " width"], context: int
+    piece: Piece, z: Tensor, examples: LatentExamples, shown: Tensor, span: Int[Tensor, " width"], context: int
 ) -> Float[Tensor, "examples width"]:
     place, order = (piece.row * context + piece.position).sort()
     position = examples.position[:, None] + span
@@ -111,7 +116,9 @@ def _values(
     return found.masked_fill(~there, torch.nan)
 
 
-def _tokens(reading: Reading, examples: Examples, span: Int[Tensor, " width"]) -> Int[Tensor, "examples width"]:
+def _tokens(
+    reading: HeldOutVectors, examples: LatentExamples, span: Int[Tensor, " width"]
+) -> Int[Tensor, "examples width"]:
     rows, which = examples.row.unique(return_inverse=True)
     position = examples.position[:, None] + span
     outside = (position < 0) | (position >= reading.context)

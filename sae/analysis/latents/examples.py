@@ -30,7 +30,7 @@ N_RANDOM = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class LatentExamples:
     """Places in the held-out rows, each an example of one latent."""
 
     latent: Int[Tensor, " examples"]
@@ -44,14 +44,14 @@ class Examples:
     def __len__(self) -> int:
         return len(self.latent)
 
-    def __getitem__(self, index: Tensor) -> Examples:
-        return Examples(*(column[index] for column in self._columns()))
+    def __getitem__(self, index: Tensor) -> LatentExamples:
+        return LatentExamples(*(column[index] for column in self._columns()))
 
     def _columns(self) -> tuple[Tensor, ...]:
         return self.latent, self.group, self.row, self.position, self.value
 
     @classmethod
-    def sorted(cls, parts: list[Examples]) -> Examples:
+    def sorted(cls, parts: list[LatentExamples]) -> LatentExamples:
         """Several together: by latent, then by group, then the strongest first."""
         whole = cls(*(torch.cat(column) for column in zip(*(p._columns() for p in parts), strict=True)))
         order = whole.value.argsort(descending=True, stable=True)
@@ -93,14 +93,16 @@ class Collected:
         token = torch.full_like(vector, -1) if piece.token is None else piece.token[vector]
         self.top.offer(fired.latent[good], -value, value, token=token, **_at(piece, vector))
 
-    def strongest(self) -> Examples:
+    def strongest(self) -> LatentExamples:
         """The strongest places of the latents that are shown."""
         latent, rank = self.top.filled[self.shown].nonzero(as_tuple=True)
         row, position = (self.top.columns[name][self.shown][latent, rank].long() for name in PLACE)
         value = self.top.value[self.shown][latent, rank]
-        return Examples(latent, torch.full_like(latent, TOP), row, position, value)
+        return LatentExamples(latent, torch.full_like(latent, TOP), row, position, value)
 
-    def intervals(self, n: int, n_each: int, most: Float[Tensor, " n_latents"], histogram: Tensor) -> list[Examples]:
+    def intervals(
+        self, n: int, n_each: int, most: Float[Tensor, " n_latents"], histogram: Tensor
+    ) -> list[LatentExamples]:
         """A sample of each of `n` equal parts between 0 and the largest activation."""
         share = self.bins.value.view(len(self.shown), -1) / most[self.shown][:, None].clamp_min(1e-30)
         interval = n + 1 - (share * n).ceil().long().clamp(1, n)
@@ -108,7 +110,7 @@ class Collected:
 
     def drawn(
         self, n: int, histogram: Tensor, group: int, among: Bool[Tensor, "n_shown kept"] | None = None
-    ) -> Examples:
+    ) -> LatentExamples:
         """`n` of the places where each latent fires, as from all of them or from those `among` which one looks."""
         filled = self.bins.filled
         each = histogram[self.shown].view(-1, 1) / filled.sum(1, keepdim=True).clamp_min(1)
@@ -120,15 +122,15 @@ class Collected:
         at = best.indices[latent, rank]
         row, position = (self.bins.columns[name].view(len(self.shown), -1)[latent, at].long() for name in PLACE)
         value = self.bins.value.view(len(self.shown), -1)[latent, at]
-        return Examples(latent, torch.full_like(latent, group), row, position, value)
+        return LatentExamples(latent, torch.full_like(latent, group), row, position, value)
 
-    def silent(self, n: int) -> Examples:
+    def silent(self, n: int) -> LatentExamples:
         """Vectors that were drawn, `n` for each latent: it may turn out to be active there."""
         there = int(self.random.filled.sum())
         at = (torch.arange(n) + 7 * torch.arange(len(self.shown))[:, None]).flatten() % max(1, there)
         latent = torch.arange(len(self.shown)).repeat_interleave(n)
         row, position = (self.random.columns[name][0, at].long() for name in PLACE)
-        return Examples(latent, torch.full_like(latent, SILENT), row, position, torch.zeros(len(latent)))
+        return LatentExamples(latent, torch.full_like(latent, SILENT), row, position, torch.zeros(len(latent)))
 
 
 def _at(piece: Piece, vector: Int[Tensor, " entries"]) -> dict[str, Tensor]:

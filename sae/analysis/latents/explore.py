@@ -19,9 +19,9 @@ from sae.analysis.latents.ablation import Ablation, ablate
 from sae.analysis.latents.agreement import FeatureMatch, Matched, Telling, Told, of_labels
 from sae.analysis.latents.cofiring import CoFiring, Partners
 from sae.analysis.latents.contexts import Windows, windows
-from sae.analysis.latents.examples import SILENT, Collected, Examples
+from sae.analysis.latents.examples import SILENT, Collected, LatentExamples
 from sae.analysis.latents.firing import Fired, Tally
-from sae.analysis.latents.reading import Reading, read
+from sae.analysis.latents.reading import HeldOutVectors, held_out_vectors
 from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_stream, logits, neighbours
 from sae.dictionary import Dictionary
 from sae.model.hooked import Site, spliceable
@@ -31,7 +31,7 @@ from sae.source import Progress, Source
 
 CODES_AT_ONCE = 2**24
 """Codes of a piece: 64 MB in float32."""
-MOST_FEATURES = 2**26
+_MOST_FEATURES = 2**26
 """True features times latents that are counted against each other where no directions are known."""
 
 
@@ -67,10 +67,10 @@ class Exploration:
 
     settings: LatentsConfig
     shown: Int[Tensor, " n_shown"]
-    reading: Reading
+    reading: HeldOutVectors
     tally: Tally
     collected: Collected
-    examples: Examples
+    examples: LatentExamples
     windows: Windows
     encoder_cosine: Float[Tensor, " n_latents"]
     neighbours: Neighbours
@@ -82,14 +82,14 @@ class Exploration:
     ablation: Ablation | Absent
 
 
-def explore(d: Dictionary, source: Source, settings: LatentsConfig, progress: Progress) -> Exploration:
+def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, progress: Progress) -> Exploration:
     """Looks at every latent of a dictionary on a source's held-out rows. A ``ValueError`` of one line where the
     widths differ or a latent is asked for that there is not."""
     if d.d_in != source.d_in:
         raise ValueError(f"the dictionary takes rows of width {d.d_in}, but the source has rows of width {source.d_in}")
     shown = _shown(settings, d.n_latents)
     at_once = max(256, min(8192, CODES_AT_ONCE // d.n_latents))
-    reading = read(source, settings.n_tokens, at_once, settings.seed)
+    reading = held_out_vectors(source, settings.n_tokens, at_once, settings.seed)
     survey = _Survey(d, source, settings, shown)
     survey.go_through(reading, progress)
     examples = survey.examples()
@@ -127,7 +127,9 @@ def _shown(settings: LatentsConfig, n_latents: int) -> Int[Tensor, " n_shown"]:
     return torch.tensor(sorted(set(settings.latents)), dtype=torch.int64)
 
 
-def _few_silent(examples: Examples, found: Windows, seen: Tensor, n_silent: int) -> tuple[Examples, Windows]:
+def _few_silent(
+    examples: LatentExamples, found: Windows, seen: Tensor, n_silent: int
+) -> tuple[LatentExamples, Windows]:
     """Without examples of silence in which the latent turned out to be active, and no more of them than asked for."""
     silent = (examples.group == SILENT) & seen
     rank = silent.long().cumsum(0)
@@ -148,7 +150,7 @@ class _Survey:
         self.match = FeatureMatch(source.truth, d) if known and source.truth is not None else None
         self.telling: Telling | None = None
 
-    def go_through(self, reading: Reading, progress: Progress) -> None:
+    def go_through(self, reading: HeldOutVectors, progress: Progress) -> None:
         for piece in reading.pieces():
             with torch.no_grad():
                 z = self.d.encode(piece.acts)
@@ -157,16 +159,16 @@ class _Survey:
             self.cofiring.add(fired, len(z))
             if piece.codes is not None and self.match is not None:
                 self.match.add(piece, z)
-            elif piece.codes is not None and piece.codes.shape[1] * z.shape[1] <= MOST_FEATURES:
+            elif piece.codes is not None and piece.codes.shape[1] * z.shape[1] <= _MOST_FEATURES:
                 names = [f"feature {i}" for i in range(piece.codes.shape[1])]
                 self.telling = self.telling or Telling(names, z.shape[1])
                 self.telling.add(piece.half, z, piece.codes > 0)
             progress(self.tally.n_vectors, reading.n_vectors, "vectors")
 
-    def examples(self) -> Examples:
+    def examples(self) -> LatentExamples:
         s, c = self.settings, self.collected
         parts = [c.strongest(), *c.intervals(s.n_intervals, s.n_per_interval, self.tally.most, self.tally.histogram)]
-        return Examples.sorted([*parts, c.silent(2 * s.n_silent + 2 if s.n_silent else 0)])
+        return LatentExamples.sorted([*parts, c.silent(2 * s.n_silent + 2 if s.n_silent else 0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +194,9 @@ class _Where:
             return Absent(f"{self.hook} is not in the residual stream")
         return logits(d.W_dec[shown.to(d.W_dec.device)], self.site.model, n)
 
-    def ablation(self, d: Dictionary, reading: Reading, survey: _Survey, progress: Progress) -> Ablation | Absent:
+    def ablation(
+        self, d: Dictionary, reading: HeldOutVectors, survey: _Survey, progress: Progress
+    ) -> Ablation | Absent:
         s = survey.settings
         if self.site is None or not spliceable(self.hook):
             return Absent(self.why)

@@ -44,7 +44,7 @@ class Piece:
     codes: Float[Tensor, "batch n_features"] | None = None
 
 
-class Reading(ABC):
+class HeldOutVectors(ABC):
     """How a source's held-out vectors are gone through; the same vectors in the same order every time."""
 
     context: int
@@ -60,14 +60,14 @@ class Reading(ABC):
         """The rows of tokens that the model read, with what counts in them; None where there are no tokens."""
 
 
-def read(source: Source, n_vectors: int, at_once: int, seed: int = 0) -> Reading:
+def held_out_vectors(source: Source, n_vectors: int, at_once: int, seed: int = 0) -> HeldOutVectors:
     """At most `n_vectors` of a source's held-out vectors, half of them to choose on, some `at_once` at a time."""
     if isinstance(source, Activations):
         return TextReading(source, n_vectors, at_once, seed)
     return RowReading(source, n_vectors, at_once)
 
 
-class RowReading(Reading):
+class RowReading(HeldOutVectors):
     """Vectors that stand alone, each a row of one position."""
 
     context = 1
@@ -96,7 +96,7 @@ class RowReading(Reading):
         return None
 
 
-class TextReading(Reading):
+class TextReading(HeldOutVectors):
     """Vectors at the positions of rows of tokens."""
 
     def __init__(self, source: Activations, n_vectors: int, at_once: int, seed: int) -> None:

@@ -13,7 +13,7 @@ from sae.dictionary import Dictionary
 from sae.model.hooked import Model
 from sae.numerics.matching import unit
 
-ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 512
 STREAM = r"(.*\.)?hook_(embed|pos_embed|resid_pre|resid_mid|resid_post|attn_out|mlp_out)"
 BRIDGE = r"(pos_)?embed\.hook_out|blocks\.\d+\.(hook_in|hook_out|attn\.hook_out|mlp\.hook_out)|ln_final\.hook_in"
 
@@ -32,8 +32,8 @@ def neighbours(d: Dictionary, n: int) -> Neighbours:
     rows = unit(d.W_dec.float())
     n = min(n, len(rows) - 1)
     found: list[tuple[Tensor, ...]] = []
-    for begin in range(0, len(rows), ROWS_AT_ONCE):
-        cosine = rows[begin : begin + ROWS_AT_ONCE] @ rows.T
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        cosine = rows[begin : begin + _ROWS_AT_ONCE] @ rows.T
         own = torch.arange(len(cosine), device=cosine.device)
         cosine[own, begin + own] = -2.0
         near = cosine.topk(n, dim=1)
@@ -73,7 +73,7 @@ def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits
     with torch.no_grad():
         dtype = bridge.unembed.original_component.weight.dtype
         gain, centred = _final_norm(bridge, W_dec.shape[1], model.device, dtype)
-        for rows in W_dec.split(ROWS_AT_ONCE):
+        for rows in W_dec.split(_ROWS_AT_ONCE):
             rows = rows.to(model.device, torch.float32)
             rows = (rows - rows.mean(1, keepdim=True) if centred else rows) * gain
             zero = bridge.unembed(torch.zeros_like(rows[None, :1]).to(dtype)).float()

@@ -26,7 +26,9 @@ class Stratum(NamedTuple):
     half: float
 
 
-def by_active(values: Float[Tensor, " batch"], n_active: Int[Tensor, " batch"], least_rows: int = 30) -> list[Stratum]:
+def mean_by_active(
+    values: Float[Tensor, " batch"], n_active: Int[Tensor, " batch"], least_rows: int = 30
+) -> list[Stratum]:
     """The mean of `values` over the rows of each number of active features that has at least `least_rows`."""
     found: list[Stratum] = []
     for k in n_active.unique().tolist():

@@ -43,7 +43,7 @@ def linear_optimum(p: float, importance: Float[Tensor, " n"], m: int) -> float:
     return ignored_loss(p) * float(rest.sum()) / len(importance)
 
 
-def losses(p: float, r: float, n_features: int = 2) -> dict[Phase, float]:
+def phase_losses(p: float, r: float, n_features: int = 2) -> dict[Phase, float]:
     """The loss of each configuration, a sum over features.
 
     Raises ``ValueError`` for a p that is no probability, an r that is not above 0, or another number of features.
@@ -56,7 +56,7 @@ def losses(p: float, r: float, n_features: int = 2) -> dict[Phase, float]:
 
 def predicted(p: float, r: float, n_features: int = 2) -> Phase:
     """The configuration with the least loss."""
-    every = losses(p, r, n_features)
+    every = phase_losses(p, r, n_features)
     return min(every, key=lambda phase: every[phase])
 
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.analysis.units.one_feature import Halves, check, sample
+from sae.analysis.units.one_feature import Halves, check_both_classes, sample
 from sae.analysis.units.resampling import judged
 from sae.metrics.probing import Sample, array
 from sae.numerics.binary_probes import logistic_model, mean_difference, one_thread, rank_auc, standardised
@@ -40,7 +40,7 @@ class Point(NamedTuple):
     random: Interval
 
 
-class Curve(NamedTuple):
+class UnitCurve(NamedTuple):
     points: list[Point]
     saturates: int
     effective: float
@@ -72,13 +72,13 @@ def k_sparse(
     draws: int = 5,
     most: int = 512,
     seed: int = 0,
-) -> Curve:
+) -> UnitCurve:
     """The curve of a feature (0/1 of each row) on units ``[rows, n_units]``; `most` bounds k, `groups` says which test
     rows belong together.
 
     Raises ``ValueError`` where a half lacks one of the two classes.
     """
-    check(feature)
+    check_both_classes(feature)
     chosen, test = feature.choose.bool(), feature.test.bool()
     fit, scaled = sample(units, chosen, seed), Halves(*standardised(units.choose, units.test))
     apart = mean_difference(scaled.choose, chosen[:, None])[0].abs()
@@ -93,7 +93,7 @@ def k_sparse(
     best = max(point.auc.value for point in points)
     square = apart.double().square()
     effective = float(square.sum().square() / square.square().sum())
-    return Curve(points, next(p.k for p in points if p.auc.value >= best - tolerance), effective)
+    return UnitCurve(points, next(p.k for p in points if p.auc.value >= best - tolerance), effective)
 
 
 def ablation_set(
@@ -108,7 +108,7 @@ def ablation_set(
 
     Raises ``ValueError`` where a half lacks one of the two classes.
     """
-    check(feature)
+    check_both_classes(feature)
     chosen, test = feature.choose.bool(), feature.test.bool()
     fit, scaled = sample(units, chosen, seed), Halves(*standardised(units.choose, units.test))
     with one_thread():

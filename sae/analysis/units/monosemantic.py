@@ -81,7 +81,7 @@ class TopExamples:
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class UnitAgreement:
     """The share of units whose examples agree, with Wilson's interval over units; `chance` is the share when what is
     known of the rows is permuted, with the interval of its draws; `alone` is None but for marks. `largest` holds of
     each unit how many of its examples are of one class; units without enough examples are `n_rare`, and not counted.
@@ -95,9 +95,9 @@ class Agreement:
     alone: Interval | None = None
 
 
-def monosemantic(
+def monosemantic_units(
     top: TopExamples, known: Mapping[str, Tensor], at_least: float = MONOSEMANTIC, shuffles: int = 20, seed: int = 0
-) -> dict[str, Agreement]:
+) -> dict[str, UnitAgreement]:
     """For each thing known of the rows, and for any of them, the units that agree on it in a share `at_least`.
 
     What is known is a vector of classes ``[rows]`` (:data:`~sae.model.token_rows.NOTHING` agrees with nothing), or
@@ -126,7 +126,7 @@ def monosemantic(
         return of_share(int((agreed == 1).sum()), n)
 
     return {
-        name: Agreement(
+        name: UnitAgreement(
             of_share(agreeing(found), n),
             of_draws([agreeing(other[name]) / n for other in shuffled] if n else []),
             n,

@@ -32,6 +32,8 @@ def _largest_share(parts: Float[Tensor, "n_features d_hidden"]) -> Float[Tensor,
     return torch.where(total > 0, parts.amax(0) / total, torch.nan)
 
 
-def monosemantic(share: Float[Tensor, " d_hidden"], threshold: float = MONOSEMANTIC) -> Bool[Tensor, " d_hidden"]:
+def monosemantic_neurons(
+    share: Float[Tensor, " d_hidden"], threshold: float = MONOSEMANTIC
+) -> Bool[Tensor, " d_hidden"]:
     """Which neurons have a share above the threshold; their sum is the count."""
     return share > threshold

@@ -37,7 +37,7 @@ class Halves(NamedTuple):
     test: Tensor
 
 
-class Score(NamedTuple):
+class SelectedScore(NamedTuple):
     """A score of the test rows, its threshold, and the unit that it is, if it is one."""
 
     test: Float[Tensor, " rows"]
@@ -45,7 +45,7 @@ class Score(NamedTuple):
     unit: int | None = None
 
 
-class Reader(NamedTuple):
+class ReaderQuality(NamedTuple):
     """How well a reader tells the feature on test rows, and how well it does when chosen by permuted labels."""
 
     name: str
@@ -54,7 +54,7 @@ class Reader(NamedTuple):
     shuffled: Judged
 
 
-Fit = Callable[[Bool[Tensor, " rows"]], Score]
+ReaderFit = Callable[[Bool[Tensor, " rows"]], SelectedScore]
 """From labels of the choose rows to a score of the test rows."""
 
 
@@ -65,52 +65,54 @@ def readers(
     groups: Int[Tensor, " rows"] | None = None,
     shuffles: int = 10,
     seed: int = 0,
-) -> list[Reader]:
+) -> list[ReaderQuality]:
     """Every reader of a feature (0/1 of each row) from activations ``[rows, d]`` and codes ``[rows, n_latents]``.
 
     `groups` says which test rows belong together. Raises ``ValueError`` where a half lacks one of the two classes.
     """
-    check(feature)
-    fits: dict[str, Fit] = {"neuron": lambda y: single(neurons, y, signed=True)}
+    check_both_classes(feature)
+    fits: dict[str, ReaderFit] = {"neuron": lambda y: single(neurons, y, signed=True)}
     if latents is not None:
         fits["latent"] = lambda y: single(latents, y, signed=False)
     fits |= {"diff_means": lambda y: _diff_means(neurons, y), "logistic": lambda y: logistic_score(neurons, y, seed)}
     chosen, test = feature.choose.bool(), feature.test.bool()
     draw = generator("readers", seed)
     orders = [torch.randperm(len(chosen), generator=draw).to(chosen.device) for _ in range(shuffles)]
-    found: list[Reader] = []
+    found: list[ReaderQuality] = []
     for name, fit in fits.items():
         score = fit(chosen)
         wrong = [fit(chosen[order]) for order in orders]
         shuffled = Judged(of_draws([_auc(s, test) for s in wrong]), of_draws([_f1(s, test) for s in wrong]))
-        found.append(Reader(name, score.unit, judged(score.test, test, score.threshold, groups, seed=seed), shuffled))
+        found.append(
+            ReaderQuality(name, score.unit, judged(score.test, test, score.threshold, groups, seed=seed), shuffled)
+        )
     return found
 
 
-def check(feature: Halves) -> None:
+def check_both_classes(feature: Halves) -> None:
     """A ``ValueError`` where a half has one class only."""
     for name, half in zip(feature._fields, feature, strict=True):
         if not 0 < int(half.bool().sum()) < len(half):
             raise ValueError(f"feature: it is the same in all {name} rows, which leaves nothing to tell")
 
 
-def single(units: Halves, positive: Bool[Tensor, " rows"], signed: bool) -> Score:
+def single(units: Halves, positive: Bool[Tensor, " rows"], signed: bool) -> SelectedScore:
     """The one unit with the best AUC on the choose rows; where it is `signed`, in either direction."""
     auc = rank_auc(units.choose, positive[:, None])[0]
     unit = int(((auc - 0.5).abs() if signed else auc).argmax())
     sign = -1 if signed and float(auc[unit]) < 0.5 else 1
-    return Score(sign * units.test[:, unit], best_threshold(sign * units.choose[:, unit], positive), unit)
+    return SelectedScore(sign * units.test[:, unit], best_threshold(sign * units.choose[:, unit], positive), unit)
 
 
-def _diff_means(units: Halves, positive: Bool[Tensor, " rows"]) -> Score:
+def _diff_means(units: Halves, positive: Bool[Tensor, " rows"]) -> SelectedScore:
     direction = mean_difference(units.choose, positive[:, None])[0]
-    return Score(units.test @ direction, best_threshold(units.choose @ direction, positive))
+    return SelectedScore(units.test @ direction, best_threshold(units.choose @ direction, positive))
 
 
-def logistic_score(units: Halves, positive: Bool[Tensor, " rows"], seed: int) -> Score:
+def logistic_score(units: Halves, positive: Bool[Tensor, " rows"], seed: int) -> SelectedScore:
     """Log odds of a probe on all units, as the metric `probing` fits it: at most `max_rows`, classes weighted back."""
     x, x_test = (array(half) for half in standardised(units.choose, units.test))
-    return Score(sample(units, positive, seed).log_odds(x, x_test), 0.0)
+    return SelectedScore(sample(units, positive, seed).log_odds(x, x_test), 0.0)
 
 
 def sample(units: Halves, positive: Bool[Tensor, " rows"], seed: int) -> Sample:
@@ -120,9 +122,9 @@ def sample(units: Halves, positive: Bool[Tensor, " rows"], seed: int) -> Sample:
     return Sample.of(Config.model_validate({"seed": seed}), tasks, 0)
 
 
-def _auc(score: Score, positive: Tensor) -> float:
+def _auc(score: SelectedScore, positive: Tensor) -> float:
     return float(rank_auc(score.test[:, None], positive[:, None]))
 
 
-def _f1(score: Score, positive: Tensor) -> float:
+def _f1(score: SelectedScore, positive: Tensor) -> float:
     return f1_score(score.test >= score.threshold, positive)

@@ -1,6 +1,7 @@
 """Tensors in files: told by name, type and shape, and read some rows at a time.
 
-:func:`open_file` gives what a file holds as a tree of plain values, with a :class:`Stored` in the place of each tensor.
+:func:`open_file` gives what a file holds as a tree of plain values, with a :class:`StoredTensor` in the place of each
+tensor.
 Which form a file has is told by its first bytes. Nothing in it is executed, whatever it is called; no tensor is read
 before it is asked for; and no size that a file declares is believed before it is held against the file's own.
 """
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sae.files.tensors import npz, safe, torch_file
-from sae.files.tensors.tensor import Stored, Weights
+from sae.files.tensors.tensor import NamedWeights, StoredTensor
 
-__all__ = ["Stored", "Weights", "open_file", "read_json"]
+__all__ = ["NamedWeights", "StoredTensor", "open_file", "read_json"]
 
 LONGEST_TEXT = 16 * 2**20
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")

@@ -15,14 +15,14 @@ from typing import IO
 
 import torch
 
-from sae.files.tensors.tensor import Stored
+from sae.files.tensors.tensor import StoredTensor
 
 MAGIC = b"\x93NUMPY"
-HEADER = re.compile(
+_HEADER = re.compile(
     rb"\s*\{\s*'descr':\s*'([<>|=]?)([a-zA-Z?]\d*)',\s*'fortran_order':\s*(True|False),"
     rb"\s*'shape':\s*\(\s*((?:\d{1,15}\s*,?\s*)*)\),?\s*\}\s*"
 )
-DTYPES = {
+_DTYPES = {
     b"f8": torch.float64,
     b"f4": torch.float32,
     b"f2": torch.float16,
@@ -51,7 +51,7 @@ def damage_is_told(label: str) -> Generator[None]:
         raise ValueError(f"{label}: not a whole zip archive: a length is out of bounds") from None
 
 
-def open_npz(file: Path, label: str) -> dict[str, Stored]:
+def open_npz(file: Path, label: str) -> dict[str, StoredTensor]:
     """Every array by its name."""
     with damage_is_told(label), zipfile.ZipFile(file) as archive:
         found = [m for m in archive.infolist() if m.filename.endswith(".npy")]
@@ -63,28 +63,30 @@ def open_npz(file: Path, label: str) -> dict[str, Stored]:
         return {m.filename[:-4]: _array(archive, m, file, label) for m in found}
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, label: str) -> Stored:
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, label: str) -> StoredTensor:
     name = member.filename[:-4]
     with archive.open(member) as f:
         head = f.read(10)
         wide = head[6:7] in (b"\x02", b"\x03")
         n = int.from_bytes(head[8:10] + (f.read(2) if wide else b""), "little")
         text = f.read(n) if head[:6] == MAGIC and n <= 2**14 else b""
-    told = HEADER.fullmatch(text)
+    told = _HEADER.fullmatch(text)
     if told is None:
         objects = b"'|O'" in text or b"'O'" in text
         raise ValueError(f"{label}: {name} {'holds pickled objects' if objects else 'is no array of numbers'}")
     order, kind, by_columns, axes = told.groups()
     shape = tuple(int(n) for n in re.findall(rb"\d+", axes))
-    if kind not in DTYPES or order == b">":
+    if kind not in _DTYPES or order == b">":
         raise ValueError(f"{label}: {name} has the type {(order + kind).decode()}, which cannot be read")
     begin = 10 + 2 * wide + n
-    if len(shape) > 8 or begin + math.prod(shape) * DTYPES[kind].itemsize != member.file_size:
+    if len(shape) > 8 or begin + math.prod(shape) * _DTYPES[kind].itemsize != member.file_size:
         raise ValueError(f"{label}: {name} has shape {shape}, which its {member.file_size} bytes do not hold")
     by_columns = by_columns == b"True" and len(shape) > 1
     if by_columns and len(shape) != 2:
         raise ValueError(f"{label}: {name} lies by columns in {len(shape)} dimensions, which cannot be read")
-    return Stored(label, name, DTYPES[kind], shape, partial(_Member, file, member.filename, begin, label), by_columns)
+    return StoredTensor(
+        label, name, _DTYPES[kind], shape, partial(_Member, file, member.filename, begin, label), by_columns
+    )
 
 
 class _Member:

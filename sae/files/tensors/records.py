@@ -2,7 +2,7 @@
 
 A pickle is a program for a machine with a stack; usually the machine imports what the program names and calls it.
 This one has no means to import or to call: names are checked against a list and stay names, a call becomes a
-:class:`Record` of the name and its arguments, and of those, the few that stand for tensors are built by `build`,
+:class:`PickledObject` of the name and its arguments, and of those, the few that stand for tensors are built by `build`,
 which is ours. :mod:`pickletools` splits the program into operations, whose lengths are held against the bytes that
 are there.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, cast
 
-from sae.files.tensors.tensor import Stored
+from sae.files.tensors.tensor import StoredTensor
 from sae.files.tensors.window import Window
 
 MOST_OPERATIONS = 500_000
@@ -29,7 +29,7 @@ class Name(NamedTuple):
 
 
 @dataclass(eq=False)
-class Record:
+class PickledObject:
     """An object as its pickle describes it: what it is called, what it was made from, and its attributes."""
 
     what: Name
@@ -62,7 +62,7 @@ PUSHED = {
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-NOTHING = {"PROTO", "FRAME", "STOP"}
+_NOTHING = {"PROTO", "FRAME", "STOP"}
 
 
 def read_pickle(
@@ -74,7 +74,8 @@ def read_pickle(
 ) -> Any:
     """What the next pickle of a stream describes; a ``ValueError`` of one line where that is no plain data.
 
-    `known` says which names may occur beside :data:`INERT`, `build` makes something of a call, a :class:`Record` as a
+    `known` says which names may occur beside :data:`INERT`, `build` makes something of a call, a
+    :class:`PickledObject` as a
     rule, and `persistent` of a reference to what lies outside the pickle.
     """
     machine = Machine(label, known, build, persistent)
@@ -117,7 +118,7 @@ class Machine:
             self.stack.append(EMPTY[name]())
         elif name in TUPLES:
             self.stack[-TUPLES[name] :] = [tuple(self.taken(TUPLES[name]))]
-        elif name not in NOTHING:
+        elif name not in _NOTHING:
             if name not in OPERATIONS:
                 raise Refused(f"{self.label}: the pickle asks for {name}, which is not data; nothing of it was run")
             OPERATIONS[name](self, argument)
@@ -175,7 +176,7 @@ class Machine:
         if what in DICTIONARIES:
             self.stack.append({})
         elif what.name == "_reconstructor" and arguments and isinstance(arguments[0], Name):
-            self.stack.append(Record(arguments[0]))
+            self.stack.append(PickledObject(arguments[0]))
         else:
             self.stack.append(self.build(what, arguments))
 
@@ -187,7 +188,7 @@ class Machine:
     def attributes(self, _: Any) -> None:
         """BUILD; what a plain dictionary or a tensor would have of attributes says nothing of numbers."""
         state, of = self.stack.pop(), self.stack[-1]
-        if isinstance(of, Record):
+        if isinstance(of, PickledObject):
             for part in state if isinstance(state, tuple) else (state,):
                 if isinstance(part, Mapping):
                     of.state.update({str(name): _kept(value, name) for name, value in part.items()})
@@ -199,7 +200,7 @@ class Machine:
         of = self.stack[-1]
         if isinstance(of, list):
             of.extend(items)
-        elif not isinstance(of, Record):
+        elif not isinstance(of, PickledObject):
             raise ValueError("something is appended to what is no list")
 
     def into_dict(self, items: list[Any]) -> None:
@@ -207,7 +208,7 @@ class Machine:
         pairs = {_key(key): _kept(value, key) for key, value in zip(items[::2], items[1::2], strict=True)}
         if isinstance(of, dict):
             of.update(pairs)
-        elif not isinstance(of, Record):
+        elif not isinstance(of, PickledObject):
             raise ValueError("something is put into what is no dictionary")
 
     def append(self, _: Any) -> None:
@@ -239,7 +240,7 @@ class Machine:
 
 def _kept(value: Any, key: Any) -> Any:
     """A value of a dictionary; a tensor is called by its key."""
-    return value.named(str(key)) if isinstance(value, Stored) else value
+    return value.named(str(key)) if isinstance(value, StoredTensor) else value
 
 
 def _key(key: Any) -> Key:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from sae.files.tensors.tensor import Stored
+from sae.files.tensors.tensor import StoredTensor
 
 LONGEST_HEADER = 16 * 2**20
-DTYPES = {
+_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -33,7 +33,7 @@ def is_safetensors(start: bytes, size: int) -> bool:
     return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
-def open_safetensors(file: Path, label: str) -> dict[str, Stored]:
+def open_safetensors(file: Path, label: str) -> dict[str, StoredTensor]:
     """Every tensor by its name."""
     begin, header = _header(file, label)
     size = file.stat().st_size - begin
@@ -58,19 +58,19 @@ def _header(file: Path, label: str) -> tuple[int, dict[str, Any]]:
     return 8 + n, header
 
 
-def _stored(file: Path, label: str, name: str, told: Any, begin: int, size: int) -> Stored:
+def _stored(file: Path, label: str, name: str, told: Any, begin: int, size: int) -> StoredTensor:
     told = told if isinstance(told, dict) else {}
     dtype, shape, place = told.get("dtype"), told.get("shape"), told.get("data_offsets")
     if not (_counts(shape) and _counts(place) and len(place) == 2):
         raise ValueError(f"{label}: not a whole safetensors file: {name[:80]} has no shape or place")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ValueError(f"{label}: {name[:80]} has the type {str(dtype)[:20]}, which cannot be read")
     first, last = place
-    if last > size or last - first != math.prod(shape) * DTYPES[dtype].itemsize:
+    if last > size or last - first != math.prod(shape) * _DTYPES[dtype].itemsize:
         raise ValueError(
             f"{label}: not a whole safetensors file: {name[:80]} would lie at {first} to {last} of {size} bytes"
         )
-    return Stored(label, name, DTYPES[dtype], tuple(shape), partial(open_at, file, begin + first))
+    return StoredTensor(label, name, _DTYPES[dtype], tuple(shape), partial(open_at, file, begin + first))
 
 
 def _counts(numbers: Any) -> bool:

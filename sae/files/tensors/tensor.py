@@ -11,13 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-AT_ONCE = 4 * 2**20
+_AT_ONCE = 4 * 2**20
 """Bytes that are read at a time."""
 NAMELESS = "a tensor"
 
 
 @runtime_checkable
-class Numbers(Protocol):
+class NumberFormat(Protocol):
     """A stream of numbers, to be read from its beginning on."""
 
     def readinto(self, into: memoryview, /) -> int | None: ...
@@ -26,7 +26,7 @@ class Numbers(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredTensor:
     """A tensor that is still in its file. `open` gives a stream that begins with its first number; `by_columns` says
     that a matrix lies there column by column."""
 
@@ -34,7 +34,7 @@ class Stored:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    open: Callable[[], Numbers]
+    open: Callable[[], NumberFormat]
     by_columns: bool = False
 
     def read(self, dtype: torch.dtype | None = torch.float32, transposed: bool = False, finite: bool = True) -> Tensor:
@@ -54,7 +54,7 @@ class Stored:
             done += len(block)
         return out
 
-    def named(self, name: str) -> Stored:
+    def named(self, name: str) -> StoredTensor:
         """The same under the name that it is kept by, for errors."""
         return replace(self, name=name) if self.name == NAMELESS else self
 
@@ -70,7 +70,7 @@ class Stored:
         width = math.prod(inner) * self.dtype.itemsize
         if n_rows == 0 or width == 0:
             return
-        at_once = max(1, AT_ONCE // width)
+        at_once = max(1, _AT_ONCE // width)
         with closing(self.open()) as f:
             for start in range(0, n_rows, at_once):
                 n = min(at_once, n_rows - start)
@@ -78,7 +78,7 @@ class Stored:
                 self._fill(f, memoryview(buffer))
                 yield torch.frombuffer(buffer, dtype=self.dtype).view(n, *inner)
 
-    def _fill(self, f: Numbers, into: memoryview) -> None:
+    def _fill(self, f: NumberFormat, into: memoryview) -> None:
         while into:
             n = f.readinto(into)
             if not n:
@@ -93,7 +93,7 @@ class Stored:
             raise ValueError(f"{self.label}: {self.name} needs {size:.1f} GB of memory, which there are not") from None
 
 
-class Weights:
+class NamedWeights:
     """The tensors of one dictionary, taken one by one under the names of their axes.
 
     The first tensor with an axis says how long it is, and the others must agree. What nobody has taken in the end does
@@ -102,7 +102,7 @@ class Weights:
 
     def __init__(self, label: str, tensors: Mapping[str, Any]) -> None:
         self.label, self.axes = label, dict[str, int]()
-        self.left = {name: t for name, t in tensors.items() if isinstance(t, Stored)}
+        self.left = {name: t for name, t in tensors.items() if isinstance(t, StoredTensor)}
 
     def __contains__(self, name: str) -> bool:
         return name in self.left

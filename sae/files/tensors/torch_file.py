@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from sae.files.tensors.npz import damage_is_told
-from sae.files.tensors.records import Name, Record, read_pickle
+from sae.files.tensors.records import Name, PickledObject, read_pickle
 from sae.files.tensors.safe import open_at
-from sae.files.tensors.tensor import NAMELESS, Stored
-from sae.files.tensors.tensor import Numbers as Bytes
+from sae.files.tensors.tensor import NAMELESS, StoredTensor
+from sae.files.tensors.tensor import NumberFormat as Bytes
 from sae.files.tensors.window import Window
 
 LEGACY = 0x1950A86A20F9469CFC6C
@@ -40,7 +40,7 @@ STORAGES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES.values()} | {
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES.values()} | {
     "half": torch.float16,
     "float": torch.float32,
     "double": torch.float64,
@@ -50,7 +50,7 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES.values(
 REBUILT = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 PARAMETERS = {"_rebuild_parameter", "_rebuild_parameter_with_state"}
 OF_TORCH = {
-    "torch": {*(f"{s}Storage" for s in STORAGES), *DTYPES, "Size", "device", "Tensor"},
+    "torch": {*(f"{s}Storage" for s in STORAGES), *_DTYPES, "Size", "device", "Tensor"},
     "torch._utils": REBUILT | PARAMETERS,
     "torch.storage": {"TypedStorage", "UntypedStorage", "_load_from_bytes"},
     "torch.nn.parameter": {"Parameter"},
@@ -70,7 +70,7 @@ class Storage:
 
 
 @dataclass(eq=False)
-class Numbers:
+class _Numbers:
     """Where the storages of a file are, as far as is known."""
 
     label: str
@@ -97,10 +97,10 @@ class Numbers:
         if what == Name("torch.storage", "_load_from_bytes") and isinstance(arguments[0], bytes):
             inside = arguments[0]
             found = _legacy(Window(io.BytesIO(inside), len(inside)), self.label, lambda at: _inside(inside, at))
-            return found if isinstance(found, Storage) else Record(what)
-        return Record(what, arguments)
+            return found if isinstance(found, Storage) else PickledObject(what)
+        return PickledObject(what, arguments)
 
-    def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: torch.dtype | None) -> Stored:
+    def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: torch.dtype | None) -> StoredTensor:
         """A view of a storage; one that does not lie in one piece is told only where it is asked for."""
         if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
             raise ValueError("a tensor without numbers or shape")
@@ -113,10 +113,10 @@ class Numbers:
         shape, begin, size = tuple(shape), offset * kind.itemsize, math.prod(shape) * kind.itemsize
         by_columns = len(shape) == 2 and not _in_rows(shape, strides) and _in_rows(shape[::-1], strides[::-1])
         if not (by_columns or _in_rows(shape, strides)):
-            return Stored(self.label, NAMELESS, kind, shape, partial(_scattered, self.label))
+            return StoredTensor(self.label, NAMELESS, kind, shape, partial(_scattered, self.label))
         if begin + size > storage.n_bytes:
             raise ValueError(f"a tensor of {size} bytes in a storage of {storage.n_bytes}")
-        return Stored(self.label, NAMELESS, kind, shape, partial(storage.open, begin), by_columns)
+        return StoredTensor(self.label, NAMELESS, kind, shape, partial(storage.open, begin), by_columns)
 
 
 def is_torch(file: Path) -> bool:
@@ -145,7 +145,7 @@ def open_zip(file: Path, label: str) -> Any:
             raise ValueError(f"storage {key} of {n_bytes} bytes is not there")
         return Storage(None, n_bytes, lambda at: open_at(file, begin + at))
 
-    return _read(Window(io.BytesIO(text), len(text)), Numbers(label, find))
+    return _read(Window(io.BytesIO(text), len(text)), _Numbers(label, find))
 
 
 def _begin(file: Path, member: zipfile.ZipInfo) -> int:
@@ -175,7 +175,7 @@ def _legacy(stream: Window, label: str, open_from: Callable[[int], Bytes]) -> An
         sizes[key] = n_bytes
         return Storage(None, n_bytes, lambda at: open_from(places[key] + at))
 
-    numbers = Numbers(label, find)
+    numbers = _Numbers(label, find)
     found = _read(stream, numbers)
     if found != LEGACY:
         return found
@@ -195,7 +195,7 @@ def _legacy(stream: Window, label: str, open_from: Callable[[int], Bytes]) -> An
     return found
 
 
-def _read(stream: Window, numbers: Numbers) -> Any:
+def _read(stream: Window, numbers: _Numbers) -> Any:
     return read_pickle(stream, numbers.label, _known, numbers.build, numbers.persistent)
 
 
@@ -209,7 +209,7 @@ def _dtype(kind: Any) -> torch.dtype | None:
         raise ValueError("a type is no name")
     if kind.name == "UntypedStorage":
         return None
-    return STORAGES[kind.name.removesuffix("Storage")] if kind.name.endswith("Storage") else DTYPES[kind.name]
+    return STORAGES[kind.name.removesuffix("Storage")] if kind.name.endswith("Storage") else _DTYPES[kind.name]
 
 
 def _in_rows(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -23,12 +23,12 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.source import Split
-from sae.toys.attention.task import Labels, Rows, Task
+from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 SIGN = 10
 
 
-class Addition(Task):
+class Addition(TokenTask):
     """Settings. Pairs of numbers are drawn without repetition: `n_train` to train on, `n_test` held out."""
 
     kind: Literal["addition"] = "addition"
@@ -62,7 +62,7 @@ class Addition(Task):
         half = self.n_test // 2
         return {"train": self.n_train, "choose": half, "test": self.n_test - half}[split]
 
-    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+    def batch(self, seed: int, split: Split, step: int, size: int) -> TokenBatch:
         n = self.limit(split)
         if split == "train":
             index = epoch_rows(step, size, n, derive("addition", seed))
@@ -75,19 +75,19 @@ class Addition(Task):
         """Different pairs for different indices, as ``a * 10^n + b``."""
         return Permutation(100**self.n_digits, derive("pairs", seed))(index)
 
-    def row(self, pair: NDArray[np.int64]) -> Rows:
+    def row(self, pair: NDArray[np.int64]) -> TokenBatch:
         """The rows of tokens of pairs ``a * 10^n + b``."""
         powers = 10 ** np.arange(self.n_digits)
         a, b = (number[:, None] // powers % 10 for number in np.divmod(pair, 10**self.n_digits))
         signs = np.full((len(pair), self.n_digits + 1), SIGN)
         return torch.from_numpy(np.concatenate([a, b, signs], axis=1))
 
-    def answers(self, tokens: Rows) -> Rows:
+    def answers(self, tokens: TokenBatch) -> TokenBatch:
         found = torch.full_like(tokens, NOTHING)
         found[:, 2 * self.n_digits :] = self._places(tokens)["answer"]
         return found
 
-    def labels(self, tokens: Rows) -> Labels:
+    def labels(self, tokens: TokenBatch) -> Labels:
         """``a b sum carry carry_out answer`` of the place that a position belongs to, from b on, where all of them can
         be known; 0 and 0 are a and b of the last sign. ``carry_at`` and ``answer_at`` tell places apart: 2 i + c_i, and
         10 i + the answer. A latent may well stand for a digit at one place, which is a poor sign of it at all places.
@@ -98,7 +98,7 @@ class Addition(Task):
             found[name][:, n : 2 * n], found[name][:, 2 * n :] = value[:, :n], value
         return found
 
-    def _places(self, tokens: Rows) -> dict[str, Tensor]:
+    def _places(self, tokens: TokenBatch) -> dict[str, Tensor]:
         """The labels of every place ``[rows, n_digits + 1]``."""
         n = self.n_digits
         a, b = (torch.nn.functional.pad(tokens[:, first : first + n], (0, 1)) for first in (0, n))

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from sae.model.hooked import Model
 from sae.registry import Settings
-from sae.toys.attention.task import Task
+from sae.toys.attention.task import TokenTask
 
 NARROW = 4
 """Up to this width of a head, products are summed elementwise: batched products of such matrices are slower."""
 
 
-class NetworkConfig(Settings):
+class AttentionModelConfig(Settings):
     """Settings. ``one_hot`` embeddings are fixed: each token is read on a dimension of its own, and each answer
     written on another of its own, so that nothing passes but through heads, and positions are not told apart;
     `d_model` then follows from the task."""
@@ -41,7 +41,7 @@ class NetworkConfig(Settings):
     embedding: Literal["learned", "one_hot"] = "learned"
 
     @model_validator(mode="after")
-    def _width(self) -> NetworkConfig:
+    def _width(self) -> AttentionModelConfig:
         if (self.d_model is None) != (self.embedding == "one_hot"):
             raise ValueError(
                 f"d_model = {self.d_model} with {self.embedding} embeddings: give a width to learned embeddings, and "
@@ -49,14 +49,14 @@ class NetworkConfig(Settings):
             )
         return self
 
-    def width(self, task: Task) -> int:
+    def width(self, task: TokenTask) -> int:
         return self.d_model or task.d_vocab + task.d_vocab_out
 
 
 class Network(nn.Module):
     """Parameters by TransformerLens' names, with a leading axis of layers where they have layers."""
 
-    def __init__(self, config: NetworkConfig, task: Task, draw: torch.Generator) -> None:
+    def __init__(self, config: AttentionModelConfig, task: TokenTask, draw: torch.Generator) -> None:
         super().__init__()
         d, layers, heads, d_head = config.width(task), config.n_layers, config.n_heads, config.d_head
         std = 0.8 / math.sqrt(d)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.model.token_rows import NOTHING
 from sae.source import Split
-from sae.toys.attention.task import Task
+from sae.toys.attention.task import TokenTask
 
 DOUBT = 0.01
 """What is added to every count."""
@@ -44,7 +44,7 @@ def induction(
 class SkipTrigrams:
     """Tables of answers for each token seen before and each current one ``[d_vocab, d_vocab, d_vocab_out]``."""
 
-    def __init__(self, task: Task, tokens: Int[Tensor, "rows n_tokens"]) -> None:
+    def __init__(self, task: TokenTask, tokens: Int[Tensor, "rows n_tokens"]) -> None:
         counts = torch.zeros(task.d_vocab, task.d_vocab, task.d_vocab_out)
         answers, seen = task.answers(tokens), _seen(tokens, task.d_vocab)
         for i in range(tokens.shape[1]):
@@ -73,7 +73,7 @@ def _normalised(counts: Tensor) -> Tensor:
     return doubted / doubted.sum(-1, keepdim=True)
 
 
-def losses(task: Task, seed: int, tokens: Int[Tensor, "rows n_tokens"]) -> Mapping[str, float]:
+def predictor_losses(task: TokenTask, seed: int, tokens: Int[Tensor, "rows n_tokens"]) -> Mapping[str, float]:
     """The mean loss in nats an answer of each predictor on held-out rows: ``uniform``, ``skip_trigrams``, and, where
     answers are next tokens, ``induction_2`` and ``induction_3``, which match one token and up to two."""
     split: Split = "train"

@@ -16,10 +16,10 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.source import Split
-from sae.toys.attention.task import Labels, Rows, Task
+from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 
-class Recent(Task):
+class Recent(TokenTask):
     """Settings."""
 
     kind: Literal["recent"] = "recent"
@@ -47,15 +47,15 @@ class Recent(Task):
     def limit(self, split: Split) -> None:
         return None
 
-    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+    def batch(self, seed: int, split: Split, step: int, size: int) -> TokenBatch:
         tokens = torch.randint(self.bos, (size, self.length), generator=generator("recent", seed, split, step))
         tokens[:, 0] = self.bos
         return tokens
 
-    def answers(self, tokens: Rows) -> Rows:
+    def answers(self, tokens: TokenBatch) -> TokenBatch:
         return torch.where(self._is_b(tokens), self._recent(tokens), NOTHING)
 
-    def labels(self, tokens: Rows) -> Labels:
+    def labels(self, tokens: TokenBatch) -> Labels:
         """``recent``: the last A up to the position; ``distance`` to it; ``is_b``. They make sense behind an A."""
         recent = self._recent(tokens)
         place = torch.arange(self.length).expand_as(tokens)
@@ -66,7 +66,7 @@ class Recent(Task):
     def _is_b(self, tokens: Tensor) -> Tensor:
         return (tokens >= self.n_a) & (tokens < self.n_a + self.n_b)
 
-    def _recent(self, tokens: Rows) -> Rows:
+    def _recent(self, tokens: TokenBatch) -> TokenBatch:
         """The last A up to each position, ``NOTHING`` where there was none."""
         is_a = tokens < self.n_a
         where = torch.where(is_a, torch.arange(self.length), 0).cummax(1).values

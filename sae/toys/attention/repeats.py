@@ -17,10 +17,10 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.source import Split
-from sae.toys.attention.task import Labels, Rows, Task
+from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 
-class Repeats(Task):
+class Repeats(TokenTask):
     """Settings: `vocabulary` tokens, sequences of `shortest` to `longest` of them, rows of `length` with BOS."""
 
     kind: Literal["repeats"] = "repeats"
@@ -57,14 +57,14 @@ class Repeats(Task):
     def limit(self, split: Split) -> None:
         return None
 
-    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+    def batch(self, seed: int, split: Split, step: int, size: int) -> TokenBatch:
         draw = generator("repeats", seed, split, step)
         sequence = torch.randint(self.vocabulary, (size, self.longest), generator=draw)
         period = torch.randint(self.shortest, self.longest + 1, (size, 1), generator=draw)
         repeated = sequence.gather(1, torch.arange(self.length - 1) % period)
         return torch.nn.functional.pad(repeated, (1, 0), value=self.bos)
 
-    def period(self, tokens: Rows) -> Tensor:
+    def period(self, tokens: TokenBatch) -> Tensor:
         """The length of each row's sequence ``[rows]``: the shortest whose repetition the row is."""
         found = torch.full(tokens.shape[:1], self.longest)
         for period in range(self.longest, self.shortest - 1, -1):
@@ -72,15 +72,15 @@ class Repeats(Task):
             found = torch.where(repeats, period, found)
         return found
 
-    def _second(self, tokens: Rows) -> Tensor:
+    def _second(self, tokens: TokenBatch) -> Tensor:
         """Whether each position is in the second repetition or later."""
         return torch.arange(self.length) > self.period(tokens)[:, None]
 
-    def answers(self, tokens: Rows) -> Rows:
+    def answers(self, tokens: TokenBatch) -> TokenBatch:
         following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
         return torch.where(self._second(tokens), following, NOTHING)
 
-    def labels(self, tokens: Rows) -> Labels:
+    def labels(self, tokens: TokenBatch) -> Labels:
         """``second``: whether the token repeats; ``previous`` token; ``target``: what follows, the token after the
         earlier occurrence. They make sense where the answer does and, but for the target, before: there it is the
         vocabulary's size, for none yet. Not at BOS and not at the last position, where nothing follows."""

@@ -18,13 +18,13 @@ from sae.model.hooked import Model
 from sae.numerics.seeds import generator
 from sae.source import Progress, Split
 from sae.toys.attention.addition import Addition
-from sae.toys.attention.network import Network, NetworkConfig, bridged
-from sae.toys.attention.predictors import losses
+from sae.toys.attention.network import AttentionModelConfig, Network, bridged
+from sae.toys.attention.predictors import predictor_losses
 from sae.toys.attention.recent import Recent
 from sae.toys.attention.repeats import Repeats
 from sae.toys.attention.skip_trigram import SkipTrigram
-from sae.toys.attention.task import Task
-from sae.toys.attention.training import Training, TrainingConfig, evaluate, load_network
+from sae.toys.attention.task import TokenTask
+from sae.toys.attention.training import AttentionTrainingConfig, Training, evaluate, load_network
 
 AnyTask = Annotated[Addition | SkipTrigram | Recent | Repeats, Field(discriminator="kind")]
 
@@ -39,18 +39,18 @@ class Toy(NamedTuple):
 
     model: Model
     network: Network
-    task: Task
+    task: TokenTask
     seed: int
     scores: Mapping[str, float]
     predictors: Mapping[str, float]
     """The losses of predictors without a network on the same rows."""
 
 
-def train(
+def train_toy(
     directory: Path,
-    task: Task,
-    model: NetworkConfig,
-    training: TrainingConfig,
+    task: TokenTask,
+    model: AttentionModelConfig,
+    training: AttentionTrainingConfig,
     seed: int,
     progress: Progress,
     device: str,
@@ -67,7 +67,7 @@ def train(
         if work.step % 50 == 0 or work.step == training.steps:
             progress(work.step, training.steps, "steps")
     rows = held_out(task, seed)
-    scores, predictors = evaluate(work.network, task, rows), losses(task, seed, rows)
+    scores, predictors = evaluate(work.network, task, rows), predictor_losses(task, seed, rows)
     _write(directory / WEIGHTS, {n: p.detach().cpu().contiguous() for n, p in work.network.named_parameters()})
     given = {"task": task, "model": model, "training": training}
     settings = {name: table.model_dump(mode="json") for name, table in given.items()}
@@ -75,20 +75,20 @@ def train(
     (directory / PARTIAL).unlink(missing_ok=True)
 
 
-def held_out(task: Task, seed: int) -> Int[Tensor, "rows n_tokens"]:
+def held_out(task: TokenTask, seed: int) -> Int[Tensor, "rows n_tokens"]:
     """Rows that the task's model is not trained on."""
     splits: tuple[Split, ...] = ("choose", "test")
     return torch.cat([task.batch(seed, s, 0, min(task.limit(s) or TEST_ROWS, TEST_ROWS)) for s in splits])
 
 
-def load(directory: Path, device: str = "cpu") -> Toy:
+def load_toy(directory: Path, device: str = "cpu") -> Toy:
     """The trained model of a directory; a ``ValueError`` or ``FileNotFoundError`` of one line where there is none."""
     file = directory / HEADER
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no trained attention toy is here; prepare the source first")
     header = json.loads(file.read_text())
-    task: Task = TypeAdapter[Any](AnyTask).validate_python(header["task"])
-    network = Network(NetworkConfig(**header["model"]), task, generator("attention", "load"))
+    task: TokenTask = TypeAdapter[Any](AnyTask).validate_python(header["task"])
+    network = Network(AttentionModelConfig(**header["model"]), task, generator("attention", "load"))
     load_network(network, _read(directory / WEIGHTS))
     network.to(device)
     model = bridged(network, f"the {task.name} toy", device)

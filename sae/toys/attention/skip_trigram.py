@@ -23,10 +23,10 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.source import Split
-from sae.toys.attention.task import Labels, Rows, Task
+from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 
-class SkipTrigram(Task):
+class SkipTrigram(TokenTask):
     """Settings: `k` trigrams, rows of `length` tokens with BOS."""
 
     kind: Literal["skip_trigram"] = "skip_trigram"
@@ -53,7 +53,7 @@ class SkipTrigram(Task):
     def limit(self, split: Split) -> None:
         return None
 
-    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+    def batch(self, seed: int, split: Split, step: int, size: int) -> TokenBatch:
         draw = generator("skip_trigram", seed, split, step)
         tokens = torch.randint(2 * self.k + 1, (size, self.length), generator=draw)
         tokens[:, 0] = self.bos
@@ -66,11 +66,11 @@ class SkipTrigram(Task):
     def _is_b(self, tokens: Tensor) -> Tensor:
         return (tokens >= 1) & (tokens <= self.k)
 
-    def answers(self, tokens: Rows) -> Rows:
+    def answers(self, tokens: TokenBatch) -> TokenBatch:
         following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
         return torch.where(self._is_b(tokens), following, NOTHING)
 
-    def labels(self, tokens: Rows) -> Labels:
+    def labels(self, tokens: TokenBatch) -> Labels:
         """``a_seen``, ``b``: which B is current, 0 for none; ``trigram``: which is complete but for its C, 0 for none.
         They make sense everywhere but at BOS."""
         seen, b = self._seen(tokens), torch.where(self._is_b(tokens), tokens, 0)
@@ -79,10 +79,10 @@ class SkipTrigram(Task):
             label[:, 0] = NOTHING
         return found
 
-    def _seen(self, tokens: Rows) -> Tensor:
+    def _seen(self, tokens: TokenBatch) -> Tensor:
         return (tokens == 0).cumsum(1) > 0
 
-    def floor(self, tokens: Rows) -> Tensor:
+    def floor(self, tokens: TokenBatch) -> Tensor:
         return torch.where(self._seen(tokens), 0.0, math.log(self.d_vocab_out))
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:

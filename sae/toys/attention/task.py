@@ -1,4 +1,4 @@
-"""The noun `Task`: rows of tokens to train a small transformer on, and all that is known of them."""
+"""The noun `TokenTask`: rows of tokens to train a small transformer on, and all that is known of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sae.model.token_rows import NOTHING
 from sae.registry import Settings
 from sae.source import Split
 
-Rows = Int[Tensor, "rows n_tokens"]
-Labels = Mapping[str, Rows]
+TokenBatch = Int[Tensor, "rows n_tokens"]
+Labels = Mapping[str, TokenBatch]
 
 
-class Task(Settings, ABC):
+class TokenTask(Settings, ABC):
     """Settings of a task. Rows of tokens are drawn; what is to be predicted at each position, and what is true
     there, are pure functions of the tokens, so that tokens alone need be kept."""
 
@@ -50,19 +50,19 @@ class Task(Settings, ABC):
         """How many distinct rows a split has; None where they are drawn without end."""
 
     @abstractmethod
-    def batch(self, seed: int, split: Split, step: int, size: int) -> Rows:
+    def batch(self, seed: int, split: Split, step: int, size: int) -> TokenBatch:
         """The rows of one step, a function of these arguments. A task with a limit walks its ``train`` rows in a new
         order every epoch and the other splits in order; no row is in two splits. One without draws afresh."""
 
     @abstractmethod
-    def answers(self, tokens: Rows) -> Rows:
+    def answers(self, tokens: TokenBatch) -> TokenBatch:
         """What is to be predicted at each position, :data:`~sae.model.hooked.NOTHING` where no loss is defined."""
 
     @abstractmethod
-    def labels(self, tokens: Rows) -> Labels:
+    def labels(self, tokens: TokenBatch) -> Labels:
         """What is true at each position, by name: 0/1 or class ids, ``NOTHING`` where it makes no sense."""
 
-    def floor(self, tokens: Rows) -> Float[Tensor, "rows n_tokens"]:
+    def floor(self, tokens: TokenBatch) -> Float[Tensor, "rows n_tokens"]:
         """The loss in nats of the best predictor at each position with an answer: 0 where tokens determine it."""
         return (self.answers(tokens) * 0).float()
 

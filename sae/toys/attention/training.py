@@ -18,13 +18,13 @@ from sae.model.token_rows import NOTHING
 from sae.numerics.schedules import cosine
 from sae.numerics.seeds import generator
 from sae.registry import Settings
-from sae.toys.attention.network import Network, NetworkConfig
-from sae.toys.attention.task import Task
+from sae.toys.attention.network import AttentionModelConfig, Network
+from sae.toys.attention.task import TokenTask
 
-ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 1024
 
 
-class TrainingConfig(Settings):
+class AttentionTrainingConfig(Settings):
     """Settings. An epoch of a task with `n_train` rows is ``n_train / batch_size`` steps."""
 
     steps: int = Field(default=5000, gt=0)
@@ -36,7 +36,9 @@ class TrainingConfig(Settings):
 class Training:
     """A network on its way, and the state that it can be set back to."""
 
-    def __init__(self, task: Task, model: NetworkConfig, config: TrainingConfig, seed: int, device: str) -> None:
+    def __init__(
+        self, task: TokenTask, model: AttentionModelConfig, config: AttentionTrainingConfig, seed: int, device: str
+    ) -> None:
         self.task, self.config, self.seed, self.device = task, config, seed, device
         self.network = Network(model, task, generator("attention", "start", seed)).to(device)
         self.step = 0
@@ -95,7 +97,7 @@ def answer_loss(
 
 
 @torch.no_grad()
-def evaluate(network: Network, task: Task, tokens: Int[Tensor, "rows n_tokens"]) -> dict[str, float]:
+def evaluate(network: Network, task: TokenTask, tokens: Int[Tensor, "rows n_tokens"]) -> dict[str, float]:
     """On rows of a task: ``loss`` in nats an answer, its ``floor``, which the best predictor reaches, ``accuracy`` of
     answers, ``least`` of the positions' accuracies, and ``exact``, the share of rows with every answer right.
 
@@ -103,7 +105,7 @@ def evaluate(network: Network, task: Task, tokens: Int[Tensor, "rows n_tokens"])
     """
     answers, device = task.answers(tokens), network.W_E.device
     asked = answers != NOTHING
-    logits = torch.cat([network(some.to(device)).cpu() for some in tokens.split(ROWS_AT_ONCE)])
+    logits = torch.cat([network(some.to(device)).cpu() for some in tokens.split(_ROWS_AT_ONCE)])
     loss = cross_entropy(logits[asked].double(), answers[asked])
     right = (logits.argmax(-1) == answers) & asked
     often = asked.sum(0) >= max(1, len(tokens) / 100)

@@ -28,7 +28,7 @@ from torch import Tensor
 from sae.numerics.fast_random import uniform
 from sae.source import Batch
 from sae.toys.features.directions import polygon
-from sae.toys.features.values import AnyValues, Constant
+from sae.toys.features.values import AnyValues, ConstantValue
 from sae.toys.nonlinear_code import Code
 
 
@@ -41,7 +41,7 @@ class Config(Code):
     width: float = Field(1 / 3, gt=0, le=2)
     placed: Literal["plane", "axes"] = "axes"
     probability: float = Field(1.0, gt=0, le=1)
-    values: AnyValues = Constant()
+    values: AnyValues = ConstantValue()
     bins: int = Field(8, ge=2)
 
     nonlinear: ClassVar[str] = "a place on a circle is continuous, and directions can only tile it, ever more finely"

@@ -45,7 +45,7 @@ class Config(Code):
         return Batch(t[:, None], labels={"x": digit.long(), "y": (y >= 0.5).long()})
 
 
-def decode(t: Float[Tensor, " rows"], levels: int) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+def decode_digit(t: Float[Tensor, " rows"], levels: int) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """The digit ``floor(Z x)`` and y."""
     digit = (levels * t).floor()
     return digit.long(), levels * t - digit

@@ -22,7 +22,7 @@ from torch import Tensor
 from sae.numerics.seeds import generator
 from sae.source import Batch
 from sae.toys.base import random_directions
-from sae.toys.features.values import AnyValues, Constant
+from sae.toys.features.values import AnyValues, ConstantValue
 from sae.toys.nonlinear_code import Code
 
 LARGEST_TABLE = 2**26
@@ -37,7 +37,7 @@ class Config(Code):
     attributes: int = Field(2, ge=1)
     values_each: int = Field(8, ge=2)
     width: int = Field(16, gt=0)
-    values: AnyValues = Constant()
+    values: AnyValues = ConstantValue()
 
     nonlinear: ClassVar[str] = (
         "every combination of values has a random vector of its own, so that no value has a direction"

@@ -3,7 +3,8 @@
     s ~ Bernoulli(1/2),    z = x1 - M  in scenario 1,    z = x2 + M  in scenario 2,    x ~ N(0, sigma^2)
 
 A reader who knows the rule takes z < 0 for scenario 1 with x1 = z + M, and else scenario 2 with x2 = z - M
-(:func:`decode`). It mistakes the scenario with probability ``Q(M / sigma)`` in either, Q the upper tail of the normal
+(:func:`decode_scenario`). It mistakes the scenario with probability ``Q(M / sigma)`` in either, Q the upper tail of
+the normal
 distribution: M buys certainty with range, at no cost in dimensions. With `exclusive` the two are not negative, only
 one is not zero, and ``z = x1 - x2`` needs no M: ``ReLU(z)`` and ``ReLU(-z)`` give both back exactly.
 
@@ -74,7 +75,7 @@ class Config(Code):
         return torch.eye(2) if self.exclusive else torch.eye(2).flip(0)
 
 
-def decode(
+def decode_scenario(
     z: Float[Tensor, " rows"], margin: float
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """The scenario that z is taken for, and x1 and x2, 0 for the one that is not wanted."""

@@ -18,7 +18,7 @@ from sae.numerics.fast_random import keep_, uniform
 from sae.numerics.seeds import generator
 from sae.registry import Settings
 from sae.toys.features.correlation import AnyCorrelation, normals
-from sae.toys.features.series import Constant, PerFeature, probabilities
+from sae.toys.features.series import ConstantSeries, PerFeature, probabilities
 
 PROBABILITY = "activity.probability"
 
@@ -39,7 +39,7 @@ class Activity(Settings, ABC):
         """Rows of 1 where a feature is active and 0 where it is silent."""
 
 
-class Independent(Activity):
+class IndependentActivity(Activity):
     """Each by a coin of its own."""
 
     kind: Literal["independent"] = "independent"
@@ -70,7 +70,7 @@ class Copula(Activity):
         return (normals(given, size, draw) < given["threshold"]).float()
 
 
-class Correlated(Activity):
+class CorrelatedSets(Activity):
     """Features in a set of `size` are active together, by one coin a set: the correlated sets of Elhage et al. 2022,
     'Toy Models of Superposition'. `probability` has a number for each set."""
 
@@ -98,7 +98,7 @@ class OneOf(Activity):
 
     kind: Literal["one_of"] = "one_of"
     size: int = Field(gt=0)
-    probability: PerFeature = Constant(value=1.0)
+    probability: PerFeature = ConstantSeries(value=1.0)
     weights: tuple[float, ...] | None = None
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class Correlation(Settings, ABC):
         """`factor` ``[n_features, rank]``, and `own` ``[n_features]`` where it is not zero."""
 
 
-class Dense(Correlation, ABC):
+class _Dense(Correlation, ABC):
     """A correlation matrix that is written out: its cost grows with the cube of the number of features, to a minute at
     some thousands."""
 
@@ -50,7 +50,7 @@ class Dense(Correlation, ABC):
         return {"factor": (vectors * values.clamp_min(0).sqrt()).float()}
 
 
-class Equal(Dense):
+class Equal(_Dense):
     """The same correlation between any two features."""
 
     kind: Literal["equal"] = "equal"
@@ -60,7 +60,7 @@ class Equal(Dense):
         return torch.full((n_features, n_features), self.value, dtype=torch.float64).fill_diagonal_(1)
 
 
-class Matrix(Dense):
+class Matrix(_Dense):
     """Every correlation as given."""
 
     kind: Literal["matrix"] = "matrix"
@@ -75,7 +75,7 @@ class Matrix(Dense):
         return r
 
 
-class Random(Dense):
+class RandomCorrelation(_Dense):
     """Pairs are uncorrelated with probability `zero`, else correlate by ``+-U[low, high]``, positively with
     probability `positive`; Chanin and Garriga-Alonso 2025, 'Sparse but wrong'.
 
@@ -116,7 +116,7 @@ class LowRank(Correlation):
         return {"factor": factor, "own": (1 - factor.square().sum(1)).sqrt()}
 
 
-AnyCorrelation = Annotated[Equal | Matrix | Random | LowRank, Field(discriminator="kind")]
+AnyCorrelation = Annotated[Equal | Matrix | RandomCorrelation | LowRank, Field(discriminator="kind")]
 
 
 def normals(given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:

@@ -27,7 +27,7 @@ class Directions(Settings, ABC):
     def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]: ...
 
 
-class Random(Directions):
+class RandomDirections(Directions):
     """Uniform on the sphere."""
 
     kind: Literal["random"] = "random"
@@ -129,7 +129,7 @@ class Explicit(Directions):
         return unit @ rotation(d_in, draw) if self.rotate else unit
 
 
-AnyDirections = Annotated[Random | Orthonormal | Repelled | Polytope | Explicit, Field(discriminator="kind")]
+AnyDirections = Annotated[RandomDirections | Orthonormal | Repelled | Polytope | Explicit, Field(discriminator="kind")]
 
 
 def rotation(d_in: int, draw: torch.Generator) -> Float[Tensor, "d_in d_in"]:

@@ -18,15 +18,17 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.numerics.seeds import generator
-from sae.toys.features.activity import Concept, Copula, Correlated, Fixed, Independent, OneOf
+from sae.toys.features.activity import Concept, Copula, CorrelatedSets, Fixed, IndependentActivity, OneOf
 from sae.toys.features.tree import Tree, generations
 from sae.toys.features.values import AnyValues
 
-ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096
 PROBABILITY_BATCHES = 32
-"""How many times `ROWS_AT_ONCE` rows are drawn to estimate probabilities that have no closed form."""
+"""How many times `_ROWS_AT_ONCE` rows are drawn to estimate probabilities that have no closed form."""
 
-AnyActivity = Annotated[Independent | Copula | Correlated | OneOf | Fixed | Concept | Tree, Field(discriminator="kind")]
+AnyActivity = Annotated[
+    IndependentActivity | Copula | CorrelatedSets | OneOf | Fixed | Concept | Tree, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Law:
         if "probability" in self.of_activity:
             return self.of_activity["probability"] * self._positive_so_far()
         draw = generator("probability", "estimate", seed)
-        batches = (self.codes(ROWS_AT_ONCE, draw) for _ in range(PROBABILITY_BATCHES))
+        batches = (self.codes(_ROWS_AT_ONCE, draw) for _ in range(PROBABILITY_BATCHES))
         return sum((codes.count_nonzero(0) for codes in batches), torch.zeros(())) / (
-            ROWS_AT_ONCE * PROBABILITY_BATCHES
+            _ROWS_AT_ONCE * PROBABILITY_BATCHES
         )
 
     def _positive_so_far(self) -> Float[Tensor, " n_features"]:

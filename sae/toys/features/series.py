@@ -25,7 +25,7 @@ class Series(Settings, ABC):
         """The numbers; those that are drawn come from `draw`."""
 
 
-class Constant(Series):
+class ConstantSeries(Series):
     """The same for all."""
 
     kind: Literal["constant"] = "constant"
@@ -113,7 +113,7 @@ class LogUniform(Series):
         return self.low * (self.high / self.low) ** u
 
 
-class FoldedNormal(Series):
+class FoldedNormalSeries(Series):
     """Drawn as ``|N(mean, sd)|``."""
 
     kind: Literal["folded_normal"] = "folded_normal"
@@ -134,7 +134,7 @@ def _as_table(given: Any) -> Any:
 
 
 PerFeature = Annotated[
-    Constant | Listed | Linear | Geometric | Zipf | LogUniform | FoldedNormal,
+    ConstantSeries | Listed | Linear | Geometric | Zipf | LogUniform | FoldedNormalSeries,
     Field(discriminator="kind"),
     BeforeValidator(_as_table),
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae.numerics.fast_random import uniform
 from sae.numerics.seeds import generator
 from sae.registry import Settings
-from sae.toys.features.series import Constant as Same
+from sae.toys.features.series import ConstantSeries as Same
 from sae.toys.features.series import PerFeature, numbers
 
 SIGNED = "codes are not negative; split a signed feature into two, one for each direction (one_of, digon)"
@@ -57,7 +57,7 @@ class Uniform(Values):
         return self.low + (self.high - self.low) * uniform((len(feature),), draw)
 
 
-class Constant(Values):
+class ConstantValue(Values):
     """Always `value`, a number for each feature."""
 
     kind: Literal["constant"] = "constant"
@@ -70,7 +70,7 @@ class Constant(Values):
         return given["mean"][feature]
 
 
-class Choice(Values):
+class DiscreteValues(Values):
     """One of `values`, by `weights`; all as likely without."""
 
     kind: Literal["choice"] = "choice"
@@ -78,7 +78,7 @@ class Choice(Values):
     weights: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
-    def _fit(self) -> Choice:
+    def _fit(self) -> DiscreteValues:
         if min(self.values) < 0:
             raise ValueError(f"values: {min(self.values):g}: {SIGNED}")
         if min(self.values) == 0:
@@ -149,7 +149,7 @@ class RectifiedNormal(Values):
 
 
 AnyValues = Annotated[
-    Uniform | Constant | Choice | LogNormal | FoldedNormal | RectifiedNormal, Field(discriminator="kind")
+    Uniform | ConstantValue | DiscreteValues | LogNormal | FoldedNormal | RectifiedNormal, Field(discriminator="kind")
 ]
 
 

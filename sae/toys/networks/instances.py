@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sae.registry import Settings
 
-C = TypeVar("C", bound=Settings)
+_C = TypeVar("_C", bound=Settings)
 
 VARIED = (
     "activity",
@@ -24,7 +24,7 @@ VARIED = (
 """What may differ between networks of one shape that are trained together."""
 
 
-def points(config: C, vary: Mapping[str, Sequence[Any]]) -> list[C]:
+def points(config: _C, vary: Mapping[str, Sequence[Any]]) -> list[_C]:
     """The settings at every point of the grid that `vary` spans, the last name fastest.
 
     Raises ``ValueError`` of one line where a setting cannot be varied, or a value is refused.
@@ -39,7 +39,7 @@ def points(config: C, vary: Mapping[str, Sequence[Any]]) -> list[C]:
     return [_at(type(config), given, point) for point in grid]
 
 
-def _at(cls: type[C], given: Mapping[str, Any], point: Mapping[str, Any]) -> C:
+def _at(cls: type[_C], given: Mapping[str, Any], point: Mapping[str, Any]) -> _C:
     table = dict(given)
     for path, value in point.items():
         _set(table, path.split("."), value, path)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from sae.numerics.seeds import generator
 from sae.toys.networks.settings import Activation, NetworkConfig
 
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "relu": torch.relu,
     "gelu": functional.gelu,
@@ -77,7 +77,7 @@ class Networks:
         """Runs rows of each instance through it. `drop` is what dropout does to a hidden layer; with `depth`, layers
         behind that many are not run, and the output is the last of them."""
         config, p = self.config, self.parameters
-        act = ACTIVATIONS[config.activation]
+        act = _ACTIVATIONS[config.activation]
         stream = x if self.embedding is None else x @ self.embedding
         h, hidden = stream, list[Tensor]()
         for layer in range(1, (depth or len(config.hidden)) + 1):
@@ -91,7 +91,7 @@ class Networks:
         if config.residual:
             y = stream + y
             y = y if self.embedding is None else y @ self.embedding.T
-        return Pass(hidden, ACTIVATIONS[config.output](y))
+        return Pass(hidden, _ACTIVATIONS[config.output](y))
 
 
 def _affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:

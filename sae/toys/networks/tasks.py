@@ -21,7 +21,7 @@ from torch import Tensor
 from sae.numerics.seeds import generator
 from sae.registry import unknown
 
-Rows = Float[Tensor, "*batch n_features"]
+_Rows = Float[Tensor, "*batch n_features"]
 Outputs = Float[Tensor, "*batch n_outputs"]
 
 N_CLASSES = 5
@@ -31,21 +31,21 @@ REPROJECTED = 8
 
 
 @dataclass(frozen=True)
-class Task:
+class FeatureTask:
     """A function of rows of features.
 
     `n_outputs` gives its width from the number of features, `size` is what that number must be a multiple of.
     `is_binary` says that outputs are properties which hold or not, which can be probed for.
     """
 
-    target: Callable[[Rows], Outputs]
+    target: Callable[[_Rows], Outputs]
     n_outputs: Callable[[int], int] = lambda n: n
     size: int = 1
     is_binary: bool = False
     loss: Literal["mse", "cross_entropy"] = "mse"
 
 
-def task(name: str, n_features: int) -> Task:
+def task(name: str, n_features: int) -> FeatureTask:
     """The task of a name; a ``ValueError`` of one line where there is none, or it does not fit the features."""
     if name not in TASKS:
         raise ValueError(unknown(name, TASKS, "task"))
@@ -55,14 +55,14 @@ def task(name: str, n_features: int) -> Task:
     return found
 
 
-def _sets(size: int) -> Callable[[Rows], Float[Tensor, "*batch n_sets size"]]:
-    def sets(x: Rows) -> Tensor:
+def _sets(size: int) -> Callable[[_Rows], Float[Tensor, "*batch n_sets size"]]:
+    def sets(x: _Rows) -> Tensor:
         return x.reshape(*x.shape[:-1], -1, size)
 
     return sets
 
 
-def _pairs(x: Rows) -> Float[Tensor, "*batch n_pairs 2"]:
+def _pairs(x: _Rows) -> Float[Tensor, "*batch n_pairs 2"]:
     """Every pair, (0, 1), (0, 2), ..., (1, 2), ..."""
     first, second = torch.triu_indices(x.shape[-1], x.shape[-1], 1)
     return torch.stack([x[..., first], x[..., second]], dim=-1)
@@ -84,17 +84,17 @@ def _largest_magnitude(x: Tensor) -> Tensor:
     return x.abs().amax(-1)
 
 
-def _on(sets: Callable[[Rows], Tensor], reduce: Callable[[Tensor], Tensor]) -> Callable[[Rows], Outputs]:
+def _on(sets: Callable[[_Rows], Tensor], reduce: Callable[[Tensor], Tensor]) -> Callable[[_Rows], Outputs]:
     return lambda x: reduce(sets(x))
 
 
-def _one_hot(x: Rows) -> Outputs:
+def _one_hot(x: _Rows) -> Outputs:
     """Of every feature with values 1 to 5, which one it has; nothing where it is silent."""
     values = torch.arange(1, N_CLASSES + 1, device=x.device)
     return (x.round()[..., None] == values).to(x.dtype).flatten(-2)
 
 
-def _classified(x: Rows) -> Outputs:
+def _classified(x: _Rows) -> Outputs:
     """The class of the largest feature, as a row with a single 1; a last class of its own where none is active."""
     largest, index = x.max(-1)
     n = x.shape[-1]
@@ -119,17 +119,17 @@ REDUCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 }
 """Functions of a pair, and whether they are properties that hold or not."""
 
-TASKS: dict[str, Task] = {
-    "identity": Task(lambda x: x),
-    "absolute": Task(lambda x: x.abs()),
-    "square": Task(lambda x: x.square()),
-    "plus_relu": Task(lambda x: x + x.relu()),
-    "reproject": Task(lambda x: x @ _projection(x.shape[-1]).to(x), lambda n: math.ceil(n / REPROJECTED)),
-    "one_hot": Task(_one_hot, lambda n: N_CLASSES * n, is_binary=True),
-    "classify": Task(_classified, lambda n: n + 1, is_binary=True, loss="cross_entropy"),
-    "max_of_three": Task(_on(_sets(3), _largest), lambda n: n // 3, size=3),
-    **{name: Task(_on(_sets(2), f), lambda n: n // 2, 2, yes) for name, (f, yes) in REDUCTIONS.items()},
-    **{f"all_{name}": Task(_on(_pairs, f), _of_pairs, 1, yes) for name, (f, yes) in REDUCTIONS.items()},
+TASKS: dict[str, FeatureTask] = {
+    "identity": FeatureTask(lambda x: x),
+    "absolute": FeatureTask(lambda x: x.abs()),
+    "square": FeatureTask(lambda x: x.square()),
+    "plus_relu": FeatureTask(lambda x: x + x.relu()),
+    "reproject": FeatureTask(lambda x: x @ _projection(x.shape[-1]).to(x), lambda n: math.ceil(n / REPROJECTED)),
+    "one_hot": FeatureTask(_one_hot, lambda n: N_CLASSES * n, is_binary=True),
+    "classify": FeatureTask(_classified, lambda n: n + 1, is_binary=True, loss="cross_entropy"),
+    "max_of_three": FeatureTask(_on(_sets(3), _largest), lambda n: n // 3, size=3),
+    **{name: FeatureTask(_on(_sets(2), f), lambda n: n // 2, 2, yes) for name, (f, yes) in REDUCTIONS.items()},
+    **{f"all_{name}": FeatureTask(_on(_pairs, f), _of_pairs, 1, yes) for name, (f, yes) in REDUCTIONS.items()},
 }
 """Every task by its name."""
 

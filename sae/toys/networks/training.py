@@ -20,11 +20,11 @@ from sae.source import Split
 from sae.toys.features.law import Law
 from sae.toys.networks.model import Networks, Pass
 from sae.toys.networks.settings import TrainingConfig
-from sae.toys.networks.tasks import Task
+from sae.toys.networks.tasks import FeatureTask
 
 N_LOGGED = 100
 """How often in its course training yields."""
-PIECE = 2048
+_PIECE = 2048
 """How many rows are measured at once; the same for any number of instances, so that all meet the same rows."""
 
 
@@ -51,7 +51,7 @@ class Population:
     """What instances are trained on: `inputs`, the different kinds of rows, and `which` of them each instance has;
     `importance` of every output in its loss, and its `dropout`, `hidden_l1` and `weight_decay`."""
 
-    task: Task
+    task: FeatureTask
     inputs: Sequence[Inputs]
     which: Int[Tensor, " n_instances"]
     importance: Float[Tensor, "n_instances n_outputs"]
@@ -101,7 +101,7 @@ class Trained:
     loss: Float[Tensor, " n_instances"]
 
 
-def train(networks: Networks, population: Population, config: TrainingConfig) -> Iterator[Trained]:
+def train_networks(networks: Networks, population: Population, config: TrainingConfig) -> Iterator[Trained]:
     """Trains, and yields before the first step, about `N_LOGGED` times on the way, and at the end.
 
     The networks that are yielded share their memory with those in training: copy what is to be kept.
@@ -170,6 +170,6 @@ def unexplained(
 
 
 def _pieces(population: Population, split: Split, n_rows: int) -> Iterator[Tensor]:
-    """At least `n_rows` rows of a split, `PIECE` at a time."""
-    for step in range(-(-n_rows // PIECE)):
-        yield population.rows(step, PIECE, split)
+    """At least `n_rows` rows of a split, `_PIECE` at a time."""
+    for step in range(-(-n_rows // _PIECE)):
+        yield population.rows(step, _PIECE, split)

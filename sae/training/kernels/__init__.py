@@ -142,8 +142,8 @@ class Kernels(ABC):
         """The sum of `values` over the pairs of each latent."""
 
     @abstractmethod
-    def gradients(self, pull: Pull, into: Latents) -> None:
-        """The gradient of the latents' parameters, see :class:`Pull`."""
+    def gradients(self, pull: SparseBackward, into: Latents) -> None:
+        """The gradient of the latents' parameters, see :class:`SparseBackward`."""
 
     @abstractmethod
     def descend(
@@ -164,12 +164,19 @@ class Kernels(ABC):
 
     @abstractmethod
     def update(
-        self, pull: Pull, p: Latents, m: Latents, v: Latents, adam: Adam, unit_rows: bool, rounded: Rounded | None
+        self,
+        pull: SparseBackward,
+        p: Latents,
+        m: Latents,
+        v: Latents,
+        adam: Adam,
+        unit_rows: bool,
+        rounded: Rounded | None,
     ) -> None:
         """:meth:`gradients` and :meth:`descend` in one pass over the weights; no gradient matrix exists."""
 
 
-class Pull(NamedTuple):
+class SparseBackward(NamedTuple):
     """All that the gradient of a latent's parameters is made of, for codes z and pre-activations' gradients g:
 
     dW_dec[j] = scale sum_b z_bj r_b + along_j W_dec[j]

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from sae.architecture import Largest, Selection
 from sae.numerics.numba_jit import set_threads
-from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Pull, Rounded, loops
+from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Rounded, SparseBackward, loops
 
-Array = NDArray[Any]
-BLOCK = 1 << 20
+_Array = NDArray[Any]
+_BLOCK = 1 << 20
 """Pre-activations that are computed, and searched while they are in the cache, at a time; but never fewer rows than
 these, with which a wide encoder is read too often: 128 rows took half as long again as 512."""
-LEAST_ROWS = 512
+_LEAST_ROWS = 512
 
 
 class Numba(Kernels):
@@ -36,7 +36,7 @@ class Numba(Kernels):
 
     def __init__(self) -> None:
         set_threads(torch.get_num_threads())
-        self._found = Found.room(0, 0, np.dtype(np.float32))
+        self._found = EncodedRows.room(0, 0, np.dtype(np.float32))
         self._codes = np.empty(0, np.int32), np.empty(0, np.float32)
         self._likely = 0.0
 
@@ -53,7 +53,7 @@ class Numba(Kernels):
         rows, members = _block(batch, n_latents, n_members)
         self._prepare(rows * members, n_latents, offset.numpy().dtype)
         of_members = W_enc.unflatten(0, (n_members, n_latents)), offset.view(n_members, n_latents)
-        search: Search = Exact(x, *of_members, rows) if rounded is None else Screen(x, *of_members, rows, rounded)
+        search: _Search = Exact(x, *of_members, rows) if rounded is None else Screen(x, *of_members, rows, rounded)
         start = np.zeros(n_members * batch + 1, np.int64)
         floor = np.zeros(batch, offset.numpy().dtype)
         size = torch.linalg.vector_norm(x, dim=-1).numpy() if isinstance(selection, Largest) else floor
@@ -82,10 +82,10 @@ class Numba(Kernels):
 
     def _prepare(self, rows: int, n_latents: int, dtype: np.dtype[Any]) -> None:
         if (rows, n_latents, dtype) != (*self._found.latent.shape, self._found.value.dtype):
-            self._found = Found.room(rows, n_latents, dtype)
+            self._found = EncodedRows.room(rows, n_latents, dtype)
             self._codes = np.empty(0, np.int32), np.empty(0, dtype)
 
-    def _largest(self, search: Search, members: slice, rows: slice, found: Found, k: int, size: Array) -> float:
+    def _largest(self, search: _Search, members: slice, rows: slice, found: EncodedRows, k: int, size: _Array) -> float:
         """Keeps the `k` largest of each row. What the smallest that is kept exceeds, as a share of the row's norm
         `size`, in most rows."""
         search(members, rows, found, (self._likely * size).astype(size.dtype))
@@ -120,7 +120,7 @@ class Numba(Kernels):
         loops.sums(*_arrays(by.start, by.pair, values, total))
         return total
 
-    def gradients(self, pull: Pull, into: Latents) -> None:
+    def gradients(self, pull: SparseBackward, into: Latents) -> None:
         loops.gradients(*_pull(pull), *_arrays(*into))
 
     def descend(
@@ -136,28 +136,35 @@ class Numba(Kernels):
         loops.descend(*_state(p, m, v, gradient), _hyper(adam, p), unit_rows, *_rounded(rounded, p))
 
     def update(
-        self, pull: Pull, p: Latents, m: Latents, v: Latents, adam: Adam, unit_rows: bool, rounded: Rounded | None
+        self,
+        pull: SparseBackward,
+        p: Latents,
+        m: Latents,
+        v: Latents,
+        adam: Adam,
+        unit_rows: bool,
+        rounded: Rounded | None,
     ) -> None:
         loops.update(*_pull(pull), *_state(p, m, v), _hyper(adam, p), unit_rows, *_rounded(rounded, p))
 
 
-class Found:
+class EncodedRows:
     """Candidates of a block of rows: in row b the first ``count[b]`` entries of `latent` and `value`."""
 
-    def __init__(self, latent: Array, value: Array, count: Array) -> None:
+    def __init__(self, latent: _Array, value: _Array, count: _Array) -> None:
         self.latent, self.value, self.count = latent, value, count
 
     @classmethod
-    def room(cls, rows: int, n_latents: int, dtype: np.dtype[Any]) -> Found:
+    def room(cls, rows: int, n_latents: int, dtype: np.dtype[Any]) -> EncodedRows:
         """Room for every latent; the operating system gives memory only to what is written."""
         shape = (rows, n_latents)
         return cls(np.empty(shape, np.int32), np.empty(shape, dtype), np.empty(rows, np.int64))
 
-    def head(self, rows: int) -> Found:
-        return Found(self.latent[:rows], self.value[:rows], self.count[:rows])
+    def head(self, rows: int) -> EncodedRows:
+        return EncodedRows(self.latent[:rows], self.value[:rows], self.count[:rows])
 
 
-Search = Callable[[slice, slice, Found, Array], None]
+_Search = Callable[[slice, slice, EncodedRows, _Array], None]
 """Finds the codes of some members in some rows of the batch, above a floor for each row."""
 
 
@@ -166,8 +173,8 @@ def _block(batch: int, n_latents: int, n_members: int) -> tuple[int, int]:
 
     The rows do not depend on the company, so that a member's products are the same whatever it is.
     """
-    rows = min(batch, max(LEAST_ROWS, BLOCK // n_latents))
-    return rows, min(n_members, max(1, BLOCK // (rows * n_latents))) if rows == batch else 1
+    rows = min(batch, max(_LEAST_ROWS, _BLOCK // n_latents))
+    return rows, min(n_members, max(1, _BLOCK // (rows * n_latents))) if rows == batch else 1
 
 
 class Exact:
@@ -177,9 +184,9 @@ class Exact:
         self.x, self.W_enc, self.offset, self.rows = x, W_enc, offset, rows
         self.pre = x.new_empty(0)
 
-    def __call__(self, members: slice, rows: slice, found: Found, floor: Array) -> None:
+    def __call__(self, members: slice, rows: slice, found: EncodedRows, floor: _Array) -> None:
         pre = _products(self, self.x, self.W_enc, members, rows).numpy()
-        loops.find(pre, self.offset[members].numpy(), rows.stop - rows.start, floor, *_parts(found))
+        loops.find_active(pre, self.offset[members].numpy(), rows.stop - rows.start, floor, *_parts(found))
 
 
 class Screen:
@@ -200,7 +207,7 @@ class Screen:
         else:
             self.by_norm = self.by_error = torch.zeros(len(x))
 
-    def __call__(self, members: slice, rows: slice, found: Found, floor: Array) -> None:
+    def __call__(self, members: slice, rows: slice, found: EncodedRows, floor: _Array) -> None:
         words = _products(self, self.short, self.rounded, members, rows).view(torch.uint16)
         bound = (self.by_norm[rows], self.by_error[rows], self.norm[members], self.error[members])
         # The product comes rounded to bfloat16: an error of at most 2^-9 of it, and a little of its own rounding.
@@ -222,21 +229,21 @@ def _products(search: Exact | Screen, x: Tensor, W_enc: Tensor, members: slice, 
     return pre
 
 
-def _parts(found: Found) -> tuple[Array, Array, Array]:
+def _parts(found: EncodedRows) -> tuple[_Array, _Array, _Array]:
     return found.latent, found.value, found.count
 
 
-def _arrays(*tensors: Tensor) -> list[Array]:
+def _arrays(*tensors: Tensor) -> list[_Array]:
     return [t.numpy() for t in tensors]
 
 
-def _pull(pull: Pull) -> list[Any]:
+def _pull(pull: SparseBackward) -> list[Any]:
     along = pull.z.new_empty(0) if pull.along is None else pull.along
     tensors = (*pull.by, pull.z, pull.g, pull.residual, pull.x, pull.centre, pull.W_dec, along)
     return [*_arrays(*tensors), pull.W_dec.numpy().dtype.type(pull.scale)]
 
 
-def _state(*groups: Latents) -> list[Array]:
+def _state(*groups: Latents) -> list[_Array]:
     return [array for group in groups for array in _arrays(*group)]
 
 
@@ -247,7 +254,7 @@ def _hyper(adam: Adam, p: Latents) -> tuple[Any, ...]:
     return tuple(kind(float(value)) for value in (adam.step_size, adam.root, *betas, adam.eps))
 
 
-def _rounded(rounded: Rounded | None, p: Latents) -> list[Array]:
+def _rounded(rounded: Rounded | None, p: Latents) -> list[_Array]:
     if rounded is None:
         none = p.b_enc.new_empty(0)
         return _arrays(none.to(torch.uint16).reshape(0, 0), none, none)

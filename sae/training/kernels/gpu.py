@@ -30,15 +30,15 @@ import triton.language as tl
 from torch import Tensor
 
 from sae.architecture import Largest, Selection
-from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Pull, Rounded
+from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Rounded, SparseBackward
 
 IN_CACHE = 1 << 23
 """Pre-activations of a block of rows where they are stored: searched before they leave the L2 cache."""
-AT_ONCE = 1 << 28
+_AT_ONCE = 1 << 28
 """Pre-activations of a block of rows where all but the active ones stay in registers."""
 FIND = 4096
 """Stored pre-activations that a program searches."""
-WORDS = 1024
+_WORDS = 1024
 """Words of bits that a program holds; the pairs that one moves, or sums, at a time:"""
 PAIRS = 256
 CHUNK = 256
@@ -131,7 +131,7 @@ class Triton(Kernels):
 
     def _search(
         self, x: Tensor, W_enc: Tensor, offset: Tensor, selection: Selection, rounded: Rounded | None, n_members: int
-    ) -> Search:
+    ) -> _Search:
         """How codes are found.
 
         The largest are not screened, for which each row's bar would have to be known in advance. Nor are rows that
@@ -140,20 +140,20 @@ class Triton(Kernels):
         k = min(selection.k, len(W_enc) // n_members) if isinstance(selection, Largest) else None
         tiles = k is None and x.shape[1] % 16 == 0
         if rounded is None or (rounded.exact and not tiles):
-            return Stored(x, W_enc, offset, n_members, k)
+            return _Stored(x, W_enc, offset, n_members, k)
         short = x.to(torch.bfloat16)
         if tiles and (self.fused or rounded.exact):
             return Fused(
                 short, rounded.W_enc, offset, n_members, bound_of(x, short, rounded) if rounded.exact else None
             )
-        return Stored(short, rounded.W_enc, offset, n_members, k)
+        return _Stored(short, rounded.W_enc, offset, n_members, k)
 
-    def _list(self, search: Search, start: Tensor) -> None:
+    def _list(self, search: _Search, start: Tensor) -> None:
         """Pairs in the order of rows and latents; those that find no room are counted, and left out."""
         batch, n_latents, end = len(search.x), search.n_latents, 0
         n_words = triton.cdiv(n_latents, 32)
         words = torch.empty(search.members * search.rows, n_words, dtype=torch.int32, device=start.device)
-        meta = {"BLOCK": min(WORDS, triton.next_power_of_2(n_words))}
+        meta = {"BLOCK": min(_WORDS, triton.next_power_of_2(n_words))}
         for member in range(0, search.n_members, search.members):
             members = min(search.members, search.n_members - member)
             for row in range(0, batch, search.rows):
@@ -182,7 +182,7 @@ class Triton(Kernels):
 
     def decode(self, codes: Codes, W_dec: Tensor, b_dec: Tensor, x: Tensor, residual: Tensor) -> Tensor:
         grad, (batch, d_in) = torch.empty_like(codes.value), x.shape
-        launch(decode, (len(residual),), *codes, W_dec, b_dec, x, residual, grad, batch, d_in, **row_of(d_in))
+        launch(_decode, (len(residual),), *codes, W_dec, b_dec, x, residual, grad, batch, d_in, **row_of(d_in))
         return grad
 
     def transpose(self, codes: Codes, n_latents: int) -> ByLatent:
@@ -198,9 +198,9 @@ class Triton(Kernels):
         launch(sum_pairs, (len(total),), by.start, by.pair, values, total, BLOCK=128, num_warps=1)
         return total
 
-    def gradients(self, pull: Pull, into: Latents) -> None:
+    def gradients(self, pull: SparseBackward, into: Latents) -> None:
         n_latents, d_in = into.W_dec.shape
-        launch(gradients, (n_latents,), *self._arguments(pull), *into, *sizes_of(pull), CHUNK=CHUNK, **row_of(d_in))
+        launch(_gradients, (n_latents,), *self._arguments(pull), *into, *sizes_of(pull), CHUNK=CHUNK, **row_of(d_in))
 
     def descend(
         self,
@@ -215,18 +215,25 @@ class Triton(Kernels):
         n_latents, d_in = p.W_dec.shape
         meta = row_of(d_in) | numbers_of(adam, unit_rows)
         meta.pop("P")
-        launch(descend, (n_latents,), *gradient, *p, *m, *v, *bits_of(rounded), d_in, **meta)
+        launch(_descend, (n_latents,), *gradient, *p, *m, *v, *_bits_of(rounded), d_in, **meta)
 
     def update(
-        self, pull: Pull, p: Latents, m: Latents, v: Latents, adam: Adam, unit_rows: bool, rounded: Rounded | None
+        self,
+        pull: SparseBackward,
+        p: Latents,
+        m: Latents,
+        v: Latents,
+        adam: Adam,
+        unit_rows: bool,
+        rounded: Rounded | None,
     ) -> None:
         n_latents, d_in = p.W_dec.shape
         meta = row_of(d_in) | numbers_of(adam, unit_rows)
-        state = *p, *m, *v, *bits_of(rounded)
-        launch(update, (n_latents,), *self._arguments(pull), *state, *sizes_of(pull), CHUNK=CHUNK, **meta)
+        state = *p, *m, *v, *_bits_of(rounded)
+        launch(_update, (n_latents,), *self._arguments(pull), *state, *sizes_of(pull), CHUNK=CHUNK, **meta)
 
-    def _arguments(self, pull: Pull) -> tuple[Any, ...]:
-        """What `gradient_of` takes; the chunks of long lists are summed."""
+    def _arguments(self, pull: SparseBackward) -> tuple[Any, ...]:
+        """What `_gradient_of` takes; the chunks of long lists are summed."""
         d_in, n_latents = pull.x.shape[1], len(pull.by.start) - 1
         # Programs for as many chunks as there can be; how many there are the host need not know.
         most = len(pull.z) // CHUNK
@@ -241,7 +248,7 @@ class Triton(Kernels):
         return *pairs, *chunks, pull.centre, pull.W_dec, pull.along, float(pull.scale)
 
 
-def sizes_of(pull: Pull) -> tuple[int, int, int]:
+def sizes_of(pull: SparseBackward) -> tuple[int, int, int]:
     """The latents of a member, the batch and the width."""
     batch, d_in = pull.x.shape
     return len(pull.W_dec) // len(pull.centre), batch, d_in
@@ -254,7 +261,7 @@ def numbers_of(adam: Adam, unit_rows: bool) -> dict[str, Any]:
     return {**dict(zip(names, values, strict=True)), "HELD": isinstance(adam.step_size, Tensor), "UNIT": unit_rows}
 
 
-def bits_of(rounded: Rounded | None) -> tuple[Tensor | None, ...]:
+def _bits_of(rounded: Rounded | None) -> tuple[Tensor | None, ...]:
     return (None, None, None) if rounded is None else (rounded.W_enc.view(torch.int16), rounded.norm, rounded.error)
 
 
@@ -284,7 +291,7 @@ def bound_of(x: Tensor, short: Tensor, rounded: Rounded) -> Bound:
     return Bound(by_norm, torch.linalg.vector_norm(short.float(), dim=-1), rounded.norm, rounded.error)
 
 
-class Search(ABC):
+class _Search(ABC):
     """Sets the bits of what is active, or with a bound of what may be, in blocks of rows of some members."""
 
     def __init__(self, x: Tensor, W: Tensor, offset: Tensor, n_members: int, bound: Bound | None, entries: int) -> None:
@@ -305,7 +312,7 @@ class Search(ABC):
         return len(words) // rows, rows
 
 
-class Stored(Search):
+class _Stored(_Search):
     """Searches torch's product, of whatever precision, for what is positive or for the `k` largest of a row."""
 
     def __init__(self, x: Tensor, W: Tensor, offset: Tensor, n_members: int, k: int | None) -> None:
@@ -320,7 +327,7 @@ class Stored(Search):
             torch.mm(self.x[row : row + rows], W[member + i].T, out=pre[i * rows : (i + 1) * rows])
         offset, sizes = self.offset[member * n_latents :], (rows, n_latents, words.shape[1])
         if self.k is None:
-            launch(find, (len(words), triton.cdiv(n_latents, FIND)), pre, offset, words, *sizes, BLOCK=FIND)
+            launch(_find, (len(words), triton.cdiv(n_latents, FIND)), pre, offset, words, *sizes, BLOCK=FIND)
         else:
             width = max(32, triton.next_power_of_2(n_latents))
             meta = {"BLOCK": width, "num_warps": min(16, max(1, width // 1024))}
@@ -328,11 +335,11 @@ class Stored(Search):
         return pre
 
 
-class Fused(Search):
+class Fused(_Search):
     """Searches the product of rounded vectors tile by tile, while it is in registers."""
 
     def __init__(self, x: Tensor, W: Tensor, offset: Tensor, n_members: int, bound: Bound | None) -> None:
-        super().__init__(x, W, offset, n_members, bound, AT_ONCE)
+        super().__init__(x, W, offset, n_members, bound, _AT_ONCE)
         self.tile = Tile.on(x.device)
         # Only what is active is stored; the rest of this is room that is never touched.
         self.pre = x.new_empty(self.members * self.rows, self.n_latents) if bound is None else None
@@ -348,7 +355,7 @@ class Fused(Search):
         sizes = rows, self.n_latents, d_in, words.shape[1]
         shape = {"ROWS": tile.rows, "LATENTS": tile.latents, "INNER": tile.inner, "EVEN": d_in % tile.inner == 0}
         meta = {**shape, "SCREEN": self.bound is not None, "WIDEN": INTERPRETED}
-        launch(find_rounded, (tiles, members), *tensors, *sizes, **meta, num_warps=tile.warps, num_stages=tile.stages)
+        launch(_find_rounded, (tiles, members), *tensors, *sizes, **meta, num_warps=tile.warps, num_stages=tile.stages)
         return self.pre
 
 
@@ -371,7 +378,7 @@ def packed(active):
 
 
 @kernel
-def find(pre, offset, words, rows, n_latents, n_words, BLOCK: tl.constexpr):
+def _find(pre, offset, words, rows, n_latents, n_words, BLOCK: tl.constexpr):
     """Sets the bits of the entries of ``pre + offset`` that lie above zero.
 
     `pre` has so many rows a member, one member below the other; so have the words, here and in other kernels.
@@ -408,7 +415,7 @@ def find_largest(pre, offset, words, k, rows, n_latents, n_words, BLOCK: tl.cons
 
 
 @kernel
-def find_rounded(
+def _find_rounded(
     x, W, offset, by_norm, by_error, norm, error, words, value, rows, n_latents, d_in, n_words,
     ROWS: tl.constexpr, LATENTS: tl.constexpr, INNER: tl.constexpr, EVEN: tl.constexpr,
     SCREEN: tl.constexpr, WIDEN: tl.constexpr,
@@ -541,7 +548,7 @@ def pack(start, latent, value, to_start, to_latent, to_value, BLOCK: tl.constexp
 
 
 @kernel
-def decode(start, latent, value, W_dec, b_dec, x, residual, grad, batch, d_in, D: tl.constexpr, P: tl.constexpr):
+def _decode(start, latent, value, W_dec, b_dec, x, residual, grad, batch, d_in, D: tl.constexpr, P: tl.constexpr):
     """``r = z W_dec + b_dec - x`` of a row, and ``r . W_dec[latent]`` of its pairs, while those rows are cached."""
     b = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, D)
@@ -614,7 +621,7 @@ def sum_chunk(
 
 
 @kernel
-def gradient_of(
+def _gradient_of(
     j, start, row, pair, z, g, residual, x, chunk_start, chunks, b_dec, W_dec, along, scale, n_latents, batch, d_in,
     CHUNK: tl.constexpr, D: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
@@ -638,12 +645,12 @@ def gradient_of(
 
 
 @kernel
-def gradients(
+def _gradients(
     start, row, pair, z, g, residual, x, chunk_start, chunks, b_dec, W_dec, along, scale,
     to_enc, to_dec, to_bias, n_latents, batch, d_in, CHUNK: tl.constexpr, D: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     j = tl.program_id(0).to(tl.int64)
-    dec, enc, bias = gradient_of(
+    dec, enc, bias = _gradient_of(
         j, start, row, pair, z, g, residual, x, chunk_start, chunks, b_dec, W_dec, along, scale,
         n_latents, batch, d_in, CHUNK, D, P,
     )  # fmt: skip
@@ -664,7 +671,7 @@ def moved(w, m, v, where, inside, gradient, step_size, root, beta1, new1, beta2,
 
 
 @kernel
-def descend_one(
+def _descend_one(
     j, dec, enc, bias, W_enc, W_dec, b_enc, m_enc, m_dec, m_bias, v_enc, v_dec, v_bias, short, norm, error,
     step_size, root, beta1, new1, beta2, new2, eps, d_in, HELD: tl.constexpr, UNIT: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -700,7 +707,7 @@ def descend_one(
 
 
 @kernel
-def descend(
+def _descend(
     to_enc, to_dec, to_bias, W_enc, W_dec, b_enc, m_enc, m_dec, m_bias, v_enc, v_dec, v_bias, short, norm, error, d_in,
     step_size, root, beta1, new1, beta2, new2, eps, HELD: tl.constexpr, UNIT: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -708,14 +715,14 @@ def descend(
     at = tl.arange(0, D)
     dec = tl.load(to_dec + j * d_in + at, mask=at < d_in, other=0.0)
     enc = tl.load(to_enc + j * d_in + at, mask=at < d_in, other=0.0)
-    descend_one(
+    _descend_one(
         j, dec, enc, tl.load(to_bias + j), W_enc, W_dec, b_enc, m_enc, m_dec, m_bias, v_enc, v_dec, v_bias,
         short, norm, error, step_size, root, beta1, new1, beta2, new2, eps, d_in, HELD, UNIT, D,
     )  # fmt: skip
 
 
 @kernel
-def update(
+def _update(
     start, row, pair, z, g, residual, x, chunk_start, chunks, b_dec, old_dec, along, scale,
     W_enc, W_dec, b_enc, m_enc, m_dec, m_bias, v_enc, v_dec, v_bias, short, norm, error, n_latents, batch, d_in,
     step_size, root, beta1, new1, beta2, new2, eps,
@@ -723,11 +730,11 @@ def update(
 ):  # fmt: skip
     """Gradient and step of a latent; no other program reads or writes its rows."""
     j = tl.program_id(0).to(tl.int64)
-    dec, enc, bias = gradient_of(
+    dec, enc, bias = _gradient_of(
         j, start, row, pair, z, g, residual, x, chunk_start, chunks, b_dec, old_dec, along, scale,
         n_latents, batch, d_in, CHUNK, D, P,
     )  # fmt: skip
-    descend_one(
+    _descend_one(
         j, dec, enc, bias, W_enc, W_dec, b_enc, m_enc, m_dec, m_bias, v_enc, v_dec, v_bias,
         short, norm, error, step_size, root, beta1, new1, beta2, new2, eps, d_in, HELD, UNIT, D,
     )  # fmt: skip

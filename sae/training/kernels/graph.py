@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-Result = TypeVar("Result")
-PLAIN = 3
+_Result = TypeVar("_Result")
+_PLAIN = 3
 """Calls that run as they are, in which kernels are compiled and libraries make their choices."""
 
 
-class Replay(Generic[Result]):
+class Replay(Generic[_Result]):
     """A function of tensors of fixed shapes and of numbers, on a GPU.
 
     The function gets its arguments in memory that stays where it is, numbers as tensors without dimensions. It
@@ -24,15 +24,15 @@ class Replay(Generic[Result]):
     to call is an argument. Its result is overwritten by the next call.
     """
 
-    def __init__(self, function: Callable[..., Result]) -> None:
+    def __init__(self, function: Callable[..., _Result]) -> None:
         self._function = function
         self._held: list[Tensor] = []
         self._plain = 0
-        self._captured: tuple[torch.cuda.CUDAGraph, Result] | None = None
+        self._captured: tuple[torch.cuda.CUDAGraph, _Result] | None = None
 
-    def __call__(self, *arguments: Tensor | float) -> Result:
+    def __call__(self, *arguments: Tensor | float) -> _Result:
         self._hold(arguments)
-        if self._captured is None and self._plain < PLAIN:
+        if self._captured is None and self._plain < _PLAIN:
             self._plain += 1
             return self._function(*self._held)
         # To capture is not to run: what was captured just now is replayed like all later.
@@ -53,7 +53,7 @@ class Replay(Generic[Result]):
             else:
                 raise ValueError(f"captured for {tuple(held.shape)}, called with {tuple(value.shape)}")
 
-    def _capture(self) -> tuple[torch.cuda.CUDAGraph, Result]:
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, _Result]:
         graph, device = torch.cuda.CUDAGraph(), torch.cuda.device_of(self._held[0])
         # Threads that fetch rows meanwhile may allocate.
         with device, torch.cuda.graph(graph, capture_error_mode="thread_local"):

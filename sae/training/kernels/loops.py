@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from sae.numerics import numba_jit as jit
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
 
 # Sums may be reordered and fused to fill vector registers; NaN and infinities keep their meaning.
 FAST = {"contract", "reassoc", "nsz"}
-PARTS = 8
+_PARTS = 8
 """Pieces into which the counting sort cuts the rows."""
 
 
-inlined = partial(jit.inlined, fastmath=FAST)
-threaded = partial(jit.threaded, fastmath=FAST)
+_inlined = partial(jit.inlined, fastmath=FAST)
+_threaded = partial(jit.threaded, fastmath=FAST)
 
 
 @intrinsic
-def bits_of(typing: Any, value: Any) -> Any:
+def _bits_of(typing: Any, value: Any) -> Any:
     """The bits of a float32."""
     return types.uint32(types.float32), lambda ctx, b, sig, args: b.bitcast(args[0], ctx.get_value_type(types.uint32))
 
@@ -57,7 +57,7 @@ def count_ones(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@inlined
+@_inlined
 def lowest(word: int) -> int:
     """The place of the lowest bit that is set."""
     return count_ones((word & (~word + np.uint64(1))) - np.uint64(1))
@@ -65,8 +65,10 @@ def lowest(word: int) -> int:
 
 # Slices of 64 are taken first, because an index that is a sum must be checked for being negative, and a loop
 # with such checks does not fill vector registers: it takes nine times as long.
-@threaded
-def find(pre: Array, offset: Array, per: int, floor: Array, latent: Array, value: Array, count: Array) -> None:
+@_threaded
+def find_active(
+    pre: _Array, offset: _Array, per: int, floor: _Array, latent: _Array, value: _Array, count: _Array
+) -> None:
     """The entries of ``pre + offset`` above each row's `floor`, `per` rows to a member."""
     rows, n_latents = pre.shape
     whole = n_latents - n_latents % 64
@@ -89,20 +91,20 @@ def find(pre: Array, offset: Array, per: int, floor: Array, latent: Array, value
         count[b] = n
 
 
-@threaded
+@_threaded
 def find_rounded(
-    words: Array,
-    offset: Array,
+    words: _Array,
+    offset: _Array,
     per: int,
-    floor: Array,
-    by_norm: Array,
-    by_error: Array,
-    norm: Array,
-    error: Array,
+    floor: _Array,
+    by_norm: _Array,
+    by_error: _Array,
+    norm: _Array,
+    error: _Array,
     share: float,
-    latent: Array,
-    value: Array,
-    count: Array,
+    latent: _Array,
+    value: _Array,
+    count: _Array,
 ) -> None:
     """The entries of ``pre + offset`` that may lie above the row's `floor`; `pre` is bfloat16, its error is bounded by
     ``by_norm norm + by_error error + share |pre|``."""
@@ -132,8 +134,8 @@ def find_rounded(
         count[b] = n
 
 
-@inlined
-def four_products(v: Array, w0: Array, w1: Array, w2: Array, w3: Array) -> tuple[float, float, float, float]:
+@_inlined
+def four_products(v: _Array, w0: _Array, w1: _Array, w2: _Array, w3: _Array) -> tuple[float, float, float, float]:
     s0 = s1 = s2 = s3 = v.dtype.type(0)
     for i in range(v.shape[0]):
         s0 += v[i] * w0[i]
@@ -143,8 +145,8 @@ def four_products(v: Array, w0: Array, w1: Array, w2: Array, w3: Array) -> tuple
     return s0, s1, s2, s3
 
 
-@inlined
-def products(v: Array, rows: Array, index: Array, out: Array) -> None:
+@_inlined
+def products(v: _Array, rows: _Array, index: _Array, out: _Array) -> None:
     """``out[p] = v . rows[index[p]]``. The last few are done four at a time too, so that a product is the same
     sequence of sums wherever it stands."""
     n = index.shape[0]
@@ -154,8 +156,10 @@ def products(v: Array, rows: Array, index: Array, out: Array) -> None:
         out[c], out[b], out[a], out[p] = s3, s2, s1, s0
 
 
-@threaded
-def exactly(x: Array, W_enc: Array, offset: Array, floor: Array, latent: Array, value: Array, count: Array) -> None:
+@_threaded
+def exactly(
+    x: _Array, W_enc: _Array, offset: _Array, floor: _Array, latent: _Array, value: _Array, count: _Array
+) -> None:
     """Computes the candidates in full and keeps those above the row's `floor`."""
     per = x.shape[0]
     for b in prange(count.shape[0]):
@@ -170,8 +174,8 @@ def exactly(x: Array, W_enc: Array, offset: Array, floor: Array, latent: Array, 
         count[b] = n
 
 
-@threaded
-def keep_largest(latent: Array, value: Array, count: Array, k: int, least: Array) -> None:
+@_threaded
+def keep_largest(latent: _Array, value: _Array, count: _Array, k: int, least: _Array) -> None:
     """The `k` largest of each row, in place and in their order, equal ones from the left; `least` is the smallest
     that is kept, zero where there are fewer than `k`."""
     for b in prange(count.shape[0]):
@@ -192,16 +196,16 @@ def keep_largest(latent: Array, value: Array, count: Array, k: int, least: Array
             count[b] = n
 
 
-@threaded
+@_threaded
 def collect(
-    latent: Array,
-    value: Array,
-    start: Array,
+    latent: _Array,
+    value: _Array,
+    start: _Array,
     first: int,
     n_latents: int,
     per: int,
-    to_latent: Array,
-    to_value: Array,
+    to_latent: _Array,
+    to_value: _Array,
 ) -> None:
     """What was found in a block, packed; latents are numbered through from `first`."""
     for b in prange(latent.shape[0]):
@@ -211,8 +215,8 @@ def collect(
             to_value[start[b] + p] = value[b, p]
 
 
-@inlined
-def add_rows(out: Array, weight: Array, rows: Array, index: Array, first: int) -> None:
+@_inlined
+def add_rows(out: _Array, weight: _Array, rows: _Array, index: _Array, first: int) -> None:
     """``out += sum_p weight[p] rows[index[p] - first]``, four at a time."""
     n = index.shape[0]
     whole = n - n % 4
@@ -228,9 +232,16 @@ def add_rows(out: Array, weight: Array, rows: Array, index: Array, first: int) -
             out[i] += a * r[i]
 
 
-@threaded
+@_threaded
 def decode(
-    start: Array, latent: Array, value: Array, W_dec: Array, b_dec: Array, x: Array, residual: Array, grad: Array
+    start: _Array,
+    latent: _Array,
+    value: _Array,
+    W_dec: _Array,
+    b_dec: _Array,
+    x: _Array,
+    residual: _Array,
+    grad: _Array,
 ) -> None:
     per = x.shape[0]
     for b in prange(residual.shape[0]):
@@ -242,24 +253,24 @@ def decode(
         products(r, W_dec, latent[pairs], grad[pairs])
 
 
-@threaded
-def transpose(start: Array, latent: Array, by_start: Array, by_row: Array, by_pair: Array) -> None:
+@_threaded
+def transpose(start: _Array, latent: _Array, by_start: _Array, by_row: _Array, by_pair: _Array) -> None:
     """A counting sort by latent, stable, the rows in parts that are counted and placed side by side."""
     rows, n_latents = start.shape[0] - 1, by_start.shape[0] - 1
-    place = np.zeros((PARTS, n_latents), np.int64)
-    for part in prange(PARTS):
-        for p in range(start[rows * part // PARTS], start[rows * (part + 1) // PARTS]):
+    place = np.zeros((_PARTS, n_latents), np.int64)
+    for part in prange(_PARTS):
+        for p in range(start[rows * part // _PARTS], start[rows * (part + 1) // _PARTS]):
             place[part, latent[p]] += 1
     total = 0
     for j in range(n_latents):
         by_start[j] = total
-        for part in range(PARTS):
+        for part in range(_PARTS):
             here = place[part, j]
             place[part, j] = total
             total += here
     by_start[n_latents] = total
-    for part in prange(PARTS):
-        for b in range(rows * part // PARTS, rows * (part + 1) // PARTS):
+    for part in prange(_PARTS):
+        for b in range(rows * part // _PARTS, rows * (part + 1) // _PARTS):
             for p in range(start[b], start[b + 1]):
                 q = place[part, latent[p]]
                 place[part, latent[p]] = q + 1
@@ -267,8 +278,8 @@ def transpose(start: Array, latent: Array, by_start: Array, by_row: Array, by_pa
                 by_pair[q] = p
 
 
-@threaded
-def sums(by_start: Array, pair: Array, values: Array, total: Array) -> None:
+@_threaded
+def sums(by_start: _Array, pair: _Array, values: _Array, total: _Array) -> None:
     for j in prange(total.shape[0]):
         s = values.dtype.type(0)
         for q in range(by_start[j], by_start[j + 1]):
@@ -276,22 +287,22 @@ def sums(by_start: Array, pair: Array, values: Array, total: Array) -> None:
         total[j] = s
 
 
-@inlined
-def gradient_of(
+@_inlined
+def _gradient_of(
     j: int,
-    by_start: Array,
-    row: Array,
-    pair: Array,
-    z: Array,
-    g: Array,
-    residual: Array,
-    x: Array,
-    b_dec: Array,
-    W_dec: Array,
-    along: Array,
+    by_start: _Array,
+    row: _Array,
+    pair: _Array,
+    z: _Array,
+    g: _Array,
+    residual: _Array,
+    x: _Array,
+    b_dec: _Array,
+    W_dec: _Array,
+    along: _Array,
     scale: float,
-    to_enc: Array,
-    to_dec: Array,
+    to_enc: _Array,
+    to_dec: _Array,
 ) -> float:
     """The gradient of latent j's rows, and that of its bias."""
     member = j * b_dec.shape[0] // W_dec.shape[0]
@@ -315,31 +326,31 @@ def gradient_of(
     return scale * g_sum
 
 
-@threaded
+@_threaded
 def gradients(
-    by_start: Array,
-    row: Array,
-    pair: Array,
-    z: Array,
-    g: Array,
-    residual: Array,
-    x: Array,
-    b_dec: Array,
-    W_dec: Array,
-    along: Array,
+    by_start: _Array,
+    row: _Array,
+    pair: _Array,
+    z: _Array,
+    g: _Array,
+    residual: _Array,
+    x: _Array,
+    b_dec: _Array,
+    W_dec: _Array,
+    along: _Array,
     scale: float,
-    to_enc: Array,
-    to_dec: Array,
-    to_bias: Array,
+    to_enc: _Array,
+    to_dec: _Array,
+    to_bias: _Array,
 ) -> None:
     for j in prange(to_bias.shape[0]):
-        to_bias[j] = gradient_of(
+        to_bias[j] = _gradient_of(
             j, by_start, row, pair, z, g, residual, x, b_dec, W_dec, along, scale, to_enc[j], to_dec[j]
         )
 
 
-@inlined
-def adam_row(p: Array, m: Array, v: Array, gradient: Array, hyper: tuple[float, ...]) -> None:
+@_inlined
+def adam_row(p: _Array, m: _Array, v: _Array, gradient: _Array, hyper: tuple[float, ...]) -> None:
     step_size, root, beta1, new1, beta2, new2, eps = hyper
     for i in range(p.shape[0]):
         m[i] = beta1 * m[i] + new1 * gradient[i]
@@ -347,26 +358,26 @@ def adam_row(p: Array, m: Array, v: Array, gradient: Array, hyper: tuple[float, 
         p[i] -= step_size * m[i] / (np.sqrt(v[i]) * root + eps)
 
 
-@inlined
-def descend_one(
+@_inlined
+def _descend_one(
     j: int,
-    W_enc: Array,
-    W_dec: Array,
-    b_enc: Array,
-    m_enc: Array,
-    m_dec: Array,
-    m_bias: Array,
-    v_enc: Array,
-    v_dec: Array,
-    v_bias: Array,
-    to_enc: Array,
-    to_dec: Array,
-    to_bias: Array,
+    W_enc: _Array,
+    W_dec: _Array,
+    b_enc: _Array,
+    m_enc: _Array,
+    m_dec: _Array,
+    m_bias: _Array,
+    v_enc: _Array,
+    v_dec: _Array,
+    v_bias: _Array,
+    to_enc: _Array,
+    to_dec: _Array,
+    to_bias: _Array,
     hyper: tuple[float, ...],
     unit_rows: bool,
-    short: Array,
-    norm: Array,
-    error: Array,
+    short: _Array,
+    norm: _Array,
+    error: _Array,
 ) -> None:
     """One step of Adam for latent j, whose gradients are ``to_enc``, ``to_dec`` and the one entry of ``to_bias``."""
     w = W_dec[j]
@@ -390,12 +401,12 @@ def descend_one(
         norm[j], error[j] = rounded_row(W_enc[j], short[j])
 
 
-@inlined
-def rounded_row(w: Array, short: Array) -> tuple[float, float]:
+@_inlined
+def rounded_row(w: _Array, short: _Array) -> tuple[float, float]:
     """Rounds a row to bfloat16, to the nearest and halves to even; the norms of the row and of the error."""
     norm = error = np.float32(0)
     for i in range(w.shape[0]):
-        bits = bits_of(np.float32(w[i]))
+        bits = _bits_of(np.float32(w[i]))
         bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         short[i] = bits
         difference = np.float32(w[i]) - widened(np.uint16(bits))
@@ -404,28 +415,28 @@ def rounded_row(w: Array, short: Array) -> tuple[float, float]:
     return np.sqrt(norm), np.sqrt(error)
 
 
-@threaded
+@_threaded
 def descend(
-    W_enc: Array,
-    W_dec: Array,
-    b_enc: Array,
-    m_enc: Array,
-    m_dec: Array,
-    m_bias: Array,
-    v_enc: Array,
-    v_dec: Array,
-    v_bias: Array,
-    to_enc: Array,
-    to_dec: Array,
-    to_bias: Array,
+    W_enc: _Array,
+    W_dec: _Array,
+    b_enc: _Array,
+    m_enc: _Array,
+    m_dec: _Array,
+    m_bias: _Array,
+    v_enc: _Array,
+    v_dec: _Array,
+    v_bias: _Array,
+    to_enc: _Array,
+    to_dec: _Array,
+    to_bias: _Array,
     hyper: tuple[float, ...],
     unit_rows: bool,
-    short: Array,
-    norm: Array,
-    error: Array,
+    short: _Array,
+    norm: _Array,
+    error: _Array,
 ) -> None:
     for j in prange(b_enc.shape[0]):
-        descend_one(
+        _descend_one(
             j,
             W_enc,
             W_dec,
@@ -447,42 +458,42 @@ def descend(
         )
 
 
-@threaded
+@_threaded
 def update(
-    by_start: Array,
-    row: Array,
-    pair: Array,
-    z: Array,
-    g: Array,
-    residual: Array,
-    x: Array,
-    b_dec: Array,
-    old_dec: Array,
-    along: Array,
+    by_start: _Array,
+    row: _Array,
+    pair: _Array,
+    z: _Array,
+    g: _Array,
+    residual: _Array,
+    x: _Array,
+    b_dec: _Array,
+    old_dec: _Array,
+    along: _Array,
     scale: float,
-    W_enc: Array,
-    W_dec: Array,
-    b_enc: Array,
-    m_enc: Array,
-    m_dec: Array,
-    m_bias: Array,
-    v_enc: Array,
-    v_dec: Array,
-    v_bias: Array,
+    W_enc: _Array,
+    W_dec: _Array,
+    b_enc: _Array,
+    m_enc: _Array,
+    m_dec: _Array,
+    m_bias: _Array,
+    v_enc: _Array,
+    v_dec: _Array,
+    v_bias: _Array,
     hyper: tuple[float, ...],
     unit_rows: bool,
-    short: Array,
-    norm: Array,
-    error: Array,
+    short: _Array,
+    norm: _Array,
+    error: _Array,
 ) -> None:
     n_latents, d_in = W_dec.shape
     for j in prange(n_latents):
         to_enc, to_dec = np.empty(d_in, W_dec.dtype), np.empty(d_in, W_dec.dtype)
         to_bias = np.empty(1, W_dec.dtype)
-        to_bias[0] = gradient_of(
+        to_bias[0] = _gradient_of(
             j, by_start, row, pair, z, g, residual, x, b_dec, old_dec, along, scale, to_enc, to_dec
         )
-        descend_one(
+        _descend_one(
             j,
             W_enc,
             W_dec,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae.architecture import Largest, Selection
 from sae.numerics.thresholding import largest
-from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Pull, Rounded
+from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Rounded, SparseBackward
 
 
 def select_(pre: Float[Tensor, "*rows n_latents"], selection: Selection) -> Tensor:
@@ -63,7 +63,7 @@ class Reference(Kernels):
     def sums(self, by: ByLatent, values: Tensor) -> Tensor:
         return _segment_sums(by, values[by.pair.long()])
 
-    def gradients(self, pull: Pull, into: Latents) -> None:
+    def gradients(self, pull: SparseBackward, into: Latents) -> None:
         pair, row = pull.by.pair.long(), pull.by.row.long()
         latent = _segments(pull.by)
         z, g = pull.z[pair], pull.g[pair]
@@ -101,7 +101,14 @@ class Reference(Kernels):
             rounded.refresh_(p.W_enc)
 
     def update(
-        self, pull: Pull, p: Latents, m: Latents, v: Latents, adam: Adam, unit_rows: bool, rounded: Rounded | None
+        self,
+        pull: SparseBackward,
+        p: Latents,
+        m: Latents,
+        v: Latents,
+        adam: Adam,
+        unit_rows: bool,
+        rounded: Rounded | None,
     ) -> None:
         gradient = Latents(*(torch.empty_like(part) for part in p))
         self.gradients(pull, gradient)

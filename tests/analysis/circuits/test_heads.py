@@ -7,26 +7,26 @@ import torch
 
 from sae.analysis.circuits.heads import (
     ablations,
-    alignment,
     by_circuit,
     circularity,
     contributions,
     effective_heads,
     logits_with,
+    point_correlation,
     projections,
 )
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
 from sae.toys.attention.addition import Addition
-from sae.toys.attention.network import Network, NetworkConfig, bridged
+from sae.toys.attention.network import AttentionModelConfig, Network, bridged
 from sae.toys.attention.repeats import Repeats
-from sae.toys.attention.task import Task
+from sae.toys.attention.task import TokenTask
 
-ONE = Addition(n_digits=2, n_train=300, n_test=100), NetworkConfig(n_heads=5, d_head=2, d_model=12)
-TWO = Repeats(), NetworkConfig(n_layers=2, n_heads=3, d_head=4, d_model=12)
+ONE = Addition(n_digits=2, n_train=300, n_test=100), AttentionModelConfig(n_heads=5, d_head=2, d_model=12)
+TWO = Repeats(), AttentionModelConfig(n_layers=2, n_heads=3, d_head=4, d_model=12)
 
 
-def build(case: tuple[Task, NetworkConfig]) -> tuple[Network, TokenRows]:
+def build(case: tuple[TokenTask, AttentionModelConfig]) -> tuple[Network, TokenRows]:
     task, config = case
     network = Network(config, task, generator("test", 0))
     for name in ("b_V", "b_O", "b_U"):
@@ -43,7 +43,7 @@ def without(network: Network, head: int, layer: int) -> Network:
 
 
 @pytest.mark.parametrize(("case", "layer"), [(ONE, 0), (TWO, 0), (TWO, 1)])
-def test_an_ablated_head_is_one_that_writes_nothing_anywhere(case: tuple[Task, NetworkConfig], layer: int):
+def test_an_ablated_head_is_one_that_writes_nothing_anywhere(case: tuple[TokenTask, AttentionModelConfig], layer: int):
     network, rows = build(case)
     model = bridged(network, "toy", "cpu")
     kept = torch.ones(network.W_Q.shape[1], dtype=torch.bool)
@@ -113,9 +113,9 @@ def test_alignment_is_one_up_to_scale_and_shift_and_minus_one_for_mirror_images(
     points = torch.randn(1, 4, 2, generator=generator("points"))
     pairs = torch.cat([points, 3 * points + 1, -points], dim=1)
     first = torch.arange(4)
-    assert float(alignment(pairs, first, first + 4)) == pytest.approx(1)
-    assert float(alignment(pairs, first, first + 8)) == pytest.approx(-1)
-    assert abs(float(alignment(pairs, first, (first + 1) % 4 + 4))) < 0.99
+    assert float(point_correlation(pairs, first, first + 4)) == pytest.approx(1)
+    assert float(point_correlation(pairs, first, first + 8)) == pytest.approx(-1)
+    assert abs(float(point_correlation(pairs, first, (first + 1) % 4 + 4))) < 0.99
 
 
 def test_digits_on_a_circle_are_told_from_those_on_a_line():

@@ -13,7 +13,7 @@ from sae.analysis.circuits.outcomes import Effects, Events, effects, frequent, s
 from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
-from sae.toys.attention.network import Network, NetworkConfig, bridged
+from sae.toys.attention.network import AttentionModelConfig, Network, bridged
 from sae.toys.attention.skip_trigram import SkipTrigram
 
 TASK = SkipTrigram(k=2, length=12)
@@ -28,7 +28,7 @@ def text(n: int = 200) -> TokenRows:
 
 def two_heads() -> Model:
     """Head h looks from B_h at A, and writes C_h where it found it."""
-    network = Network(NetworkConfig(n_heads=2, d_head=2, embedding="one_hot"), TASK, generator("two"))
+    network = Network(AttentionModelConfig(n_heads=2, d_head=2, embedding="one_hot"), TASK, generator("two"))
     for p in (network.W_Q, network.W_K, network.W_V, network.W_O):
         p.data.zero_()
     for h in (0, 1):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sae.analysis.circuits.positional import Subspace, components, inside, subspace, writes
-from sae.analysis.geometry.moments import Moments, directions_of, matched
+from sae.analysis.geometry.moments import Moments, directions_of, matched_gaussian
 from sae.numerics.seeds import generator
 from sae.toys.features.directions import rotation
 
@@ -114,5 +114,5 @@ def test_a_turned_stream_has_the_same_answers(found: tuple[Moments, Moments]):
 
 def test_random_rows_have_the_covariance_they_are_matched_to(found: tuple[Moments, Moments]):
     covariance = found[0].covariance()
-    [rows] = matched(covariance, 50_000, seed=0, draws=1)
+    [rows] = matched_gaussian(covariance, 50_000, seed=0, draws=1)
     torch.testing.assert_close(torch.cov(rows.T), covariance, rtol=0.1, atol=0.2)

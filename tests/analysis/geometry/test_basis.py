@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sae.analysis.geometry.basis import alignment, kurtosis, max_share
+from sae.analysis.geometry.basis import basis_alignment, kurtosis, max_share
 from sae.analysis.geometry.geometry import expected_nearest, nearest_cosine
 from sae.toys.base import random_directions
 from sae.toys.features.directions import rotation
@@ -40,18 +40,18 @@ def test_max_share_by_hand():
 
 def test_axes_are_told_from_any_other_basis():
     axes = torch.eye(20).repeat(2, 1) + 0.05 * torch.randn(40, 20, generator=draw())
-    on, off = alignment(axes), alignment(axes @ rotation(20, draw(9)))
+    on, off = basis_alignment(axes), basis_alignment(axes @ rotation(20, draw(9)))
     assert on.is_aligned and on.value > 0.9 and on.rotated < 0.4
     assert not off.is_aligned and off.rotated == pytest.approx(on.rotated, abs=0.05)
     assert on.low < on.rotated < on.high
     with pytest.raises(ValueError, match="no other basis"):
-        alignment(torch.ones(3, 1))
+        basis_alignment(torch.ones(3, 1))
 
 
 def test_a_residual_with_a_basis_of_its_own_by_kurtosis():
     sparse = torch.rand(20_000, 8, generator=draw()) * (torch.rand(20_000, 8, generator=draw(1)) < 0.05)
-    assert alignment(sparse, kurtosis, rotations=20).is_aligned
-    assert not alignment(sparse @ rotation(8, draw(2)), kurtosis, rotations=20).is_aligned
+    assert basis_alignment(sparse, kurtosis, rotations=20).is_aligned
+    assert not basis_alignment(sparse @ rotation(8, draw(2)), kurtosis, rotations=20).is_aligned
 
 
 def test_random_unit_vectors_are_as_nearly_orthogonal_as_expected():

@@ -43,5 +43,5 @@ def test_random_directions_agree_no_more_than_chance() -> None:
 
 def test_one_dictionary_alone_and_too_many_latents_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.isnan(pairwise_mcc([torch.eye(3)]))
-    monkeypatch.setattr(consistency, "LARGEST", 2)
+    monkeypatch.setattr(consistency, "_LARGEST", 2)
     assert math.isnan(pairwise_mcc([torch.eye(3), torch.eye(3)]))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae.analysis.geometry.order import adjacent, ordered, seriation
+from sae.analysis.geometry.order import adjacent, order_with_controls, seriation
 from sae.toys.features.directions import rotation
 
 
@@ -31,7 +31,7 @@ def test_rows_round_a_half_circle_are_put_in_their_order(way: str):
 @pytest.mark.parametrize("way", ["leaves", "chain"])
 def test_clusters_end_up_side_by_side_beyond_both_controls(way: str):
     rows = clusters(12, 8, 40)
-    found = ordered(rows, way=way, shuffles=5, randoms=6)  # pyright: ignore
+    found = order_with_controls(rows, way=way, shuffles=5, randoms=6)  # pyright: ignore
     assert found.adjacent > 0.8 and found.is_structured
     assert found.shuffled.mean < found.random.low < found.random.high < found.adjacent
     assert found.shuffled.n == 5 and found.random.n == 6
@@ -39,7 +39,7 @@ def test_clusters_end_up_side_by_side_beyond_both_controls(way: str):
 
 def test_noise_is_no_structure_however_well_it_is_ordered():
     noise = torch.randn(200, 30, generator=torch.Generator().manual_seed(7))
-    found = ordered(noise, randoms=6)
+    found = order_with_controls(noise, randoms=6)
     assert found.adjacent > found.shuffled.high, "an order can always be found"
     assert found.adjacent == pytest.approx(found.random.mean, rel=0.1) and found.way == "leaves"
     assert found.shuffled.mean == pytest.approx(1 / 30, rel=0.2)
@@ -61,12 +61,12 @@ def test_the_mean_of_neighbours_by_hand():
     rows = torch.tensor([[1.0, 0], [0, 2], [3, 3], [0, 0]])
     assert adjacent(rows, torch.tensor([0, 2, 1, 3])) == pytest.approx((0.5 + 0.5 + 0) / 3)
     with pytest.raises(ValueError, match="fewer than three have a length"):
-        ordered(rows[[0, 1, 3]])
+        order_with_controls(rows[[0, 1, 3]])
 
 
 @pytest.mark.slow
 def test_four_thousand_rows_are_ordered():
     """Neurons of a small language model: 4096 rows of 256."""
     rows = clusters(512, 8, 256, noise=0.7)
-    found = ordered(rows, shuffles=5, randoms=2)
+    found = order_with_controls(rows, shuffles=5, randoms=2)
     assert found.way == "chain" and found.is_structured and found.adjacent > 5 * found.random.mean

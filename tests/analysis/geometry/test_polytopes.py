@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae.analysis.geometry.polytopes import described, groups, merged, n_represented
+from sae.analysis.geometry.polytopes import described, groups, merge_parallel, n_represented
 from sae.toys.features.directions import CORNERS, rotation
 
 BIPYRAMID = torch.block_diag(CORNERS["triangle"], CORNERS["digon"])
@@ -58,7 +58,7 @@ def test_what_is_no_polytope_is_called_a_group():
 def test_merged_features_are_one_corner():
     """Two correlated features on each end of a digon."""
     rows = torch.tensor([[1.0, 0.0], [0.9, 0.05], [-1, 0], [-0.8, 0], [0, 1], [0.01, 0.01]])
-    assert merged(rows) == [(0, 1), (2, 3), (4,)]
+    assert merge_parallel(rows) == [(0, 1), (2, 3), (4,)]
     found = groups(rows)
     assert described(found) == "1 digon, 1 dedicated" and found[0].features == (0, 1, 2, 3)
 
@@ -66,7 +66,7 @@ def test_merged_features_are_one_corner():
 def test_classes_are_chains():
     angle = torch.tensor([0.0, 0.3, 0.6, 1.5])
     rows = torch.stack([angle.cos(), angle.sin()], dim=1)
-    assert float(rows[0] @ rows[2]) < 0.95 and merged(rows) == [(0, 1, 2), (3,)]
+    assert float(rows[0] @ rows[2]) < 0.95 and merge_parallel(rows) == [(0, 1, 2), (3,)]
 
 
 def test_counts_depend_on_the_threshold():

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.analysis.latents import Exploration, LatentsConfig, explore
+from sae.analysis.latents import Exploration, LatentsConfig, explore_latents
 from sae.analysis.latents.cofiring import CoFiring
 from sae.analysis.latents.examples import APART, SILENT, TOP, apart
 from sae.analysis.latents.explore import _Survey  # pyright: ignore[reportPrivateUsage]
 from sae.analysis.latents.firing import Fired
 from sae.analysis.latents.kept import Kept
-from sae.analysis.latents.reading import read
+from sae.analysis.latents.reading import held_out_vectors
 from sae.dictionaries.relu import Relu
-from sae.numerics.memory import held, peak
+from sae.numerics.memory import held_bytes, peak_bytes
 from sae.numerics.seeds import generator
+from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
-from sae.sources.tensor import Rows
 
 N = 3000
 
@@ -55,7 +55,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, at_once: int, looked: LatentsConf
     d = dictionary()
     gathering = importlib.import_module("sae.analysis.latents.explore")
     monkeypatch.setattr(gathering, "CODES_AT_ONCE", at_once * d.n_latents)
-    return explore(d, SOURCE.build(), looked, silent)
+    return explore_latents(d, SOURCE.build(), looked, silent)
 
 
 @pytest.fixture
@@ -136,11 +136,11 @@ def test_every_interval_that_has_enough_activations_is_sampled(found: Exploratio
 def test_the_size_of_pieces_changes_no_count():
     """Of a matrix, whose rows are the same however many are asked for at once."""
     d = dictionary()
-    source = Rows(SOURCE.build().batch(0, 4000).acts, heldout=0.9)
+    source = TensorSource(SOURCE.build().batch(0, 4000).acts, heldout=0.9)
     found: list[_Survey] = []
     for at_once in (10_000, 300):
         survey = _Survey(d, source, LOOKED, torch.arange(24))
-        survey.go_through(read(source, 3600, at_once), silent)
+        survey.go_through(held_out_vectors(source, 3600, at_once), silent)
         found.append(survey)
     whole, parts = found
     assert torch.equal(whole.tally.count, parts.tally.count) and torch.equal(whole.tally.most, parts.tally.most)
@@ -218,11 +218,11 @@ def test_crowded_rows_are_counted_in_part():
 def test_memory_does_not_grow_with_the_rows():
     d, source = dictionary(64, 64), Independent(n_features=64, d_in=64, probability=0.05).build()
     looked, few, many = LatentsConfig(n_tokens=20_000), 40_000, 400_000
-    explore(d, source, looked, silent)
+    explore_latents(d, source, looked, silent)
     most: list[int] = []
     for n in (few, many):
-        before = held("cpu")
-        explore(d, source, looked.model_copy(update={"n_tokens": n}), silent)
-        most.append(peak("cpu") - before)
+        before = held_bytes("cpu")
+        explore_latents(d, source, looked.model_copy(update={"n_tokens": n}), silent)
+        most.append(peak_bytes("cpu") - before)
     activations = (many - few) * 64 * 4
     assert most[1] - most[0] < activations / 3, most

@@ -12,9 +12,9 @@ import torch
 
 from sae.activations.corpus import PADDING
 from sae.activations.disk_source import Activations
-from sae.analysis.latents import Absent, Exploration, LatentsConfig, explore
+from sae.analysis.latents import Absent, Exploration, LatentsConfig, explore_latents
 from sae.analysis.latents.examples import APART, TOP
-from sae.analysis.latents.reading import read
+from sae.analysis.latents.reading import held_out_vectors
 from sae.analysis.latents.weights import in_stream, logits, neighbours
 from sae.dictionaries.topk import TopK
 from sae.model.hooked import Model
@@ -46,11 +46,11 @@ def settings(tiny_models: Mapping[str, Path], model: str, folder: Path, **more: 
 
 @pytest.fixture(scope="module")
 def found(source: Activations) -> Exploration:
-    return explore(random_topk(), source, LOOKED, silent)
+    return explore_latents(random_topk(), source, LOOKED, silent)
 
 
 def test_every_held_out_vector_is_read_once_in_whole_rows(source: Activations):
-    pieces = list(read(source, 10_000, 100).pieces())
+    pieces = list(held_out_vectors(source, 10_000, 100).pieces())
     kept = {half: columns(source, half) for half in ("choose", "test")}
     n_choose = source.facts["splits"]["choose"]["rows"]
     wanted = {(int(r), int(p)) for r, p in zip(kept["choose"]["row"], kept["choose"]["position"], strict=True)}
@@ -66,7 +66,7 @@ def test_every_held_out_vector_is_read_once_in_whole_rows(source: Activations):
 
 
 def test_fewer_tokens_are_a_sample_of_whole_rows(source: Activations):
-    reading = read(source, 400, 100)
+    reading = held_out_vectors(source, 400, 100)
     pieces = list(reading.pieces())
     n = {half: sum(len(p.row) for p in pieces if p.half == half) for half in ("choose", "test")}
     assert all(200 <= size < 200 + 16 for size in n.values())
@@ -153,21 +153,21 @@ def test_a_latent_that_writes_nothing_changes_nothing(source: Activations):
     W_dec = d.W_dec.clone()
     W_dec[5] = 0
     mute = TopK(d.W_enc, W_dec, d.b_enc, d.b_dec, k=4)
-    ablation = explore(mute, source, LOOKED.model_copy(update={"latents": (5, 6)}), silent).ablation
+    ablation = explore_latents(mute, source, LOOKED.model_copy(update={"latents": (5, 6)}), silent).ablation
     assert not isinstance(ablation, Absent)
     assert abs(float(ablation.change[0])) < 1e-5 < abs(float(ablation.change[1]))
 
 
 def test_what_is_outside_the_stream_is_said_to_be(tiny_models: Mapping[str, Path], tmp_path: Path):
     inside = build(tmp_path / "s", **settings(tiny_models, "llama", tmp_path, hook="blocks.1.mlp.hook_post"))
-    found = explore(random_topk(24), inside, LOOKED, silent)
+    found = explore_latents(random_topk(24), inside, LOOKED, silent)
     assert isinstance(found.logits, Absent) and "blocks.1.mlp.hook_post" in found.logits.why
     assert not isinstance(found.ablation, Absent) and bool(found.ablation.change.isfinite().any())
 
 
 def test_a_transcoder_is_taken_out_where_it_writes(tiny_models: Mapping[str, Path], tmp_path: Path):
     hooks = {"hook": "blocks.1.mlp.hook_in", "target": "blocks.1.mlp.hook_out"}
-    found = explore(
+    found = explore_latents(
         random_topk(), build(tmp_path / "s", **settings(tiny_models, "llama", tmp_path, **hooks)), LOOKED, silent
     )
     assert not isinstance(found.logits, Absent) and not isinstance(found.ablation, Absent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.analysis.toy_models.by_active import by_active, network_losses
+from sae.analysis.toy_models.by_active import mean_by_active, network_losses
 from sae.sources.network import Config, Hidden
 from sae.toys.networks.training import measure
 
@@ -40,11 +40,11 @@ def test_only_rows_with_just_so_many_active_features_count():
 
 def test_strata_hold_means_and_intervals_and_leave_out_what_is_seldom():
     values, k = torch.tensor([1.0, 3.0, 5.0, 5.0, 9.0]), torch.tensor([1, 1, 2, 2, 7])
-    one, two = by_active(values, k, least_rows=2)
+    one, two = mean_by_active(values, k, least_rows=2)
     assert (one.n_active, one.n_rows, one.mean) == (1, 2, 2.0)
     assert one.half == pytest.approx(1.96 * 2**0.5 / 2**0.5)
     assert (two.n_active, two.mean, two.half) == (2, 5.0, 0.0)
-    assert by_active(values, k, least_rows=3) == []
+    assert mean_by_active(values, k, least_rows=3) == []
 
 
 def test_one_feature_alone_is_free_where_opposite_features_are_rare():
@@ -53,7 +53,7 @@ def test_one_feature_alone_is_free_where_opposite_features_are_rare():
     W = torch.tensor([[[1.0], [-1.0]]])
     source.network = source.network.with_parameters({"W_1": W, "b_out": torch.zeros(1, 2)})
     losses, n_active = network_losses(source, 4000)
-    none, alone, both = by_active(losses, n_active)
+    none, alone, both = mean_by_active(losses, n_active)
     assert none.mean == 0 and alone.mean < 1e-12
     # E min(x, y)^2 = 1/6 for each of two outputs, whose mean is the loss.
     assert both.mean == pytest.approx(1 / 6, abs=3 * both.half)

@@ -10,7 +10,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sae.analysis.toy_models.phases import antipodal_below, ignored_loss, linear_optimum, losses, phase_of, predicted
+from sae.analysis.toy_models.phases import (
+    antipodal_below,
+    ignored_loss,
+    linear_optimum,
+    phase_losses,
+    phase_of,
+    predicted,
+)
 
 N = 400_000
 CONFIGURATIONS = {
@@ -44,7 +51,7 @@ def test_every_configuration_loses_what_its_closed_form_says(
     importance = torch.ones(n)
     importance[-1] = r
     mean, error = measured(torch.tensor(weights), torch.tensor(biased) * p / 2, p, importance)
-    assert abs(mean - losses(p, r, n)[phase]) < 4.5 * error
+    assert abs(mean - phase_losses(p, r, n)[phase]) < 4.5 * error
     assert phase_of(torch.tensor(weights)) == phase
 
 
@@ -95,4 +102,4 @@ def test_a_blurred_point_is_called_confused():
 @pytest.mark.parametrize(("p", "r", "n"), [(0.0, 1.0, 2), (1.1, 1.0, 2), (0.5, 0.0, 2), (0.5, 1.0, 4)])
 def test_what_is_no_system_is_refused(p: float, r: float, n: int):
     with pytest.raises(ValueError, match="give 0 < p <= 1, r > 0, and 2 or 3"):
-        losses(p, r, n)
+        phase_losses(p, r, n)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.analysis.units.neurons import monosemantic, response_share, weight_share
+from sae.analysis.units.neurons import monosemantic_neurons, response_share, weight_share
 
 
 def test_a_neuron_of_one_feature_has_share_one_whatever_its_sign_and_size():
     W = torch.diag(torch.tensor([3.0, -0.01, 1.0]))
     assert torch.equal(weight_share(W), torch.ones(3))
-    assert monosemantic(weight_share(W)).sum() == 3
+    assert monosemantic_neurons(weight_share(W)).sum() == 3
 
 
 @pytest.mark.parametrize("k", [2, 3, 7])
@@ -32,7 +32,7 @@ def test_a_neuron_that_nothing_reaches_is_neither():
     W = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     for share in (weight_share(W), response_share(W)):
         assert share.isnan().tolist() == [True, False]
-        assert monosemantic(share).tolist() == [False, True]
+        assert monosemantic_neurons(share).tolist() == [False, True]
 
 
 def test_shares_depend_on_the_basis_and_not_on_the_order_of_features():
@@ -44,4 +44,4 @@ def test_shares_depend_on_the_basis_and_not_on_the_order_of_features():
 
 def test_the_threshold_is_what_tells_them_apart():
     share = torch.tensor([0.5, 0.85, 0.95])
-    assert [int(monosemantic(share, t).sum()) for t in (0.4, 0.8, 0.9, 0.99)] == [3, 2, 1, 0]
+    assert [int(monosemantic_neurons(share, t).sum()) for t in (0.4, 0.8, 0.9, 0.99)] == [3, 2, 1, 0]

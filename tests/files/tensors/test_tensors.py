@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae.files.tensors import Stored, Weights, open_file
+from sae.files.tensors import NamedWeights, StoredTensor, open_file
 from sae.files.tensors import tensor as stored_tensor
-from sae.files.tensors.records import Name, Record
+from sae.files.tensors.records import Name, PickledObject
 
 X = torch.randn(37, 11, generator=torch.Generator().manual_seed(0))
 
@@ -39,7 +39,7 @@ PICKLES = [as_torch, as_legacy, as_pickle]
 
 @pytest.fixture(params=[4 * 2**20, 100], ids=["at once", "in small blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_tensor, "AT_ONCE", request.param)
+    monkeypatch.setattr(stored_tensor, "_AT_ONCE", request.param)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -106,7 +106,7 @@ def test_objects_are_described_and_not_made(tmp_path: Path):
     )
     (tmp_path / "x.pkl").write_bytes(program)
     found = open_file(tmp_path / "x.pkl")
-    assert isinstance(found, Record) and found.what == Name("autoencoders.learned_dict", "TiedSAE")
+    assert isinstance(found, PickledObject) and found.what == Name("autoencoders.learned_dict", "TiedSAE")
     assert found.state == {"n": 5, "l": [1, 2]}
 
 
@@ -117,18 +117,18 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path):
         opened.append("x")
         return io.BytesIO(X.numpy().tobytes())
 
-    stored = Stored("f", "x", torch.float32, tuple(X.shape), stream)
-    weights = Weights("f", {"x": stored, "text": "no tensor"})
+    stored = StoredTensor("f", "x", torch.float32, tuple(X.shape), stream)
+    weights = NamedWeights("f", {"x": stored, "text": "no tensor"})
     assert opened == [] and "x" in weights and "text" not in weights
     assert torch.equal(weights.take("x", "m", "d"), X) and opened == ["x"] and weights.axes == {"m": 37, "d": 11}
 
 
-def stored(x: Tensor) -> Stored:
-    return Stored("file", "x", x.dtype, tuple(x.shape), lambda: io.BytesIO(x.numpy().tobytes()))
+def stored(x: Tensor) -> StoredTensor:
+    return StoredTensor("file", "x", x.dtype, tuple(x.shape), lambda: io.BytesIO(x.numpy().tobytes()))
 
 
 def test_what_is_wrong_with_a_tensor_is_told():
-    weights = Weights("file", {"a": stored(X), "b": stored(torch.zeros(11)), "c": stored(torch.zeros(3).long())})
+    weights = NamedWeights("file", {"a": stored(X), "b": stored(torch.zeros(11)), "c": stored(torch.zeros(3).long())})
     weights.take("a", "m", "d")
     for name, axes, words in (
         ("b", ("m",), r"file: b has shape \(11,\), \(37,\) expected"),
@@ -145,14 +145,14 @@ def test_what_is_wrong_with_a_tensor_is_told():
     with pytest.raises(ValueError, match="x holds NaN or infinite"):
         stored(bad).read()
     assert torch.isinf(stored(bad).read(finite=False)).any()
-    short = Stored("file", "x", torch.float32, (37, 11), lambda: io.BytesIO(bytes(100)))
+    short = StoredTensor("file", "x", torch.float32, (37, 11), lambda: io.BytesIO(bytes(100)))
     with pytest.raises(ValueError, match="file: ends before the end of x"):
         short.read()
 
 
-def _take(weights: Weights, name: str, *axes: str) -> Tensor:
+def _take(weights: NamedWeights, name: str, *axes: str) -> Tensor:
     """Without using the tensor up."""
-    copy = Weights(weights.label, weights.left)
+    copy = NamedWeights(weights.label, weights.left)
     copy.axes = dict(weights.axes)
     return copy.take(name, *axes)
 

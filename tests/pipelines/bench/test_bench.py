@@ -13,18 +13,18 @@ import pytest
 from rich.console import Console
 
 from pipelines import cli
-from pipelines.bench.comparison import Comparison, compare
+from pipelines.bench.comparison import Comparison, compare_methods
 from pipelines.bench.families import families_of
-from pipelines.bench.tables import cell, count, interval, markdown, p_value
-from pipelines.bench.words import sentences, several
-from pipelines.config.config import parse, read
-from pipelines.config.suites import find
-from pipelines.config.toml_tables import merged
+from pipelines.bench.tables import bench_cell, count_text, interval, markdown, p_value
+from pipelines.bench.words import comparison_sentences, several
+from pipelines.config.config import parse, read_config
+from pipelines.config.suites import find_config
+from pipelines.config.toml_tables import merge_tables
 from pipelines.plan import plan
 from pipelines.report.findings import UNDEFINED
-from pipelines.report.settings_table import Row, settings_of
+from pipelines.report.settings_table import ScoredRow, settings_of
 from pipelines.runner import execution, run
-from pipelines.stages.bench import print_table
+from pipelines.stages.bench import print_bench_table
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.numerics.paired_tests import nested_mean
@@ -32,12 +32,14 @@ from sae.numerics.paired_tests import nested_mean
 Given = dict[str, Any]
 
 
-def row(method: str, data: int, seed: int | None, l1: float | None = None, source: str = "toy", **scores: float) -> Row:
+def row(
+    method: str, data: int, seed: int | None, l1: float | None = None, source: str = "toy", **scores: float
+) -> ScoredRow:
     known = {"encoder": None, "n_latents": 8, "target_l0": None}
-    return Row({"source": source, "method": method, **known, "l1": l1, "seed": seed, "data_seed": data}, scores)
+    return ScoredRow({"source": source, "method": method, **known, "l1": l1, "seed": seed, "data_seed": data}, scores)
 
 
-def sweep(values: Mapping[float, Sequence[Sequence[float]]], method: str = "relu") -> list[Row]:
+def sweep(values: Mapping[float, Sequence[Sequence[float]]], method: str = "relu") -> list[ScoredRow]:
     """Rows of a sweep: l1 -> for each data set the mcc of its seeds; l0 is 8 / l1, the true one 4."""
     return [
         row(method, d, seed, l1, mcc=mcc, l0=8 / l1, true_l0=4.0, f1=mcc / 2)
@@ -47,8 +49,8 @@ def sweep(values: Mapping[float, Sequence[Sequence[float]]], method: str = "relu
     ]
 
 
-def compared(rows: Sequence[Row], by: str = "mcc", l0: float | None = None) -> Comparison:
-    return compare("toy", settings_of(rows), rows, by, l0, lambda members: 0.1 * len(members))
+def compared(rows: Sequence[ScoredRow], by: str = "mcc", l0: float | None = None) -> Comparison:
+    return compare_methods("toy", settings_of(rows), rows, by, l0, lambda members: 0.1 * len(members))
 
 
 def test_the_penalty_is_chosen_on_the_other_data_sets() -> None:
@@ -65,7 +67,9 @@ def test_a_value_never_chooses_for_itself() -> None:
     rows = sweep({1.0: [[0.2], [0.3], [0.4]], 2.0: [[0.3], [0.2], [0.5]]})
     family = families_of(settings_of(rows), rows)[0]
     for d in range(3):
-        changed = [r if r.identity["data_seed"] != d else Row(r.identity, {"mcc": 0.999, "l0": 1.0}) for r in rows]
+        changed = [
+            r if r.identity["data_seed"] != d else ScoredRow(r.identity, {"mcc": 0.999, "l0": 1.0}) for r in rows
+        ]
         assert families_of(settings_of(changed), changed)[0].picked("mcc")[d] == family.picked("mcc")[d]
 
 
@@ -74,7 +78,7 @@ def test_a_single_data_set_chooses_for_itself_and_has_the_interval_of_its_seeds(
     assert c.entries[0].groups["mcc"] == [[0.4, 0.6]]
     assert c.entries[0].estimate("mcc") == nested_mean([[0.4, 0.6]])
     assert c.n_data == 1
-    assert "on one data set" in sentences(c)[0]
+    assert "on one data set" in comparison_sentences(c)[0]
 
 
 def test_a_score_that_is_better_when_less_is_chosen_so() -> None:
@@ -128,23 +132,23 @@ def test_agreement_is_asked_for_the_dictionaries_that_are_shown() -> None:
         return 0.5
 
     rows = sweep({1.0: [[0.2, 0.3], [0.2, 0.3]], 2.0: [[0.8, 0.9], [0.8, 0.9]]})
-    c = compare("toy", settings_of(rows), rows, "mcc", None, agreement)
+    c = compare_methods("toy", settings_of(rows), rows, "mcc", None, agreement)
     assert [[rows[m].identity["l1"] for m in members] for members in asked] == [[2.0, 2.0], [2.0, 2.0]]
     assert c.entries[0].estimate("pw_mcc").mean == 0.5
 
 
 def test_no_cell_shows_a_lone_number() -> None:
-    assert cell("mcc", [[0.912]]).interval == "(one)"
-    assert cell("mcc", [[0.9], [0.92], [0.94]]).interval == "[.870, .970]"
-    assert cell("mcc", []).text == UNDEFINED
-    hint = cell("mcc", [[0.9, 0.91], [0.92, 0.93], [0.94, 0.95]]).hint
+    assert bench_cell("mcc", [[0.912]]).interval == "(one)"
+    assert bench_cell("mcc", [[0.9], [0.92], [0.94]]).interval == "[.870, .970]"
+    assert bench_cell("mcc", []).text == UNDEFINED
+    hint = bench_cell("mcc", [[0.9, 0.91], [0.92, 0.93], [0.94, 0.95]]).hint
     assert "bootstrap" in hint and "sd over data sets 0.0194, over seeds 0.00707" in hint and "3 data sets" in hint
 
 
 def test_negative_ends_and_large_counts_are_told() -> None:
     assert interval(nested_mean([[-0.1], [0.1]])) == "[−1.27, 1.27]"  # noqa: RUF001
     assert interval(nested_mean([[0.9], [1.0]]), "mcc") == "[.315, 1.000]"
-    assert [count(v) for v in (12.0, 1_536_000.0, 3.2e12)] == ["12", "1.54M", "3.2T"]
+    assert [count_text(v) for v in (12.0, 1_536_000.0, 3.2e12)] == ["12", "1.54M", "3.2T"]
     assert [p_value(p) for p in (0.0004, 0.05, math.nan)] == ["< .001", ".050", UNDEFINED]
 
 
@@ -167,7 +171,7 @@ def test_what_cannot_be_told_apart_is_said() -> None:
         for m, values in (("relu", (0.9, 0.5, 0.8)), ("topk", (0.6, 0.9, 0.6)))
         for d, v in enumerate(values)
     ]
-    assert "cannot be told apart from topk" in " ".join(sentences(compared(rows)))
+    assert "cannot be told apart from topk" in " ".join(comparison_sentences(compared(rows)))
 
 
 # The command.
@@ -179,7 +183,7 @@ def test_a_tier_takes_the_place_of_the_same_keys() -> None:
         "source": [{"kind": "a", "seed": 0}, {"kind": "b"}],
         "x": {"kind": "p", "n": 1},
     }
-    found = merged(table, {"train": {"steps": 2}, "source": {"seed": [0, 1]}, "x": {"kind": "q"}})
+    found = merge_tables(table, {"train": {"steps": 2}, "source": {"seed": [0, 1]}, "x": {"kind": "q"}})
     assert found["train"] == {"steps": 2, "lr": 1.0}
     assert [s["seed"] for s in found["source"]] == [[0, 1], [0, 1]]
     assert found["x"] == {"kind": "q"}
@@ -187,10 +191,10 @@ def test_a_tier_takes_the_place_of_the_same_keys() -> None:
 
 
 def test_suites_are_found_by_name_and_a_wrong_one_is_answered_with_the_nearest() -> None:
-    assert find(Path("absorb-4")).name == "absorb-4.toml"
+    assert find_config(Path("absorb-4")).name == "absorb-4.toml"
     with pytest.raises(FileNotFoundError, match="'absorb-5' is not a known suite: did you mean 'absorb-4'"):
-        find(Path("absorb-5"))
-    assert find(Path("no/such.toml")) == Path("no/such.toml")
+        find_config(Path("absorb-5"))
+    assert find_config(Path("no/such.toml")) == Path("no/such.toml")
 
 
 @pytest.fixture
@@ -217,10 +221,10 @@ def toml_of(table: Given, tmp_path: Path) -> Path:
 
 def test_an_unknown_tier_is_answered_with_those_that_are(suite: Given, tmp_path: Path) -> None:
     file = toml_of(suite, tmp_path)
-    assert read(file, tier="fast").trainings[0].steps == 30
-    assert read(file).trainings[0].steps != 30
+    assert read_config(file, tier="fast").trainings[0].steps == 30
+    assert read_config(file).trainings[0].steps != 30
     with pytest.raises(ValueError, match="'quick' is not a known tier: choose from full, fast"):
-        read(file, tier="quick")
+        read_config(file, tier="quick")
 
 
 def test_a_suite_and_a_run_share_everything_but_their_last_step(suite: Given) -> None:
@@ -296,5 +300,5 @@ def test_a_narrow_terminal_holds_the_table(suite: Given, tmp_path: Path) -> None
     steps, store = plan(parse(suite), "full"), Store(tmp_path)
     run(steps, store, execution(parse(suite).runtime), Board(Console(quiet=True)))
     console = Console(width=80, record=True, quiet=False, file=(tmp_path / "out").open("w"))
-    print_table(store.directory(steps[-1]), console)
+    print_bench_table(store.directory(steps[-1]), console)
     assert max(map(len, console.export_text().splitlines())) <= 80

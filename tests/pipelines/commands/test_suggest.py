@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from pipelines.commands import suggest
-from pipelines.commands.suggest import Curve, draw, grid, more, sentence
+from pipelines.commands.suggest import SparsityCurve, draw_sweep, grid, more, sentence
 from pipelines.config.config import parse
-from pipelines.report.settings_table import Row, settings_of
+from pipelines.report.settings_table import ScoredRow, settings_of
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.analysis.suggestion import suggest as judged
@@ -37,10 +37,10 @@ SMALL: dict[str, Any] = {
 QUIET = Board(Console(quiet=True))
 
 
-def made(values: dict[int, list[float]], true_l0: float = math.nan, n_latents: int = 50) -> Curve:
+def made(values: dict[int, list[float]], true_l0: float = math.nan, n_latents: int = 50) -> SparsityCurve:
     """A curve of given decoder cosines, a value a seed."""
     rows = [
-        Row(
+        ScoredRow(
             {"source": "s", "method": "batchtopk", "n_latents": n_latents, "target_l0": k, "seed": i, "data_seed": 0},
             {"decoder_cosine": v, "l0": float(k), "true_l0": true_l0},
         )
@@ -48,7 +48,7 @@ def made(values: dict[int, list[float]], true_l0: float = math.nan, n_latents: i
         for i, v in enumerate(seeds)
     ]
     sweep = settings_of(rows)
-    return Curve(sweep, judged(list(values), list(values.values())))
+    return SparsityCurve(sweep, judged(list(values), list(values.values())))
 
 
 CLEAR = made({4: [0.30, 0.31], 8: [0.05, 0.06], 16: [0.20, 0.21], 32: [0.3, 0.31]}, true_l0=8.4)
@@ -116,9 +116,9 @@ def test_what_it_says():
 
 
 def test_the_figure_shows_seeds_suggestion_and_truth():
-    (ax,) = draw(CLEAR).axes
+    (ax,) = draw_sweep(CLEAR).axes
     assert CLEAR.found.l0 is not None
     assert [t.get_text().strip() for t in ax.texts] == ["true 8.4", f"suggested {CLEAR.found.l0:.3g}"]
     dots = [tuple(map(float, xy)) for c in ax.collections if len(c.get_offsets()) == 2 for xy in c.get_offsets()]
     assert (8.0, 0.05) in dots and len(dots) == 8
-    assert [t.get_text() for t in draw(FLAT).axes[0].texts] == []
+    assert [t.get_text() for t in draw_sweep(FLAT).axes[0].texts] == []

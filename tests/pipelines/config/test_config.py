@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipelines.config.config import parse, read
+from pipelines.config.config import parse, read_config
 from pipelines.config.toml_tables import build, expand, override
 from sae.registry import Settings
 
@@ -159,11 +159,11 @@ def test_a_rule_between_fields_keeps_its_own_words():
 
 def test_files_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.toml: there is no such"):
-        read(tmp_path / "nothing.toml")
+        read_config(tmp_path / "nothing.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("name = = 3")
     with pytest.raises(ValueError, match=r"bad\.toml: not readable as TOML"):
-        read(bad)
+        read_config(bad)
     bad.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"bad\.toml: not readable as TOML"):
-        read(bad)
+        read_config(bad)

@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 
 import sae
-from pipelines.config.config import read
-from pipelines.explore import explore
+from pipelines.config.config import read_config
+from pipelines.explore import write_pages
 from pipelines.explore.drawing import histogram
 from pipelines.explore.words import percent, script, visible
 from pipelines.steps.progress import Board
@@ -89,15 +89,15 @@ def test_the_pages_of_a_toy(call: Call, toy: tuple[Path, Path], tmp_path: Path):
 
 
 def test_the_same_again_gives_the_same_bytes_and_takes_the_old_ones_place(toy: tuple[Path, Path], tmp_path: Path):
-    settings = read(toy[1], [f"runtime.out={tmp_path / 'runs'}"])
+    settings = read_config(toy[1], [f"runtime.out={tmp_path / 'runs'}"])
     looked, board = LatentsConfig(n_tokens=2000, latents=5), Board(Console(quiet=True))
-    first = explore(toy[0], settings, looked, None, False, board)
+    first = write_pages(toy[0], settings, looked, None, False, board)
     assert first == tmp_path / "runs" / "tiny-explore"
     before = hashes(first)
     (first / "latents" / "stray.html").write_text("of an older run")
-    assert explore(toy[0], settings, looked, None, False, board) == first
+    assert write_pages(toy[0], settings, looked, None, False, board) == first
     assert hashes(first) == before
-    other = explore(toy[0], settings, looked, tmp_path / "elsewhere" / "deep", False, board)
+    other = write_pages(toy[0], settings, looked, tmp_path / "elsewhere" / "deep", False, board)
     assert hashes(other) == before
     assert not [f for f in tmp_path.rglob(".*") if "partial" in f.name or "old" in f.name]
 
@@ -173,8 +173,10 @@ def hostile_site(hostile_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     head = f'name = "hostile"\ntitle = {title}\nruntime = {{device = "cpu", threads = 1}}\n'
     config.write_text(head + 'baselines = {kinds = ["pca"]}\n[source]\n' + "\n".join(lines) + "\n")
     looked = LatentsConfig(n_tokens=3000, n_ablated=2)
-    settings = read(config, [f"runtime.out={folder / 'runs'}"])
-    return explore(dictionary(folder / "d", 16), settings, looked, folder / "pages", False, Board(Console(quiet=True)))
+    settings = read_config(config, [f"runtime.out={folder / 'runs'}"])
+    return write_pages(
+        dictionary(folder / "d", 16), settings, looked, folder / "pages", False, Board(Console(quiet=True))
+    )
 
 
 def test_hostile_tokens_and_labels_are_text(hostile_site: Path):
@@ -273,6 +275,6 @@ def test_pages_of_a_story_model_are_small(shared_data: Path, tmp_path: Path):
     change += ["source.n_tokens=20000", "source.n_heldout_tokens=40000", "runtime.device=cpu"]
     looked = LatentsConfig(n_tokens=40_000, latents=40)
     d = dictionary(tmp_path / "d", 64, 512)
-    site = explore(d, read(config, change), looked, None, True, Board(Console(quiet=True)))
+    site = write_pages(d, read_config(config, change), looked, None, True, Board(Console(quiet=True)))
     sizes = {f: f.stat().st_size for f in site.rglob("*.*") if f.is_file()}
     assert len(sizes) > 80 and max(sizes.values()) < 300_000, max(sizes.items(), key=lambda item: item[1])

@@ -124,7 +124,7 @@ def test_mistakes_are_found_before_any_work(tiny: dict[str, Any], probe: dict[st
 
 @pytest.mark.slow
 def test_the_local_study_runs_on_parts_of_speech(shared_data: Path, tmp_path: Path):
-    from pipelines.config.config import read
+    from pipelines.config.config import read_config
 
     given = {
         "source.model": shared_data / "models" / "stories260k",
@@ -134,7 +134,7 @@ def test_the_local_study_runs_on_parts_of_speech(shared_data: Path, tmp_path: Pa
     quick = ["source.n_tokens=60000", "train.steps=600", "probe.regimes=['standard']", "probe.probes=['lr']"]
     quick += ["probe.k=[1, 16]", "probe.seeds=[0]", "probe.n_settings=5"]
     file = Path(__file__).parents[2] / "configs" / "probes-local.toml"
-    config = read(file, [*(f"{key}={value}" for key, value in given.items()), *quick])
+    config = read_config(file, [*(f"{key}={value}" for key, value in given.items()), *quick])
     steps = plan(config)
     run(steps, Store(tmp_path), execution(config.runtime), QUIET)
     summary = json.loads((Store(tmp_path).directory(steps[-1]) / "probes.json").read_text())

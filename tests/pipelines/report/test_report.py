@@ -20,8 +20,8 @@ from scipy import stats
 
 from pipelines.report.findings import judge, sentences
 from pipelines.report.page import toml
-from pipelines.report.scores import ordered
-from pipelines.report.settings_table import IDENTITY, Row, decided_by, read_csv, settings_of, write_csv
+from pipelines.report.scores import ordered_scores
+from pipelines.report.settings_table import IDENTITY, ScoredRow, decided_by, read_csv, settings_of, write_csv
 from pipelines.stages import report
 from pipelines.steps.step import Job, Runtime, Step
 from sae.baselines.oracle import Config as Oracle
@@ -29,7 +29,7 @@ from sae.baselines.random import Config as Random
 from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
 from sae.files import load, save
-from sae.metric import Case, gather
+from sae.metric import Case, gather_evidence
 from sae.metrics.reconstruction import Config as Reconstruction
 from sae.metrics.recovery import Config as Recovery
 from sae.numerics.seeds import generator
@@ -77,7 +77,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     source_step = Step("generate", 1, {"source": SOURCE.model_dump(mode="json")})
     steps, inputs = {"source.0": source_step}, {"source.0": written(folder, "source", {"config": source_step.config})}
     SOURCE.prepare(inputs["source.0"], lambda *_: None, "cpu")
-    evidence = gather(SOURCE.build(), 600)
+    evidence = gather_evidence(SOURCE.build(), 600)
     for i, (identity, d) in enumerate(dictionaries()):
         train, score = written(folder, f"train-{i}", {}), written(folder, f"score-{i}", {})
         save(d, train / "dictionary")
@@ -207,8 +207,8 @@ def test_the_terminal_table_is_readable(finished: Path, width: int):
 
 
 def test_one_seed_is_said_to_be_one(tmp_path: Path):
-    rows = [Row(row("relu", 0, l1=l1), {"l0": 3.0, "mcc": 0.5 + l1}) for l1 in (0.1, 0.2)]
-    write_csv([*rows, Row(row("random", 0), {"mcc": 0.2})], tmp_path / "scores.csv")
+    rows = [ScoredRow(row("relu", 0, l1=l1), {"l0": 3.0, "mcc": 0.5 + l1}) for l1 in (0.1, 0.2)]
+    write_csv([*rows, ScoredRow(row("random", 0), {"mcc": 0.2})], tmp_path / "scores.csv")
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     report.print_table(tmp_path, console)
     text = " ".join(console.export_text().split())
@@ -218,11 +218,11 @@ def test_one_seed_is_said_to_be_one(tmp_path: Path):
 def test_findings_follow_the_sweep():
     l0s, mccs, fvus = (20.0, 5.2, 1.0), (0.4, 0.9, 0.6), (0.01, 0.1, 0.5)
     rows = [
-        Row(row("relu", seed, l1=l1), {"l0": l0, "true_l0": 5.0, "mcc": mcc + 0.01 * seed, "fvu": fvu})
+        ScoredRow(row("relu", seed, l1=l1), {"l0": l0, "true_l0": 5.0, "mcc": mcc + 0.01 * seed, "fvu": fvu})
         for l1, l0, mcc, fvu in zip((0.1, 1.0, 8.0), l0s, mccs, fvus, strict=True)
         for seed in range(3)
     ]
-    settings = settings_of([*rows, *(Row(row("ica", seed), {"mcc": 0.91 + 0.01 * seed}) for seed in range(3))])
+    settings = settings_of([*rows, *(ScoredRow(row("ica", seed), {"mcc": 0.91 + 0.01 * seed}) for seed in range(3))])
     verdict = judge(settings, "mcc")
     assert verdict is not None and verdict.best.method == "ica"
     text = " ".join(sentences(settings, verdict))
@@ -236,19 +236,19 @@ def test_findings_follow_the_sweep():
 
 
 def test_settings_that_share_every_column_are_not_taken_for_seeds():
-    rows = [Row(row("relu", seed, l1=1.0), {"mcc": value}) for value in (0.2, 0.8) for seed in (0, 1)]
+    rows = [ScoredRow(row("relu", seed, l1=1.0), {"mcc": value}) for value in (0.2, 0.8) for seed in (0, 1)]
     assert [s.scores["mcc"].mean for s in settings_of(rows)] == [0.2, 0.8]
 
 
 def test_dictionaries_of_one_data_seed_count_once():
-    rows = [Row(row("relu", s, data_seed=d), {"mcc": d + s / 10}) for d in (0, 1, 2) for s in (0, 1)]
+    rows = [ScoredRow(row("relu", s, data_seed=d), {"mcc": d + s / 10}) for d in (0, 1, 2) for s in (0, 1)]
     (setting,) = settings_of(rows)
     estimate = setting.scores["mcc"]
     assert estimate.n == 3 and estimate == mean_interval([0.05, 1.05, 2.05])
 
 
 def test_csv_round_trip_and_columns_of_its_own(tmp_path: Path):
-    rows = [Row(row("relu", 0, l1=0.1, lr=0.003), {"mcc": 1 / 3, "kl": math.nan})]
+    rows = [ScoredRow(row("relu", 0, l1=0.1, lr=0.003), {"mcc": 1 / 3, "kl": math.nan})]
     write_csv(rows, tmp_path / "scores.csv")
     header = (tmp_path / "scores.csv").read_text().splitlines()[0]
     assert header == "source,method,encoder,n_latents,l1,target_l0,lr,seed,data_seed,mcc,kl"
@@ -260,8 +260,8 @@ def test_csv_round_trip_and_columns_of_its_own(tmp_path: Path):
 
 def test_order_and_choice_of_scores():
     names = ["zebra", "probe_auc_k16", "probe_auc_k5", "mcc", "l0", "probe_auc_k1"]
-    assert ordered(names) == ["l0", "mcc", "probe_auc_k1", "probe_auc_k5", "probe_auc_k16", "zebra"]
-    settings = settings_of([Row(row("relu", 0), {"ce_recovered_mean": 0.9, "mcc": math.nan})])
+    assert ordered_scores(names) == ["l0", "mcc", "probe_auc_k1", "probe_auc_k5", "probe_auc_k16", "zebra"]
+    settings = settings_of([ScoredRow(row("relu", 0), {"ce_recovered_mean": 0.9, "mcc": math.nan})])
     assert decided_by(settings, "mcc") == "ce_recovered_mean"
 
 
@@ -324,8 +324,8 @@ def test_a_real_model_is_judged_by_its_loss(tmp_path: Path):
 
 
 def test_a_copy_of_the_activations_is_a_ceiling_of_fidelity_and_a_rival_in_recovery():
-    copy = Row(row("neurons", None), {"l0": 24.0, "fvu": 0.0, "ce_recovered_mean": 1.0, "mcc": 0.99})
-    found = [copy, *(Row(row("relu", s, l1=2.0), of_a_model(0.8, s) | {"mcc": 0.5}) for s in (0, 1))]
+    copy = ScoredRow(row("neurons", None), {"l0": 24.0, "fvu": 0.0, "ce_recovered_mean": 1.0, "mcc": 0.99})
+    found = [copy, *(ScoredRow(row("relu", s, l1=2.0), of_a_model(0.8, s) | {"mcc": 0.5}) for s in (0, 1))]
     settings = settings_of(found)
     by_loss, by_match = judge(settings, "ce_recovered_mean"), judge(settings, "mcc")
     assert by_loss is not None and by_loss.best.method == "relu" and [s.method for s in by_loss.copies] == ["neurons"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.steps.profile import BESIDE, PARTS, lines, recorder
+from pipelines.steps.profile import BESIDE, PROFILE_PARTS, profile_rows, recorder
 from pipelines.steps.step import Runtime
 from sae.numerics.profiler import NO_SPANS, Spans
 
@@ -60,16 +60,16 @@ def test_stages_sum_to_the_whole_and_parts_to_training():
     for _ in range(2):
         with spans("train"):
             for _ in range(3):
-                for part in (*PARTS, "resampling"):
+                for part in (*PROFILE_PARTS, "resampling"):
                     with spans(part), spans("encode"):
                         pass
     with spans("score"), spans("data"):
         pass
     with spans(BESIDE):
         pass
-    rows = list(lines(spans))
+    rows = list(profile_rows(spans))
     names = [name.strip() for name, *_ in rows]
-    assert names == ["generate", "train", *PARTS, "resampling", "other", "score", f"{BESIDE}, beside the steps"]
+    assert names == ["generate", "train", *PROFILE_PARTS, "resampling", "other", "score", f"{BESIDE}, beside the steps"]
     stages = [row for row in rows if row[0] in ("generate", "train", "score")]
     parts = [row for row in rows if row[0].startswith(" ")]
     assert sum(row[2] or 0 for row in stages) == pytest.approx(1)

@@ -8,23 +8,23 @@ import torch
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
 from sae.toys.attention.addition import Addition
-from sae.toys.attention.network import Network, NetworkConfig, attend, attend_narrow, bridged
+from sae.toys.attention.network import AttentionModelConfig, Network, attend, attend_narrow, bridged
 from sae.toys.attention.repeats import Repeats
 from sae.toys.attention.skip_trigram import SkipTrigram
-from sae.toys.attention.task import Task
-from sae.toys.attention.training import Training, TrainingConfig, answer_loss, evaluate
+from sae.toys.attention.task import TokenTask
+from sae.toys.attention.training import AttentionTrainingConfig, Training, answer_loss, evaluate
 
 SMALL = Addition(n_digits=2, n_train=200, n_test=100)
-CASES: dict[str, tuple[Task, NetworkConfig]] = {
-    "narrow": (SMALL, NetworkConfig(n_heads=3, d_head=2, d_model=10)),
-    "wide": (SMALL, NetworkConfig(n_heads=2, d_head=6, d_model=10)),
-    "two layers": (Repeats(), NetworkConfig(n_layers=2, n_heads=2, d_head=5, d_model=12)),
-    "one hot": (SkipTrigram(), NetworkConfig(n_heads=2, d_head=1, embedding="one_hot")),
+CASES: dict[str, tuple[TokenTask, AttentionModelConfig]] = {
+    "narrow": (SMALL, AttentionModelConfig(n_heads=3, d_head=2, d_model=10)),
+    "wide": (SMALL, AttentionModelConfig(n_heads=2, d_head=6, d_model=10)),
+    "two layers": (Repeats(), AttentionModelConfig(n_layers=2, n_heads=2, d_head=5, d_model=12)),
+    "one hot": (SkipTrigram(), AttentionModelConfig(n_heads=2, d_head=1, embedding="one_hot")),
 }
 
 
 @pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> tuple[Task, Network]:
+def case(request: pytest.FixtureRequest) -> tuple[TokenTask, Network]:
     task, config = CASES[request.param]
     network = Network(config, task, generator("test", 0))
     for name, parameter in network.named_parameters():  # biases begin at zero, which would hide them
@@ -33,13 +33,13 @@ def case(request: pytest.FixtureRequest) -> tuple[Task, Network]:
     return task, network
 
 
-def text(task: Task, size: int = 6) -> TokenRows:
+def text(task: TokenTask, size: int = 6) -> TokenRows:
     tokens = task.batch(0, "train", 0, size)
     everything = torch.ones_like(tokens, dtype=torch.bool)
     return TokenRows(tokens, everything, everything, task.answers(tokens))
 
 
-def test_the_bridge_gives_the_same_logits_and_losses(case: tuple[Task, Network]):
+def test_the_bridge_gives_the_same_logits_and_losses(case: tuple[TokenTask, Network]):
     task, network = case
     model, rows = bridged(network, "toy", "cpu"), text(task)
     torch.testing.assert_close(model.logits(rows), network(rows.tokens).detach(), rtol=1e-5, atol=1e-5)
@@ -48,7 +48,7 @@ def test_the_bridge_gives_the_same_logits_and_losses(case: tuple[Task, Network])
     torch.testing.assert_close(model.losses(rows)[0].mean(), loss.detach())
 
 
-def test_nothing_is_in_the_model_but_embeddings_and_attention(case: tuple[Task, Network]):
+def test_nothing_is_in_the_model_but_embeddings_and_attention(case: tuple[TokenTask, Network]):
     task, network = case
     model, rows = bridged(network, "toy", "cpu"), text(task)
     _, cache = model.bridge.run_with_cache(rows.tokens)
@@ -63,7 +63,9 @@ def test_nothing_is_in_the_model_but_embeddings_and_attention(case: tuple[Task, 
 
 
 def test_the_model_of_the_hackathon_has_its_number_of_parameters():
-    network = Network(NetworkConfig(n_heads=32, d_head=2, d_model=128), Addition(n_digits=6), generator("test", 0))
+    network = Network(
+        AttentionModelConfig(n_heads=32, d_head=2, d_model=128), Addition(n_digits=6), generator("test", 0)
+    )
     assert sum(p.numel() for p in network.parameters()) == 38_346
 
 
@@ -78,7 +80,7 @@ def test_narrow_and_wide_attention_are_the_same():
     torch.testing.assert_close(attend(q, k, v), naive)
 
 
-def test_later_positions_alone_have_the_same_logits(case: tuple[Task, Network]):
+def test_later_positions_alone_have_the_same_logits(case: tuple[TokenTask, Network]):
     task, network = case
     tokens = text(task).tokens
     torch.testing.assert_close(network(tokens, 3), network(tokens)[:, 3:])
@@ -86,7 +88,7 @@ def test_later_positions_alone_have_the_same_logits(case: tuple[Task, Network]):
 
 def test_one_hot_embeddings_stay_fixed_and_let_nothing_pass_but_through_heads():
     task, config = CASES["one hot"]
-    training = Training(task, config, TrainingConfig(steps=3), 0, "cpu")
+    training = Training(task, config, AttentionTrainingConfig(steps=3), 0, "cpu")
     list(training.run())
     network = training.network
     eye = torch.eye(15)
@@ -97,12 +99,12 @@ def test_one_hot_embeddings_stay_fixed_and_let_nothing_pass_but_through_heads():
 @pytest.mark.parametrize("given", [{"d_model": 8, "embedding": "one_hot"}, {}])
 def test_a_width_goes_with_learned_embeddings_alone(given: dict[str, object]):
     with pytest.raises(ValueError, match="give a width to learned embeddings, and none to one_hot ones"):
-        NetworkConfig(n_heads=1, d_head=1, **given)  # pyright: ignore
+        AttentionModelConfig(n_heads=1, d_head=1, **given)  # pyright: ignore
 
 
 def test_training_is_a_function_of_the_seed_and_goes_on_bit_for_bit():
     task, model = CASES["narrow"]
-    config = TrainingConfig(steps=12, batch_size=16)
+    config = AttentionTrainingConfig(steps=12, batch_size=16)
 
     def new(seed: int = 0) -> Training:
         return Training(task, model, config, seed, "cpu")

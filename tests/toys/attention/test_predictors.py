@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae.toys.attention.addition import Addition
-from sae.toys.attention.predictors import DOUBT, SkipTrigrams, induction, losses
+from sae.toys.attention.predictors import DOUBT, SkipTrigrams, induction, predictor_losses
 from sae.toys.attention.repeats import Repeats
 from sae.toys.attention.skip_trigram import SkipTrigram
 
@@ -33,7 +33,7 @@ def test_induction_is_the_vote_of_the_longest_matches(order: int):
 
 def test_induction_solves_most_of_repeats_and_better_with_two_tokens_of_context():
     task = Repeats(vocabulary=32)
-    found = losses(task, 0, task.batch(0, "test", 0, 500))
+    found = predictor_losses(task, 0, task.batch(0, "test", 0, 500))
     assert found["induction_3"] < found["induction_2"] < 0.5
     assert found["uniform"] == pytest.approx(math.log(32)) and found["skip_trigrams"] > 3
 
@@ -45,11 +45,11 @@ def test_skip_trigrams_find_the_token_that_decides():
     answers, seen = task.answers(tokens), task.labels(tokens)["a_seen"] == 1
     p = trained(tokens).gather(2, answers.clamp(min=0)[..., None])[..., 0]
     assert float(p[(answers >= 0) & seen].min()) > 0.99
-    found = losses(task, 0, tokens)
+    found = predictor_losses(task, 0, tokens)
     floor = float(task.floor(tokens)[answers >= 0].mean())
     assert floor < found["skip_trigrams"] < found["uniform"]
 
 
 def test_induction_is_left_out_where_answers_are_no_next_tokens():
     task = Addition(n_digits=2, n_train=500, n_test=100)
-    assert set(losses(task, 0, task.batch(0, "test", 0, 50))) == {"uniform", "skip_trigrams"}
+    assert set(predictor_losses(task, 0, task.batch(0, "test", 0, 50))) == {"uniform", "skip_trigrams"}

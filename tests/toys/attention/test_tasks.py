@@ -12,9 +12,9 @@ from sae.toys.attention.addition import Addition
 from sae.toys.attention.recent import Recent
 from sae.toys.attention.repeats import Repeats
 from sae.toys.attention.skip_trigram import SkipTrigram
-from sae.toys.attention.task import Task, defined
+from sae.toys.attention.task import TokenTask, defined
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, TokenTask] = {
     "addition": Addition(n_digits=3, n_train=500, n_test=200),
     "skip_trigram": SkipTrigram(k=4),
     "recent": Recent(),
@@ -23,11 +23,11 @@ TASKS: dict[str, Task] = {
 
 
 @pytest.fixture(params=TASKS)
-def task(request: pytest.FixtureRequest) -> Task:
+def task(request: pytest.FixtureRequest) -> TokenTask:
     return TASKS[request.param]
 
 
-def test_a_batch_is_a_function_of_seed_split_and_step(task: Task):
+def test_a_batch_is_a_function_of_seed_split_and_step(task: TokenTask):
     first = task.batch(0, "train", 3, 32)
     assert torch.equal(first, task.batch(0, "train", 3, 32)) and first.shape == (32, task.n_tokens)
     for other in (task.batch(1, "train", 3, 32), task.batch(0, "train", 4, 32), task.batch(0, "test", 3, 32)):
@@ -35,7 +35,7 @@ def test_a_batch_is_a_function_of_seed_split_and_step(task: Task):
     assert int(first.min()) >= 0 and int(first.max()) < task.d_vocab
 
 
-def test_answers_and_labels_follow_from_tokens_and_are_of_the_vocabulary(task: Task):
+def test_answers_and_labels_follow_from_tokens_and_are_of_the_vocabulary(task: TokenTask):
     tokens = task.batch(0, "train", 0, 64)
     answers, labels = task.answers(tokens), task.labels(tokens)
     again = task.answers(tokens[5:7])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pipelines.config.config import parse
 from sae.sources.code import Coded, Config
 from sae.toys.codes.circle import bump
-from sae.toys.codes.floor import decode as from_floor
-from sae.toys.codes.scenario import decode as from_scenario
+from sae.toys.codes.floor import decode_digit as from_floor
+from sae.toys.codes.scenario import decode_scenario as from_scenario
 
 Given = dict[str, object]
 ROWS = 40_000

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sae.numerics.seeds import generator
-from sae.toys.features.activity import Activity, Concept, Copula, Correlated, Fixed, Independent, OneOf
-from sae.toys.features.correlation import Equal, LowRank, Matrix, Random, normals
+from sae.toys.features.activity import Activity, Concept, Copula, CorrelatedSets, Fixed, IndependentActivity, OneOf
+from sae.toys.features.correlation import Equal, LowRank, Matrix, RandomCorrelation, normals
 
 ROWS = 40_000
 
@@ -25,12 +25,12 @@ def drawn(activity: Activity, n: int, rows: int = ROWS, seed: int = 0) -> tuple[
 @pytest.mark.parametrize(
     "activity",
     [
-        Independent(probability=0.05),
-        Independent(probability={"kind": "linear", "first": 0.4, "last": 0.01}),
+        IndependentActivity(probability=0.05),
+        IndependentActivity(probability={"kind": "linear", "first": 0.4, "last": 0.01}),
         Copula(probability={"kind": "linear", "first": 0.4, "last": 0.01}, correlation=Equal(value=0.5)),
-        Copula(probability=0.1, correlation=Random()),
+        Copula(probability=0.1, correlation=RandomCorrelation()),
         Copula(probability=0.1, correlation=LowRank(rank=5, scale=0.3)),
-        Correlated(size=3, probability=[0.1, 0.2, 0.3, 0.4]),
+        CorrelatedSets(size=3, probability=[0.1, 0.2, 0.3, 0.4]),
         OneOf(size=4, probability=0.2),
         OneOf(size=4, probability=[1.0, 0.5, 0.1], weights=(1, 2, 3, 4)),
         Fixed(k=5),
@@ -46,7 +46,7 @@ def test_firing_rates_are_the_probabilities_asked_for(activity: Activity):
 
 
 def test_correlated_sets_fire_together_and_apart_from_others():
-    active, p = drawn(Correlated(size=3, probability=0.2), 12)
+    active, p = drawn(CorrelatedSets(size=3, probability=0.2), 12)
     sets = active.view(-1, 4, 3)
     assert torch.equal(sets, sets[..., :1].expand_as(sets)) and float(p.mean()) == pytest.approx(0.2)
     phi = torch.corrcoef(sets[..., 0].T)
@@ -108,7 +108,7 @@ def test_a_low_rank_correlation_has_unit_variances_and_its_factor_off_the_diagon
 
 
 def test_a_random_matrix_has_the_signs_and_zeros_it_is_asked_for():
-    few = Random(low=0.3, high=0.9, zero=0.3)
+    few = RandomCorrelation(low=0.3, high=0.9, zero=0.3)
     drawn_pairs, kept = [], []
     for seed in range(300):  # of two features nothing has to be mended
         drawn_pairs.append(float(few.matrix(2, seed)[0, 1]))
@@ -121,14 +121,14 @@ def test_a_random_matrix_has_the_signs_and_zeros_it_is_asked_for():
     assert float(values[0]) > 0 and float((many.diagonal() - 1).abs().max()) < 1e-12
     kept = many[torch.triu_indices(50, 50, 1).unbind()]
     assert 0.1 < float(kept.abs().mean()) < 0.3  # mended, and weaker for it
-    assert float(Random(positive=1.0).matrix(20, 0).min()) > -0.2
+    assert float(RandomCorrelation(positive=1.0).matrix(20, 0).min()) > -0.2
 
 
 def test_signs_of_firing_follow_the_matrix():
-    activity = Copula(probability=0.2, correlation=Random())
+    activity = Copula(probability=0.2, correlation=RandomCorrelation())
     active, _ = drawn(activity, 10)
     pair = torch.triu_indices(10, 10, 1).unbind()
-    rho = Random().matrix(10, 0)[pair]
+    rho = RandomCorrelation().matrix(10, 0)[pair]
     phi = torch.corrcoef(active.T)[pair]
     strong = rho.abs() > 0.1
     assert bool((phi[strong].sign() == rho[strong].sign()).all()) and int(strong.sum()) > 10
@@ -141,11 +141,11 @@ def test_signs_of_firing_follow_the_matrix():
         (Fixed(k=13), "activity.k = 13 is more than n_features = 12"),
         (Concept(k=7), "activity.k = 7: the first feature has a company of 5 among n_features = 12; give at most 6"),
         (OneOf(size=5), "activity.size = 5 does not divide n_features = 12"),
-        (Correlated(size=5, probability=0.1), "activity.size = 5 does not divide"),
-        (Correlated(size=3, probability=[0.1] * 3), "activity.probability: a list of 3 where 4 numbers"),
+        (CorrelatedSets(size=5, probability=0.1), "activity.size = 5 does not divide"),
+        (CorrelatedSets(size=3, probability=[0.1] * 3), "activity.probability: a list of 3 where 4 numbers"),
         (OneOf(size=3, weights=(1, 2)), "activity.weights: one weight above 0 for each of the 3"),
         (OneOf(size=2, weights=(1, 0)), "activity.weights: one weight above 0"),
-        (Independent(probability=0), "activity.probability: number 0 is 0; a probability is above 0"),
+        (IndependentActivity(probability=0), "activity.probability: number 0 is 0; a probability is above 0"),
         (Copula(probability=0.1, correlation=Equal(value=-0.2)), "no variables correlate so, the smallest eigenvalue"),
         (Copula(probability=0.1, correlation=Matrix(rows=((1.0,),))), "12 rows of 12 numbers are needed"),
     ],

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from sae.numerics.seeds import generator
-from sae.toys.features.directions import CORNERS, Directions, Explicit, Orthonormal, Polytope, Random, Repelled
+from sae.toys.features.directions import (
+    CORNERS,
+    Directions,
+    Explicit,
+    Orthonormal,
+    Polytope,
+    RandomDirections,
+    Repelled,
+)
 
 
 def rows(directions: Directions, n: int, d_in: int, seed: int = 0) -> torch.Tensor:
@@ -22,7 +30,7 @@ def gram(f: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("directions", "n", "d_in"),
-    [(Random(), 40, 8), (Orthonormal(), 8, 8), (Repelled(), 40, 8), (Polytope(name="pentagon"), 20, 8)],
+    [(RandomDirections(), 40, 8), (Orthonormal(), 8, 8), (Repelled(), 40, 8), (Polytope(name="pentagon"), 20, 8)],
 )
 def test_unit_rows_that_the_draw_decides(directions: Directions, n: int, d_in: int):
     f = rows(directions, n, d_in)
@@ -39,13 +47,13 @@ def test_orthonormal_rows():
 
 
 def test_random_directions_are_as_coherent_as_they_should_be():
-    f = rows(Random(), 300, 200)
+    f = rows(RandomDirections(), 300, 200)
     off = gram(f)[~torch.eye(300, dtype=torch.bool)]
     assert abs(float(off.square().mean()) * 200 - 1) < 0.05
 
 
 def test_repelled_rows_overlap_less_and_the_steps_are_adams():
-    f, start = rows(Repelled(steps=100, lr=3e-3), 64, 16), rows(Random(), 64, 16)
+    f, start = rows(Repelled(steps=100, lr=3e-3), 64, 16), rows(RandomDirections(), 64, 16)
 
     def overlap(rows: torch.Tensor) -> float:
         return float((gram(rows) - torch.eye(64)).square().sum())

@@ -7,8 +7,8 @@ import torch
 
 from sae.numerics.seeds import generator
 from sae.toys.features.values import (
-    Choice,
-    Constant,
+    ConstantValue,
+    DiscreteValues,
     FoldedNormal,
     LogNormal,
     RectifiedNormal,
@@ -29,11 +29,11 @@ def drawn(values: Values) -> tuple[torch.Tensor, float]:
     [
         (Uniform(), 1 / 2, 1 / 3),
         (Uniform(low=0.5), 3 / 4, 7 / 12),
-        (Constant(), 1, 1),
-        (Constant(value=2.5), 2.5, 6.25),
-        (Choice(values=(1, 2, 3)), 2, 14 / 3),
-        (Choice(values=(1, 2, 3, 4, 5)), 3, 11),
-        (Choice(values=(1, 3), weights=(3, 1)), 1.5, 3),
+        (ConstantValue(), 1, 1),
+        (ConstantValue(value=2.5), 2.5, 6.25),
+        (DiscreteValues(values=(1, 2, 3)), 2, 14 / 3),
+        (DiscreteValues(values=(1, 2, 3, 4, 5)), 3, 11),
+        (DiscreteValues(values=(1, 3), weights=(3, 1)), 1.5, 3),
         (LogNormal(), math.exp(1 / 32), math.exp(1 / 8)),
         (LogNormal(mu=-1, sigma=0.5), math.exp(-7 / 8), math.exp(-2 + 0.5)),
         (FoldedNormal(), (2 / math.pi) ** 0.5, 1),
@@ -49,7 +49,7 @@ def test_moments(values: Values, mean: float, second: float):
 
 def test_supports():
     assert 0.5 <= float(drawn(Uniform(low=0.5))[0].min()) < 0.501 and float(drawn(Uniform(low=0.5))[0].max()) <= 1
-    assert set(drawn(Choice(values=(1, 2, 3)))[0].tolist()) == {1.0, 2.0, 3.0}
+    assert set(drawn(DiscreteValues(values=(1, 2, 3)))[0].tolist()) == {1.0, 2.0, 3.0}
     assert float(drawn(LogNormal())[0].min()) > 0
 
 
@@ -74,10 +74,10 @@ def test_every_feature_has_its_own_law():
     [
         (lambda: Uniform(low=-1), "low = -1: codes are not negative; split a signed feature into two"),
         (lambda: Uniform(low=1, high=1), "high = 1 is not above low = 1"),
-        (lambda: Choice(values=(-1, 1)), "values: -1: codes are not negative"),
-        (lambda: Choice(values=(0, 1)), "values: 0 is silence; leave it out"),
-        (lambda: Choice(values=(1, 2), weights=(1,)), "weights: one above 0 for each"),
-        (lambda: Constant(value=0).tensors(2, 0), "values.value: 0 is not above 0"),
+        (lambda: DiscreteValues(values=(-1, 1)), "values: -1: codes are not negative"),
+        (lambda: DiscreteValues(values=(0, 1)), "values: 0 is silence; leave it out"),
+        (lambda: DiscreteValues(values=(1, 2), weights=(1,)), "weights: one above 0 for each"),
+        (lambda: ConstantValue(value=0).tensors(2, 0), "values.value: 0 is not above 0"),
         (lambda: RectifiedNormal(mu=[1, -2], sigma=1).tensors(2, 0), "values.mu: -2 is not above 0"),
         (lambda: RectifiedNormal(sigma=[1]).tensors(2, 0), "values.sigma: a list of 1 where 2 numbers"),
     ],

@@ -8,7 +8,7 @@ import torch
 from sae.analysis.geometry.geometry import dimensionality
 from sae.numerics.seeds import generator
 from sae.sources.network import Config
-from sae.toys.networks.training import measure, train, unexplained
+from sae.toys.networks.training import measure, train_networks, unexplained
 
 PENTAGON = {"n_features": 5, "activity": {"kind": "independent", "probability": 0.05}, "network": {"hidden": [2]}}
 SHORT = {"steps": 40, "batch_size": 64}
@@ -107,7 +107,7 @@ def test_a_penalty_on_the_hidden_layer_makes_it_smaller():
 def test_few_samples_are_all_there_is():
     config = Config(**PENTAGON, instances=1, training={"steps": 3, "n_samples": 6})
     population = config.population()
-    states = [(s.step, s.loss.clone()) for s in train(config.begin(), population, config.training)]
+    states = [(s.step, s.loss.clone()) for s in train_networks(config.begin(), population, config.training)]
     assert [step for step, _ in states] == [0, 1, 2, 3]
     begin = config.begin()
     x = population.rows(0, 6)

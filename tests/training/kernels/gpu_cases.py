@@ -13,12 +13,12 @@ from sae.architecture import Architecture, Largest, Positive, Selection
 from sae.dictionaries.gated import GatedArchitecture
 from sae.dictionaries.relu import ReluArchitecture
 from sae.training.dense_step import Terms
-from sae.training.kernels import Adam, Codes, Latents, Pull, Rounded
+from sae.training.kernels import Adam, Codes, Latents, Rounded, SparseBackward
 from sae.training.kernels.backend import kernels_for
 from sae.training.kernels.gpu import INTERPRETED, Triton
 from sae.training.kernels.graph import Replay
 from sae.training.kernels.reference import Reference
-from sae.training.sparse_step import Members, descend
+from sae.training.sparse_step import Members, sparse_descend
 from sae.training.stack import Stack
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -183,7 +183,7 @@ def compare_steps(codes: Codes, x: Tensor, p: Latents, b_dec: Tensor, unit_rows:
         by = kernels.transpose(codes, n_latents)
         own, m, v = moments(p)
         along = None if unit_rows else p.b_enc
-        pull = Pull(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / len(x))
+        pull = SparseBackward(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / len(x))
         gradient = Latents(*(torch.empty_like(t) for t in p))
         kernels.gradients(pull, gradient)
         before = [t.clone() for t in gradient]
@@ -226,7 +226,7 @@ def test_a_step_is_the_same_every_time():
         grad = kernels.decode(codes, p.W_dec, b_dec, x, residual)
         own, m, v = moments(p)
         by = kernels.transpose(codes, 900)
-        pull = Pull(by, codes.value, grad, residual, x, b_dec, own.W_dec, None, 2 / len(x))
+        pull = SparseBackward(by, codes.value, grad, residual, x, b_dec, own.W_dec, None, 2 / len(x))
         kernels.update(pull, own, m, v, Adam.at(1, 1e-3, 0.9, 0.999), True, None)
         ends.append([*codes, grad, residual, *own, *m, *v])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
@@ -239,15 +239,19 @@ def test_whole_steps(kind: Architecture):
     for kernels in (REFERENCE, Triton()):
         x, p, b_dec = problem(3, 5, 16, 2)
         stack = Stack(*(t.unflatten(0, (2, 5)) for t in p), b_dec)
-        stack.own = {name: torch.full_like(stack.b_enc, value) for name, value in kind.begins.items()}
+        stack.latent_parameters = {
+            name: torch.full_like(stack.b_enc, value) for name, value in kind.initial_values.items()
+        }
         m, v = (Stack.of({name: torch.zeros_like(t) for name, t in stack.parameters().items()}) for _ in range(2))
         rounded, residual, terms = Rounded.of(p.W_enc, exact=True), x.new_empty(2, *x.shape), Terms.empty(stack)
         coefficient, free, rest = torch.tensor([0.3, 0.1], device=DEVICE), torch.zeros(2, device=DEVICE), None
         members = Members(kernels, stack, m, v, kind, coefficient, free, residual, terms, rounded)
         for t in (1, 2):
-            rest = descend(members, x, x, Adam.at(t, 1e-2, 0.9, 0.999))
+            rest = sparse_descend(members, x, x, Adam.at(t, 1e-2, 0.9, 0.999))
         parts = (part.latents() for part in (stack, m, v))
-        ends.append([*(t for part in parts for t in part), rest.b_dec, *rest.own.values(), *vars(terms).values()])
+        ends.append(
+            [*(t for part in parts for t in part), rest.b_dec, *rest.latent_parameters.values(), *vars(terms).values()]
+        )
     for slow, quick in zip(*ends, strict=True):
         torch.testing.assert_close(quick, slow, rtol=1e-3, atol=1e-4)
 

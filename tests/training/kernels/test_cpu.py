@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.architecture import Largest, Positive
-from sae.training.kernels import Adam, Codes, Latents, Pull, Rounded
+from sae.training.kernels import Adam, Codes, Latents, Rounded, SparseBackward
 from sae.training.kernels.cpu import Numba
 from sae.training.kernels.reference import Reference
 
@@ -119,7 +119,7 @@ def test_the_rest_of_the_step(dtype: torch.dtype, batch: int, n_latents: int, d_
         by = kernels.transpose(codes, n_latents)
         own, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
         v = Latents(*(t.abs() for t in v))
-        pull = Pull(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / batch)
+        pull = SparseBackward(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / batch)
         gradient = Latents(*(torch.empty_like(t) for t in p))
         kernels.gradients(pull, gradient)
         rounded = Rounded.of(own.W_enc, exact=True) if dtype == torch.float32 else None

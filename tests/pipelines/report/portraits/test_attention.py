@@ -17,10 +17,10 @@ from pipelines.report.style import to_bytes
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.analysis.circuits.heads import ablations
-from sae.sources.attention import Asked
+from sae.sources.attention import AnswerPositions
 from sae.toys.attention.addition import Addition
 from sae.toys.attention.recent import Recent
-from sae.toys.attention.saved import held_out, load
+from sae.toys.attention.saved import held_out, load_toy
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -53,8 +53,8 @@ def test_a_toy_goes_from_its_config_to_a_report_with_its_portrait(tmp_path: Path
         assert list(report.rglob(f"{name}.png")) and list(report.rglob(f"{name}.svg"))
     source = next(store.directory(step) for step in steps if step.stage == "stream")
     drawn = {name: figure for name, _, _, figure in draw(source)}
-    toy = load(source)
-    rows = Asked(toy.task, "answers")(held_out(toy.task, toy.seed))
+    toy = load_toy(source)
+    rows = AnswerPositions(toy.task, "answers")(held_out(toy.task, toy.seed))
     rise = ablations(toy.model, rows).loss_rise.numpy()
     heads = drawn["toy-heads"]
     assert heads is not None

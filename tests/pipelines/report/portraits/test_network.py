@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.report.portraits import Candidate, network
+from pipelines.report.portraits import FirstSeedDictionary, network
 from pipelines.report.portraits._points import line, thinned
 from sae.dictionaries.relu import Relu
 from sae.sources.network import Config, Hidden
@@ -95,7 +95,7 @@ def test_a_dictionary_is_drawn_over_the_plane_of_the_features_it_was_to_find(tmp
     truth = Relu.tied(source.truth.directions[source.truth.represented])
     blind = Relu(torch.zeros(2, 1), torch.ones(1, 2), torch.zeros(1), torch.zeros(2))
     scores = {"mcc": 1.0, "fvu": 0.25, "fvu_active_2": 0.2, "fvu_active_1": 0.1, "fvu_active_3": float("nan")}
-    candidates = [Candidate("truth", truth, scores), Candidate("blind", blind, {})]
+    candidates = [FirstSeedDictionary("truth", truth, scores), FirstSeedDictionary("blind", blind, {})]
     figures = {name: figure for name, _, _, figure in network.overlay(directory, candidates)}
     plane, active = figures["network-found"], figures["network-active"]
     assert plane is not None and active is not None

@@ -16,24 +16,24 @@ ANGLES = 2 * np.pi * np.arange(5) / 5
 PENTAGON = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 
 
-def weights(n: int, label: str = "") -> _weights.Weights:
+def weights(n: int, label: str = "") -> _weights.BottleneckWeights:
     product = np.random.default_rng(n).uniform(-1, 1, (n, n))
     bias, length = np.linspace(-0.5, 0, n), np.linspace(1, 0.1, n)
-    return _weights.Weights(label, product, bias, length, np.zeros(n), length > 0.5)
+    return _weights.BottleneckWeights(label, product, bias, length, np.zeros(n), length > 0.5)
 
 
-def neurons(W: np.ndarray, mono: list[bool]) -> _weights.Neurons:
+def neurons(W: np.ndarray, mono: list[bool]) -> _weights.NeuronWeights:
     share = (W**2).max(0) / (W**2).sum(0)
-    return _weights.Neurons("", W, share, np.array(mono, dtype=float))
+    return _weights.NeuronWeights("", W, share, np.array(mono, dtype=float))
 
 
 def test_nothing_to_show_gives_no_figure():
     none, one = np.zeros((0, 2)), np.ones(1)
-    assert _weights.interference([]) is None
-    assert _weights.interference([weights(_weights.MOST_FEATURES + 1)]) is None
-    assert _weights.interference([weights(3)._replace(product=np.zeros((3, 4)))]) is None
+    assert _weights.draw_interference([]) is None
+    assert _weights.draw_interference([weights(_weights.MOST_FEATURES + 1)]) is None
+    assert _weights.draw_interference([weights(3)._replace(product=np.zeros((3, 4)))]) is None
     assert _weights.stacks([]) is None
-    assert _weights.stacks([_weights.Neurons("", np.zeros((3, 2)), np.full(2, np.nan), np.zeros(2))]) is None
+    assert _weights.stacks([_weights.NeuronWeights("", np.zeros((3, 2)), np.full(2, np.nan), np.zeros(2))]) is None
     assert _polytopes.vectors([]) is None
     assert _polytopes.vectors([_polytopes.Vectors("", np.ones((4, 3)))]) is None
     assert _polytopes.found(PENTAGON, none, {}) is None and _polytopes.found(PENTAGON, none, {"silent": none}) is None
@@ -42,13 +42,13 @@ def test_nothing_to_show_gives_no_figure():
     assert _polytopes.dimensionalities(np.arange(2.0), [np.zeros(0)] * 2, {}, "x") is None
     assert _phases.phase_diagram(one, np.array([0.1, 0.2]), np.zeros((2, 1, 4)), 2) is None
     assert _training.training(one, np.ones((1, 2)), [one], [""], (0, 0)) is None
-    assert _training.by_active([Stratum(1, 9, 0.1, 0.0)], {}) is None
+    assert _training.draw_by_active([Stratum(1, 9, 0.1, 0.0)], {}) is None
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_interference_shows_the_matrix_with_the_bias_beside_it_and_lengths_below(k: int):
     panels = [weights(12, f"p = {i}") for i in range(k)]
-    figure = _weights.interference(panels)
+    figure = _weights.draw_interference(panels)
     assert figure is not None
     for panel, above, below in zip(panels, figure.axes[:k], figure.axes[k : 2 * k], strict=True):
         joined = np.ma.filled(above.images[0].get_array(), np.nan)
@@ -80,7 +80,7 @@ def test_a_stack_is_as_high_as_its_weights_and_signs_part_them():
 
 def test_wide_layers_are_thinned_and_small_weights_drawn_together():
     W = np.random.default_rng(0).uniform(0, 1, (200, 300))
-    figure = _weights.stacks([_weights.Neurons("", W, np.full(300, 0.5), np.ones(300))])
+    figure = _weights.stacks([_weights.NeuronWeights("", W, np.full(300, 0.5), np.ones(300))])
     assert figure is not None
     (ax,) = figure.axes
     assert len(ax.patches) == _weights.MOST_NEURONS * (_weights.MOST_WEIGHTS + 1)
@@ -91,7 +91,7 @@ def test_wide_layers_are_thinned_and_small_weights_drawn_together():
 
 def test_a_neuron_without_weights_comes_last_and_is_not_counted():
     W = np.array([[0.0, 1.0], [0.0, 0.0]])
-    figure = _weights.stacks([_weights.Neurons("", W, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))])
+    figure = _weights.stacks([_weights.NeuronWeights("", W, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))])
     assert figure is not None and [t.get_text() for t in figure.axes[0].texts] == ["1"]
     assert figure.axes[0].get_title(loc="left") == "1 of 2 neurons are one feature's"
 
@@ -196,7 +196,7 @@ def test_the_instance_that_is_read_is_the_dark_one():
 
 def test_errors_by_what_is_active_have_the_dictionary_beside_them_where_it_is_known():
     strata = [Stratum(0, 90, 0.0, 0.0), Stratum(1, 50, 0.1, 0.01), Stratum(2, 40, 0.3, 0.02)]
-    alone, both = _training.by_active(strata, {}), _training.by_active(strata, {1: 0.05, 2: 0.2}, "relu")
+    alone, both = _training.draw_by_active(strata, {}), _training.draw_by_active(strata, {1: 0.05, 2: 0.2}, "relu")
     assert alone is not None and both is not None
     assert len(alone.axes) == 1 and len(both.axes) == 2
     np.testing.assert_allclose(both.axes[0].lines[0].get_ydata(), [0, 0.1, 0.3])
@@ -209,7 +209,7 @@ def test_the_same_data_give_the_same_bytes(form: str):
         [to_bytes(figure, form) for figure in figures if figure is not None]
         for figures in (
             (
-                _weights.interference([weights(4)]),
+                _weights.draw_interference([weights(4)]),
                 _weights.stacks([neurons(np.eye(3) + 0.1, [True, True, True])]),
                 _polytopes.found(PENTAGON, 0.3 * PENTAGON, {"d": PENTAGON}),
                 _phases.phase_diagram(np.array([0.1, 1]), np.array([0.01, 0.1]), np.full((2, 2, 4), 0.25), 3),
