@@ -19,6 +19,7 @@ from pipelines.commands.ask import ask
 from pipelines.commands.explore import explore
 from pipelines.commands.options import Out, Set
 from pipelines.commands.push import push
+from sae.registry import UserError
 
 if TYPE_CHECKING:
     from pipelines.config.config import Config
@@ -102,7 +103,7 @@ def run(config: Path, *, set: Set = None, out: Out = None, profile: Profile = Fa
     settings, steps, root = _read(config, set, out)
     store, link = Store(root), root / settings.name
     if link.exists() and not link.is_symlink():
-        raise ValueError(f"{link}: in the way of the link to the report; move it, or give the config another name")
+        raise UserError(f"{link}: in the way of the link to the report; move it, or give the config another name")
     runtime = runner.execution(settings.runtime)
     if profile:
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
@@ -142,7 +143,7 @@ def bench(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> No
     from pipelines.steps.store import Store
 
     if not suite:
-        raise ValueError("bench: name a suite, for example sharkey-512, or give a config")
+        raise UserError("bench: name a suite, for example sharkey-512, or give a config")
     files = [find_config(one) for one in suite]
     tiers = [tier or ("fast" if "fast" in read_table(file).get("tiers", {}) else FULL) for file in files]
     every = [
@@ -300,7 +301,7 @@ def _numbers(targets: str | None) -> list[int] | None:
         return None
     words = targets.split(",")
     if not all(word.strip().isdecimal() for word in words):
-        raise ValueError(f"--targets {targets}: write whole numbers with commas between, for example 4,6,9,13")
+        raise UserError(f"--targets {targets}: write whole numbers with commas between, for example 4,6,9,13")
     return [int(word) for word in words]
 
 

@@ -16,7 +16,7 @@ from pipelines.steps.store import sha256
 from sae.baseline import BaselineConfig
 from sae.metric import MetricConfig
 from sae.probing.sources import other_files
-from sae.registry import Settings, configurable
+from sae.registry import MissingFileError, Settings, UserError, configurable
 from sae.source import SourceConfig
 
 STAGES: dict[str, Stage] = {
@@ -183,9 +183,9 @@ def _examples(settings: ProbeTable, source: SourceConfig, step: Step) -> Step:
     tasks = settings.tasks
     files = {name: _content_hash(path, f"probe.tasks.{name}") for name, path in other_files(source, tasks).items()}
     if not files and not source.provides & {"codes", "labels"}:
-        raise ValueError(f"probe: labels or known features are needed, {_lacks(source)}; give probe.tasks.labels")
+        raise UserError(f"probe: labels or known features are needed, {_lacks(source)}; give probe.tasks.labels")
     if "shift" in settings.regimes and tasks.shift is None:
-        raise ValueError("probe.regimes: 'shift' needs another distribution; give probe.tasks.shift or leave it out")
+        raise UserError("probe.regimes: 'shift' needs another distribution; give probe.tasks.shift or leave it out")
     content = {"tasks": tasks.model_dump(mode="json"), "files": files}
     return Step("examples", examples.VERSION, content, {"source": step}, title=step.title)
 
@@ -235,7 +235,7 @@ def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
     for metric in config.metrics:
         if not metric.served_by(source.provides):
             wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
-            raise ValueError(f"score.metrics: {_kind(metric)!r} needs {wanted}, {_lacks(source)}")
+            raise UserError(f"score.metrics: {_kind(metric)!r} needs {wanted}, {_lacks(source)}")
     return list(config.metrics)
 
 
@@ -243,9 +243,9 @@ def _check_baselines(methods: Sequence[BaselineConfig], source: SourceConfig) ->
     for method in methods:
         if not method.needs <= source.provides:
             wanted = " and ".join(sorted(method.needs))
-            raise ValueError(f"baselines.kinds: {_kind(method)!r} needs {wanted}, {_lacks(source)}")
+            raise UserError(f"baselines.kinds: {_kind(method)!r} needs {wanted}, {_lacks(source)}")
         if "targets" in source.provides and not method.fits_targets:
-            raise ValueError(
+            raise UserError(
                 f"baselines.kinds: {_kind(method)!r} gives back what it reads, and the source {_kind(source)!r} has "
                 "targets to give back instead; take it out, or use 'linear'"
             )
@@ -268,5 +268,5 @@ def _title(row: _Row) -> str:
 
 def _content_hash(file: Path, field: str) -> str:
     if not file.is_file():
-        raise FileNotFoundError(f"{field}: {file} does not exist, or is not a file")
+        raise MissingFileError(f"{field}: {file} does not exist, or is not a file")
     return sha256(file)

@@ -34,7 +34,7 @@ from sae.files.native import write_whole
 from sae.model.hooked import Model, load_tokenizer
 from sae.numerics.statistics import Interval
 from sae.probing import ProbeExamples, TaskSettings, examples_of
-from sae.registry import Settings, configurable, unknown
+from sae.registry import Settings, UserError, configurable, unknown
 from sae.source import Source, SourceConfig
 from sae.sources import transformer
 
@@ -78,7 +78,7 @@ class QuestionContext:
         """The settings of the one source; a ``ValueError`` where there are several."""
         first, *others = self.settings.sources
         if others:
-            raise ValueError(
+            raise UserError(
                 f"source: the config has {1 + len(others)}, and a question is asked of one; choose, for example by "
                 "--set source.seed=0"
             )
@@ -89,7 +89,7 @@ class QuestionContext:
         """The hook point of the source; a ``ValueError`` where it is not of a model."""
         hook = getattr(self.source_config, "hook", None)
         if hook is None:
-            raise ValueError(
+            raise UserError(
                 "source: this question is asked of a model's activations; give a source of kind transformer"
             )
         return hook
@@ -101,7 +101,7 @@ class QuestionContext:
         runner.run([step], self.store, self.runtime, self.board)
         source = open_source(self.store.directory(step), self.runtime.device)
         if self.dictionary is not None and self.dictionary.d_in != source.d_in:
-            raise ValueError(
+            raise UserError(
                 f"the dictionary takes rows of width {self.dictionary.d_in}, but the source's are {source.d_in} wide"
             )
         return source
@@ -126,13 +126,13 @@ class QuestionContext:
         """The layer of the source's hook point."""
         found = re.match(r"blocks\.(\d+)\.", self.hook)
         if found is None:
-            raise ValueError(f"source.hook = {self.hook!r}: it is in no layer; give the question a layer")
+            raise UserError(f"source.hook = {self.hook!r}: it is in no layer; give the question a layer")
         return int(found[1])
 
     def needed(self) -> Dictionary:
         """The dictionary; a ``ValueError`` where none was given."""
         if self.dictionary is None:
-            raise ValueError("this question is about a dictionary: give its folder after the config")
+            raise UserError("this question is about a dictionary: give its folder after the config")
         return self.dictionary.to(self.runtime.device)
 
     def token(self, ids: Sequence[int]) -> list[str]:
@@ -152,7 +152,7 @@ class QuestionContext:
         """Rows with something known of them, to choose on and to test on; a ``ValueError`` where nothing is known."""
         config = self.source_config
         if not config.provides & {"labels", "codes"}:
-            raise ValueError("source: nothing is known of its rows; give labelled texts, --set source.labels=FILE")
+            raise UserError("source: nothing is known of its rows; give labelled texts, --set source.labels=FILE")
         found = examples_of(self.source, settings, config)
         return found["train"], found["test"]
 
@@ -188,7 +188,7 @@ def answer_question(
     asked = QuestionContext(settings, d, store, runner.execution(settings.runtime), board)
     folder = root / f"{settings.name}-answers"
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: in the way of the answers; move it, or give the config another name")
+        raise UserError(f"{folder}: in the way of the answers; move it, or give the config another name")
     answer = asked_with.answer(asked)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{question}.json"
@@ -207,7 +207,7 @@ def question_config(question: str, tables: Mapping[str, Mapping[str, Any]]) -> Q
     known = configurable(QUESTIONS)
     for name in (question, *tables):
         if name not in known:
-            raise ValueError(unknown(name, known, "question"))
+            raise UserError(unknown(name, known, "question"))
     cls = known[question].Config
     assert issubclass(cls, QuestionConfig)
     return build(cls, tables.get(question, {}), f"ask.{question}")

@@ -21,6 +21,7 @@ from pipelines.steps.progress import Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
 from sae.fitting import default_device
+from sae.registry import UserError
 
 POLL_SECONDS = 0.5
 
@@ -34,7 +35,7 @@ def execution(table: RuntimeTable) -> Runtime:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"runtime.device = {table.device!r}: this machine has no such device; try auto") from None
+        raise UserError(f"runtime.device = {table.device!r}: this machine has no such device; try auto") from None
     return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def exactly_one(first: str, a: float | None, second: str, b: float | None) -> No
     """Refuses both and neither."""
     if (a is None) == (b is None):
         given = "neither is" if a is None else "both are"
-        raise ValueError(f"give {first}, the penalty's weight, or {second}, the sparsity to reach: {given} given")
+        raise UserError(f"give {first}, the penalty's weight, or {second}, the sparsity to reach: {given} given")
 
 
 class PenalisedConfig(DictionaryConfig):
@@ -252,9 +252,9 @@ class SelectingConfig(DictionaryConfig):
     @model_validator(mode="after")
     def _k_fits(self) -> SelectingConfig:
         if max(self.k, self.k_start or 0) > self.n_latents:
-            raise ValueError(f"k = {max(self.k, self.k_start or 0)} is more than n_latents = {self.n_latents}")
+            raise UserError(f"k = {max(self.k, self.k_start or 0)} is more than n_latents = {self.n_latents}")
         if (self.k_start is None) != (self.k_anneal == 0):
-            raise ValueError("k_start and k_anneal go together: from how many, and over what share of the steps")
+            raise UserError("k_start and k_anneal go together: from how many, and over what share of the steps")
         return self
 
     def k_at(self, share: float) -> int:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.numerics.fit_cost import FitCost
-from sae.registry import configurable, unknown
+from sae.registry import UserError, configurable, unknown
 from sae.source import Source, as_source
 
 D = TypeVar("D", bound="Dictionary")
@@ -75,9 +75,9 @@ class Dictionary(ABC):
         defaults |= {f.name: f.default_factory() for f in own if f.default_factory is not MISSING}
         for name, value in settings.items():
             if name not in defaults:
-                raise ValueError(unknown(name, sorted(defaults), f"setting of {cls.kind!r}"))
+                raise UserError(unknown(name, sorted(defaults), f"setting of {cls.kind!r}"))
             if not _alike(value, defaults[name]):
-                raise ValueError(f"{name} = {repr(value)[:40]} is no setting of {cls.kind!r}")
+                raise UserError(f"{name} = {repr(value)[:40]} is no setting of {cls.kind!r}")
         return dict(settings)
 
     def multiply_adds(self) -> int:
@@ -92,9 +92,9 @@ class Dictionary(ABC):
         is unknown or missing. What the encoder spends on them is added to what the card says was spent.
         """
         if kind not in configurable("sae.encoders"):
-            raise ValueError(unknown(kind, configurable("sae.encoders"), "encoder"))
+            raise UserError(unknown(kind, configurable("sae.encoders"), "encoder"))
         if self.d_in != self.d_out:
-            raise ValueError(f"encoder {kind!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
+            raise UserError(f"encoder {kind!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
         source = None if x is None else as_source(x, self.d_in)
         config = configurable("sae.encoders")[kind].Config(**settings)
         with torch.no_grad():
@@ -136,5 +136,5 @@ def check_reader(kind: str, settings: Mapping[str, Any]) -> None:
     """Refuses what cannot be the reading half of another dictionary: a kind that is not trained, or wrong settings."""
     readers = configurable("sae.dictionaries")
     if kind not in readers:
-        raise ValueError(unknown(kind, readers, "kind that reads"))
+        raise UserError(unknown(kind, readers, "kind that reads"))
     readers[kind].KIND.checked(settings)

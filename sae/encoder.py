@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.numerics.fit_cost import FitCost
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.source import Source
 
 N_NORM = 4096
@@ -68,7 +68,7 @@ class LassoConfig(EncoderConfig):
 def needed(source: Source | None, why: str) -> Source:
     """The source, or a ``ValueError`` that says what its rows are needed for."""
     if source is None:
-        raise ValueError(f"encoder: training rows are needed {why}: give x, a matrix [rows, d_in] or a source")
+        raise UserError(f"encoder: training rows are needed {why}: give x, a matrix [rows, d_in] or a source")
     return source
 
 

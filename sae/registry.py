@@ -18,6 +18,17 @@ from typing import Annotated, Any, ClassVar, Union
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 
+class UserError(ValueError):
+    """A mistake of the user in one line: the field, the value, what is wrong and what to do.
+
+    The command line prints it and exits with code 2; any other exception is a bug and keeps its traceback.
+    """
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that the user named does not exist."""
+
+
 class Settings(BaseModel):
     """A frozen set of settings that refuses unknown keys and infinities."""
 
@@ -51,7 +62,7 @@ def config_class(package: str, kind: str) -> type[Settings]:
     """The ``Config`` of one kind; a ``ValueError`` names the nearest kinds where there is none."""
     found = configurable(package)
     if kind not in found:
-        raise ValueError(unknown(kind, found, f"kind of {package.rpartition('.')[2]}"))
+        raise UserError(unknown(kind, found, f"kind of {package.rpartition('.')[2]}"))
     return found[kind].Config
 
 

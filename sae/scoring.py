@@ -13,7 +13,7 @@ from sae.dictionary import Dictionary
 from sae.metric import Case, Evidence, MetricConfig
 from sae.numerics.matching import unit
 from sae.numerics.seeds import Permutation, derive
-from sae.registry import config_class, configurable
+from sae.registry import UserError, config_class, configurable
 from sae.source import Batch, Truth
 
 
@@ -71,7 +71,7 @@ def chosen_metrics(metrics: Sequence[str] | None, provides: frozenset[str]) -> l
     for name, metric in zip(metrics, named, strict=True):
         if not metric.served_by(provides):
             wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
-            raise ValueError(f"metrics: {name!r} needs {wanted}, which is not given")
+            raise UserError(f"metrics: {name!r} needs {wanted}, which is not given")
     return named
 
 
@@ -93,23 +93,23 @@ def check_evidence(
 ) -> None:
     """Refuses what does not fit together, in one line."""
     if x.ndim != 2 or x.shape[1] != d.d_in:
-        raise ValueError(f"x: shape {shape(x)}, but the dictionary takes [rows, {d.d_in}]")
+        raise UserError(f"x: shape {shape(x)}, but the dictionary takes [rows, {d.d_in}]")
     if targets is not None and targets.shape != x.shape:
-        raise ValueError(f"targets: shape {shape(targets)}, expected {shape(x)} as x has it")
+        raise UserError(f"targets: shape {shape(targets)}, expected {shape(x)} as x has it")
     if len(x) < 2:
-        raise ValueError(f"x: {len(x)} rows; at least 2 are needed, half to choose on and half to score on")
+        raise UserError(f"x: {len(x)} rows; at least 2 are needed, half to choose on and half to score on")
     if features is not None and (features.ndim != 2 or features.shape[1] != d.d_in):
-        raise ValueError(f"features: shape {shape(features)}, but the dictionary needs [n_features, {d.d_in}]")
+        raise UserError(f"features: shape {shape(features)}, but the dictionary needs [n_features, {d.d_in}]")
     if features is not None and not bool(features.any()):
-        raise ValueError("features: every row is zero; give at least one direction or leave features out")
+        raise UserError("features: every row is zero; give at least one direction or leave features out")
     n_features = "n_features" if features is None else len(features)
     if codes is not None and (
         codes.ndim != 2 or len(codes) != len(x) or n_features not in ("n_features", codes.shape[1])
     ):
-        raise ValueError(f"codes: shape {shape(codes)}, expected [{len(x)}, {n_features}] as x and features have it")
+        raise UserError(f"codes: shape {shape(codes)}, expected [{len(x)}, {n_features}] as x and features have it")
     for name, y in labels.items():
         if y.shape != x.shape[:1]:
-            raise ValueError(f"labels: {name!r} has shape {shape(y)}, expected [{len(x)}], one label a row of x")
+            raise UserError(f"labels: {name!r} has shape {shape(y)}, expected [{len(x)}], one label a row of x")
     given = {
         "x": x,
         "targets": targets,
@@ -119,9 +119,9 @@ def check_evidence(
     }
     for name, tensor in given.items():
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name}: NaN or infinite values; remove those rows first")
+            raise UserError(f"{name}: NaN or infinite values; remove those rows first")
     if codes is not None and bool((codes < 0).any()):
-        raise ValueError("codes: negative values; split a signed feature into two, one for each direction")
+        raise UserError("codes: negative values; split a signed feature into two, one for each direction")
 
 
 def shape(tensor: Tensor) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.numerics.seeds import Permutation, derive, epoch_rows
-from sae.registry import VersionedSettings
+from sae.registry import UserError, VersionedSettings
 
 if TYPE_CHECKING:
     from sae.model.hooked import Site
@@ -110,7 +110,7 @@ class TensorSource(Source):
         kept = max(1, round(n * heldout / 2))
         parts = {"choose": order[:kept], "test": order[kept : 2 * kept], "train": order[2 * kept :]}
         if len(parts["train"]) == 0 or len(parts["test"]) == 0:
-            raise ValueError(f"source: {n} rows are too few to train on and to hold some out")
+            raise UserError(f"source: {n} rows are too few to train on and to hold some out")
         self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
         self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
         self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
@@ -149,21 +149,21 @@ def as_source(given: Tensor | tuple[Tensor, Tensor] | Source, d_in: int | None =
             if matrix is not None:
                 _check_matrix(name, matrix)
         if y is not None and y.shape != x.shape:
-            raise ValueError(
+            raise UserError(
                 f"y: shape {list(y.shape)} where x has {list(x.shape)}; a dictionary reads and writes one width"
             )
         source = TensorSource(x.detach().float(), targets=None if y is None else y.detach().float())
     if d_in is not None and source.d_in != d_in:
-        raise ValueError(f"x: rows of width {source.d_in}, but the dictionary takes {d_in}")
+        raise UserError(f"x: rows of width {source.d_in}, but the dictionary takes {d_in}")
     return source
 
 
 def _check_matrix(name: str, matrix: Tensor) -> None:
     if matrix.ndim != 2 or not matrix.is_floating_point():
         found = f"{matrix.dtype} {list(matrix.shape)}"
-        raise ValueError(f"{name}: a floating-point matrix [rows, d_in] is needed, not {found}")
+        raise UserError(f"{name}: a floating-point matrix [rows, d_in] is needed, not {found}")
     if not bool(torch.isfinite(matrix).all()):
-        raise ValueError(f"{name}: the activations contain NaN or infinite values")
+        raise UserError(f"{name}: the activations contain NaN or infinite values")
 
 
 Progress = Callable[[int, int, str], None]

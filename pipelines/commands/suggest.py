@@ -30,7 +30,7 @@ from pipelines.steps.store import Store
 from sae.analysis.suggestion import Suggestion, suggest
 from sae.architecture import DictionaryConfig, SelectingConfig
 from sae.files.native import write_whole
-from sae.registry import config_class
+from sae.registry import UserError, config_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,12 +69,12 @@ def run(
     store, runtime = Store(root), runner.execution(settings.runtime)
     widths = list(dict.fromkeys(d.n_latents for d in settings.dictionaries))
     if not widths:
-        raise ValueError("dictionary.n_latents is missing: how wide are the dictionaries to be?")
+        raise UserError("dictionary.n_latents is missing: how wide are the dictionaries to be?")
     if targets is not None and len(set(targets)) < 3:
-        raise ValueError("--targets: a minimum needs three targets at least, one on each side of it")
+        raise UserError("--targets: a minimum needs three targets at least, one on each side of it")
     folder = root / f"{settings.name}-suggestion"
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: in the way of the evidence; move it, or give the config another name")
+        raise UserError(f"{folder}: in the way of the evidence; move it, or give the config another name")
     if targets is not None:
         asked = {width: sorted(set(targets)) for width in widths}
         curves = _sweep(settings, kind, asked, store, runtime, board)
@@ -131,11 +131,11 @@ def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -
     try:
         cls = config_class("sae.dictionaries", kind)
     except ValueError as error:
-        raise ValueError(f"--kind: {error}") from None
+        raise UserError(f"--kind: {error}") from None
     assert issubclass(cls, DictionaryConfig)
     aim = "k" if issubclass(cls, SelectingConfig) else "l0"
     if aim not in cls.model_fields:
-        raise ValueError(f"--kind {kind}: has no target of L0 to sweep over; try batchtopk")
+        raise UserError(f"--kind {kind}: has no target of L0 to sweep over; try batchtopk")
     given = settings.given.get("dictionary", [])
     own = next((t for t in (given if isinstance(given, list) else [given]) if t.get("kind") == kind), {"kind": kind})
     kept = {name: value for name, value in own.items() if name not in AIMS | {"n_latents"}}

@@ -21,7 +21,7 @@ from sae.encoder import EncoderConfig
 from sae.metric import MetricConfig
 from sae.probing import StudySettings, TaskSettings
 from sae.refinement import RefineConfig
-from sae.registry import Settings, config_class, configurable, unknown
+from sae.registry import MissingFileError, Settings, UserError, config_class, configurable, unknown
 from sae.source import SourceConfig
 from sae.training.config import TrainConfig
 
@@ -169,18 +169,18 @@ def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> 
     given = table.get("tiers")
     tiers = cast(Mapping[str, Any], given) if isinstance(given, dict) else {}
     if tier != FULL and not isinstance(tiers.get(tier), dict):
-        raise ValueError(f"{file}: {unknown(tier, [FULL, *tiers], 'tier')}")
+        raise UserError(f"{file}: {unknown(tier, [FULL, *tiers], 'tier')}")
     return parse(override(merge_tables(table, tiers.get(tier, {})), overrides))
 
 
 def read_table(file: Path) -> Table:
     """What stands in a TOML file. Raises ``FileNotFoundError`` or ``ValueError``, each of one line."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such config file")
+        raise MissingFileError(f"{file}: there is no such config file")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not readable as TOML: {error}") from None
+        raise UserError(f"{file}: not readable as TOML: {error}") from None
 
 
 def parse(table: Mapping[str, Any]) -> Config:
@@ -190,7 +190,7 @@ def parse(table: Mapping[str, Any]) -> Config:
     dictionaries = _sweep("sae.dictionaries", DictionaryConfig, plain, "dictionary")
     baselines = _baselines(tables.baselines.kinds, widths=list(dict.fromkeys(d.n_latents for d in dictionaries)))
     if not dictionaries and not baselines:
-        raise ValueError("dictionary is missing: give a [dictionary] table, or kinds under [baselines]")
+        raise UserError("dictionary is missing: give a [dictionary] table, or kinds under [baselines]")
     training = dict(tables.train)
     seeds = _seeds(training.pop("seeds", 0), "train.seeds")
     own = tables.baselines.seeds
@@ -237,7 +237,7 @@ def _refinements(tables: Sequence[Table]) -> tuple[tuple[DictionaryConfig, Refin
         if asked is False:
             continue
         if not isinstance(asked, dict):
-            raise ValueError(f"dictionary.refine = {asked!r}: give true, or a table of settings such as {{steps = 60}}")
+            raise UserError(f"dictionary.refine = {asked!r}: give true, or a table of settings such as {{steps = 60}}")
         plain = {name: value for name, value in table.items() if name != "refine"}
         every = expand(RefineConfig, cast(Table, asked), "dictionary.refine")
         settings = [build(RefineConfig, t, "dictionary.refine") for t in every]
@@ -265,11 +265,11 @@ def _class(package: str, noun: type[_C], table: Table, where: str) -> type[_C]:
     kind = table.get("kind")
     if not isinstance(kind, str):
         problem = "is missing" if kind is None else f"= {kind!r} is not one word"
-        raise ValueError(f"{where}: kind {problem}; choose from {', '.join(configurable(package))}")
+        raise UserError(f"{where}: kind {problem}; choose from {', '.join(configurable(package))}")
     try:
         cls = config_class(package, kind)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     assert issubclass(cls, noun)
     return cls
 
@@ -277,5 +277,5 @@ def _class(package: str, noun: type[_C], table: Table, where: str) -> type[_C]:
 def _seeds(given: Any, where: str) -> tuple[int, ...]:
     seeds = cast(Sequence[Any], given if isinstance(given, list | tuple) else [given])
     if not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"{where} = {given!r}: give a whole number or a list of them")
+        raise UserError(f"{where} = {given!r}: give a whole number or a list of them")
     return tuple(dict.fromkeys(seeds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sae.registry import unknown
+from sae.registry import MissingFileError, unknown
 
 _FOLDERS = (Path("configs/suites"), Path(__file__).parent.parent / "configs/suites")
 """Where a suite is looked for by its name: beside the reader, and in the project's own folder."""
@@ -19,4 +19,4 @@ def find_config(config: Path) -> Path:
         if (file := folder / f"{config}.toml").is_file():
             return file
     known = sorted({file.stem for folder in _FOLDERS for file in folder.glob("*.toml")})
-    raise FileNotFoundError(f"{unknown(str(config), known, 'suite')}; or give the path of a config")
+    raise MissingFileError(f"{unknown(str(config), known, 'suite')}; or give the path of a config")

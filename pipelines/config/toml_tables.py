@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sae.registry import Settings, unknown
+from sae.registry import Settings, UserError, unknown
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
@@ -26,13 +26,13 @@ def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
         path, equals, text = assignment.partition("=")
         *parents, name = path.strip().split(".")
         if not equals or not all([*parents, name]):
-            raise ValueError(f"--set {assignment}: write key.path=value, for example train.steps=200")
+            raise UserError(f"--set {assignment}: write key.path=value, for example train.steps=200")
         places: list[Any] = [result]
         for parent in parents:
             below = [place.setdefault(parent, {}) for place in places]
             places = [p for b in below for p in (cast(list[Any], b) if isinstance(b, list) else [b])]
             if not all(isinstance(place, dict) for place in places):
-                raise ValueError(f"--set {assignment}: {parent!r} is a value, not a table with keys of its own")
+                raise UserError(f"--set {assignment}: {parent!r} is a value, not a table with keys of its own")
         for place in places:
             place[name] = value_of(text.strip(), assignment)
     return result
@@ -64,7 +64,7 @@ def value_of(text: str, assignment: str) -> Any:
     except tomllib.TOMLDecodeError:
         if re.fullmatch(r"""[^\s"'\[\]{},=#]+""", text):
             return text
-        raise ValueError(f"--set {assignment}: {text!r} is neither a TOML value nor a bare word") from None
+        raise UserError(f"--set {assignment}: {text!r} is neither a TOML value nor a bare word") from None
 
 
 def expand(cls: type[Settings], table: Mapping[str, Any], where: str) -> list[Table]:
@@ -72,7 +72,7 @@ def expand(cls: type[Settings], table: Mapping[str, Any], where: str) -> list[Ta
     axes = {name: value for name, value in table.items() if _is_swept(cls, name, value)}
     for name, values in axes.items():
         if not values:
-            raise ValueError(f"{where}.{name} = []: an empty list sweeps over nothing; give at least one value")
+            raise UserError(f"{where}.{name} = []: an empty list sweeps over nothing; give at least one value")
     return [{**table, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
 
 
@@ -99,7 +99,7 @@ def build(cls: type[S], table: Mapping[str, Any], where: str) -> S:
     try:
         return cls.model_validate(table)
     except ValidationError as error:
-        raise ValueError(_told(error.errors()[0], cls, where)) from None
+        raise UserError(_told(error.errors()[0], cls, where)) from None
 
 
 def _told(mistake: ErrorDetails, cls: type[Settings], where: str) -> str:

@@ -25,6 +25,7 @@ from sae.analysis.latents import explore_latents as look
 from sae.baselines import neurons
 from sae.dictionary import Dictionary
 from sae.files import load
+from sae.registry import UserError
 from sae.source import Source
 
 NEURONS = "neurons"
@@ -42,7 +43,7 @@ def write_pages(
     d = load(dictionary)
     if len(settings.sources) != 1:
         found = ", ".join(labels_of([s.model_dump(mode="json") for s in settings.sources], skip=set()))
-        raise ValueError(f"the config has {len(settings.sources)} sources ({found}); choose one by --set source....")
+        raise UserError(f"the config has {len(settings.sources)} sources ({found}); choose one by --set source....")
     step = plan(settings)[0]
     store = Store(_root(Path(dictionary), step, settings.runtime.out))
     out = out or store.root / f"{settings.name}-explore"
@@ -87,7 +88,7 @@ def looked_at(tokens: int | None, latents: str | None) -> LatentsConfig:
     if latents is not None:
         words = [word.strip() for word in latents.split(",") if word.strip()]
         if not words or not all(word.isdecimal() for word in words):
-            raise ValueError(f"--latents {latents}: give how many, or their numbers with commas: 3,17,42 or 3,")
+            raise UserError(f"--latents {latents}: give how many, or their numbers with commas: 3,17,42 or 3,")
         numbers = [int(word) for word in words]
         given["latents"] = numbers[0] if "," not in latents else tuple(numbers)
     try:
@@ -95,7 +96,7 @@ def looked_at(tokens: int | None, latents: str | None) -> LatentsConfig:
     except ValidationError as error:
         first = error.errors()[0]
         name = {"n_tokens": "--tokens", "latents": "--latents"}[str(first["loc"][0])]
-        raise ValueError(f"{name} {first['input']}: {first['msg']}") from None
+        raise UserError(f"{name} {first['input']}: {first['msg']}") from None
 
 
 def _as_many(looked: LatentsConfig) -> int:
@@ -113,7 +114,7 @@ def _root(dictionary: Path, step: Step, out: Path) -> Path:
 
 def _check_width(dictionary: str | Path, d: Dictionary, source: Source, settings: Config) -> None:
     if d.d_in != source.d_in:
-        raise ValueError(
+        raise UserError(
             f"{dictionary}: the dictionary takes rows of width {d.d_in}, but the source of {settings.name} has rows of "
             f"width {source.d_in}; give the config that it was trained with"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.explore.index import exploration_facts, notes, rates, table
 from pipelines.explore.latent import STRENGTHS, NamedExploration
 from pipelines.explore.words import script
+from sae.registry import UserError
 from sae.source import Progress
 
 MARK = "explore.json"
@@ -20,7 +21,7 @@ MARK = "explore.json"
 def check_site_folder(out: Path) -> None:
     """A ``ValueError`` of one line where something else is in the way."""
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: in the way of the pages, and no site of ours; choose another folder with --out")
+        raise UserError(f"{out}: in the way of the pages, and no site of ours; choose another folder with --out")
 
 
 def write(

@@ -10,7 +10,7 @@ from pipelines.question import QuestionContext
 from sae.analysis.units.one_feature import Halves
 from sae.metric import encode
 from sae.probing import ProbeExamples, TaskSettings
-from sae.registry import unknown
+from sae.registry import UserError, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ def features_of(
     choose, test = asked.examples(limits)
     for name in names:
         if name not in choose.labels:
-            raise ValueError(f"ask.features: {unknown(name, choose.labels, 'feature of the rows')}")
+            raise UserError(f"ask.features: {unknown(name, choose.labels, 'feature of the rows')}")
     device = asked.runtime.device
     neurons = Halves(choose.acts.to(device), test.acts.to(device))
     latents = None if asked.dictionary is None else Halves(*(encode(asked.needed(), half) for half in neurons))

@@ -21,6 +21,7 @@ from sae.analysis.geometry.geometry import dimensionality
 from sae.analysis.geometry.moments import Moments, matched_gaussian
 from sae.metric import encode
 from sae.numerics.statistics import Interval, bootstrap, of_draws
+from sae.registry import UserError
 
 
 class Config(QuestionConfig):
@@ -44,7 +45,7 @@ class Config(QuestionConfig):
             often += (encode(d, x[index]) > 0).sum(0).cpu()
         kept = often.argsort(descending=True, stable=True)[: min(self.most, int((often > 0).sum()))]
         if len(kept) < 3:
-            raise ValueError(
+            raise UserError(
                 f"the dictionary: {len(kept)} of its latents fire on {len(x)} held-out rows; three are needed"
             )
         firings = Firings(len(kept), device)

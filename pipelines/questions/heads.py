@@ -15,6 +15,7 @@ from pydantic import Field
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from sae.analysis.circuits.heads import n_heads
 from sae.analysis.circuits.outcomes import Events, effects, frequent, sharing, skip_trigrams
+from sae.registry import UserError
 
 SHOWN = 20
 
@@ -39,7 +40,7 @@ class Config(QuestionConfig):
         else:
             events = skip_trigrams(text, self.n_outcomes, self.least, self.events)
         if len(events.outcomes) < 2:
-            raise ValueError(
+            raise UserError(
                 f"the text has {len(events.outcomes)} such outcomes in {len(text)} rows; give more rows, a lower "
                 "ask.heads.least, or ask.heads.outcomes=frequent"
             )

@@ -17,6 +17,7 @@ from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig,
 from sae.analysis.geometry.moments import matched_gaussian
 from sae.analysis.geometry.order import Way, adjacent, order_with_controls, seriation
 from sae.numerics.statistics import Interval, of_draws
+from sae.registry import UserError
 
 
 class Config(QuestionConfig):
@@ -32,7 +33,7 @@ class Config(QuestionConfig):
     def answer(self, asked: QuestionContext) -> Answer:
         layer = asked.layer if self.layer is None else self.layer
         if layer >= asked.model.n_layers:
-            raise ValueError(f"ask.neuron_map.layer = {layer}: the model has {asked.model.n_layers} layers, from 0")
+            raise UserError(f"ask.neuron_map.layer = {layer}: the model has {asked.model.n_layers} layers, from 0")
         rows: list[list[AnswerValue]] = []
         orders: dict[str, list[int]] = {}
         for name, weights in self._weights(asked, layer).items():

@@ -22,6 +22,7 @@ from sae.analysis.geometry.moments import Moments
 from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 
 _PARTS = 5
 
@@ -40,9 +41,9 @@ class Config(QuestionConfig):
     def answer(self, asked: QuestionContext) -> Answer:
         model, text = asked.model, asked.activations.tokens("train")[: self.n_rows]
         if model.width(asked.hook) != model.d_model or "resid" not in asked.hook:
-            raise ValueError(f"source.hook = {asked.hook!r}: give one of the residual stream, blocks.N.hook_resid_post")
+            raise UserError(f"source.hook = {asked.hook!r}: give one of the residual stream, blocks.N.hook_resid_post")
         if len(text) < 2 * _PARTS:
-            raise ValueError(f"source: {len(text)} rows of tokens are too few; give more text")
+            raise UserError(f"source: {len(text)} rows of tokens are too few; give more text")
         stream, permuted, outputs = self._gathered(asked, model, text)
         found = subspace(stream, permuted, self.kept, self.rank)
         r2: list[list[AnswerValue]] = [

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.config.names import brief
 from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered_scores
 from sae.numerics.statistics import Estimate, mean_interval
-from sae.registry import kinds
+from sae.registry import MissingFileError, kinds
 
 Value = str | int | float | None
 
@@ -190,7 +190,7 @@ def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:
 def read_csv(path: Path) -> list[ScoredRow]:
     """The rows of a ``scores.csv``; a ``FileNotFoundError`` names the file where there is none."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no scores here; run the report first")
+        raise MissingFileError(f"{path}: no scores here; run the report first")
     with path.open(newline="", encoding="utf-8") as f:
         lines = csv.DictReader(f)
         columns = list(lines.fieldnames or ())

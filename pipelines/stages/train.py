@@ -30,7 +30,7 @@ from sae.files import save
 from sae.files.native import read_tensors, write_whole
 from sae.numerics import memory
 from sae.numerics.memory import memory_of
-from sae.registry import config_class
+from sae.registry import UserError, config_class
 from sae.training.config import TrainConfig
 from sae.training.loop import train_side_by_side
 from sae.training.state import Member, State, select_members
@@ -162,7 +162,7 @@ def _record(states: Sequence[State], jobs: Sequence[Job], logs: Sequence[Log], s
     records, step = [record for state in states for record in state.records()], states[0].step
     for job, record in zip(jobs, records, strict=True):
         if not abs(record["loss"]) < float("inf"):
-            raise ValueError(
+            raise UserError(
                 f"{job.step.title}: the loss is {record['loss']} at step {step}; "
                 "lower train.lr, or check the source for extreme values"
             )

@@ -7,12 +7,14 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae.registry import UserError
+
 
 def check_sinks(names: Sequence[str]) -> None:
     """A ``ValueError`` of one line names a sink that is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"runtime.sinks: {name!r} is not installed; pip install {name}, or leave it out")
+            raise UserError(f"runtime.sinks: {name!r} is not installed; pip install {name}, or leave it out")
 
 
 class Sinks:

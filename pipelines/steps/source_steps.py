@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipelines.steps.step import Job, Runtime, Tell
-from sae.registry import config_class
+from sae.registry import UserError, config_class
 from sae.source import Batch, Source, SourceConfig
 
 
@@ -56,7 +56,7 @@ def refuse_non_finite(batch: Batch, directory: Path) -> None:
     """A ``ValueError`` of one line where activations are NaN or infinite."""
     rows = int((~torch.isfinite(batch.acts) | ~torch.isfinite(batch.wanted)).any(-1).sum())
     if rows:
-        raise ValueError(
+        raise UserError(
             f"{directory}: {rows} of {len(batch.acts)} rows of activations hold NaN or infinite values; "
             "check the source, or store it in float32"
         )

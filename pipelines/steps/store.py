@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from pipelines.steps.step import Step
 from sae.files.native import write_whole
+from sae.registry import UserError
 
 MANIFEST = "manifest.json"
 
@@ -38,7 +39,7 @@ class Store:
             probe.unlink()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise OSError(f"{self.root}: cannot write there ({reason}); choose another folder with --out") from None
+            raise UserError(f"{self.root}: cannot write there ({reason}); choose another folder with --out") from None
 
     def directory(self, step: Step) -> Path:
         return self.root / step.name
@@ -87,9 +88,9 @@ class Store:
         for name, written in read_manifest(directory)["files"].items():
             file = directory / name
             if not file.is_file():
-                raise ValueError(f"{file}: the file is missing; {remedy}")
+                raise UserError(f"{file}: the file is missing; {remedy}")
             if file.stat().st_size != written["size"] or sha256(file) != written["sha256"]:
-                raise ValueError(f"{file}: damaged, not what was written; {remedy}")
+                raise UserError(f"{file}: damaged, not what was written; {remedy}")
 
     @contextmanager
     def claim(self, group: str) -> Generator[bool]:
@@ -116,7 +117,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict) or "files" not in manifest:
-        raise ValueError(f"{file}: missing or damaged; delete {directory} and run again")
+        raise UserError(f"{file}: missing or damaged; delete {directory} and run again")
     return cast(dict[str, Any], manifest)
 
 

@@ -27,6 +27,7 @@ from sae.activations.shards import Shards
 from sae.model.hooked import Dtype, Model, Site, spliceable
 from sae.model.token_rows import Select, TokenRows
 from sae.numerics.seeds import epoch_rows
+from sae.registry import MissingFileError, UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 
 Splits = dict[str, dict[str, int]]
@@ -51,7 +52,7 @@ class StreamedConfig(SourceConfig, ABC):
     @model_validator(mode="after")
     def _target_is_another(self) -> StreamedConfig:
         if self.target == self.hook:
-            raise ValueError(f"target = {self.target!r} is the hook itself; leave it out for an autoencoder")
+            raise UserError(f"target = {self.target!r} is the hook itself; leave it out for an autoencoder")
         return self
 
     @abstractmethod
@@ -94,7 +95,7 @@ class StreamedConfig(SourceConfig, ABC):
             try:
                 model.check_target(self.hook, self.target)
             except ValueError as error:
-                raise ValueError(f"source.target: {error}") from None
+                raise UserError(f"source.target: {error}") from None
         return d_in
 
     def check_room(self, directory: Path, n_vectors: int, d_in: int) -> None:
@@ -103,7 +104,7 @@ class StreamedConfig(SourceConfig, ABC):
         there = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         free = shutil.disk_usage(directory).free
         if needed > free + there:
-            raise ValueError(
+            raise UserError(
                 f"source.{self.size}: {n_vectors:,} vectors of width {d_in} in {self.store_dtype} take "
                 f"{needed / 1e9:,.1f} GB where {free / 1e9:,.1f} are free; ask for fewer or set a smaller store_dtype"
             )
@@ -120,14 +121,14 @@ class StreamedConfig(SourceConfig, ABC):
             return None
         content = json.loads(file.read_text())
         if content["config"] != self.identity():
-            raise ValueError(f"{file.parent}: it holds a source with other settings; choose another directory")
+            raise UserError(f"{file.parent}: it holds a source with other settings; choose another directory")
         return content
 
     def complete(self, directory: Path) -> dict[str, Any]:
         """What stands in ``source.json``; a ``FileNotFoundError`` where it is not written yet."""
         facts = self.finished(directory / "source.json")
         if not facts:
-            raise FileNotFoundError(f"{directory}: the activations are not complete; prepare the source first")
+            raise MissingFileError(f"{directory}: the activations are not complete; prepare the source first")
         return facts
 
     def identity(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sae.activations.shards import Shard, write_shard
 from sae.model.hooked import Dtype, Model
 from sae.model.token_rows import Select
 from sae.numerics.seeds import Permutation, derive
+from sae.registry import UserError
 
 FIELDS = {"acts": "hook", "targets": "target"}
 """The columns of vectors that a shard may have, and the setting that names the hook point of each."""
@@ -86,7 +87,7 @@ class Harvest:
                 kept = acts.flatten(0, 1).index_select(0, index.to(acts.device))
                 stored = kept.to(getattr(torch, self.store_dtype)).cpu()
                 if not _is_finite(stored):
-                    raise ValueError(
+                    raise UserError(
                         f"source.{FIELDS[name]}: {self.hooks[name]} of {self.model.name} gives NaN or infinite values, "
                         f"stored as {self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
                     )

@@ -15,6 +15,7 @@ from sae.activations.corpus import PADDING
 from sae.activations.labels_csv import LabelledText, read_labels_csv
 from sae.activations.text import json_lines
 from sae.numerics.seeds import derive
+from sae.registry import MissingFileError, UserError
 from sae.source import Split
 
 Span = tuple[int, int]
@@ -53,14 +54,14 @@ def read_labelled(file: Path) -> list[Labelled]:
     Raises ``FileNotFoundError`` or ``ValueError`` with one line naming the file and the line.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"source.labels: {file} does not exist")
+        raise MissingFileError(f"source.labels: {file} does not exist")
     if file.suffix == ".conllu":
         return _one_vs_rest(list(_sentences(file)))
     if file.suffix == ".jsonl":
         return list(_records(file))
     if file.suffix == ".csv":
         return list(map(_whole, read_labels_csv(file)))
-    raise ValueError(f"source.labels: {file} is neither .conllu nor .jsonl nor .csv")
+    raise UserError(f"source.labels: {file} is neither .conllu nor .jsonl nor .csv")
 
 
 def _whole(record: LabelledText) -> Labelled:
@@ -88,7 +89,7 @@ def label_tokens(
                 continue
             names = names or set(marks)
             if set(marks) != names or any(value not in (0, 1) for value in marks.values()):
-                raise ValueError(f"label: {marks} for {text[start:end]!r}; give 0 or 1, and the same names every time")
+                raise UserError(f"label: {marks} for {text[start:end]!r}; give 0 or 1, and the same names every time")
             spans.append(((start, end), {str(name): int(value) for name, value in marks.items()}))
         found.append(Labelled(text, text, tuple(spans)))
     return found
@@ -99,11 +100,11 @@ def _records(file: Path) -> Iterator[Labelled]:
     for n, record in json_lines(file):
         text, labels = record.get("text"), record.get("labels")
         if not isinstance(text, str) or not text.strip() or not isinstance(labels, dict) or not labels:
-            raise ValueError(f'{file}, line {n}: give {{"text": "...", "labels": {{"name": 0 or 1}}}}')
+            raise UserError(f'{file}, line {n}: give {{"text": "...", "labels": {{"name": 0 or 1}}}}')
         marks = {str(name): value for name, value in labels.items()}
         names = names or set(marks)
         if any(value not in (0, 1) for value in marks.values()) or set(marks) != names:
-            raise ValueError(f"{file}, line {n}: labels are 0 or 1, and the same names in every line")
+            raise UserError(f"{file}, line {n}: labels are 0 or 1, and the same names in every line")
         yield _whole(LabelledText(text, text, marks))
 
 
@@ -125,7 +126,7 @@ def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:
         else:
             cells = line.rstrip("\n").split("\t")
             if len(cells) != 10:
-                raise ValueError(f"{file}, line {n}: a CoNLL-U line has 10 cells, not {len(cells)}")
+                raise UserError(f"{file}, line {n}: a CoNLL-U line has 10 cells, not {len(cells)}")
             number, form, upos, misc = cells[0], cells[1], cells[3], cells[9]
             if "." in number or (number.isdigit() and int(number) <= inside):
                 continue
@@ -164,7 +165,7 @@ def locate(texts: Iterable[Labelled], tokenizer: Any, context: int, bos: int | N
     word (its activations belong to both) or was cut off.
     """
     if not tokenizer.is_fast:
-        raise ValueError("source.labels: the model's tokenizer does not tell where its tokens lie in the text")
+        raise UserError("source.labels: the model's tokenizer does not tell where its tokens lie in the text")
     lead = [] if bos is None else [bos]
     rows: list[list[int]] = []
     found: list[tuple[int, int, Mapping[str, int], int]] = []

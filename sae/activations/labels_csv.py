@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sae.registry import UserError
+
 TEXT = ("text", "prompt")
 GROUP = "group"
 TARGET = "target"
@@ -40,10 +42,10 @@ def read_labels_csv(file: Path) -> list[LabelledText]:
     labels = [name for name in header if name not in (*TEXT, GROUP)]
     if column is None or not labels:
         need = f"a column {' or '.join(map(repr, TEXT))}, and {TARGET!r} or columns of 0 and 1 beside it"
-        raise ValueError(f"{file}, line 1: {need} are needed; it has {', '.join(map(repr, header)) or 'none'}")
+        raise UserError(f"{file}, line 1: {need} are needed; it has {', '.join(map(repr, header)) or 'none'}")
     for line in lines:
         if not line.cells[column].strip():
-            raise ValueError(f"{file}, line {line.number}: {column!r} is empty; give a text or leave the line out")
+            raise UserError(f"{file}, line {line.number}: {column!r} is empty; give a text or leave the line out")
     marks = _targets(file, lines) if TARGET in header else [_marks(file, line, labels) for line in lines]
     return [
         LabelledText(line.cells[column], line.cells.get(GROUP, line.cells[column]), its)
@@ -62,27 +64,27 @@ def _lines(file: Path) -> tuple[Sequence[str], list[CsvLine]]:
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise ValueError(f"{file}, line {number}: {len(cells)} cells where the header has {len(header)}")
+                    raise UserError(f"{file}, line {number}: {len(cells)} cells where the header has {len(header)}")
                 lines.append(CsvLine(number, dict(zip(header, cells, strict=True))))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise UserError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except csv.Error as error:
-        raise ValueError(f"{file}, line {number + 1}: {error}") from None
+        raise UserError(f"{file}, line {number + 1}: {error}") from None
     if not lines:
-        raise ValueError(f"{file}: no texts in it; give a header and a line for each text")
+        raise UserError(f"{file}: no texts in it; give a header and a line for each text")
     return header, lines
 
 
 def _marks(file: Path, line: CsvLine, labels: Sequence[str]) -> dict[str, int]:
     for name in labels:
         if line.cells[name] not in ("0", "1"):
-            raise ValueError(f"{file}, line {line.number}: {name} = {line.cells[name]!r}; a label is 0 or 1")
+            raise UserError(f"{file}, line {line.number}: {name} = {line.cells[name]!r}; a label is 0 or 1")
     return {name: int(line.cells[name]) for name in labels}
 
 
 def _targets(file: Path, lines: Sequence[CsvLine]) -> list[dict[str, int]]:
     classes = sorted({line.cells[TARGET] for line in lines})
     if len(classes) < 2:
-        raise ValueError(f"{file}: every {TARGET} is {classes[0]!r}; a property has to be absent somewhere")
+        raise UserError(f"{file}: every {TARGET} is {classes[0]!r}; a property has to be absent somewhere")
     named = {file.stem: classes[1]} if len(classes) == 2 else {f"{file.stem}_{c}": c for c in classes}
     return [{name: int(line.cells[TARGET] == c) for name, c in named.items()} for line in lines]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sae.numerics.memory import memory_of
 from sae.numerics.seeds import HAS_NUMBA
+from sae.registry import MissingFileError, UserError
 
 _DTYPES = {
     "F32": torch.float32,
@@ -66,7 +67,7 @@ class Shard:
     def open(cls, file: Path) -> Shard:
         """Reads the header; a ``ValueError`` names a file that is cut short or no shard."""
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: this shard of activations is missing; prepare the source again")
+            raise MissingFileError(f"{file}: this shard of activations is missing; prepare the source again")
         with file.open("rb") as f:
             length = int.from_bytes(f.read(8), "little")
             header = f.read(min(length, file.stat().st_size))
@@ -80,7 +81,7 @@ class Shard:
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             whole, rows = False, 0
         if not whole or rows < 0:
-            raise ValueError(f"{file}: this shard is cut short or damaged; delete it and prepare the source again")
+            raise UserError(f"{file}: this shard is cut short or damaged; delete it and prepare the source again")
         return cls(file, 8 + length, entries)
 
     @property
@@ -145,12 +146,12 @@ class Shards:
 
     def __init__(self, files: Sequence[Path]) -> None:
         if not files:
-            raise ValueError("no shards were given")
+            raise UserError("no shards were given")
         self.shards = [Shard.open(file) for file in files]
         first = self.shards[0]
         for shard in self.shards[1:]:
             if _columns(shard) != _columns(first):
-                raise ValueError(f"{shard.file}: it holds other tensors than {first.file.name}; prepare it again")
+                raise UserError(f"{shard.file}: it holds other tensors than {first.file.name}; prepare it again")
         self.ends = np.cumsum([s.n_rows for s in self.shards])
         self.n_rows = int(self.ends[-1])
         self._found: dict[str, NDArray[np.uint64]] = {}

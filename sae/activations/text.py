@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.model.hooked import is_path
+from sae.registry import MissingFileError, UserError
 
 STRETCH = 4000
 """The length in characters of the documents that running text is cut into."""
@@ -38,7 +39,7 @@ class Text:
         """The documents in their order, empty ones left out."""
         path = Path(self.name).expanduser()
         if self.local and not path.exists():
-            raise FileNotFoundError(f"source.text: {path} does not exist")
+            raise MissingFileError(f"source.text: {path} does not exist")
         if path.suffix == ".txt":
             found: Iterable[str | list[int]] = _pieces(path, self.separator)
         elif path.suffix == ".jsonl":
@@ -49,10 +50,10 @@ class Text:
 
     def _column(self, record: Mapping[str, Any], where: str) -> str | list[int]:
         if self.column not in record:
-            raise ValueError(f"source.column: {where} has no {self.column!r}; it has {', '.join(map(str, record))}")
+            raise UserError(f"source.column: {where} has no {self.column!r}; it has {', '.join(map(str, record))}")
         value = record[self.column]
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(i, int) for i in value)):
-            raise ValueError(f"source.column: {self.column!r} of {where} is neither a string nor a list of token ids")
+            raise UserError(f"source.column: {self.column!r} of {where} is neither a string nor a list of token ids")
         return value
 
     def _records(self, path: Path) -> Iterable[Any]:
@@ -64,7 +65,7 @@ class Text:
             return load_dataset(self.name, self.subset, split=self.split, streaming=True)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"source.text: the data set {self.name!r} cannot be loaded: {reason}") from None
+            raise UserError(f"source.text: the data set {self.name!r} cannot be loaded: {reason}") from None
 
 
 def _pieces(file: Path, separator: str | None) -> Iterator[str]:
@@ -82,7 +83,7 @@ def _pieces(file: Path, separator: str | None) -> Iterator[str]:
                     *whole, piece = piece.split(separator)
                     yield from whole
         except UnicodeDecodeError as error:
-            raise ValueError(f"source.text: {file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+            raise UserError(f"source.text: {file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     yield piece
 
 
@@ -97,7 +98,7 @@ def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             except ValueError:
                 record = None
             if not isinstance(record, dict):
-                raise ValueError(f"{file}, line {n}: not a JSON object")
+                raise UserError(f"{file}, line {n}: not a JSON object")
             yield n, record  # pyright: ignore[reportUnknownVariableType]
 
 

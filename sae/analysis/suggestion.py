@@ -29,6 +29,7 @@ import numpy as np
 from scipy import stats
 
 from sae.numerics.statistics import mean_interval
+from sae.registry import UserError
 
 SHALLOW = 0.05
 """A minimum that is not deeper than this is no ground for a choice, however little seeds differ."""
@@ -60,11 +61,11 @@ def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]]) -> S
     given = [(float(l0), [v for v in values if math.isfinite(v)]) for l0, values in zip(l0s, cosines, strict=True)]
     curve = sorted((l0, values) for l0, values in given if values)
     if len(curve) < 3:
-        raise ValueError(f"targets: {len(curve)} with a value; a minimum needs three, one on each side of it")
+        raise UserError(f"targets: {len(curve)} with a value; a minimum needs three, one on each side of it")
     if any(a == b for (a, _), (b, _) in pairwise(curve)) or curve[0][0] <= 0:
-        raise ValueError(f"targets = {[l0 for l0, _ in curve]}: give different numbers above 0")
+        raise UserError(f"targets = {[l0 for l0, _ in curve]}: give different numbers above 0")
     if min(len(values) for _, values in curve) < 2:
-        raise ValueError("train.seeds: one seed gives no idea of the noise; give two at least, better three")
+        raise UserError("train.seeds: one seed gives no idea of the noise; give two at least, better three")
     return _judged([l0 for l0, _ in curve], [values for _, values in curve])
 
 

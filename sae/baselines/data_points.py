@@ -9,6 +9,7 @@ from pydantic import Field
 from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
 from sae.numerics.fit_cost import FitCost
+from sae.registry import UserError
 from sae.source import Source
 
 SPARE = 8
@@ -26,7 +27,7 @@ class Config(BaselineConfig):
         norm = rows.norm(dim=-1, keepdim=True)
         points = (rows / norm)[norm[:, 0] > 0][: self.n_latents]
         if len(points) < self.n_latents:
-            raise ValueError(
+            raise UserError(
                 f"data_points: n_latents = {self.n_latents}, but the source has {len(points)} rows other than zero; "
                 "ask for fewer"
             )

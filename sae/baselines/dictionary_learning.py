@@ -49,6 +49,7 @@ from sae.encoders.fista import Fista
 from sae.numerics.fit_cost import FitCost
 from sae.numerics.seeds import derive, generator
 from sae.numerics.sparse_coding import debiased, fitted_directions, lasso, lasso_multiply_adds, unit_or
+from sae.registry import UserError
 from sae.source import Source
 from sae.training.stack import first_directions
 
@@ -90,9 +91,9 @@ class Config(BaselineConfig):
     @model_validator(mode="after")
     def _batch_alone_has_them(self) -> Config:
         if self.mode == "online" and (self.momentum or self.debiased):
-            raise ValueError('momentum and debiased are of mode = "batch"')
+            raise UserError('momentum and debiased are of mode = "batch"')
         if self.debiased_l1 is not None and not self.debiased:
-            raise ValueError("debiased_l1 is of debiased rounds, and debiased is 0")
+            raise UserError("debiased_l1 is of debiased rounds, and debiased is 0")
         return self
 
     @torch.no_grad()
@@ -101,7 +102,7 @@ class Config(BaselineConfig):
         unit_of_l1 = float(x.norm(dim=-1).mean()) if self.units == "norm" else 1.0
         rows = x[x.norm(dim=-1) > 0]
         if len(rows) == 0:
-            raise ValueError(f"dictionary_learning: each of the {len(x)} training rows is zero; check the source")
+            raise UserError(f"dictionary_learning: each of the {len(x)} training rows is zero; check the source")
         own, nothing = derive("dictionary_learning", seed), torch.zeros(source.d_in)
         learner = Learner(first_directions(self.start, own, self.n_latents, nothing, rows), self)
         l1 = self.l1 * unit_of_l1

@@ -25,6 +25,7 @@ from sae.dictionaries.topk import TopK
 from sae.dictionary import Dictionary
 from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
+from sae.registry import UserError
 from sae.source import Source
 
 
@@ -44,7 +45,7 @@ class Config(BaselineConfig):
         rows = training_rows(source, self.n_samples, seed)
         x = unit(rows[rows.any(-1)])
         if len(x) < self.n_latents:
-            raise ValueError(
+            raise UserError(
                 f"kmeans: n_latents = {self.n_latents}, but there are {len(x)} rows other than zero; "
                 "ask for fewer, or for more n_samples"
             )

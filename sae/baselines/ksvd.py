@@ -29,6 +29,7 @@ from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
 from sae.numerics.sparse_coding import pursuit
+from sae.registry import UserError
 from sae.source import Source
 
 POWER = 3
@@ -51,14 +52,14 @@ class Config(BaselineConfig):
     @model_validator(mode="after")
     def _k_fits(self) -> Config:
         if self.k > self.n_latents:
-            raise ValueError(f"k = {self.k} is more than n_latents = {self.n_latents}")
+            raise UserError(f"k = {self.k} is more than n_latents = {self.n_latents}")
         return self
 
     def fit(self, source: Source, seed: int) -> Omp:
         x = training_rows(source, self.n_samples, seed)
         rows = x[x.any(-1)]
         if len(rows) < self.n_latents:
-            raise ValueError(
+            raise UserError(
                 f"ksvd: n_latents = {self.n_latents}, but there are {len(rows)} rows other than zero; "
                 "ask for fewer, or for more n_samples"
             )

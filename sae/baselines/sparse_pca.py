@@ -22,6 +22,7 @@ from pydantic import Field
 from sae.baseline import BaselineConfig, training_rows
 from sae.dictionaries.relu import Relu
 from sae.numerics.fit_cost import FitCost
+from sae.registry import UserError
 from sae.source import Source
 
 _LARGEST = 5e11
@@ -51,7 +52,7 @@ class Config(BaselineConfig):
         x = training_rows(source, self.n_samples, seed)
         work = self.n_iterations * an_epoch(len(x), source.d_in, n)
         if work > _LARGEST:
-            raise ValueError(
+            raise UserError(
                 f"sparse_pca: n_components = {n} on n_samples = {len(x)} rows of {source.d_in} take {work:.0e} "
                 f"multiply-adds, more than {_LARGEST:.0e}; lower n_components, n_samples or n_iterations"
             )
@@ -72,7 +73,7 @@ class Config(BaselineConfig):
         found = torch.from_numpy(sparse.components_)
         V = found[found.any(-1)]
         if len(V) == 0:
-            raise ValueError(f"sparse_pca: alpha = {self.alpha} leaves no coordinate in any component; lower it")
+            raise UserError(f"sparse_pca: alpha = {self.alpha} leaves no coordinate in any component; lower it")
         norm = V.norm(dim=-1, keepdim=True)
         readers = torch.linalg.solve(V @ V.T + _RIDGE * torch.eye(len(V)).double(), V).T * norm[:, 0]
         W_enc, W_dec = torch.cat([readers, -readers], 1), torch.cat([V / norm, -V / norm])

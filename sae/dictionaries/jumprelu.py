@@ -38,6 +38,7 @@ from sae.architecture import (
 )
 from sae.dictionary import Dictionary
 from sae.numerics.thresholding import above
+from sae.registry import UserError
 
 
 class Config(DictionaryConfig):
@@ -70,7 +71,7 @@ class Config(DictionaryConfig):
         if self.penalty != "quadratic":
             exactly_one("l0_coefficient", self.l0_coefficient, "l0", self.l0)
         elif self.l0 is None:
-            raise ValueError('penalty = "quadratic" needs l0, the number of active latents to be reached')
+            raise UserError('penalty = "quadratic" needs l0, the number of active latents to be reached')
         return self
 
     def architecture(self, share: float = 1.0) -> JumpReLUArchitecture:

@@ -22,6 +22,7 @@ from torch import Tensor
 from sae.architecture import Architecture, DictionaryConfig, Pursuit, raw_units
 from sae.dictionary import Dictionary
 from sae.numerics.sparse_coding import pursue
+from sae.registry import UserError
 
 
 class Config(DictionaryConfig):
@@ -33,7 +34,7 @@ class Config(DictionaryConfig):
     @model_validator(mode="after")
     def _k_fits(self) -> Config:
         if self.k > self.n_latents:
-            raise ValueError(f"k = {self.k} is more than n_latents = {self.n_latents}")
+            raise UserError(f"k = {self.k} is more than n_latents = {self.n_latents}")
         return self
 
     def architecture(self, share: float = 1.0) -> PursuitArchitecture:

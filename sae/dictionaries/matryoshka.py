@@ -22,6 +22,7 @@ from torch import Tensor
 from sae.architecture import Architecture, AuxK, DictionaryConfig, LargestOfBatch, Positive, exactly_one, raw_units
 from sae.dictionary import Dictionary
 from sae.numerics.thresholding import above
+from sae.registry import UserError
 
 
 class Config(DictionaryConfig):
@@ -50,13 +51,13 @@ class Config(DictionaryConfig):
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.levels[-1] != self.n_latents or list(self.levels) != sorted({*self.levels}) or self.levels[0] < 1:
-            raise ValueError(f"levels = {list(self.levels)}: widths must rise to n_latents = {self.n_latents}")
+            raise UserError(f"levels = {list(self.levels)}: widths must rise to n_latents = {self.n_latents}")
         if self.k is None:
             exactly_one("l1", self.l1, "l0", self.l0)
         elif self.l1 is not None or self.l0 is not None:
-            raise ValueError(f"k = {self.k} with {'l0' if self.l1 is None else 'l1'}: give one of k, l1 and l0")
+            raise UserError(f"k = {self.k} with {'l0' if self.l1 is None else 'l1'}: give one of k, l1 and l0")
         elif self.k > self.n_latents:
-            raise ValueError(f"k = {self.k} is more than n_latents = {self.n_latents}")
+            raise UserError(f"k = {self.k} is more than n_latents = {self.n_latents}")
         return self
 
     def architecture(self, share: float = 1.0) -> MatryoshkaArchitecture:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from sae.architecture import Architecture, PenalisedConfig, raw_units
 from sae.dictionary import Dictionary
+from sae.registry import UserError
 
 ANNEALED = 10
 """The number of steps in which p goes from 1 to its end."""
@@ -50,7 +51,7 @@ class Config(PenalisedConfig):
     @model_validator(mode="after")
     def _only_p_is_annealed(self) -> Config:
         if self.p_anneal and self.penalty != "lp":
-            raise ValueError(f'p_anneal = {self.p_anneal} with penalty = "{self.penalty}": only penalty = "lp" has a p')
+            raise UserError(f'p_anneal = {self.p_anneal} with penalty = "{self.penalty}": only penalty = "lp" has a p')
         return self
 
     def architecture(self, share: float = 1.0) -> ReluArchitecture:

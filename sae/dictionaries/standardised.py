@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary, check_reader
-from sae.registry import kinds, unknown
+from sae.registry import UserError, kinds, unknown
 
 EXTRA = {"layer_norm": 3, "norm": 1}
 
@@ -44,9 +44,9 @@ class Standardised(Dictionary):
 
     def __post_init__(self) -> None:
         if self.rows not in EXTRA:
-            raise ValueError(unknown(self.rows, EXTRA, "way to standardise rows"))
+            raise UserError(unknown(self.rows, EXTRA, "way to standardise rows"))
         if not self.n_read > 0 or any(len(t) != self.n_read for t in self.reader_parameters.values()):
-            raise ValueError(f"{self.n_latents} latents are not those that read and {EXTRA[self.rows]} more")
+            raise UserError(f"{self.n_latents} latents are not those that read and {EXTRA[self.rows]} more")
         check_reader(self.reader, self.reader_settings)
 
     @property

@@ -22,6 +22,7 @@ from sae.dictionary import Dictionary
 from sae.encoder import EncoderConfig
 from sae.numerics.sparse_coding import lasso, lasso_multiply_adds
 from sae.numerics.thresholding import above, largest
+from sae.registry import UserError
 from sae.source import Source
 
 
@@ -44,7 +45,7 @@ class Config(EncoderConfig):
         settings.pop("levels", None)
         one_layer = d.multiply_adds() == d.d_in * d.n_latents
         if not one_layer or set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"} or settings:
-            raise ValueError(
+            raise UserError(
                 f"encoder 'nnls' takes its support from one layer, which a {d.kind!r} dictionary is not read by; "
                 "'fista' with debias = true takes it from a lasso"
             )

@@ -15,7 +15,7 @@ from sae.files.found import Given
 from sae.files.hub import push
 from sae.files.native import save_native
 from sae.files.place import located
-from sae.registry import unknown
+from sae.registry import UserError, unknown
 
 __all__ = ["convert", "load", "push", "save"]
 
@@ -52,7 +52,7 @@ def load(
 def save(d: Dictionary, path: str | Path, format: str = "native") -> None:
     """Writes a dictionary to a folder; equal dictionaries give equal bytes."""
     if format not in WRITERS:
-        raise ValueError(unknown(format, WRITERS, "format"))
+        raise UserError(unknown(format, WRITERS, "format"))
     WRITERS[format](d, Path(path))
 
 

@@ -23,6 +23,7 @@ from sae.files import (
 )
 from sae.files.found import Format, Given, OpenableDictionary, WeightsFile
 from sae.files.place import FileLocation
+from sae.registry import MissingFileError, UserError
 
 FORMATS: tuple[Format, ...] = (
     saelens,
@@ -64,7 +65,7 @@ def opened(place: FileLocation, file: str | None, index: int | None, name: str |
         names = [_join(at, part) for part in (native.HEADER, native.WEIGHTS)]
         for part in names:
             if part not in place.files:
-                raise FileNotFoundError(f"{place.label(part)}: there is no such file beside the other half")
+                raise MissingFileError(f"{place.label(part)}: there is no such file beside the other half")
         return native.load_native(*(place.fetch(part) for part in names))
     choices = _choices(place, file)
     chosen = _chosen(place.name, choices, index, name)
@@ -117,7 +118,7 @@ def _look(found: WeightsFile) -> list[NamedDictionary]:
         if candidates := format.find(found):
             return [NamedDictionary(c.name, found.file, c) for c in candidates]
     names = ", ".join(sorted(found.names)[:6])
-    raise ValueError(f"{found.label}: its tensors ({names or 'none'}) are those of no format that can be read")
+    raise UserError(f"{found.label}: its tensors ({names or 'none'}) are those of no format that can be read")
 
 
 def _by_folder(files: Sequence[str]) -> list[NamedDictionary]:
@@ -150,7 +151,7 @@ def _chosen(where: str, choices: Sequence[NamedDictionary], index: int | None, n
     asked = "" if name is None and index is None else f"none is {name!r}; " if name is not None else f"no {index}; "
     told = ", ".join(c.name or c.file for c in ordered[:MOST_TOLD])
     more = f" and {len(ordered) - MOST_TOLD} more" if len(ordered) > MOST_TOLD else ""
-    raise ValueError(f"{where}: {asked}choose one of {len(ordered)} by name or index: {told}{more}")
+    raise UserError(f"{where}: {asked}choose one of {len(ordered)} by name or index: {told}{more}")
 
 
 def _short(choice: NamedDictionary) -> str:

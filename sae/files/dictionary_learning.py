@@ -35,6 +35,7 @@ from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, 
 from sae.files.layer import Layer, product
 from sae.files.native import write_whole
 from sae.files.tensors import NamedWeights, StoredTensor
+from sae.registry import UserError
 
 NAME = "dictionary_learning"
 _CONFIG = "config.json"
@@ -200,18 +201,16 @@ def _written(d: Dictionary) -> _Written:
         return _Written("AutoEncoderTopK", linear | {"encoder.bias": d.b_enc, "b_dec": d.b_dec} | own, d.k)
     if isinstance(d, Gated):
         if bool((d.gain <= 0).any()):
-            raise ValueError(
-                "format 'dictionary_learning' writes a gain as an exponential: one of these is not above 0"
-            )
+            raise UserError("format 'dictionary_learning' writes a gain as an exponential: one of these is not above 0")
         own = {"gate_bias": d.b_enc, "mag_bias": d.shift + d.gain * d.b_enc, "r_mag": d.gain.log()}
         return _Written("GatedAutoEncoder", linear | own | {"decoder_bias": d.b_dec})
     if isinstance(d, JumpReLU | BatchTopK | Matryoshka | Threshold):
         if bool((d.threshold < 0).any()):
-            raise ValueError("format 'dictionary_learning' has no place for thresholds below 0: its codes are positive")
+            raise UserError("format 'dictionary_learning' has no place for thresholds below 0: its codes are positive")
         b_enc = d.b_enc - product(d.b_dec, d.W_enc)
         parts = {"W_enc": d.W_enc, "W_dec": d.W_dec, "b_enc": b_enc, "b_dec": d.b_dec, "threshold": d.threshold}
         return _Written("JumpReluAutoEncoder", parts)
-    raise ValueError(
+    raise UserError(
         f"format 'dictionary_learning' has no place for a {d.kind!r} dictionary; relu, topk, gated and those with "
         "a threshold can be written"
     )

@@ -22,6 +22,7 @@ from sae.files.found import Given, OpenableDictionary, WeightsFile, card
 from sae.files.layer import Layer
 from sae.files.tensors import NamedWeights, StoredTensor
 from sae.files.tensors.records import PickledObject
+from sae.registry import UserError
 
 NAME = "learned_dicts"
 CENTRE = ("center_trans", "center_rot", "center_scale")
@@ -82,7 +83,7 @@ def _centre(w: NamedWeights, state: Mapping[str, Any], d: int) -> tuple[Tensor, 
     R = w.take("center_rot", "d", "d") if have["center_rot"] else None
     s = w.take("center_scale", "d") if have["center_scale"] else torch.ones(d)
     if bool((s == 0).any()):
-        raise ValueError(f"{w.label}: center_scale holds zeros, by which nothing can be divided")
+        raise UserError(f"{w.label}: center_scale holds zeros, by which nothing can be divided")
     return t, None if R is not None and torch.equal(R, torch.eye(d)) else R, s
 
 

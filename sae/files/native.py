@@ -20,7 +20,7 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.files.tensors import read_json
 from sae.files.tensors.safe import open_safetensors
-from sae.registry import kinds, unknown
+from sae.registry import UserError, kinds, unknown
 
 FORMAT = 1
 HEADER = "dictionary.json"
@@ -64,14 +64,14 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
         name: m.KIND for name, m in (kinds("sae.dictionaries") | kinds("sae.encoders")).items() if hasattr(m, "KIND")
     }
     if kind not in known:
-        raise ValueError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
+        raise UserError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
     cls: type[Dictionary] = known[kind]
     check_shapes(tensors, weights_file, cls)
     try:
         return cls(**tensors, **cls.checked(header["settings"]), card=header["card"])
     except (TypeError, ValueError) as error:
         told = " ".join(str(error).split())
-        raise ValueError(
+        raise UserError(
             f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {told}"
         ) from None
 
@@ -80,11 +80,11 @@ def read_header(file: Path) -> dict[str, Any]:
     header = read_json(file)
     missing = {"format", "kind", "settings", "card"} - set(header)
     if missing:
-        raise ValueError(f"{file}: the key {sorted(missing)[0]!r} is missing")
+        raise UserError(f"{file}: the key {sorted(missing)[0]!r} is missing")
     if header["format"] != FORMAT:
-        raise ValueError(f"{file}: format {header['format']!r} is not {FORMAT}: written by another version of sae?")
+        raise UserError(f"{file}: format {header['format']!r} is not {FORMAT}: written by another version of sae?")
     if not (isinstance(header["settings"], dict) and isinstance(header["card"], dict)):
-        raise ValueError(f"{file}: settings and card must be objects")
+        raise UserError(f"{file}: settings and card must be objects")
     return header
 
 
@@ -105,14 +105,14 @@ def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) 
         if name not in tensors:
             if NoneType in get_args(hints[name]):
                 continue
-            raise ValueError(f"{file}: the tensor {name} is missing")
+            raise UserError(f"{file}: the tensor {name} is missing")
         shape = tuple(tensors[name].shape)
         axes = [("d_out" if axis == "d_in" and cls.kind != "transcoder" else axis) for axis in axes]
         if len(axes) == len(shape) and 0 not in shape:
             lengths = dict(zip(axes, shape, strict=True)) | lengths
         expected = tuple(lengths.get(axis, axis) for axis in axes)
         if shape != expected:
-            raise ValueError(f"{file}: {name} has shape {shape}, {expected} expected")
+            raise UserError(f"{file}: {name} has shape {shape}, {expected} expected")
 
 
 def _axes(hint: Any) -> list[str] | None:

@@ -16,6 +16,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from sae.registry import MissingFileError, UserError
+
 DEPTH = 3
 MOST_FILES = 20_000
 
@@ -192,9 +194,9 @@ def told_in_one_line(what: str, done: str = "fetched") -> Generator[None]:
     try:
         yield
     except (FileNotFoundError, EntryNotFoundError, RepositoryNotFoundError) as error:
-        raise FileNotFoundError(f"{what}: not found: {_line(error)}") from None
+        raise MissingFileError(f"{what}: not found: {_line(error)}") from None
     except (OSError, HFValidationError, ValueError) as error:
-        raise ValueError(f"{what}: cannot be {done}: {_line(error)}") from None
+        raise UserError(f"{what}: cannot be {done}: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
@@ -225,7 +227,7 @@ def _local(path: Path) -> tuple[FileLocation, str | None]:
     if path.is_file():
         return Local(path.parent, depth=0), path.name
     hint = f" (a repository of the hub is written hf://{path})" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
-    raise FileNotFoundError(f"{path}: there is no such folder or file{hint}")
+    raise MissingFileError(f"{path}: there is no such folder or file{hint}")
 
 
 def _remote(url: str, cache: Path) -> tuple[FileLocation, str | None]:
@@ -234,13 +236,13 @@ def _remote(url: str, cache: Path) -> tuple[FileLocation, str | None]:
     try:
         system, path = url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:
-        raise ValueError(f"{url}: {_line(error)}") from None
+        raise UserError(f"{url}: {_line(error)}") from None
     with told_in_one_line(url):
         is_folder, is_file = system.isdir(path), system.isfile(path)
     if is_folder:
         return Remote(url, system, path, cache), None
     if not is_file:
-        raise FileNotFoundError(f"{url}: there is no such folder or file")
+        raise MissingFileError(f"{url}: there is no such folder or file")
     folder, _, file = path.rpartition("/")
     return Remote(url.rpartition("/")[0], system, folder, cache, depth=0), file
 
@@ -249,12 +251,12 @@ def _hub(url: str) -> tuple[FileLocation, str | None]:
     """``hf://owner/name[@revision][:folder or file]``; a slash may stand for the colon."""
     told = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^:]+?))?(?:[:/](.*))?", url)
     if told is None:
-        raise ValueError(f"{url}: write hf://owner/name@revision:folder, the last two as needed")
+        raise UserError(f"{url}: write hf://owner/name@revision:folder, the last two as needed")
     repo, revision, inside = told[1], told[2], (told[3] or "").strip("/")
     place = Hub(repo, revision, inside)
     if inside and place.files == [inside]:
         folder, _, file = inside.rpartition("/")
         return Hub(repo, revision, folder), file
     if not place.files:
-        raise FileNotFoundError(f"{url}: there is no such folder or file in the repository")
+        raise MissingFileError(f"{url}: there is no such folder or file in the repository")
     return place, None

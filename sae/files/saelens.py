@@ -26,6 +26,7 @@ from sae.dictionary import Dictionary
 from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, whole
 from sae.files.layer import Layer
 from sae.files.tensors import NamedWeights
+from sae.registry import UserError
 
 NAME = "saelens"
 SAELENS_CONFIG = "cfg.json"
@@ -173,7 +174,7 @@ def _finetuning(w: NamedWeights) -> None:
     """A scaling factor of old files, which has to be one everywhere."""
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in w and not torch.allclose(w.take(name, "d_sae"), torch.ones(1)):
-            raise ValueError(f"{w.label}: {name} is not 1, which cannot be read")
+            raise UserError(f"{w.label}: {name} is not 1, which cannot be read")
 
 
 def _factor(found: WeightsFile, given: Given) -> float:

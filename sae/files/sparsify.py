@@ -21,6 +21,7 @@ from sae.dictionary import Dictionary
 from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, truth, whole
 from sae.files.layer import Layer
 from sae.files.native import save_tensors, write_whole
+from sae.registry import UserError
 
 NAME = "sparsify"
 _CONFIG = "cfg.json"
@@ -77,7 +78,7 @@ def save(d: Dictionary, path: Path) -> None:
     elif isinstance(d, Transcoder) and d.reader in ("topk", "relu") and d.d_in == d.d_out:
         skip, k = d.W_skip, d.reader_settings.get("k", k)
     elif not isinstance(d, Relu):
-        raise ValueError(f"format 'sparsify' has no place for {_described(d)}; 'topk' and 'relu' can be written")
+        raise UserError(f"format 'sparsify' has no place for {_described(d)}; 'topk' and 'relu' can be written")
     config = {
         "activation": "topk",
         "expansion_factor": max(1, d.n_latents // d.d_in),

@@ -21,6 +21,7 @@ from sae.dictionary import Dictionary
 from sae.encoders.threshold import Threshold
 from sae.files.native import save_tensors, write_whole
 from sae.files.saelens import ROWS, SAELENS_CONFIG, SAELENS_WEIGHTS, SOURCE
+from sae.registry import UserError
 
 VERSION = "6.0.0"
 """The oldest version whose reader takes the form that is written here."""
@@ -54,7 +55,7 @@ def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"architecture": "jumprelu"}, tensors | {"threshold": _positive(d.threshold)}
     if isinstance(d, Gated):
         if bool((d.gain <= 0).any()):
-            raise ValueError("format 'saelens' writes a gain as an exponential: one of these is not above 0")
+            raise UserError("format 'saelens' writes a gain as an exponential: one of these is not above 0")
         biases = {"b_gate": d.b_enc, "b_mag": d.shift + d.gain * d.b_enc, "r_mag": d.gain.log()}
         return {"architecture": "gated"}, {n: t for n, t in tensors.items() if n != "b_enc"} | biases
     if isinstance(d, MatchingPursuit):
@@ -74,7 +75,7 @@ def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
             name, own["threshold"] = f"jumprelu_{name}", _positive(d.threshold)
         return told | {"architecture": name}, tensors | own
     reader = f" that reads by {d.reader!r}" if isinstance(d, Transcoder) else ""
-    raise ValueError(
+    raise UserError(
         f"format 'saelens' has no place for a {d.kind!r} dictionary{reader}; relu, topk, gated, matching_pursuit and "
         "those with a threshold can be written"
     )
@@ -82,7 +83,7 @@ def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _positive(threshold: Tensor) -> Tensor:
     if bool((threshold < 0).any()):
-        raise ValueError("format 'saelens' has no place for thresholds below 0: its codes are positive")
+        raise UserError("format 'saelens' has no place for thresholds below 0: its codes are positive")
     return threshold
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sae.model.legacy import boot_older, is_older, tokenizer_of
 from sae.model.token_rows import TokenRows
-from sae.registry import unknown
+from sae.registry import MissingFileError, UserError, unknown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookEdit = Callable[[Tensor], Tensor]
@@ -61,7 +61,7 @@ class Model:
                     else TransformerBridge.boot_transformers(name, device=device, dtype=of, revision=revision)
                 )
         except (OSError, ValueError, SafetensorError) as error:
-            raise ValueError(_one_line(name, error)) from None
+            raise UserError(_one_line(name, error)) from None
         bridge.eval()
         # Rows are read whole and once: keys and values of earlier tokens need not be kept for later ones.
         if (config := getattr(bridge.original_model, "config", None)) is not None:
@@ -94,12 +94,12 @@ class Model:
     def check_hook(self, hook: str) -> None:
         """A ``ValueError`` with the nearest real names where the model has no such hook point."""
         if hook not in self.hooks:
-            raise ValueError(unknown(hook, self.hooks, f"hook point of {self.name}"))
+            raise UserError(unknown(hook, self.hooks, f"hook point of {self.name}"))
 
     def check_context(self, context: int) -> None:
         """A ``ValueError`` where rows would be longer than what the model was made for."""
         if context > self.n_ctx:
-            raise ValueError(f"context = {context} is beyond the {self.n_ctx} tokens of {self.name}; lower it")
+            raise UserError(f"context = {context} is beyond the {self.n_ctx} tokens of {self.name}; lower it")
 
     def width(self, hook: str) -> int:
         """The width `d_in` of a hook point; a ``ValueError`` where it does not hold one vector per token."""
@@ -109,7 +109,7 @@ class Model:
             self._read(one, one.bool(), hook)[hook].shape for one in (torch.ones(1, n).long() for n in (3, 5))
         )
         if not (len(long) in (3, 4) and short[:2] == (1, 3) and long == (1, 5, *short[2:])):
-            raise ValueError(f"{hook!r} has shape {list(long)} for 1 row of 5 tokens, not one vector per token")
+            raise UserError(f"{hook!r} has shape {list(long)} for 1 row of 5 tokens, not one vector per token")
         return long[2:].numel()
 
     def check_target(self, hook: str, target: str) -> None:
@@ -117,12 +117,12 @@ class Model:
         model passes before it reaches the hook."""
         widths = [self.width(name) for name in (hook, target)]
         if widths[0] != widths[1]:
-            raise ValueError(
+            raise UserError(
                 f"{hook!r} has width {widths[0]} and {target!r} {widths[1]}; a dictionary reads and writes one width"
             )
         one = torch.ones(1, 3).long()
         if next(iter(self._read(one, one.bool(), hook, target))) != hook:
-            raise ValueError(_too_early(hook, target))
+            raise UserError(_too_early(hook, target))
 
     def activations(
         self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hook: str
@@ -155,7 +155,7 @@ class Model:
 
         def splice(acts: Tensor, hook: Any) -> Tensor:
             if not read:
-                raise ValueError(_too_early(start, place))
+                raise UserError(_too_early(start, place))
             flat = acts.flatten(2).clone()
             flat[kept] = edit(read.pop()).to(flat)
             return flat.view(acts.shape)
@@ -195,7 +195,7 @@ class Model:
             self._run(tokens, attended, [(hook, keeping(hook)) for hook in hooks])
         for hook in hooks:
             if hook not in found:
-                raise ValueError(f"hook {hook!r} of {self.name} is never reached in a forward pass; choose another")
+                raise UserError(f"hook {hook!r} of {self.name} is never reached in a forward pass; choose another")
         return found
 
     def _run(self, tokens: Tensor, attended: Tensor, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Tensor:
@@ -237,7 +237,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(tokenizer_of(name) if is_older(name) else name, revision=revision)
     except (OSError, ValueError) as error:
-        raise ValueError(_one_line(name, error, "tokenizer")) from None
+        raise UserError(_one_line(name, error, "tokenizer")) from None
 
 
 def spliceable(hook: str) -> bool:
@@ -252,7 +252,7 @@ def spliceable(hook: str) -> bool:
 def check_spliceable(hook: str) -> None:
     """A ``ValueError`` where an edit at the hook point would be none of the residual stream."""
     if not spliceable(hook):
-        raise ValueError(f"an edit at {hook!r} would not reach the residual stream; use a block's hook_resid_post")
+        raise UserError(f"an edit at {hook!r} would not reach the residual stream; use a block's hook_resid_post")
 
 
 def is_path(name: str) -> bool:
@@ -262,7 +262,7 @@ def is_path(name: str) -> bool:
 
 def _check_folder(name: str) -> None:
     if is_path(name) and not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"model: {name} is not a folder with a config.json; give a Hugging Face folder or hub id"
         )
 

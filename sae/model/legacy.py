@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from sae.registry import UserError
+
 OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 """Whose models TransformerLens takes to be of that format."""
 
@@ -26,14 +28,14 @@ def boot_older(name: str, device: str, dtype: torch.dtype, revision: str | None)
     from transformer_lens.model_bridge import TransformerBridge
 
     if revision is not None:
-        raise ValueError(f"revision = {revision!r}: models of this format have one; leave it out")
+        raise UserError(f"revision = {revision!r}: models of this format have one; leave it out")
     boot: Any = getattr(TransformerBridge, "boot_tl_legacy", None)
     if boot is None:
-        raise ValueError("it is in TransformerLens' older format, which takes transformer_lens 4 to read")
+        raise UserError("it is in TransformerLens' older format, which takes transformer_lens 4 to read")
     try:
         return boot(name, device=device, dtype=dtype)
     except NotImplementedError as error:
-        raise ValueError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def tokenizer_of(name: str) -> str:

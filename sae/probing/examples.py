@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.registry import UserError
+
 Pooling = Literal["last", "mean", "max"]
 Encode = Callable[[Tensor], Tensor]
 VECTORS_AT_ONCE = 4096
@@ -43,17 +45,15 @@ class ProbeExamples:
         Raises ``ValueError`` of one line where shapes or values do not fit.
         """
         if acts.ndim != 2 or not bool(torch.isfinite(acts).all()):
-            raise ValueError(f"acts: a finite matrix [rows, d_in] expected, not one of shape {list(acts.shape)}")
+            raise UserError(f"acts: a finite matrix [rows, d_in] expected, not one of shape {list(acts.shape)}")
         own = torch.arange(len(acts))
         groups = own if groups is None else groups
         for name, vector in {**labels, "groups": groups}.items():
             if vector.shape != (len(acts),):
-                raise ValueError(
-                    f"{name}: shape {list(vector.shape)} for {len(acts)} rows; give one entry for each row"
-                )
+                raise UserError(f"{name}: shape {list(vector.shape)} for {len(acts)} rows; give one entry for each row")
         for name, vector in labels.items():
             if not set(vector.unique().tolist()) <= {-1, 0, 1}:
-                raise ValueError(f"{name}: a label is 1, 0, or -1 where it is not known; give one label to each class")
+                raise UserError(f"{name}: a label is 1, 0, or -1 where it is not known; give one label to each class")
         marks = {name: vector.to("cpu", torch.int8) for name, vector in labels.items()}
         return cls(acts.detach().float().cpu(), marks, groups.cpu().long(), own)
 
@@ -154,14 +154,14 @@ def tasks_of(
     found: list[ProbeTask] = []
     for name in train.labels:
         if name not in test.labels:
-            raise ValueError(f"test: there is no label {name!r}, which train has; give both the same labels")
+            raise UserError(f"test: there is no label {name!r}, which train has; give both the same labels")
         parts = PropertyRows.of(train, name), PropertyRows.of(test, name)
         moved = None if shift is None or name not in shift.labels else PropertyRows.of(shift, name)
         moved = moved if moved is not None and rarer(moved) else None
         if min(map(rarer, parts)) >= min_count:
             found.append(ProbeTask(name, *parts, moved))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"probe.tasks: none of {len(train.labels)} properties has {min_count} rows of either class to be fitted on "
             "and as many to be scored on; give more labelled rows"
         )

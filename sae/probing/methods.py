@@ -18,7 +18,7 @@ from sae.numerics.binary_probes import Penalty
 from sae.probing.probes import DiffMeans, Knn, Logistic, Mlp, Pca, Probe, Single, Sparse, Trees
 from sae.probing.rankers import RANKERS
 from sae.probing.regimes import Regimes
-from sae.registry import unknown
+from sae.registry import UserError, unknown
 
 ProbeInput = Literal["acts", "codes", "untrained"]
 """The activations as they are, a dictionary's codes, or those of an untrained one of the same shape and sparsity."""
@@ -41,14 +41,14 @@ class StudySettings(Regimes):
     def _known(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for name in given:
             if name not in RANKERS:
-                raise ValueError(unknown(name, RANKERS, "ranker"))
+                raise UserError(unknown(name, RANKERS, "ranker"))
         return given
 
     @field_validator("k")
     @classmethod
     def _one_column_at_least(cls, given: tuple[int, ...]) -> tuple[int, ...]:
         if min(given) < 1:
-            raise ValueError("a sparse probe reads one column at least")
+            raise UserError("a sparse probe reads one column at least")
         return given
 
 

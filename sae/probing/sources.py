@@ -16,7 +16,7 @@ from sae.numerics.binary_probes import frequent_enough, spread_over
 from sae.numerics.seeds import generator
 from sae.probing.examples import Pooling, ProbeExamples
 from sae.probing.texts import TextReader, read_files, read_together
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.source import Batch, Source, SourceConfig
 from sae.sources import tensor, transformer
 from sae.toys.base import ToyConfig
@@ -58,7 +58,7 @@ def text_files(config: SourceConfig, settings: TaskSettings) -> tuple[Path, ...]
     """The files of labelled texts that a source of a transformer is probed on; none for any other."""
     if not isinstance(config, transformer.Config):
         if settings.labels:
-            raise ValueError("probe.tasks.labels: only a source of kind 'transformer' reads texts; leave them out")
+            raise UserError("probe.tasks.labels: only a source of kind 'transformer' reads texts; leave them out")
         return ()
     return settings.labels or (() if config.labels is None else (config.labels,))
 
@@ -80,7 +80,7 @@ def _of_texts(source: Activations, settings: TaskSettings, files: tuple[Path, ..
     for part, half in (("train", "choose"), ("test", "test")):
         own = [[text for text in of_file if half_of(text, seed) == half] for of_file in texts]
         if not any(own):
-            raise ValueError(f"probe.tasks.labels: no text falls to {part!r}; give more texts, or documents")
+            raise UserError(f"probe.tasks.labels: no text falls to {part!r}; give more texts, or documents")
         found[part] = read_together(reader, own, settings.pooling)
     if settings.shift is not None:
         other = read_files(shift_files(settings.shift))
@@ -92,7 +92,7 @@ def shift_files(shift: Mapping[str, Any]) -> tuple[Path, ...]:
     """The files of a shift of texts."""
     given = shift.get("labels")
     if set(shift) != {"labels"} or not isinstance(given, list | tuple) or not given:
-        raise ValueError("probe.tasks.shift: for texts give {labels = [files]} and nothing else")
+        raise UserError("probe.tasks.shift: for texts give {labels = [files]} and nothing else")
     return tuple(Path(str(file)) for file in given)  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -103,7 +103,7 @@ def _of_rows(source: Source, settings: TaskSettings) -> dict[str, ProbeExamples]
         return {part: _labelled(batch) for part, batch in zip(("train", "test"), labelled, strict=True)}
     choose, test = (source.at_most(settings.max_rows, split) for split in ("choose", "test"))
     if choose.codes is None or test.codes is None:
-        raise ValueError("probe: the source has neither labels nor known features; give probe.tasks.labels")
+        raise UserError("probe: the source has neither labels nor known features; give probe.tasks.labels")
     on_choose, on_test = choose.codes > 0, test.codes > 0
     usable = frequent_enough(settings.min_count, on_choose, on_test)
     if source.truth is not None:
@@ -133,13 +133,13 @@ def shifted(config: SourceConfig, shift: Mapping[str, Any]) -> SourceConfig:
     """A source's settings with others in the place of some."""
     if not isinstance(config, ToyConfig | tensor.Config):
         kind = config.model_dump()["kind"]
-        raise ValueError(f"probe.tasks.shift: a source of kind {kind!r} has no other distribution; leave it out")
+        raise UserError(f"probe.tasks.shift: a source of kind {kind!r} has no other distribution; leave it out")
     try:
         return type(config)(**{**config.model_dump(), **shift})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["probe.tasks.shift", *map(str, first["loc"])])
-        raise ValueError(f"{field} = {first['input']!r}: {first['msg']}") from None
+        raise UserError(f"{field} = {first['input']!r}: {first['msg']}") from None
 
 
 def _shifted(source: Source, config: SourceConfig, train: ProbeExamples, settings: TaskSettings) -> ProbeExamples:
@@ -149,13 +149,13 @@ def _shifted(source: Source, config: SourceConfig, train: ProbeExamples, setting
         other.truth is not None and torch.equal(other.truth.directions, source.truth.directions)
     )
     if other.d_in != source.d_in or not same:
-        raise ValueError("probe.tasks.shift: it changes the features themselves; change how they occur, or the noise")
+        raise UserError("probe.tasks.shift: it changes the features themselves; change how they occur, or the noise")
     if source.labelled() is None:
         features = [int(name.removeprefix("feature_")) for name in train.labels]
         return _active(other.at_most(settings.max_rows, "test"), features)
     labelled = other.labelled()
     if labelled is None:
-        raise ValueError("probe.tasks.shift: the shifted source has no labels")
+        raise UserError("probe.tasks.shift: the shifted source has no labels")
     return _labelled(labelled[1])
 
 
@@ -168,7 +168,7 @@ def _frequent(train: ProbeExamples, test: ProbeExamples, min_count: int) -> list
     }
     kept = [name for name, count in counts.items() if count >= min_count]
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"probe.tasks: none of {len(train.labels)} properties has min_count = {min_count} rows of either class in "
             "both halves; give more labelled rows or a smaller min_count"
         )

@@ -34,6 +34,7 @@ from sae.probing.methods import Method, ProbeInput, StudySettings, methods_of
 from sae.probing.probes import Probe, ProbeSetting
 from sae.probing.regimes import Draw, Regime, draws, permuted
 from sae.probing.validation import ValidatedSetting, auc, choose
+from sae.registry import UserError
 
 
 class ProbeResult(NamedTuple):
@@ -83,7 +84,7 @@ def study(
     """
     tasks = tasks_of(train, test, shift)
     if "shift" in settings.regimes and not any(task.shift for task in tasks):
-        raise ValueError("probe.regimes: 'shift' has no examples of another distribution; give some or leave it out")
+        raise UserError("probe.regimes: 'shift' has no examples of another distribution; give some or leave it out")
     for reading, encode in _readings(settings, train, dictionary):
         x, x_test, x_shift = (None if part is None else part.read(encode) for part in (train, test, shift))
         assert x is not None and x_test is not None

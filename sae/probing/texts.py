@@ -15,6 +15,7 @@ from sae.activations.harvest import Harvest
 from sae.activations.labels import Labelled, LabelledRows, locate, read_labelled
 from sae.model.hooked import load_tokenizer
 from sae.probing.examples import Pooling, ProbeExamples, joined
+from sae.registry import UserError
 from sae.sources.transformer import Config
 
 
@@ -40,9 +41,7 @@ class TextReader:
         bos = None if self.config.bos == "none" else self.tokenizer.bos_token_id
         rows = locate(texts, self.tokenizer, self.config.context, bos)
         if len(rows.row) == 0:
-            raise ValueError(
-                "probe.tasks.labels: no labelled text is left; give more texts, or a longer source.context"
-            )
+            raise UserError("probe.tasks.labels: no labelled text is left; give more texts, or a longer source.context")
         documents = {name: i for i, name in enumerate(dict.fromkeys(text.group for text in texts))}
         of_text = torch.tensor([documents[text.group] for text in texts])
         acts, of = self._vectors(rows, pooling)

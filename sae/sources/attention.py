@@ -27,6 +27,7 @@ from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows
 from sae.model.hooked import Model
 from sae.model.token_rows import NOTHING, TokenRows
+from sae.registry import UserError
 from sae.source import Progress, Source, Split
 from sae.toys.attention.embedding import Embedding, groups_at
 from sae.toys.attention.network import AttentionModelConfig
@@ -58,11 +59,11 @@ class Config(StreamedConfig):
             limit = self.task.limit(split)
             if limit is not None and n > limit:
                 field, given = ("n_rows", n) if split == "train" else ("n_heldout_rows", self.n_heldout_rows)
-                raise ValueError(f"{field} = {given}: the task has {limit} rows for {split!r} where {n} are wanted")
+                raise UserError(f"{field} = {given}: the task has {limit} rows for {split!r} where {n} are wanted")
         known = self.task.labels(self.task.batch(0, "choose", 0, 1))
         unknown = [name for name in self.labels or () if name not in known]
         if unknown:
-            raise ValueError(f"labels: {unknown[0]!r} is no label of {self.task.kind!r}; it has {', '.join(known)}")
+            raise UserError(f"labels: {unknown[0]!r} is no label of {self.task.kind!r}; it has {', '.join(known)}")
         return self
 
     def has_labels(self) -> bool:

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.source import Batch, Source, Split, Truth
 from sae.toys.base import ToyConfig
 from sae.toys.codes.circle import Config as Circle
@@ -47,7 +48,7 @@ class Config(ToyConfig):
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.d_in is not None and self.d_in < self.code.dimensions:
-            raise ValueError(
+            raise UserError(
                 f"d_in = {self.d_in}: the code {self.code.kind!r} takes {self.code.dimensions} dimensions; give as "
                 "many, or leave d_in out"
             )

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sae.numerics.fast_random import uniform
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.source import Batch, Source, Split, Truth
 from sae.toys.base import ToyConfig, random_directions
 from sae.toys.features.values import AnyValues, Uniform
@@ -56,7 +57,7 @@ class Config(ToyConfig):
     @model_validator(mode="after")
     def _something(self) -> Config:
         if self.n_features == 0:
-            raise ValueError(
+            raise UserError(
                 "sparse = 0, dense = 0, clusters = 0: nothing is left that has a direction; give one of them"
             )
         return self

@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.matching import MERGED, unit
+from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 from sae.toys.features.law import AnyActivity, Law
 from sae.toys.features.series import PerFeature
@@ -76,17 +77,17 @@ class Config(SourceConfig):
         if self.importance is not None:
             above_zero(self.importance, n_outputs, self.seed, "importance")
         if self.network.tied and n_outputs != self.n_features:
-            raise ValueError(
+            raise UserError(
                 f"task = {self.task!r} has {n_outputs} outputs for {self.n_features} features; set tied = false"
             )
         if self.network.residual and n_outputs != self.n_features:
-            raise ValueError(f"network.residual: task = {self.task!r} has another width than the stream")
+            raise UserError(f"network.residual: task = {self.task!r} has another width than the stream")
         if not -len(self.network.hidden) <= self.layer < len(self.network.hidden):
-            raise ValueError(f"layer = {self.layer}: the network has {len(self.network.hidden)} hidden layers")
+            raise UserError(f"layer = {self.layer}: the network has {len(self.network.hidden)} hidden layers")
         if self.instance != "best" and not 0 <= self.instance < self.instances:
-            raise ValueError(f"instance = {self.instance}: there are {self.instances}; give 0 to {self.instances - 1}")
+            raise UserError(f"instance = {self.instance}: there are {self.instances}; give 0 to {self.instances - 1}")
         if self.point >= (n_points := len(points(self, self.vary))):
-            raise ValueError(f"point = {self.point}: vary has {n_points} points, counted from 0")
+            raise UserError(f"point = {self.point}: vary has {n_points} points, counted from 0")
         return self
 
     @property

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.registry import MissingFileError, UserError
 from sae.source import Progress, Source, SourceConfig, TensorSource
 
 
@@ -31,7 +32,7 @@ class Config(SourceConfig):
     @model_validator(mode="after")
     def _target_is_another(self) -> Config:
         if self.target is not None and self.target == self.name:
-            raise ValueError(f"target = {self.target!r} is the matrix that is read; leave it out for an autoencoder")
+            raise UserError(f"target = {self.target!r} is the matrix that is read; leave it out for an autoencoder")
         return self
 
     @property
@@ -64,30 +65,30 @@ class Config(SourceConfig):
         matrices = {n: t for n, t in tensors.items() if not n.startswith("label.")}
         for name in (self.name, self.target):
             if name is not None and name not in matrices:
-                raise ValueError(f"{self.file}: there is no tensor {name!r}; it has {', '.join(matrices)}")
+                raise UserError(f"{self.file}: there is no tensor {name!r}; it has {', '.join(matrices)}")
         targets = None if self.target is None else self._matrix(matrices, self.target)
         candidates = [name for name in matrices if name != self.target] if self.name is None else [self.name]
         if len(candidates) != 1:
             these = ", ".join(candidates) or f"it has no matrix beside {self.target!r}"
-            raise ValueError(f"{self.file}: say which by source.name: {these}")
+            raise UserError(f"{self.file}: say which by source.name: {these}")
         acts = self._matrix(matrices, candidates[0])
         if targets is not None and targets.shape != acts.shape:
-            raise ValueError(
+            raise UserError(
                 f"{self.file}: source.target: {self.target!r} has shape {list(targets.shape)} where the activations "
                 f"have {list(acts.shape)}; a dictionary reads and writes one width"
             )
         wrong = [n for n, t in labels.items() if len(t) != len(acts)]
         if wrong:
-            raise ValueError(f"{self.file}: label.{wrong[0]} has another number of rows than the activations")
+            raise UserError(f"{self.file}: label.{wrong[0]} has another number of rows than the activations")
         return acts, targets, labels
 
     def _matrix(self, matrices: Mapping[str, Tensor], name: str) -> Float[Tensor, "rows d_in"]:
         matrix = matrices[name]
         if matrix.ndim != 2 or not matrix.is_floating_point():
             found = f"{matrix.dtype} {tuple(matrix.shape)}"
-            raise ValueError(f"{self.file}: {name!r}: a float matrix [rows, d_in] expected, not {found}")
+            raise UserError(f"{self.file}: {name!r}: a float matrix [rows, d_in] expected, not {found}")
         if not bool(torch.isfinite(matrix).all()):
-            raise ValueError(f"{self.file}: the activations {name!r} hold NaN or infinite values")
+            raise UserError(f"{self.file}: the activations {name!r} hold NaN or infinite values")
         return matrix.float()
 
 
@@ -97,10 +98,10 @@ def read_matrix_file(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise FileNotFoundError(f"source.file: {file} does not exist")
+        raise MissingFileError(f"source.file: {file} does not exist")
     try:
         if file.suffix == ".npy":
             return {"acts": torch.from_numpy(np.load(file, allow_pickle=False))}
         return load_file(file)
     except (SafetensorError, ValueError, EOFError, TypeError) as error:
-        raise ValueError(f"{file}: not a whole .safetensors or .npy file: {error}") from None
+        raise UserError(f"{file}: not a whole .safetensors or .npy file: {error}") from None

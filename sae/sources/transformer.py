@@ -20,6 +20,7 @@ from sae.activations.harvest import Harvest
 from sae.activations.labels import Labelled, half_of, locate, read_labelled
 from sae.activations.text import Text, tokenised
 from sae.model.hooked import PROCESSING, Dtype, Model, is_path, load_tokenizer
+from sae.registry import UserError
 from sae.source import Progress, Source, Split
 
 __all__ = ["Activations", "Config"]
@@ -103,9 +104,9 @@ class Config(StreamedConfig):
     def _tokenizer(self) -> Any:
         tokenizer = load_tokenizer(self.model, self.revision)
         if self.bos != "none" and tokenizer.bos_token_id is None:
-            raise ValueError(f"source.bos = {self.bos!r}: the tokenizer of {self.model} has no BOS; use 'none'")
+            raise UserError(f"source.bos = {self.bos!r}: the tokenizer of {self.model} has no BOS; use 'none'")
         if self.eos and tokenizer.eos_token_id is None:
-            raise ValueError(f"source.eos = true: the tokenizer of {self.model} has no EOS; use false")
+            raise UserError(f"source.eos = true: the tokenizer of {self.model} has no EOS; use false")
         return tokenizer
 
     def _write_corpus(self, directory: Path, tokenizer: Any, select: PositionSelection, progress: Progress) -> Splits:
@@ -126,7 +127,7 @@ class Config(StreamedConfig):
             if splits[split]["tokens"] < (n or 1):
                 field = "n_tokens" if split == "train" else "n_heldout_tokens"
                 remedy = "set exhausted = 'repeat'" if split == "train" and n else "change heldout_share"
-                raise ValueError(
+                raise UserError(
                     f"source.{field}: the text has {splits[split]['tokens']} tokens for {split!r} where {n or 1} are "
                     f"wanted; give more text, ask for fewer or {remedy}"
                 )
@@ -139,7 +140,7 @@ class Config(StreamedConfig):
             texts = [text for text in labelled if half_of(text, self.seed) == split]
             rows = locate(texts, tokenizer, self.context, bos)
             if len(rows.row) == 0:
-                raise ValueError(f"source.labels: {self.labels} has no labelled text for {split!r}; give more texts")
+                raise UserError(f"source.labels: {self.labels} has no labelled text for {split!r}; give more texts")
             harvest.labelled(directory / f"labels-{split}.safetensors", rows)
 
     def _facts(

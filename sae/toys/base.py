@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.numerics.seeds import derive, epoch_rows
+from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split
 
 PIECE = 4096
@@ -105,7 +106,7 @@ def with_mean(shape: Float[Tensor, " n_features"], mean: float) -> Float[Tensor,
     """Probabilities proportional to `shape` with the given mean; a ``ValueError`` where one would exceed 1."""
     p = shape * (mean / shape.mean())
     if float(p.max()) > 1:
-        raise ValueError(
+        raise UserError(
             f"firing probabilities: a mean of {mean:g} would need a feature to fire with probability "
             f"{float(p.max()):.3g}; lower the mean or flatten the decay"
         )

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.registry import UserError
 from sae.source import Source
 from sae.training.prefetch import Pair
 
@@ -89,7 +90,7 @@ class InputStatistics:
         x = torch.cat([batch.acts.float().cpu() for batch in batches])
         y = torch.cat([batch.wanted.float().cpu() for batch in batches]) if source.has_targets else x
         if how == "whiten" and source.has_targets:
-            raise ValueError('train.input_scale = "whiten" is for autoencoders: this source has targets')
+            raise UserError('train.input_scale = "whiten" is for autoencoders: this source has targets')
         units = InputScaling(_scale(x, how), _scale(y, how), _whitening(x) if how == "whiten" else None)
         x, y = units(Pair(x, y))
         centre = geometric_median if median else _mean

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sae.numerics.seeds import derive, generator
 from sae.numerics.statistics import Interval, of_draws
+from sae.registry import UserError
 
 
 def solu(x: Float[Tensor, "*rows n_units"]) -> Float[Tensor, "*rows n_units"]:
@@ -62,7 +63,7 @@ def smuggling(
     loud = [((v - v.mean(0)) * weight).square() for v in (before, after)]
     sums = torch.stack([part for v in loud for part in ((v * is_small).sum(1), v.sum(1))]).double().cpu().numpy()
     if not (sums.sum(1)[[1, 3]] > 0).all():
-        raise ValueError("before, after: the activations do not vary")
+        raise UserError("before, after: the activations do not vary")
     shares = np.stack([_ratios(sums), *(_ratios(sums[:, rows]) for rows in _resampled(sums.shape[1], draws, seed))])
     draw = generator("smuggling", seed)
     chance = [

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.numerics.matching import unit
+from sae.registry import UserError
 
 
 class Analogies(NamedTuple):
@@ -37,12 +38,12 @@ def analogies(rows: Float[Tensor, "n d"], given: Tensor) -> Analogies:
     Raises ``ValueError`` where a number is no row, or d is one of the given three.
     """
     if given.ndim != 2 or given.shape[1] != 4 or len(given) == 0:
-        raise ValueError(f"given: shape {list(given.shape)}; give the numbers of a, b, c and d, one analogy a row")
+        raise UserError(f"given: shape {list(given.shape)}; give the numbers of a, b, c and d, one analogy a row")
     if int(given.min()) < 0 or int(given.max()) >= len(rows):
-        raise ValueError(f"given: {int(given.max())} or {int(given.min())} is none of the {len(rows)} rows")
+        raise UserError(f"given: {int(given.max())} or {int(given.min())} is none of the {len(rows)} rows")
     a, b, c, d = given.unbind(1)
     if bool(((d == a) | (d == b) | (d == c)).any()):
-        raise ValueError("given: d is one of a, b and c, so that there is nothing to find")
+        raise UserError("given: d is one of a, b and c, so that there is nothing to find")
     rows = rows.float()
     cosine = unit(rows[b] - rows[a] + rows[c]) @ unit(rows).T
     others = cosine.scatter(1, given[:, :3], -torch.inf)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.toys.features.directions import rotation
 
 
@@ -63,7 +64,7 @@ def basis_alignment(
     Raises ``ValueError`` for a single dimension, which has no rotations.
     """
     if rows.shape[1] < 2:
-        raise ValueError("rows: in a single dimension there is no other basis to compare with")
+        raise UserError("rows: in a single dimension there is no other basis to compare with")
     draw = generator("basis", seed)
     turned = (rows @ rotation(rows.shape[1], draw).to(rows) for _ in range(rotations))
     null = [float(measure(t).nanmean()) for t in turned]

@@ -25,6 +25,7 @@ from sae.analysis.geometry.moments import matched_gaussian
 from sae.numerics.matching import unit
 from sae.numerics.seeds import derive, generator
 from sae.numerics.statistics import Interval, bootstrap, of_draws
+from sae.registry import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def crowding(rows: Float[Tensor, "n d"], draws: int = 3, seed: int = 0) -> Crowd
     controls."""
     rows = rows[rows.norm(dim=1) > 0].detach().float()
     if len(rows) < 2:
-        raise ValueError("rows: fewer than two have a length, which leaves nothing to compare")
+        raise UserError("rows: fewer than two have a length, which leaves nothing to compare")
     mean, covariance = rows.mean(0), torch.cov(rows.double().T, correction=0)
     draw = generator("crowding", seed)
     random = [torch.randn(rows.shape, generator=draw).to(rows) for _ in range(draws)]

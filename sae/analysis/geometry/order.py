@@ -25,6 +25,7 @@ from torch import Tensor
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
 from sae.numerics.statistics import Estimate, mean_interval
+from sae.registry import UserError
 
 Way = Literal["leaves", "chain"]
 
@@ -56,7 +57,7 @@ def order_with_controls(
     Raises ``ValueError`` where fewer than three rows have a length.
     """
     if int((rows.norm(dim=1) > 0).sum()) < 3:
-        raise ValueError("rows: fewer than three have a length, which leaves nothing to order")
+        raise UserError("rows: fewer than three have a length, which leaves nothing to order")
     way = way or ("leaves" if len(rows) <= MOST_LEAVES else "chain")
     order = seriation(rows, way)
     draw = generator("order", seed)

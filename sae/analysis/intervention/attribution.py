@@ -22,6 +22,7 @@ from sae.analysis.intervention.sparse_codes import SparseCodes
 from sae.analysis.intervention.splicing import Places, Spliced, splice
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model
+from sae.registry import UserError
 
 Number = Callable[[Float[Tensor, "rows n_tokens d_vocab"]], Float[Tensor, ""]]
 """What is asked about: a function of the logits, differentiable, with a single value."""
@@ -51,7 +52,7 @@ def attribute(
     ``integrated`` takes `steps` forward and backward passes for each place, the others being left as they are.
     """
     if method not in ("gradient", "integrated"):
-        raise ValueError(f"method {method!r}: 'gradient' or 'integrated'")
+        raise UserError(f"method {method!r}: 'gradient' or 'integrated'")
     whole = _Probe()
     with torch.enable_grad(), splice(model, places, instead=whole, **given) as spliced:
         whole.run(spliced, tokens, number)
@@ -90,7 +91,7 @@ class _Probe:
     def run(self, spliced: Spliced, tokens: Tensor, number: Number) -> None:
         value = number(spliced.bridge(tokens, return_type="logits"))
         if value.numel() != 1 or not value.requires_grad:
-            raise ValueError(f"number: one differentiable value expected, not {list(value.shape)}")
+            raise UserError(f"number: one differentiable value expected, not {list(value.shape)}")
         asked = [*self.leaves.values(), *self.written.values()]
         slopes = torch.autograd.grad(value, asked, allow_unused=True, materialize_grads=True)
         n = len(self.leaves)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
+from sae.registry import UserError
 
 _Codes = Float[Tensor, "positions n_latents"]
 Edit = Callable[[_Codes, Dictionary], _Codes]
@@ -29,7 +30,7 @@ class _OfLatents:
     def __call__(self, z: Tensor, d: Dictionary) -> Tensor:
         wrong = [j for j in self.latents if not 0 <= j < d.n_latents]
         if wrong:
-            raise ValueError(f"latent {wrong[0]}: the dictionary has latents 0 to {d.n_latents - 1}")
+            raise UserError(f"latent {wrong[0]}: the dictionary has latents 0 to {d.n_latents - 1}")
         index = torch.tensor(self.latents, device=z.device)
         return z.index_copy(-1, index, self.new(z[..., index], d).to(z.dtype))
 

@@ -28,6 +28,7 @@ from sae.analysis.intervention.edits import Edit
 from sae.analysis.intervention.sparse_codes import SparseCodes
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model, check_spliceable
+from sae.registry import UserError
 
 Places = Mapping[str, Dictionary]
 """Dictionaries by hook point; those that map one hook to another (transcoders) by ``"hook -> target"``."""
@@ -84,7 +85,7 @@ class Spliced:
 
         def write(acts: Tensor, hook: Any) -> Tensor | None:
             if start != target and place not in self._read:
-                raise ValueError(f"{place}: {target!r} comes before {start!r} in a forward pass")
+                raise UserError(f"{place}: {target!r} comes before {start!r} in a forward pass")
             return self._through(place, acts, acts.flatten(2) if start == target else self._read.pop(place))
 
         return write
@@ -139,7 +140,7 @@ def splice(
     given = {place: [edit] if callable(edit) else list(edit) for place, edit in (edits or {}).items()}
     for place in given:
         if place not in places:
-            raise ValueError(f"edits: {place!r} has no dictionary; there is one at {', '.join(map(repr, places))}")
+            raise UserError(f"edits: {place!r} has no dictionary; there is one at {', '.join(map(repr, places))}")
     select = dict[str, PositionSelection]()
     for place, d in places.items():
         card = _trained_on(d, bridge)
@@ -173,5 +174,5 @@ def _check(model: Model, places: Places) -> None:
         widths = {name: model.width(name) for name in {hook: None, target: None}}
         for name, width, does in ((hook, d.d_in, "reads"), (target, d.d_out, "writes")):
             if widths[name] != width:
-                raise ValueError(f"{name!r} has width {widths[name]}, but the dictionary {does} {width}")
+                raise UserError(f"{name!r} has width {widths[name]}, but the dictionary {does} {width}")
         check_spliceable(target)

@@ -26,7 +26,7 @@ from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_
 from sae.dictionary import Dictionary
 from sae.model.hooked import Site, spliceable
 from sae.numerics.seeds import generator
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.source import Progress, Source
 
 CODES_AT_ONCE = 2**24
@@ -86,7 +86,7 @@ def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, prog
     """Looks at every latent of a dictionary on a source's held-out rows. A ``ValueError`` of one line where the
     widths differ or a latent is asked for that there is not."""
     if d.d_in != source.d_in:
-        raise ValueError(f"the dictionary takes rows of width {d.d_in}, but the source has rows of width {source.d_in}")
+        raise UserError(f"the dictionary takes rows of width {d.d_in}, but the source has rows of width {source.d_in}")
     shown = _shown(settings, d.n_latents)
     at_once = max(256, min(8192, CODES_AT_ONCE // d.n_latents))
     reading = held_out_vectors(source, settings.n_tokens, at_once, settings.seed)
@@ -123,7 +123,7 @@ def _shown(settings: LatentsConfig, n_latents: int) -> Int[Tensor, " n_shown"]:
         return drawn[: settings.latents].sort().values
     beyond = [j for j in settings.latents if not 0 <= j < n_latents]
     if beyond:
-        raise ValueError(f"latents: there is no latent {beyond[0]}; the dictionary has 0 to {n_latents - 1}")
+        raise UserError(f"latents: there is no latent {beyond[0]}; the dictionary has 0 to {n_latents - 1}")
     return torch.tensor(sorted(set(settings.latents)), dtype=torch.int64)
 
 

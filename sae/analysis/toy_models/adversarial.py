@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.numerics.matching import unit
+from sae.registry import UserError
 
 NUMBERS_AT_ONCE = 2**24
 
@@ -47,7 +48,7 @@ class Attack:
 def vulnerability(model: Attack, without: Attack) -> float:
     """The rise of a model's loss against that of one without superposition."""
     if without.rise <= 0:
-        raise ValueError(f"without: its loss rises by {without.rise:.3g} under attack, which leaves nothing to compare")
+        raise UserError(f"without: its loss rises by {without.rise:.3g} under attack, which leaves nothing to compare")
     return model.rise / without.rise
 
 
@@ -65,7 +66,7 @@ def attack(
     Raises ``ValueError`` where shapes do not fit.
     """
     if W.ndim != 2 or b.shape != W.shape[:1] or x.ndim != 2 or x.shape[1] != len(W):
-        raise ValueError(f"W {list(W.shape)}, b {list(b.shape)}, x {list(x.shape)}: give [n, m], [n] and [rows, n]")
+        raise UserError(f"W {list(W.shape)}, b {list(b.shape)}, x {list(x.shape)}: give [n, m], [n] and [rows, n]")
     step = share * float(x.norm(dim=1).mean()) if length is None else length
     weight = torch.ones_like(b) if importance is None else importance
     pushes = step * unit(W @ W.T)

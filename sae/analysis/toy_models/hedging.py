@@ -27,6 +27,7 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.numerics.matching import cosines, one_to_one, unit
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ def hedging_rate(
     """
     n_new = extended.n_latents - narrow.n_latents
     if extended.d_in != narrow.d_in:
-        raise ValueError(f"extended: d_in is {extended.d_in}, but that of narrow {narrow.d_in}; give two of one space")
+        raise UserError(f"extended: d_in is {extended.d_in}, but that of narrow {narrow.d_in}; give two of one space")
     if not 0 < n_new < narrow.d_in:
-        raise ValueError(
+        raise UserError(
             f"extended: {n_new} latents more than narrow; give one with 1 to {narrow.d_in - 1} more, fewer than d_in"
         )
     if n_draws < 1:
-        raise ValueError(f"n_draws: {n_draws}, but chance takes at least 1")
+        raise UserError(f"n_draws: {n_draws}, but chance takes at least 1")
     before, after = (unit(d.W_dec.detach().double().cpu()) for d in (narrow, extended))
     if not matched:
         partner = one_to_one(cosines(before, after))

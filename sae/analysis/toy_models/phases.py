@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.numerics.matching import unit
+from sae.registry import UserError
 
 Phase = Literal["ignored", "dedicated", "antipodal", "confused"]
 
@@ -49,7 +50,7 @@ def phase_losses(p: float, r: float, n_features: int = 2) -> dict[Phase, float]:
     Raises ``ValueError`` for a p that is no probability, an r that is not above 0, or another number of features.
     """
     if not 0 < p <= 1 or r <= 0 or n_features not in (2, 3):
-        raise ValueError(f"p = {p:g}, r = {r:g}, n_features = {n_features}: give 0 < p <= 1, r > 0, and 2 or 3")
+        raise UserError(f"p = {p:g}, r = {r:g}, n_features = {n_features}: give 0 < p <= 1, r > 0, and 2 or 3")
     dedicated = ignored_loss(p) if n_features == 2 else min(ignored_loss(p), p**2 / 3)
     return {"ignored": r * ignored_loss(p), "dedicated": dedicated, "antipodal": (1 + r) * p**2 / 6}
 

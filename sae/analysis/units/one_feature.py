@@ -27,6 +27,7 @@ from sae.metrics.probing import Config, Sample, array
 from sae.numerics.binary_probes import best_threshold, f1_score, mean_difference, rank_auc, standardised
 from sae.numerics.seeds import generator
 from sae.numerics.statistics import of_draws
+from sae.registry import UserError
 from sae.source import Batch
 
 
@@ -93,7 +94,7 @@ def check_both_classes(feature: Halves) -> None:
     """A ``ValueError`` where a half has one class only."""
     for name, half in zip(feature._fields, feature, strict=True):
         if not 0 < int(half.bool().sum()) < len(half):
-            raise ValueError(f"feature: it is the same in all {name} rows, which leaves nothing to tell")
+            raise UserError(f"feature: it is the same in all {name} rows, which leaves nothing to tell")
 
 
 def single(units: Halves, positive: Bool[Tensor, " rows"], signed: bool) -> SelectedScore:

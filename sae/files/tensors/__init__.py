@@ -14,6 +14,7 @@ from typing import Any
 
 from sae.files.tensors import npz, safe, torch_file
 from sae.files.tensors.tensor import NamedWeights, StoredTensor
+from sae.registry import UserError
 
 __all__ = ["NamedWeights", "StoredTensor", "open_file", "read_json"]
 
@@ -32,27 +33,27 @@ def open_file(file: Path, label: str | None = None) -> Any:
     if start[:4] == b"PK\x03\x04":
         return torch_file.open_zip(file, label) if torch_file.is_torch(file) else npz.open_npz(file, label)
     if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{label}: a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`")
+        raise UserError(f"{label}: a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`")
     if start[257:262] == b"ustar":
-        raise ValueError(f"{label}: a tar archive of an old torch; load it there and save it again")
+        raise UserError(f"{label}: a tar archive of an old torch; load it there and save it again")
     if file.suffix == ".safetensors":
         return safe.open_safetensors(file, label)
     if start[:1] == b"\x80" or (file.suffix in PICKLED and start):
         return torch_file.open_pickle(file, label)
     if start[:2] == b"PK" or file.suffix == ".npz":
-        raise ValueError(f"{label}: not a whole zip archive")
-    raise ValueError(f"{label}: not a file of tensors in a form that can be read: safetensors, npz or torch's own")
+        raise UserError(f"{label}: not a whole zip archive")
+    raise UserError(f"{label}: not a file of tensors in a form that can be read: safetensors, npz or torch's own")
 
 
 def read_json(file: Path, label: str | None = None) -> dict[str, Any]:
     """The object in a JSON file; a ``ValueError`` of one line names the file."""
     label = label or str(file)
     if file.stat().st_size > LONGEST_TEXT:
-        raise ValueError(f"{label}: not readable as JSON: longer than {LONGEST_TEXT} bytes")
+        raise UserError(f"{label}: not readable as JSON: longer than {LONGEST_TEXT} bytes")
     try:
         found = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{label}: not readable as JSON: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{label}: not readable as JSON: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{label}: not readable as JSON: an object is expected, not a {type(found).__name__}")
+        raise UserError(f"{label}: not readable as JSON: an object is expected, not a {type(found).__name__}")
     return found

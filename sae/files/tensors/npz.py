@@ -16,6 +16,7 @@ from typing import IO
 import torch
 
 from sae.files.tensors.tensor import StoredTensor
+from sae.registry import UserError
 
 MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
@@ -46,9 +47,9 @@ def damage_is_told(label: str) -> Generator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise ValueError(f"{label}: not a whole zip archive: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{label}: not a whole zip archive: {' '.join(str(error).split())[:200]}") from None
     except OverflowError:
-        raise ValueError(f"{label}: not a whole zip archive: a length is out of bounds") from None
+        raise UserError(f"{label}: not a whole zip archive: a length is out of bounds") from None
 
 
 def open_npz(file: Path, label: str) -> dict[str, StoredTensor]:
@@ -57,7 +58,7 @@ def open_npz(file: Path, label: str) -> dict[str, StoredTensor]:
         found = [m for m in archive.infolist() if m.filename.endswith(".npy")]
         announced = sum(member.file_size for member in found)
         if announced > MOST_SQUEEZED * file.stat().st_size + ALLOWED:
-            raise ValueError(
+            raise UserError(
                 f"{label}: would unpack to {announced} bytes from {file.stat().st_size}; no weights are like that"
             )
         return {m.filename[:-4]: _array(archive, m, file, label) for m in found}
@@ -73,17 +74,17 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, label:
     told = _HEADER.fullmatch(text)
     if told is None:
         objects = b"'|O'" in text or b"'O'" in text
-        raise ValueError(f"{label}: {name} {'holds pickled objects' if objects else 'is no array of numbers'}")
+        raise UserError(f"{label}: {name} {'holds pickled objects' if objects else 'is no array of numbers'}")
     order, kind, by_columns, axes = told.groups()
     shape = tuple(int(n) for n in re.findall(rb"\d+", axes))
     if kind not in _DTYPES or order == b">":
-        raise ValueError(f"{label}: {name} has the type {(order + kind).decode()}, which cannot be read")
+        raise UserError(f"{label}: {name} has the type {(order + kind).decode()}, which cannot be read")
     begin = 10 + 2 * wide + n
     if len(shape) > 8 or begin + math.prod(shape) * _DTYPES[kind].itemsize != member.file_size:
-        raise ValueError(f"{label}: {name} has shape {shape}, which its {member.file_size} bytes do not hold")
+        raise UserError(f"{label}: {name} has shape {shape}, which its {member.file_size} bytes do not hold")
     by_columns = by_columns == b"True" and len(shape) > 1
     if by_columns and len(shape) != 2:
-        raise ValueError(f"{label}: {name} lies by columns in {len(shape)} dimensions, which cannot be read")
+        raise UserError(f"{label}: {name} lies by columns in {len(shape)} dimensions, which cannot be read")
     return StoredTensor(
         label, name, _DTYPES[kind], shape, partial(_Member, file, member.filename, begin, label), by_columns
     )

@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from sae.files.tensors.tensor import StoredTensor
 from sae.files.tensors.window import Window
+from sae.registry import UserError
 
 MOST_OPERATIONS = 500_000
 Key = str | int | float | bool | bytes | None
@@ -82,13 +83,13 @@ def read_pickle(
     try:
         for n, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
             if n > MOST_OPERATIONS:
-                raise ValueError(f"longer than {MOST_OPERATIONS} operations")
+                raise UserError(f"longer than {MOST_OPERATIONS} operations")
             machine.do(operation.name, argument)
         return machine.stack.pop()
     except Refused:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{label}: not a whole pickle: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{label}: not a whole pickle: {' '.join(str(error).split())[:200]}") from None
 
 
 class Refused(ValueError):
@@ -126,7 +127,7 @@ class Machine:
     def taken(self, n: int) -> list[Any]:
         """The last `n` values, still on the stack."""
         if len(self.stack) < n:
-            raise ValueError("values are missing")
+            raise UserError("values are missing")
         return self.stack[-n:]
 
     def pop_mark(self) -> list[Any]:
@@ -160,7 +161,7 @@ class Machine:
         else:
             module, _, name = argument.partition(" ")
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a name is no text")
+            raise UserError("a name is no text")
         found = Name(module, name)
         if name not in INERT.get(module, ()) and not self.known(found):
             raise Refused(
@@ -172,7 +173,7 @@ class Machine:
         """REDUCE and NEWOBJ."""
         arguments, what = self.stack.pop(), self.stack.pop()
         if not (isinstance(what, Name) and isinstance(arguments, tuple)):
-            raise ValueError("a call of what is no name")
+            raise UserError("a call of what is no name")
         if what in DICTIONARIES:
             self.stack.append({})
         elif what.name == "_reconstructor" and arguments and isinstance(arguments[0], Name):
@@ -201,7 +202,7 @@ class Machine:
         if isinstance(of, list):
             of.extend(items)
         elif not isinstance(of, PickledObject):
-            raise ValueError("something is appended to what is no list")
+            raise UserError("something is appended to what is no list")
 
     def into_dict(self, items: list[Any]) -> None:
         of = self.stack[-1]
@@ -209,7 +210,7 @@ class Machine:
         if isinstance(of, dict):
             of.update(pairs)
         elif not isinstance(of, PickledObject):
-            raise ValueError("something is put into what is no dictionary")
+            raise UserError("something is put into what is no dictionary")
 
     def append(self, _: Any) -> None:
         self.into_list([self.stack.pop()])
@@ -247,7 +248,7 @@ def _key(key: Any) -> Key:
     """A key of a dictionary. Deep tuples, whose hash has no bottom, are none."""
     if key is None or isinstance(key, str | int | float | bool | bytes):
         return key
-    raise ValueError(f"a {type(key).__name__} is no key")
+    raise UserError(f"a {type(key).__name__} is no key")
 
 
 OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {

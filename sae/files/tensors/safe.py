@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sae.files.tensors.tensor import StoredTensor
+from sae.registry import UserError
 
 LONGEST_HEADER = 16 * 2**20
 _DTYPES = {
@@ -47,14 +48,14 @@ def _header(file: Path, label: str) -> tuple[int, dict[str, Any]]:
     with file.open("rb") as f:
         n = int.from_bytes(f.read(8), "little")
         if not 2 <= n <= min(LONGEST_HEADER, file.stat().st_size - 8):
-            raise ValueError(f"{label}: not a whole safetensors file: its header would be {n} bytes long")
+            raise UserError(f"{label}: not a whole safetensors file: its header would be {n} bytes long")
         text = f.read(n)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise ValueError(f"{label}: not a whole safetensors file: its header is no JSON object")
+        raise UserError(f"{label}: not a whole safetensors file: its header is no JSON object")
     return 8 + n, header
 
 
@@ -62,12 +63,12 @@ def _stored(file: Path, label: str, name: str, told: Any, begin: int, size: int)
     told = told if isinstance(told, dict) else {}
     dtype, shape, place = told.get("dtype"), told.get("shape"), told.get("data_offsets")
     if not (_counts(shape) and _counts(place) and len(place) == 2):
-        raise ValueError(f"{label}: not a whole safetensors file: {name[:80]} has no shape or place")
+        raise UserError(f"{label}: not a whole safetensors file: {name[:80]} has no shape or place")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ValueError(f"{label}: {name[:80]} has the type {str(dtype)[:20]}, which cannot be read")
+        raise UserError(f"{label}: {name[:80]} has the type {str(dtype)[:20]}, which cannot be read")
     first, last = place
     if last > size or last - first != math.prod(shape) * _DTYPES[dtype].itemsize:
-        raise ValueError(
+        raise UserError(
             f"{label}: not a whole safetensors file: {name[:80]} would lie at {first} to {last} of {size} bytes"
         )
     return StoredTensor(label, name, _DTYPES[dtype], tuple(shape), partial(open_at, file, begin + first))

@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sae.registry import UserError
+
 _AT_ONCE = 4 * 2**20
 """Bytes that are read at a time."""
 NAMELESS = "a tensor"
@@ -49,7 +51,7 @@ class StoredTensor:
         rows, done = out.T if turned else out.view(lying or (1,)), 0
         for block in self._blocks(lying or (1,)):
             if finite and block.is_floating_point() and not bool(torch.isfinite(block).all()):
-                raise ValueError(f"{self.label}: {self.name} holds NaN or infinite values")
+                raise UserError(f"{self.label}: {self.name} holds NaN or infinite values")
             rows[done : done + len(block)] = block
             done += len(block)
         return out
@@ -61,7 +63,7 @@ class StoredTensor:
     def item(self) -> float | int | bool:
         """The one number of a tensor that has no more."""
         if math.prod(self.shape) != 1:
-            raise ValueError(f"{self.label}: {self.name} has shape {self.shape}, a single number is expected")
+            raise UserError(f"{self.label}: {self.name} has shape {self.shape}, a single number is expected")
         return self.read(dtype=None).reshape(()).item()
 
     def _blocks(self, lying: tuple[int, ...]) -> Iterator[Tensor]:
@@ -82,7 +84,7 @@ class StoredTensor:
         while into:
             n = f.readinto(into)
             if not n:
-                raise ValueError(f"{self.label}: ends before the end of {self.name}")
+                raise UserError(f"{self.label}: ends before the end of {self.name}")
             into = into[n:]
 
     def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -90,7 +92,7 @@ class StoredTensor:
             return torch.empty(shape, dtype=dtype)
         except RuntimeError:
             size = math.prod(shape) * dtype.itemsize / 2**30
-            raise ValueError(f"{self.label}: {self.name} needs {size:.1f} GB of memory, which there are not") from None
+            raise UserError(f"{self.label}: {self.name} needs {size:.1f} GB of memory, which there are not") from None
 
 
 class NamedWeights:
@@ -110,7 +112,7 @@ class NamedWeights:
     def take(self, name: str, *axes: str, transposed: bool = False) -> Tensor:
         """A tensor in float32, with these axes in the file; a ``ValueError`` of one line where it has not."""
         if name not in self.left:
-            raise ValueError(f"{self.label}: the tensor {name} is missing")
+            raise UserError(f"{self.label}: the tensor {name} is missing")
         stored = self.left.pop(name)
         known = tuple(self.axes.get(axis) for axis in axes)
         pairs = zip(known, stored.shape, strict=False)
@@ -118,23 +120,23 @@ class NamedWeights:
         if not fits or 0 in stored.shape:
             expected = ", ".join(axis if k is None else str(k) for axis, k in zip(axes, known, strict=True))
             expected += "," * (len(axes) == 1)
-            raise ValueError(f"{self.label}: {name} has shape {stored.shape}, ({expected}) expected")
+            raise UserError(f"{self.label}: {name} has shape {stored.shape}, ({expected}) expected")
         if not stored.dtype.is_floating_point:
-            raise ValueError(f"{self.label}: {name} has the type {stored.dtype}, which weights have not")
+            raise UserError(f"{self.label}: {name} has the type {stored.dtype}, which weights have not")
         self.axes |= dict(zip(axes, stored.shape, strict=True))
         return stored.read(transposed=transposed)
 
     def number(self, name: str) -> float:
         """The one number in a tensor."""
         if name not in self.left:
-            raise ValueError(f"{self.label}: the tensor {name} is missing")
+            raise UserError(f"{self.label}: the tensor {name} is missing")
         return float(self.left.pop(name).item())
 
     def counts(self, name: str) -> list[int]:
         """The whole numbers in a tensor of one axis."""
         stored = self.left.pop(name)
         if len(stored.shape) != 1 or stored.dtype.is_floating_point:
-            raise ValueError(f"{self.label}: {name} is no list of whole numbers")
+            raise UserError(f"{self.label}: {name} is no list of whole numbers")
         return [int(n) for n in stored.read(dtype=None)]
 
     def drop(self, *names: str) -> None:
@@ -145,4 +147,4 @@ class NamedWeights:
     def finish(self, what: str) -> None:
         """Refuses what is left over."""
         if self.left:
-            raise ValueError(f"{self.label}: the tensor {sorted(self.left)[0]} does not belong to {what}")
+            raise UserError(f"{self.label}: the tensor {sorted(self.left)[0]} does not belong to {what}")

@@ -25,6 +25,7 @@ from sae.files.tensors.safe import open_at
 from sae.files.tensors.tensor import NAMELESS, StoredTensor
 from sae.files.tensors.tensor import NumberFormat as Bytes
 from sae.files.tensors.window import Window
+from sae.registry import UserError
 
 LEGACY = 0x1950A86A20F9469CFC6C
 LONGEST_PICKLE = 64 * 2**20
@@ -79,11 +80,11 @@ class _Numbers:
 
     def persistent(self, reference: Any) -> Storage:
         if not (isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == "storage"):
-            raise ValueError("a reference to what is no storage")
+            raise UserError("a reference to what is no storage")
         _, kind, key, _, n = reference[:5]
         dtype = _dtype(kind)
         if type(n) is not int or n < 0:
-            raise ValueError("a storage of no size")
+            raise UserError("a storage of no size")
         storage = self.find(str(key), n * (1 if dtype is None else dtype.itemsize))
         return Storage(dtype, storage.n_bytes, storage.open)
 
@@ -103,19 +104,19 @@ class _Numbers:
     def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: torch.dtype | None) -> StoredTensor:
         """A view of a storage; one that does not lie in one piece is told only where it is asked for."""
         if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
-            raise ValueError("a tensor without numbers or shape")
+            raise UserError("a tensor without numbers or shape")
         sizes = (offset, *shape, *strides)
         kind = dtype or storage.dtype
         if kind is None or len(shape) != len(strides) or len(shape) > 8:
-            raise ValueError("a tensor of no type or shape")
+            raise UserError("a tensor of no type or shape")
         if not all(type(n) is int and 0 <= n < 2**48 for n in sizes):
-            raise ValueError("a tensor with lengths out of bounds")
+            raise UserError("a tensor with lengths out of bounds")
         shape, begin, size = tuple(shape), offset * kind.itemsize, math.prod(shape) * kind.itemsize
         by_columns = len(shape) == 2 and not _in_rows(shape, strides) and _in_rows(shape[::-1], strides[::-1])
         if not (by_columns or _in_rows(shape, strides)):
             return StoredTensor(self.label, NAMELESS, kind, shape, partial(_scattered, self.label))
         if begin + size > storage.n_bytes:
-            raise ValueError(f"a tensor of {size} bytes in a storage of {storage.n_bytes}")
+            raise UserError(f"a tensor of {size} bytes in a storage of {storage.n_bytes}")
         return StoredTensor(self.label, NAMELESS, kind, shape, partial(storage.open, begin), by_columns)
 
 
@@ -133,16 +134,16 @@ def open_zip(file: Path, label: str) -> Any:
         folder, size = name.removesuffix("data.pkl"), file.stat().st_size
         order = members.get(f"{folder}byteorder")
         if members[name].file_size > min(LONGEST_PICKLE, size):
-            raise ValueError(f"{label}: its pickle would be {members[name].file_size} bytes long")
+            raise UserError(f"{label}: its pickle would be {members[name].file_size} bytes long")
         if order is not None and archive.read(order.filename)[:3] == b"big":
-            raise ValueError(f"{label}: written on a machine of the other byte order; save it again on this one")
+            raise UserError(f"{label}: written on a machine of the other byte order; save it again on this one")
         text = archive.read(name)
 
     def find(key: str, n_bytes: int) -> Storage:
         member = members[f"{folder}data/{key}"]
         begin = _begin(file, member)
         if member.compress_type != zipfile.ZIP_STORED or n_bytes > member.file_size or begin + n_bytes > size:
-            raise ValueError(f"storage {key} of {n_bytes} bytes is not there")
+            raise UserError(f"storage {key} of {n_bytes} bytes is not there")
         return Storage(None, n_bytes, lambda at: open_at(file, begin + at))
 
     return _read(Window(io.BytesIO(text), len(text)), _Numbers(label, find))
@@ -151,11 +152,11 @@ def open_zip(file: Path, label: str) -> Any:
 def _begin(file: Path, member: zipfile.ZipInfo) -> int:
     """Where the bytes of a member begin."""
     if member.header_offset < 0:
-        raise ValueError("a part lies outside the file")
+        raise UserError("a part lies outside the file")
     with open_at(file, member.header_offset) as f:
         head = f.read(30)
     if len(head) != 30 or head[:4] != b"PK\x03\x04":
-        raise ValueError(f"{member.filename[:60]} is not where it should be")
+        raise UserError(f"{member.filename[:60]} is not where it should be")
     name, extra = struct.unpack("<HH", head[26:30])
     return member.header_offset + 30 + name + extra
 
@@ -182,16 +183,16 @@ def _legacy(stream: Window, label: str, open_from: Callable[[int], Bytes]) -> An
     _read(stream, numbers)
     machine = _read(stream, numbers)
     if isinstance(machine, dict) and machine.get("little_endian") is False:
-        raise ValueError(f"{label}: written on a machine of the other byte order; save it again on this one")
+        raise UserError(f"{label}: written on a machine of the other byte order; save it again on this one")
     found, keys = _read(stream, numbers), _read(stream, numbers)
     for key in keys if isinstance(keys, list) else ():
         stream.read(8)
         places[str(key)] = stream.tell()
         if (size := sizes.get(str(key), 0)) > stream.left:
-            raise ValueError(f"{label}: ends before the end of its numbers")
+            raise UserError(f"{label}: ends before the end of its numbers")
         stream.skip(size)
     if missing := sizes.keys() - places.keys():
-        raise ValueError(f"{label}: the numbers of storage {sorted(missing)[0][:40]} are missing")
+        raise UserError(f"{label}: the numbers of storage {sorted(missing)[0][:40]} are missing")
     return found
 
 
@@ -206,7 +207,7 @@ def _known(name: Name) -> bool:
 def _dtype(kind: Any) -> torch.dtype | None:
     """The type of a storage, from the name of its class; None for bytes, and for what is no name of a type."""
     if not isinstance(kind, Name):
-        raise ValueError("a type is no name")
+        raise UserError("a type is no name")
     if kind.name == "UntypedStorage":
         return None
     return STORAGES[kind.name.removesuffix("Storage")] if kind.name.endswith("Storage") else _DTYPES[kind.name]
@@ -223,7 +224,7 @@ def _in_rows(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def _scattered(label: str) -> Bytes:
-    raise ValueError(f"{label}: a tensor does not lie in one piece; save it again from .contiguous()")
+    raise UserError(f"{label}: a tensor does not lie in one piece; save it again from .contiguous()")
 
 
 def _inside(content: bytes, at: int) -> Bytes:

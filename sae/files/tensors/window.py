@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from io import BufferedIOBase
 
+from sae.registry import UserError
+
 
 class Window:
     """The bytes of a stream from where it stands on, `n` of them."""
@@ -14,7 +16,7 @@ class Window:
     def read(self, n: int = -1) -> bytes:
         """A length that is not there is refused before room is made for it."""
         if n > self.left:
-            raise ValueError(f"{n} bytes are announced where {self.left} are left")
+            raise UserError(f"{n} bytes are announced where {self.left} are left")
         found = self.f.read(self.left if n < 0 else n)
         self.left -= len(found)
         return found

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import Permutation, derive, epoch_rows
+from sae.registry import UserError
 from sae.source import Split
 from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
@@ -39,7 +40,7 @@ class Addition(TokenTask):
     @model_validator(mode="after")
     def _enough_pairs(self) -> Addition:
         if self.n_train + self.n_test > 100**self.n_digits:
-            raise ValueError(
+            raise UserError(
                 f"n_train + n_test = {self.n_train + self.n_test} is more than the {100**self.n_digits} pairs of "
                 f"numbers with {self.n_digits} digits; lower them"
             )

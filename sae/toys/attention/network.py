@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae.model.hooked import Model
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.toys.attention.task import TokenTask
 
 NARROW = 4
@@ -43,7 +43,7 @@ class AttentionModelConfig(Settings):
     @model_validator(mode="after")
     def _width(self) -> AttentionModelConfig:
         if (self.d_model is None) != (self.embedding == "one_hot"):
-            raise ValueError(
+            raise UserError(
                 f"d_model = {self.d_model} with {self.embedding} embeddings: give a width to learned embeddings, and "
                 "none to one_hot ones"
             )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.source import Split
 from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
@@ -32,7 +33,7 @@ class Repeats(TokenTask):
     @model_validator(mode="after")
     def _possible(self) -> Repeats:
         if not self.shortest <= self.longest <= self.length - 3:
-            raise ValueError(
+            raise UserError(
                 f"shortest = {self.shortest}, longest = {self.longest}, length = {self.length}: they must rise, and "
                 "a row must hold BOS, the longest sequence and two tokens more"
             )

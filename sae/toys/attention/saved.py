@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sae.model.hooked import Model
 from sae.numerics.seeds import generator
+from sae.registry import MissingFileError, UserError
 from sae.source import Progress, Split
 from sae.toys.attention.addition import Addition
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
@@ -85,7 +86,7 @@ def load_toy(directory: Path, device: str = "cpu") -> Toy:
     """The trained model of a directory; a ``ValueError`` or ``FileNotFoundError`` of one line where there is none."""
     file = directory / HEADER
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no trained attention toy is here; prepare the source first")
+        raise MissingFileError(f"{file}: no trained attention toy is here; prepare the source first")
     header = json.loads(file.read_text())
     task: TokenTask = TypeAdapter[Any](AnyTask).validate_python(header["task"])
     network = Network(AttentionModelConfig(**header["model"]), task, generator("attention", "load"))
@@ -102,7 +103,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{file}: not a whole safetensors file ({error}); delete it and prepare the source") from None
+        raise UserError(f"{file}: not a whole safetensors file ({error}); delete it and prepare the source") from None
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.fast_random import uniform
+from sae.registry import UserError
 from sae.source import Batch
 from sae.toys.features.directions import polygon
 from sae.toys.features.values import AnyValues, ConstantValue
@@ -50,7 +51,7 @@ class Config(Code):
     @model_validator(mode="after")
     def _no_gaps(self) -> Config:
         if self.width * self.points <= 2:
-            raise ValueError(
+            raise UserError(
                 f"width = {self.width:g}: with points = {self.points} some places activate no feature; take more than "
                 f"{2 / self.points:g}, or more points"
             )

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.source import Batch
 from sae.toys.base import random_directions
 from sae.toys.features.values import AnyValues, ConstantValue
@@ -46,7 +47,7 @@ class Config(Code):
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.width * self.values_each**self.attributes > LARGEST_TABLE:
-            raise ValueError(
+            raise UserError(
                 f"a table of {self.values_each}^{self.attributes} combinations in {self.width} dimensions is above "
                 f"{LARGEST_TABLE} numbers; lower attributes or values_each"
             )

@@ -27,6 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.fast_random import uniform
+from sae.registry import UserError
 from sae.source import Batch, Truth
 from sae.toys.nonlinear_code import Code
 
@@ -44,9 +45,9 @@ class Config(Code):
     @model_validator(mode="after")
     def _a_margin_or_none(self) -> Config:
         if self.exclusive and self.margin is not None:
-            raise ValueError(f"margin = {self.margin:g}: an exclusive code has none; leave it out, or exclusive")
+            raise UserError(f"margin = {self.margin:g}: an exclusive code has none; leave it out, or exclusive")
         if not self.exclusive and self.margin is None:
-            raise ValueError("margin is missing: how far apart the scenarios are written; or set exclusive = true")
+            raise UserError("margin is missing: how far apart the scenarios are written; or set exclusive = true")
         return self
 
     @property

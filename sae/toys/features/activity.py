@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.numerics.fast_random import keep_, uniform
 from sae.numerics.seeds import generator
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.toys.features.correlation import AnyCorrelation, normals
 from sae.toys.features.series import ConstantSeries, PerFeature, probabilities
 
@@ -106,7 +106,7 @@ class OneOf(Activity):
         p = probabilities(self.probability, n_sets, generator("probability", seed), PROBABILITY)
         weights = self.weights or (1.0,) * self.size
         if len(weights) != self.size or min(weights) <= 0:
-            raise ValueError(f"activity.weights: one weight above 0 for each of the {self.size} features of a set")
+            raise UserError(f"activity.weights: one weight above 0 for each of the {self.size} features of a set")
         share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
         cumulative = share.cumsum(0)
         cumulative[-1] = 1  # rounding must leave no gap below 1, or a group of probability 1 could be silent
@@ -130,7 +130,7 @@ class Fixed(Activity):
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         if self.k > n_features:
-            raise ValueError(f"activity.k = {self.k} is more than n_features = {n_features}")
+            raise UserError(f"activity.k = {self.k} is more than n_features = {n_features}")
         return {"probability": torch.full((n_features,), self.k / n_features)}
 
     def draw(self, given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:
@@ -152,7 +152,7 @@ class Concept(Activity):
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         company = n_features - n_features // 2 - 1
         if self.k > company + 1:
-            raise ValueError(
+            raise UserError(
                 f"activity.k = {self.k}: the first feature has a company of {company} among n_features = {n_features}; "
                 f"give at most {company + 1}"
             )
@@ -176,5 +176,5 @@ class Concept(Activity):
 def n_sets_of(size: int, n_features: int) -> int:
     """How many sets there are; a ``ValueError`` where some feature would be left over."""
     if n_features % size:
-        raise ValueError(f"activity.size = {size} does not divide n_features = {n_features}")
+        raise UserError(f"activity.size = {size} does not divide n_features = {n_features}")
     return n_features // size

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.numerics.seeds import generator
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 
 SMALLEST_EIGENVALUE = 1e-6
 LARGEST_SHARED = 0.99
@@ -43,7 +43,7 @@ class _Dense(Correlation, ABC):
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         values, vectors = torch.linalg.eigh(self.matrix(n_features, seed))
         if float(values[0]) < -SMALLEST_EIGENVALUE:
-            raise ValueError(
+            raise UserError(
                 f"activity.correlation: no variables correlate so, the smallest eigenvalue is {float(values[0]):.3g}; "
                 "weaken the correlations"
             )
@@ -68,10 +68,10 @@ class Matrix(_Dense):
 
     def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]:
         if {len(self.rows), *map(len, self.rows)} != {n_features}:
-            raise ValueError(f"activity.correlation.rows: {n_features} rows of {n_features} numbers are needed")
+            raise UserError(f"activity.correlation.rows: {n_features} rows of {n_features} numbers are needed")
         r = torch.tensor(self.rows, dtype=torch.float64)
         if not torch.equal(r, r.T) or bool((r.diagonal() != 1).any()):
-            raise ValueError("activity.correlation.rows: a correlation matrix is symmetric, with ones on its diagonal")
+            raise UserError("activity.correlation.rows: a correlation matrix is symmetric, with ones on its diagonal")
         return r
 
 

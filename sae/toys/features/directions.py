@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.toys.base import random_directions
 
 
@@ -46,7 +46,7 @@ class Orthonormal(Directions):
 
     def check(self, n_features: int, d_in: int) -> None:
         if n_features > d_in:
-            raise ValueError(f"directions: {n_features} orthonormal features do not fit into d_in = {d_in}")
+            raise UserError(f"directions: {n_features} orthonormal features do not fit into d_in = {d_in}")
 
     def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
         return rotation(d_in, draw)[:n_features].contiguous()
@@ -89,9 +89,9 @@ class Polytope(Directions):
     def check(self, n_features: int, d_in: int) -> None:
         corners, dimensions = CORNERS[self.name].shape
         if n_features % corners:
-            raise ValueError(f"directions: n_features = {n_features} is no multiple of the {corners} of a {self.name}")
+            raise UserError(f"directions: n_features = {n_features} is no multiple of the {corners} of a {self.name}")
         if n_features // corners * dimensions > d_in:
-            raise ValueError(
+            raise UserError(
                 f"directions: {n_features // corners} times {self.name} take {n_features // corners * dimensions} "
                 f"dimensions, more than d_in = {d_in}"
             )
@@ -113,14 +113,14 @@ class Explicit(Directions):
     @model_validator(mode="after")
     def _one_length(self) -> Explicit:
         if len(set(map(len, self.vectors))) != 1:
-            raise ValueError("vectors: all must have as many numbers")
+            raise UserError("vectors: all must have as many numbers")
         return self
 
     def check(self, n_features: int, d_in: int) -> None:
         if len(self.vectors) != n_features:
-            raise ValueError(f"directions.vectors: {len(self.vectors)} vectors for n_features = {n_features}")
+            raise UserError(f"directions.vectors: {len(self.vectors)} vectors for n_features = {n_features}")
         if len(self.vectors[0]) > d_in:
-            raise ValueError(f"directions.vectors: {len(self.vectors[0])} numbers each, more than d_in = {d_in}")
+            raise UserError(f"directions.vectors: {len(self.vectors[0])} numbers each, more than d_in = {d_in}")
 
     def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
         given = fill(torch.tensor(self.vectors), d_in)

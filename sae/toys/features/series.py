@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 
 
 class Series(Settings, ABC):
@@ -43,7 +43,7 @@ class Listed(Series):
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
         if len(self.values) != n:
-            raise ValueError(f"a list of {len(self.values)} where {n} numbers are needed")
+            raise UserError(f"a list of {len(self.values)} where {n} numbers are needed")
         return torch.tensor(self.values, dtype=torch.float64)
 
 
@@ -69,7 +69,7 @@ class Geometric(Series):
     @model_validator(mode="after")
     def _one_scale(self) -> Geometric:
         if (self.first is None) == (self.mean is None):
-            raise ValueError("geometric: give either first or mean")
+            raise UserError("geometric: give either first or mean")
         return self
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
@@ -90,7 +90,7 @@ class Zipf(Series):
     @model_validator(mode="after")
     def _one_scale(self) -> Zipf:
         if (self.first is None) != (self.last is None) or (self.first is None) == (self.mean is None):
-            raise ValueError("zipf: give either mean, or first and last")
+            raise UserError("zipf: give either mean, or first and last")
         return self
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
@@ -146,12 +146,12 @@ def numbers(series: Series, n: int, draw: torch.Generator, field: str) -> Float6
     try:
         return series.numbers(n, draw)
     except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
+        raise UserError(f"{field}: {error}") from None
 
 
 def probabilities(series: Series, n: int, draw: torch.Generator, field: str) -> Float64[Tensor, " n"]:
     """The same, each above 0 and at most 1."""
     p = numbers(series, n, draw, field)
     for i in ((p <= 0) | (p > 1)).nonzero()[:1, 0].tolist():
-        raise ValueError(f"{field}: number {i} is {float(p[i]):.4g}; a probability is above 0 and at most 1")
+        raise UserError(f"{field}: number {i} is {float(p[i]):.4g}; a probability is above 0 and at most 1")
     return p

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sae.numerics.fast_random import uniform
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.toys.features.activity import PROBABILITY, Activity
 from sae.toys.features.correlation import AnyCorrelation, normals
 from sae.toys.features.series import Listed, PerFeature, probabilities
@@ -56,7 +57,7 @@ class Tree(Activity):
     @model_validator(mode="after")
     def _one_shape(self) -> Tree:
         if (self.parents is None) == (self.roots is None):
-            raise ValueError("tree: give either parents, or roots with branching and depth")
+            raise UserError("tree: give either parents, or roots with branching and depth")
         return self
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
@@ -72,10 +73,10 @@ class Tree(Activity):
         """The parent of each feature, -1 for none."""
         if self.parents is not None:
             if len(self.parents) != n_features:
-                raise ValueError(f"activity.parents: {len(self.parents)} numbers for n_features = {n_features}")
+                raise UserError(f"activity.parents: {len(self.parents)} numbers for n_features = {n_features}")
             for child, parent in enumerate(self.parents):
                 if not -1 <= parent < child:
-                    raise ValueError(
+                    raise UserError(
                         f"activity.parents: feature {child} has the parent {parent}; a parent comes before its child"
                     )
             return torch.tensor(self.parents)
@@ -83,7 +84,7 @@ class Tree(Activity):
         n_inner = self.roots * sum(self.branching**level for level in range(self.depth))
         n_nodes = self.roots + n_inner * self.branching
         if n_nodes > n_features:
-            raise ValueError(f"activity: the trees have {n_nodes} nodes, more than n_features = {n_features}")
+            raise UserError(f"activity: the trees have {n_nodes} nodes, more than n_features = {n_features}")
         alone = torch.full((self.roots,), -1), torch.full((n_features - n_nodes,), -1)
         return torch.cat([alone[0], torch.arange(n_inner).repeat_interleave(self.branching), alone[1]])
 
@@ -120,7 +121,7 @@ class Tree(Activity):
     ) -> None:
         """A ``ValueError`` where a child, or exclusive siblings together, would be active more often than they can."""
         for child in level[wanted > 1 + TOLERANCE][:1].tolist():
-            raise ValueError(
+            raise UserError(
                 f"{PROBABILITY}: feature {child} is asked to be active more often than its parent "
                 f'{int(parents[child])}; lower it, or ask for given = "nearest"'
             )
@@ -128,7 +129,7 @@ class Tree(Activity):
             return
         together = torch.zeros(len(parents), dtype=torch.float64).index_add_(0, parents[level], wanted)
         for parent in (together > 1 + TOLERANCE).nonzero()[:1, 0].tolist():
-            raise ValueError(
+            raise UserError(
                 f"{PROBABILITY}: the exclusive children of feature {parent} are asked to be active in "
                 f"{float(together[parent]):.3g} times as many rows as it is; lower them, or ask for given = "
                 '"nearest"'

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae.numerics.fast_random import uniform
 from sae.numerics.seeds import generator
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 from sae.toys.features.series import ConstantSeries as Same
 from sae.toys.features.series import PerFeature, numbers
 
@@ -45,9 +45,9 @@ class Uniform(Values):
     @model_validator(mode="after")
     def _in_order(self) -> Uniform:
         if self.low < 0:
-            raise ValueError(f"low = {self.low:g}: {SIGNED}")
+            raise UserError(f"low = {self.low:g}: {SIGNED}")
         if self.high <= self.low:
-            raise ValueError(f"high = {self.high:g} is not above low = {self.low:g}")
+            raise UserError(f"high = {self.high:g} is not above low = {self.low:g}")
         return self
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
@@ -80,11 +80,11 @@ class DiscreteValues(Values):
     @model_validator(mode="after")
     def _fit(self) -> DiscreteValues:
         if min(self.values) < 0:
-            raise ValueError(f"values: {min(self.values):g}: {SIGNED}")
+            raise UserError(f"values: {min(self.values):g}: {SIGNED}")
         if min(self.values) == 0:
-            raise ValueError("values: 0 is silence; leave it out, and lower activity.probability")
+            raise UserError("values: 0 is silence; leave it out, and lower activity.probability")
         if self.weights is not None and (len(self.weights) != len(self.values) or min(self.weights) <= 0):
-            raise ValueError("weights: one above 0 for each of the values")
+            raise UserError("weights: one above 0 for each of the values")
         return self
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
@@ -157,5 +157,5 @@ def above_zero(series: PerFeature, n: int, seed: int, field: str) -> Float[Tenso
     """The numbers of the setting `field`, all above 0."""
     found = numbers(series, n, generator(field, seed), field)
     if float(found.min()) <= 0:
-        raise ValueError(f"{field}: {float(found.min()):.4g} is not above 0")
+        raise UserError(f"{field}: {float(found.min()):.4g} is not above 0")
     return found.float()

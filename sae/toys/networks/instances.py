@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 
 _C = TypeVar("_C", bound=Settings)
 
@@ -33,7 +33,7 @@ def points(config: _C, vary: Mapping[str, Sequence[Any]]) -> list[_C]:
         return [config]
     for name in vary:
         if not any(name == root or name.startswith(f"{root}.") for root in VARIED):
-            raise ValueError(f"vary: {name!r} changes the network's shape or is no setting; vary {', '.join(VARIED)}")
+            raise UserError(f"vary: {name!r} changes the network's shape or is no setting; vary {', '.join(VARIED)}")
     given = config.model_dump() | {"vary": {}, "point": 0}
     grid = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     return [_at(type(config), given, point) for point in grid]
@@ -48,7 +48,7 @@ def _at(cls: type[_C], given: Mapping[str, Any], point: Mapping[str, Any]) -> _C
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "vary"
-        raise ValueError(f"vary: at {dict(point)}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"vary: at {dict(point)}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 def _set(table: dict[str, Any], path: Sequence[str], value: Any, name: str) -> None:
@@ -58,6 +58,6 @@ def _set(table: dict[str, Any], path: Sequence[str], value: Any, name: str) -> N
         return
     inner = table.get(path[0])
     if not isinstance(inner, dict):
-        raise ValueError(f"vary: {name!r} is not a setting here; {path[0]!r} has none by that name")
+        raise UserError(f"vary: {name!r} is not a setting here; {path[0]!r} has none by that name")
     table[path[0]] = copy = dict(cast(Mapping[str, Any], inner))
     _set(copy, path[1:], value, name)

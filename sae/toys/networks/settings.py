@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from sae.numerics.schedules import cosine, trapezoid
-from sae.registry import Settings
+from sae.registry import Settings, UserError
 
 Activation = Literal["linear", "relu", "gelu"]
 
@@ -44,13 +44,13 @@ class NetworkConfig(Settings):
     @model_validator(mode="after")
     def _fits(self) -> NetworkConfig:
         if self.tied and len(self.hidden) > 1:
-            raise ValueError(f"hidden = {list(self.hidden)}: tied weights have one hidden layer; set tied = false")
+            raise UserError(f"hidden = {list(self.hidden)}: tied weights have one hidden layer; set tied = false")
         if self.tied and (self.embed is not None or self.residual):
-            raise ValueError("tied: weights behind an embedding or a residual stream are not tied; set tied = false")
+            raise UserError("tied: weights behind an embedding or a residual stream are not tied; set tied = false")
         if self.residual and (self.output != "linear" or self.output_bias):
-            raise ValueError("residual: the stream itself is the output; set output = 'linear', output_bias = false")
+            raise UserError("residual: the stream itself is the output; set output = 'linear', output_bias = false")
         if self.hidden_bias_start and not self.hidden_bias:
-            raise ValueError("hidden_bias_start: there is no bias; set hidden_bias = true")
+            raise UserError("hidden_bias_start: there is no bias; set hidden_bias = true")
         return self
 
     @property

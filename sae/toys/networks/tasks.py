@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.numerics.seeds import generator
-from sae.registry import unknown
+from sae.registry import UserError, unknown
 
 _Rows = Float[Tensor, "*batch n_features"]
 Outputs = Float[Tensor, "*batch n_outputs"]
@@ -48,10 +48,10 @@ class FeatureTask:
 def task(name: str, n_features: int) -> FeatureTask:
     """The task of a name; a ``ValueError`` of one line where there is none, or it does not fit the features."""
     if name not in TASKS:
-        raise ValueError(unknown(name, TASKS, "task"))
+        raise UserError(unknown(name, TASKS, "task"))
     found = TASKS[name]
     if n_features % found.size or n_features < found.size:
-        raise ValueError(f"task = {name!r} takes features by {found.size}; n_features = {n_features} is no multiple")
+        raise UserError(f"task = {name!r} takes features by {found.size}; n_features = {n_features} is no multiple")
     return found
 
 

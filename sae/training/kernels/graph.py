@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from sae.registry import UserError
+
 _Result = TypeVar("_Result")
 _PLAIN = 3
 """Calls that run as they are, in which kernels are compiled and libraries make their choices."""
@@ -51,7 +53,7 @@ class Replay(Generic[_Result]):
             elif held.shape == value.shape:
                 held.copy_(value)
             else:
-                raise ValueError(f"captured for {tuple(held.shape)}, called with {tuple(value.shape)}")
+                raise UserError(f"captured for {tuple(held.shape)}, called with {tuple(value.shape)}")
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, _Result]:
         graph, device = torch.cuda.CUDAGraph(), torch.cuda.device_of(self._held[0])
