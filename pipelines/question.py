@@ -30,8 +30,8 @@ from pipelines.steps.store import Store
 from sae.activations.disk_source import Activations
 from sae.dictionary import Dictionary
 from sae.files import load
-from sae.files.native import write_whole
 from sae.model.hooked import Model, load_tokenizer
+from sae.numerics.atomic_write import write_atomically
 from sae.numerics.statistics import Interval
 from sae.probing import ProbeExamples, TaskSettings, examples_of
 from sae.registry import Settings, UserError, configurable, unknown
@@ -198,7 +198,7 @@ def answer_question(
         "source": asked.source_config.model_dump(mode="json"),
         "dictionary": None if dictionary is None else str(dictionary),
     }
-    write_whole(file, (json.dumps({**given, **_plain(answer)}, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(file, (json.dumps({**given, **_plain(answer)}, indent=1, allow_nan=False) + "\n").encode())
     return answer, file
 
 

@@ -29,7 +29,7 @@ from pipelines.steps.step import Runtime, Step
 from pipelines.steps.store import Store
 from sae.analysis.suggestion import Suggestion, suggest
 from sae.architecture import DictionaryConfig, SelectingConfig
-from sae.files.native import write_whole
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError, config_class
 
 if TYPE_CHECKING:
@@ -177,12 +177,12 @@ def _write(folder: Path, curves: Sequence[SparsityCurve]) -> None:
         name = f"suggestion-{i}" if len(curves) > 1 else "suggestion"
         figure = draw_sweep(curve)
         for form in ("svg", "png"):
-            write_whole(folder / f"{name}.{form}", to_bytes(figure, form))
+            write_atomically(folder / f"{name}.{form}", to_bytes(figure, form))
         sweep = [{"target_l0": _target(s), "l0": s.mean("l0"), SCORE: s.samples[SCORE]} for s in curve.sweep]
         known = curve.true_l0 if math.isfinite(curve.true_l0) else None
         numbers = {k: v if v != math.inf else None for k, v in asdict(curve.found).items()}
         told.append({"of": curve.title, **numbers, "true_l0": known, "sentence": sentence(curve), "sweep": sweep})
-    write_whole(folder / "suggestion.json", (json.dumps(told, indent=1) + "\n").encode())
+    write_atomically(folder / "suggestion.json", (json.dumps(told, indent=1) + "\n").encode())
 
 
 @styled

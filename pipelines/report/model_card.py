@@ -30,11 +30,14 @@ def shorten(value: Any) -> str:
 
 def complete_card(dictionary: Path, source: Path, scores: Mapping[str, float]) -> None:
     """Adds to a saved dictionary's card what is known once it is scored: its scores, and the facts of its source."""
-    from sae.files.native import HEADER, read_header, write_whole
+    from sae.files.native import HEADER, read_header
+    from sae.numerics.atomic_write import write_atomically
 
     header = read_header(dictionary / HEADER)
     file = source / "source.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     card = header["card"] | {name: known[name] for name in FACTS if known.get(name) is not None}
     card["scores"] = {name: value for name, value in scores.items() if math.isfinite(value)}
-    write_whole(dictionary / HEADER, (json.dumps(header | {"card": card}, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(
+        dictionary / HEADER, (json.dumps(header | {"card": card}, indent=1, sort_keys=True) + "\n").encode()
+    )

@@ -14,8 +14,8 @@ from pipelines.steps.source_steps import open_source, refuse_non_finite
 from pipelines.steps.step import Job, Runtime, Tell
 from sae.dictionary import Dictionary
 from sae.files import load
-from sae.files.native import write_whole
 from sae.metric import Case, Evidence, MetricConfig, gather_evidence
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import config_class
 
 VERSION = 4
@@ -63,5 +63,5 @@ def _write(out: Path, scores: Mapping[str, Any], vectors: Mapping[str, Tensor]) 
     from safetensors.torch import save
 
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "vectors.safetensors", save({name: v.cpu().contiguous() for name, v in vectors.items()}))
-    write_whole(out / "scores.json", (json.dumps(scores, indent=1) + "\n").encode())
+    write_atomically(out / "vectors.safetensors", save({name: v.cpu().contiguous() for name, v in vectors.items()}))
+    write_atomically(out / "scores.json", (json.dumps(scores, indent=1) + "\n").encode())

@@ -27,8 +27,9 @@ from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
 from sae.files import save
-from sae.files.native import read_tensors, write_whole
+from sae.files.native import read_tensors
 from sae.numerics import memory
+from sae.numerics.atomic_write import write_atomically
 from sae.numerics.memory import memory_of
 from sae.registry import UserError, config_class
 from sae.training.config import TrainConfig
@@ -207,7 +208,7 @@ def _checkpoint(states: Sequence[State], stacks: Sequence[Sequence[Job]], file: 
         for name, tensor in state.checkpoint().items()
     }
     members = [[job.step.key for job in stack] for stack in stacks]
-    write_whole(file, to_bytes(tensors, {"members": json.dumps(members)}))
+    write_atomically(file, to_bytes(tensors, {"members": json.dumps(members)}))
 
 
 def _members_of(checkpoint: Path) -> list[list[str]]:

@@ -1,7 +1,7 @@
-"""What a dictionary cost to make on this machine: seconds and memory, measured, beside the numbers that are its own.
+"""Measured cost of making a dictionary: seconds and memory.
 
-A step writes ``cost.json`` into its directory, with what the dictionary that it began from had cost before. Both are of
-this machine and this run: the work that a method does at all is told by `train_samples` and `train_flops`.
+A step writes ``cost.json`` into its directory; the cost of the dictionary that it starts from is included. Both numbers
+depend on the machine and the run: the scores `train_samples` and `train_flops` measure the work independently of them.
 """
 
 from __future__ import annotations
@@ -13,36 +13,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae.files.native import write_whole
 from sae.numerics import memory
+from sae.numerics.atomic_write import write_atomically
 
 FILE = "cost.json"
 
 
 @dataclass
 class Cost:
-    """Seconds, and the most bytes that were held at once beyond what was held before."""
+    """Time and memory that some work took."""
 
     seconds: float = 0.0
+    """Wall-clock time."""
     bytes: int = 0
+    """Peak memory in bytes, less what was allocated before the work."""
 
     def write(self, out: Path, before: Path | None = None) -> None:
-        """Writes it into a step's directory; `before` is that of the dictionary which this one was made from."""
-        so_far = read_cost(before) if before is not None else Cost()
-        total = {"seconds": round(self.seconds + so_far.seconds, 3), "bytes": max(self.bytes, so_far.bytes)}
+        """Writes ``cost.json`` into a step's directory.
+
+        `before` is the directory of the dictionary that this one was made from: its seconds are added, and the larger
+        of the two peaks is written.
+        """
+        earlier = read_cost(before) if before is not None else Cost()
+        total = {"seconds": round(self.seconds + earlier.seconds, 3), "bytes": max(self.bytes, earlier.bytes)}
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / FILE, (json.dumps(total) + "\n").encode())
+        write_atomically(out / FILE, (json.dumps(total) + "\n").encode())
 
 
 def read_cost(directory: Path) -> Cost:
-    """What is written in a step's directory; nothing where there is no such file."""
+    """The cost in a step's directory; zero where it has no ``cost.json``."""
     file = directory / FILE
     return Cost(**json.loads(file.read_text())) if file.is_file() else Cost()
 
 
 @contextmanager
 def metered(device: str) -> Generator[Cost]:
-    """What the block took; to be read after it."""
-    cost, held, began = Cost(), memory.held_bytes(device), time.monotonic()
+    """Measures the block: the yielded `Cost` is filled when the block ends."""
+    cost, held, start = Cost(), memory.held_bytes(device), time.monotonic()
     yield cost
-    cost.seconds, cost.bytes = time.monotonic() - began, max(0, memory.peak_bytes(device) - held)
+    cost.seconds, cost.bytes = time.monotonic() - start, max(0, memory.peak_bytes(device) - held)

@@ -1,7 +1,7 @@
-"""Finished steps on disk: ``OUT/<stage>-<key>``, whole or not there at all, with what they are in a manifest.
+"""Finished steps on disk: ``OUT/<stage>-<key>``, each complete or absent, described by a manifest.
 
-A step is filled under ``<name>.partial``; its manifest, with the hash of every file, is written last; then the
-directory is renamed. Directories that begin with a dot are the runs' own: locks, and scratch for checkpoints.
+A step is written under ``<name>.partial``; its manifest, with the hash of every file, is written last; then the
+directory is renamed. ``.locks`` and ``.scratch`` hold the locks and checkpoints of runs in progress.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +18,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipelines.steps.step import Step
-from sae.files.native import write_whole
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
 MANIFEST = "manifest.json"
+"""File in a step's directory with its config, inputs and the hash of every file."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """The directory of steps of all runs that share an output folder."""
+    """The output folder that holds the directories of steps; several runs may share it."""
 
     root: Path
+    """Path of the folder."""
 
     def create(self) -> None:
-        """Makes the folder; ``OSError`` of one line where that cannot be, or nothing can be written there."""
+        """Creates the folder. Raises `UserError` where it cannot be created or written to."""
         try:
             for folder in (".locks", ".scratch"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
@@ -39,42 +42,44 @@ class Store:
             probe.unlink()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UserError(f"{self.root}: cannot write there ({reason}); choose another folder with --out") from None
+            raise UserError(f"{self.root}: not writable ({reason}); choose another folder with --out") from None
 
     def directory(self, step: Step) -> Path:
+        """Where the step is once it is finished."""
         return self.root / step.name
 
     def partial(self, step: Step) -> Path:
+        """Where the step is while it is being filled."""
         return self.root / f"{step.name}.partial"
 
     def scratch(self, group: str) -> Path:
-        """A folder that outlives an interruption: checkpoints, and how far the work is."""
+        """Folder of a group's checkpoints and status; it survives an interruption."""
         return self.root / ".scratch" / group
 
     def done(self, step: Step) -> bool:
-        """Whether the step was finished; :meth:`verify` tells whether it is still whole."""
+        """Whether the step is finished; :meth:`verify` checks that its files are undamaged."""
         return self.directory(step).is_dir()
 
     def commit(self, step: Step, device: str, seconds: float) -> Path:
-        """Makes a filled partial directory the finished step."""
+        """Writes the manifest of a filled partial directory and renames it to the finished step."""
         partial, final = self.partial(step), self.directory(step)
-        (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before the renaming
-        for leftover in [f for f in partial.rglob(".*") if f.is_file()]:  # of one that was killed while writing
+        (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming
+        for leftover in [f for f in partial.rglob(".*") if f.is_file()]:  # of a run that was killed while writing
             leftover.unlink()
-        files = {str(f.relative_to(partial)): f for f in sorted(partial.rglob("*")) if f.is_file()}
+        files = {f.relative_to(partial).as_posix(): f for f in sorted(partial.rglob("*")) if f.is_file()}
         manifest = {
             "stage": step.stage,
             "version": step.version,
             "key": step.key,
             "title": step.title,
             "config": step.config,
-            "inputs": {name: given.name for name, given in step.inputs.items()},
+            "inputs": {name: source.name for name, source in step.inputs.items()},
             "files": {name: {"size": f.stat().st_size, "sha256": sha256(f)} for name, f in files.items()},
             "versions": versions(),
             "device": device,
             "seconds": round(seconds, 3),
         }
-        write_whole(partial / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_atomically(partial / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
             _sync(path)
         partial.rename(final)
@@ -82,7 +87,7 @@ class Store:
         return final
 
     def verify(self, step: Step) -> None:
-        """A ``ValueError`` of one line names the first file of a finished step that is not as it was written."""
+        """Checks the files of a finished step. Raises `UserError` naming the first that is missing or damaged."""
         directory = self.directory(step)
         remedy = f"delete {directory} and run again"
         for name, written in read_manifest(directory)["files"].items():
@@ -90,11 +95,11 @@ class Store:
             if not file.is_file():
                 raise UserError(f"{file}: the file is missing; {remedy}")
             if file.stat().st_size != written["size"] or sha256(file) != written["sha256"]:
-                raise UserError(f"{file}: damaged, not what was written; {remedy}")
+                raise UserError(f"{file}: damaged, its hash differs from the manifest; {remedy}")
 
     @contextmanager
     def claim(self, group: str) -> Generator[bool]:
-        """Whether this run now has a group's work to itself, until the block ends or the process dies."""
+        """Tries to lock a group; yields whether it succeeded. The lock is held until the block ends or the process dies."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.root / ".locks" / f"{group}.lock", timeout=0)
@@ -110,11 +115,11 @@ class Store:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a finished step; ``ValueError`` of one line where it is missing or not readable."""
+    """The manifest of a finished step. Raises `UserError` where it is missing or unreadable."""
     file = directory / MANIFEST
     try:
         manifest: Any = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
         manifest = None
     if not isinstance(manifest, dict) or "files" not in manifest:
         raise UserError(f"{file}: missing or damaged; delete {directory} and run again")
@@ -128,7 +133,7 @@ def sha256(file: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on beside the config."""
+    """Versions of the software that results depend on."""
     import numpy
     import torch
 
@@ -143,8 +148,13 @@ def versions() -> dict[str, str]:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file or a directory is on the disk, so that no manifest can outlive what it lists."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flushes a file or directory to disk, so that no manifest can survive a power cut without the files it lists.
+
+    Windows cannot open a directory, and flushes only files that are open for writing.
+    """
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

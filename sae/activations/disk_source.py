@@ -4,7 +4,6 @@ says that all is there. What is finished is never done again, and an interrupted
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from sae.activations.harvest import Harvest, shard_file
 from sae.activations.shards import Shards
 from sae.model.hooked import Dtype, Model, Site, spliceable
 from sae.model.token_rows import Select, TokenRows
+from sae.numerics.atomic_write import write_atomically
 from sae.numerics.seeds import epoch_rows
 from sae.registry import MissingFileError, UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
@@ -111,9 +111,7 @@ class StreamedConfig(SourceConfig, ABC):
 
     def record(self, file: Path, content: Mapping[str, Any]) -> None:
         """Writes down that a phase is done, with the settings it was done under; all of it or nothing."""
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps({**content, "config": self.identity()}, indent=1) + "\n")
-        os.replace(partial, file)
+        write_atomically(file, (json.dumps({**content, "config": self.identity()}, indent=1) + "\n").encode())
 
     def finished(self, file: Path) -> dict[str, Any] | None:
         """What a phase wrote down when it was done, if it is."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.numerics.atomic_write import atomic_file
 from sae.numerics.memory import memory_of
 from sae.numerics.seeds import HAS_NUMBA
 from sae.registry import MissingFileError, UserError
@@ -48,11 +48,8 @@ def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     assert len({len(t) for t in tensors.values()}) == 1, "the tensors of a shard have the same number of rows"
-    partial = file.with_name(file.name + ".partial")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
-    with partial.open("rb+") as written:
-        os.fsync(written.fileno())
-    os.replace(partial, file)
+    with atomic_file(file, file.with_name(file.name + ".partial")) as partial:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,8 +33,8 @@ from sae.dictionary import Dictionary
 from sae.encoders.threshold import Threshold
 from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, whole
 from sae.files.layer import Layer, product
-from sae.files.native import write_whole
 from sae.files.tensors import NamedWeights, StoredTensor
+from sae.numerics.atomic_write import atomic_file, write_atomically
 from sae.registry import UserError
 
 NAME = "dictionary_learning"
@@ -185,11 +185,10 @@ def save(d: Dictionary, path: Path) -> None:
     }
     trainer |= {} if written.k is None else {"k": written.k}
     path.mkdir(parents=True, exist_ok=True)
-    temporary = path / f".{_WEIGHTS}.partial"
-    torch.save({n: t.detach().cpu().contiguous().clone() for n, t in written.tensors.items()}, temporary)
-    temporary.replace(path / _WEIGHTS)
+    with atomic_file(path / _WEIGHTS) as temporary:
+        torch.save({n: t.detach().cpu().contiguous().clone() for n, t in written.tensors.items()}, temporary)
     config = {"trainer": trainer, "buffer": {"d_submodule": d.d_in, "io": "out", "ctx_len": source.get("context")}}
-    write_whole(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    write_atomically(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def _written(d: Dictionary) -> _Written:

@@ -7,7 +7,6 @@ dictionary class, by name, in raw units. Nothing in either file can execute.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.files.tensors import read_json
 from sae.files.tensors.safe import open_safetensors
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError, kinds, unknown
 
 FORMAT = 1
@@ -33,7 +33,7 @@ def save_native(d: Dictionary, path: Path) -> None:
     """Writes the folder; each file appears whole or not at all, the header last."""
     header = {"format": FORMAT, "kind": d.kind, "settings": d.settings(), "card": d.card}
     save_tensors(d.tensors(), path / WEIGHTS, dtype=None)
-    write_whole(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype | None = torch.float32) -> None:
@@ -42,17 +42,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype |
 
     file.parent.mkdir(parents=True, exist_ok=True)
     copied = {n: t.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
-    write_whole(file, save(copied))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file through a temporary name, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
+    write_atomically(file, save(copied))
 
 
 def load_native(header_file: Path, weights_file: Path) -> Dictionary:

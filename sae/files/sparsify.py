@@ -20,7 +20,8 @@ from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
 from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, truth, whole
 from sae.files.layer import Layer
-from sae.files.native import save_tensors, write_whole
+from sae.files.native import save_tensors
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
 NAME = "sparsify"
@@ -92,7 +93,7 @@ def save(d: Dictionary, path: Path) -> None:
     }
     tensors = {"encoder.weight": d.W_enc.T, "encoder.bias": d.b_enc, "W_dec": d.W_dec, "b_dec": d.b_dec}
     save_tensors(tensors | ({} if skip is None else {"W_skip": skip.T}), path / _WEIGHTS)
-    write_whole(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    write_atomically(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def _described(d: Dictionary) -> str:

@@ -19,8 +19,9 @@ from sae.dictionaries.topk import TopK
 from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
 from sae.encoders.threshold import Threshold
-from sae.files.native import save_tensors, write_whole
+from sae.files.native import save_tensors
 from sae.files.saelens import ROWS, SAELENS_CONFIG, SAELENS_WEIGHTS, SOURCE
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
 VERSION = "6.0.0"
@@ -41,7 +42,7 @@ def save(d: Dictionary, path: Path) -> None:
         "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": VERSION, **_metadata(d)},
     }
     save_tensors(tensors, path / SAELENS_WEIGHTS)
-    write_whole(path / SAELENS_CONFIG, (json.dumps(config | told, indent=1) + "\n").encode())
+    write_atomically(path / SAELENS_CONFIG, (json.dumps(config | told, indent=1) + "\n").encode())
 
 
 def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,1 +1,1 @@
-"""Statistics, matching, sparse coding, random numbers and compiled loops; nothing here knows of dictionaries."""
+"""Statistics, matching, sparse coding, random numbers, compiled loops, atomic writes: nothing here knows of SAEs."""

@@ -146,7 +146,7 @@ places = {
     "commit": (Store, "commit"),
     "log": (train.Log, "write"),
     "checkpoint": (train, "_checkpoint"),
-    "checkpoint file": (train, "write_whole"),
+    "checkpoint file": (train, "write_atomically"),
     "dictionary": (train, "save"),
     "rename": (Path, "rename"),
     "tidy": (runner.shutil, "rmtree"),

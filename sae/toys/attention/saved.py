@@ -4,7 +4,6 @@ trained, ``model.partial.safetensors`` to go on from. Nothing in them can execut
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +14,7 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from sae.model.hooked import Model
+from sae.numerics.atomic_write import write_atomically
 from sae.numerics.seeds import generator
 from sae.registry import MissingFileError, UserError
 from sae.source import Progress, Split
@@ -107,14 +107,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    partial = file.with_name(file.name + ".new")
-    save_file(tensors, partial)
-    os.replace(partial, file)
+    write_atomically(file, save(tensors))
 
 
 def _record(file: Path, content: Mapping[str, Any]) -> None:
-    partial = file.with_name(file.name + ".new")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, file)
+    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
