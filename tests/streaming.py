@@ -1,4 +1,4 @@
-"""A transformer source over random words, for tests of what it stores."""
+"""A transformer source over random words, for tests of the files it stores."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def silent(done: int, total: int, unit: str) -> None:
 
 
 def words(file: Path, documents: int) -> Path:
-    """Documents of 2 to 40 words of the tiny models, parted by ``|``."""
+    """Writes documents of 2 to 40 words of the tiny models, separated by ``|``."""
     rng = random.Random(0)
-    every = (" ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(2, 40))) for _ in range(documents))
-    file.write_text("|".join(every))
+    texts = (" ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(2, 40))) for _ in range(documents))
+    file.write_text("|".join(texts))
     return file
 
 

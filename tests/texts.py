@@ -1,4 +1,4 @@
-"""A small text for models to be spliced on."""
+"""A small text for tests of splicing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sae.model.hooked import Model, TokenRows
 
 
 def text_for(model: Model) -> TokenRows:
-    """Ten rows of twelve random tokens, one of them shorter; what stands first is not kept."""
+    """Ten rows of twelve random tokens, one row shorter; the first position of each is not kept."""
     g = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, model.bridge.cfg.d_vocab, (10, 12), generator=g)
     attended = torch.ones_like(tokens, dtype=torch.bool)

@@ -13,7 +13,7 @@ from sae.sources.independent import Config as Independent
 
 
 class Mlp(Source):
-    """Rows of independent features, with what a random MLP of one hidden layer makes of them: y = W2 ReLU(W1 x)."""
+    """Samples x of independent features, with targets from a random MLP of one hidden layer: y = W2 ReLU(W1 x)."""
 
     has_targets = True
 

@@ -1,4 +1,4 @@
-"""A transformer to read and to edit: its hook points, its tokenizer, and rows of tokens."""
+"""Transformers: activations at hook points, edits there, tokenizers and rows of tokens."""
 
 from sae.model.hooked import Model, Site, load_tokenizer
 

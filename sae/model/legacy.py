@@ -1,7 +1,7 @@
-"""Models on the hub in TransformerLens' own older format: one-layer GELU and SoLU models and their like.
+"""Models on the hub in TransformerLens' legacy format, such as the one-layer GELU and SoLU models.
 
-Their repositories hold a state dict and a config that Hugging Face's loader does not know, and name a tokenizer that
-lies elsewhere. TransformerLens 4 boots them by a loader of their own (`boot_tl_legacy`), weights as they are.
+Their repositories hold a state dict and a config that Hugging Face cannot load, and name a tokenizer of another
+repository. TransformerLens 4 loads them with ``boot_tl_legacy``, without changing the weights.
 """
 
 from __future__ import annotations
@@ -15,23 +15,28 @@ import torch
 from sae.registry import UserError
 
 OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
-"""Whose models TransformerLens takes to be of that format."""
+"""Hub accounts whose models TransformerLens treats as legacy."""
 
 
-def is_older(name: str) -> bool:
-    """Whether a hub id is of such a model."""
+def is_legacy(name: str) -> bool:
+    """Whether a hub id belongs to a legacy model."""
     return name.startswith(OWNERS)
 
 
-def boot_older(name: str, device: str, dtype: torch.dtype, revision: str | None) -> Any:
-    """TransformerLens' object. Raises ``ValueError`` where this version has no such loader, or cannot serve it."""
+def boot_legacy(name: str, device: str, dtype: torch.dtype, revision: str | None) -> Any:
+    """Loads a legacy model as a TransformerLens Bridge.
+
+    Raises `UserError` if a revision is given, if TransformerLens is too old, or if it does not support the model.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     if revision is not None:
-        raise UserError(f"revision = {revision!r}: models of this format have one; leave it out")
+        raise UserError(f"revision = {revision!r}: TransformerLens loads legacy models without one; leave it out")
     boot: Any = getattr(TransformerBridge, "boot_tl_legacy", None)
     if boot is None:
-        raise UserError("it is in TransformerLens' older format, which takes transformer_lens 4 to read")
+        raise UserError(
+            "TransformerLens' legacy format needs transformer_lens 4; run: pip install 'transformer_lens>=4'"
+        )
     try:
         return boot(name, device=device, dtype=dtype)
     except NotImplementedError as error:
@@ -39,7 +44,7 @@ def boot_older(name: str, device: str, dtype: torch.dtype, revision: str | None)
 
 
 def tokenizer_of(name: str) -> str:
-    """The name of the tokenizer that the model's config gives; the model's own where it gives none."""
+    """The hub id of a legacy model's tokenizer: ``tokenizer_name`` of its config, by default the model's own id."""
     from huggingface_hub import hf_hub_download
 
     config = json.loads(Path(hf_hub_download(name, "config.json")).read_text(encoding="utf-8"))

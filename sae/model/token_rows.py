@@ -1,4 +1,4 @@
-"""The noun `TokenRows`: rows of tokens for a model, with what counts in them."""
+"""Rows of tokens for a model, with the positions and predictions that count."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 NOTHING = -1
-"""What stands among answers and labels where there is none."""
+"""The value of an answer or a label where none is defined."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """Rows of tokens ``[rows, n_tokens]``: which are real (`attended`, the rest is padding), and which count
-    (`kept`, neither special tokens nor padding).
-
-    `answers` are what is to be predicted at each position, :data:`NOTHING` where no loss is defined; without them it is
-    the next token.
-    """
+    """A batch of token sequences, with masks of the positions that count."""
 
     tokens: Int[Tensor, "rows n_tokens"]
+    """Token ids; any valid id at padding."""
     attended: Bool[Tensor, "rows n_tokens"]
+    """The positions that hold a token; the others are padding."""
     kept: Bool[Tensor, "rows n_tokens"]
+    """The positions whose activations count, for example without special tokens and padding."""
     answers: Int[Tensor, "rows n_tokens"] | None = None
+    """The token to predict at each position, :data:`NOTHING` where no loss is defined; None: the next token."""
 
     def __getitem__(self, rows: slice) -> TokenRows:
         answers = None if self.answers is None else self.answers[rows]
@@ -35,15 +34,18 @@ class TokenRows:
 
     @property
     def counted(self) -> Bool[Tensor, "rows n_targets"]:
-        """The predictions that count: those with an answer; or, one fewer a row than tokens, those of a next token
-        where both the position and its target are kept."""
+        """The predictions that count in the loss.
+
+        With `answers` they are the positions that have one (``n_targets = n_tokens``). Without, they are the next-token
+        predictions for which both the position and the next one are kept (``n_targets = n_tokens - 1``).
+        """
         return self.kept[:, :-1] & self.kept[:, 1:] if self.answers is None else self.answers != NOTHING
 
     @property
     def targets(self) -> Int[Tensor, "rows n_targets"]:
-        """What is to be predicted, in the shape of :attr:`counted`."""
+        """The token ids to predict, in the shape of :attr:`counted`."""
         return self.tokens[:, 1:] if self.answers is None else self.answers
 
 
 Select = Callable[[Int[Tensor, "rows n_tokens"]], TokenRows]
-"""What makes rows for a model of rows of token ids: which of them count, and what is to be predicted there."""
+"""Makes model input from token ids: marks the positions that count, and the tokens to predict there."""

@@ -1,4 +1,4 @@
-"""The model under the Bridge: exact activations, splices that touch what they should, errors of one line."""
+"""Models through the Bridge: exact activations, splices that change only their positions, one-line errors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae.model.hooked import Model, is_path, load_tokenizer, spliceable
 from sae.model.token_rows import NOTHING, TokenRows
+from sae.registry import MissingFileError, UserError
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -118,11 +119,11 @@ def test_an_edit_at_resid_mid_is_refused_since_the_stream_goes_past_it(tiny_mode
     kept: list[Tensor] = []
     last = [("blocks.1.hook_resid_post", lambda acts, hook: kept.append(acts.clone()))]
     model.bridge.run_with_hooks(text.tokens, fwd_hooks=zero + last)
-    # A block without biases makes nothing of nothing; what comes out is the stream, as it was.
+    # A block without biases maps zero to zero, so the output is the unedited residual stream.
     middle = model.activations(text.tokens, text.attended, "blocks.1.hook_resid_mid")
     torch.testing.assert_close(kept[0], middle)
     assert not spliceable("blocks.1.hook_resid_mid") and spliceable("blocks.1.hook_resid_post")
-    with pytest.raises(ValueError, match="would not reach the residual stream"):
+    with pytest.raises(UserError, match="would not reach the residual stream"):
         model.logits(text, "blocks.1.hook_resid_mid", lambda x: x)
 
 
@@ -160,33 +161,33 @@ def test_answers_take_the_place_of_next_tokens(tiny: Model):
     same = TokenRows(text.tokens, text.attended, text.kept, answers)
     for one, other in zip(tiny.losses(same), tiny.losses(text), strict=True):
         assert torch.equal(one, other)
-    some = torch.full_like(answers, NOTHING)
-    some[1, -1], some[2, 4] = 5, 7
-    asked = TokenRows(text.tokens, text.attended, text.kept, some)
-    assert asked.counted.nonzero().tolist() == [[1, 8], [2, 4]]
+    two_answers = torch.full_like(answers, NOTHING)
+    two_answers[1, -1], two_answers[2, 4] = 5, 7
+    answered = TokenRows(text.tokens, text.attended, text.kept, two_answers)
+    assert answered.counted.nonzero().tolist() == [[1, 8], [2, 4]]
     log_probs = tiny.logits(text).log_softmax(-1)
     expected = torch.stack([-log_probs[1, 8, 5], -log_probs[2, 4, 7]])
-    torch.testing.assert_close(tiny.losses(asked)[0], expected)
-    torch.testing.assert_close(tiny.losses(asked[2:3])[0], expected[1:])
-    spliced = tiny.losses(asked, "blocks.1.hook_resid_post", torch.zeros_like)[0]
+    torch.testing.assert_close(tiny.losses(answered)[0], expected)
+    torch.testing.assert_close(tiny.losses(answered[2:3])[0], expected[1:])
+    spliced = tiny.losses(answered, "blocks.1.hook_resid_post", torch.zeros_like)[0]
     assert not torch.equal(spliced, expected)
 
 
 def test_errors_are_one_line_and_helpful(tiny: Model, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=r"'blocks\.1\.hook_reid_post' is not a known hook .*'blocks\.1\.hook_resid_post'"
+        UserError, match=r"'blocks\.1\.hook_reid_post' is not a known hook .*'blocks\.1\.hook_resid_post'"
     ):
         tiny.check_hook("blocks.1.hook_reid_post")
-    with pytest.raises(ValueError, match="not one vector per token"):
+    with pytest.raises(UserError, match=r"'blocks\.0\.attn\.hook_pattern': .* not one vector per token"):
         tiny.width("blocks.0.attn.hook_pattern")
-    with pytest.raises(ValueError, match=r"context = 33 is beyond the 32 tokens"):
+    with pytest.raises(UserError, match=r"context = 33: .* takes at most 32 tokens; lower it"):
         tiny.check_context(33)
     tiny.check_context(32)
-    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+    with pytest.raises(MissingFileError, match=r"config\.json"):
         Model.boot(str(tmp_path / "nowhere"))
     (tmp_path / "config.json").write_text('{"model_type": "nosuch"}')
     for load in (Model.boot, load_tokenizer):
-        with pytest.raises(ValueError, match="cannot be loaded") as error:
+        with pytest.raises(UserError, match="cannot be loaded") as error:
             load(str(tmp_path))
         assert "\n" not in str(error.value)
 
@@ -195,7 +196,7 @@ def test_a_damaged_model_file_is_one_line(tiny_models: Mapping[str, Path], tmp_p
     for file in tiny_models["llama"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="cannot be loaded") as error:
+    with pytest.raises(UserError, match="cannot be loaded") as error:
         Model.boot(str(tmp_path))
     assert "\n" not in str(error.value)
 
@@ -203,7 +204,7 @@ def test_a_damaged_model_file_is_one_line(tiny_models: Mapping[str, Path], tmp_p
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for load in (Model.boot, load_tokenizer):
-        with pytest.raises(ValueError, match="'someone/not-a-model' cannot be loaded") as error:
+        with pytest.raises(UserError, match=r"model = 'someone/not-a-model': the .* cannot be loaded") as error:
             load("someone/not-a-model")
         assert "\n" not in str(error.value)
 

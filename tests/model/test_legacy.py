@@ -1,4 +1,4 @@
-"""Models in TransformerLens' older format, from a hub that is a folder here."""
+"""Models in TransformerLens' legacy format, from a local folder that stands in for the hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sae.model.hooked import Model, load_tokenizer
-from sae.model.legacy import OWNERS, is_older
+from sae.model.legacy import OWNERS, is_legacy
+from sae.registry import UserError
 
 NAME = "NeelNanda/SoLU_tiny"
 
@@ -28,13 +29,13 @@ def test_its_tokenizer_is_the_one_that_it_names(older_hub: dict[str, torch.Tenso
 
 
 def test_a_revision_of_such_a_model_is_refused_in_one_line():
-    with pytest.raises(ValueError, match="revision = 'old'") as told:
+    with pytest.raises(UserError, match="revision = 'old'") as error:
         Model.boot(NAME, revision="old")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_which_they_are_is_what_transformer_lens_says():
+def test_owners_of_legacy_models_are_those_of_transformer_lens():
     from transformer_lens.model_bridge.sources.tl_legacy import TL_LEGACY_PREFIXES
 
     assert set(TL_LEGACY_PREFIXES) == set(OWNERS)
-    assert is_older("NeelNanda/GELU_1L512W_C4_Code") and not is_older("roneneldan/TinyStories-1Layer-21M")
+    assert is_legacy("NeelNanda/GELU_1L512W_C4_Code") and not is_legacy("roneneldan/TinyStories-1Layer-21M")

@@ -166,7 +166,10 @@ def test_the_site_reads_at_the_hook_and_writes_at_the_target(tmp_path: Path, bas
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": "blocks.1.mlp.hook_post"}, "source.target: .* has width 16 and 'blocks.1.mlp.hook_post' 24"),
+        (
+            {"target": "blocks.1.mlp.hook_post"},
+            "source.target: hook .* has width 16 and target 'blocks.1.mlp.hook_post' has width 24",
+        ),
         ({"target": "blocks.0.mlp.hook_out"}, "source.target: .* comes before hook 'blocks.1.mlp.hook_in'"),
         ({"target": "blocks.1.mlp.hook_ou"}, "source.target: .* did you mean 'blocks.1.mlp.hook_out'"),
         ({"hook": "blocks.1.mlp.hook_inn"}, "^'blocks.1.mlp.hook_inn' is not a known hook"),

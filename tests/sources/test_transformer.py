@@ -165,10 +165,10 @@ def test_a_disk_too_small_is_refused_at_once(tmp_path: Path, base: dict[str, Any
     ("change", "message"),
     [
         ({"hook": "blocks.0.hook_reid_post"}, "did you mean 'blocks.0.hook_resid_post'"),
-        ({"context": 33}, "context = 33 is beyond the 32 tokens"),
+        ({"context": 33}, "context = 33: .* takes at most 32 tokens"),
         ({"text": "nowhere.txt"}, "source.text: nowhere.txt does not exist"),
         ({"labels": "nowhere.conllu"}, "source.labels: nowhere.conllu does not exist"),
-        ({"model": "./nowhere"}, "is not a folder with a config.json"),
+        ({"model": "./nowhere"}, "not a folder with a config.json"),
         ({"store_dtype": "float16", "hook": "blocks.1.hook_resid_post"}, "gives NaN or infinite values"),
     ],
 )
