@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from sae.analysis.circuits.heads import n_heads, z_of
-from sae.analysis.circuits.positional import Subspace, components, subspace, writes
+from sae.analysis.circuits.positional import Subspace, components, subspace, write_shares
 from sae.analysis.geometry.moments import Moments
 from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
@@ -65,7 +65,7 @@ class Config(QuestionConfig):
     def _writes(self, found: Subspace, stream: Moments, outputs: dict[str, list[Tensor]]) -> AnswerTable:
         shares: list[list[AnswerValue]] = [
             [w.name, w.share, w.random, w.matched, "yes" if w.is_above else ""]
-            for w in sorted(writes(found, stream, outputs, self.draws, self.seed), key=lambda w: -w.share.value)
+            for w in sorted(write_shares(found, stream, outputs, self.draws, self.seed), key=lambda w: -w.share.value)
         ]
         named = ("written by", "inside the subspace", "random subspace", "of the stream's covariance", "above both")
         return AnswerTable("share of what is written that is inside the positional subspace", named, shares)

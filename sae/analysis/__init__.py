@@ -1,1 +1,1 @@
-"""What people do with a dictionary once they have one."""
+"""Analyses of trained dictionaries, models and toy models."""

@@ -1,18 +1,18 @@
-"""Which L0 to ask for, without knowing the features: where `decoder_cosine` is least over a sweep of targets.
+"""Choice of a target L0 without known features: the minimum of `decoder_cosine` over a sweep of targets.
 
 Chanin and Garriga-Alonso 2025, 'Sparse but wrong', section 5: the mean |cosine| between decoder rows
-(:mod:`sae.metrics.coherence`) has its minimum near the true L0. They read it off a plot; here it is estimated from
-several seeds, and refused where the sweep has none to show. With c_k the mean over the seeds at target k, and m the
-target of the least mean:
+(:mod:`sae.metrics.coherence`) has its minimum near the true L0. The paper locates it on a plot; here it is estimated
+from several seeds, and no value is given where the sweep shows no clear minimum. With c_k the mean over the seeds at
+target k, and m the target with the smallest mean:
 
-    the run       the targets from the first to the last that cannot be told from m: t-test of c_k > c_m at .05,
-                  one-sided, with the noise of a seed pooled over all targets, for a few seeds each tell little of it
+    the run       the targets from the first to the last that do not differ significantly from m: one-sided t-test of
+                  c_k > c_m at .05, with the variance between seeds pooled over all targets, as each has few seeds
     the interval  from halfway (in log L0) between the run and the target before it, to halfway to the one after
-    the value     the vertex of the parabola through c over log L0, least squares over the run and a target on each
-                  side; the middle of the interval where it opens downwards, its end where it lies outside
-    the depth     how far c rises on the side on which it rises less, over c_m
+    the value     the vertex of a least-squares parabola of c over log L0, fitted to the run and one target on each
+                  side; the middle of the interval if the parabola opens downwards, clipped to the interval otherwise
+    the depth     the smaller of the rises of c on the two sides, divided by c_m
 
-A run that reaches both ends of the sweep, or a depth below `SHALLOW`, is ``flat``; one that reaches one end is
+A run that reaches both ends of the sweep, or a depth below `SHALLOW`, is ``flat``; a run that reaches one end is
 ``low end`` or ``high end``: the minimum may lie beyond, and the sweep should be widened. Only a ``clear`` minimum has a
 value.
 """
@@ -32,44 +32,50 @@ from sae.numerics.statistics import mean_interval
 from sae.registry import UserError
 
 SHALLOW = 0.05
-"""A minimum that is not deeper than this is no ground for a choice, however little seeds differ."""
+"""The smallest depth of a clear minimum, however little the seeds differ."""
 
 _LEVEL = 0.05
-"""How often a target that is as good as the least may be told from it."""
+"""Significance level of the test against the target with the smallest mean."""
 
 SuggestionVerdict = Literal["clear", "flat", "low end", "high end"]
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a sweep says: `l0` is None unless the minimum is clear; `low` and `high` bound it within the sweep."""
+    """The minimum that a sweep shows."""
 
     verdict: SuggestionVerdict
+    """Whether the minimum is clear, or why it is not."""
     l0: float | None
+    """The suggested L0; None unless the minimum is clear."""
     low: float
+    """Lower bound of the minimum, within the sweep."""
     high: float
+    """Upper bound of the minimum, within the sweep."""
     depth: float
+    """Relative rise of the mean |cosine| above its minimum, on the side where it rises less."""
     n_seeds: int
+    """The smallest number of seeds at any target."""
 
 
 def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]]) -> Suggestion:
-    """The minimum of `cosines` over the targets `l0s`: for each target the values of at least two seeds.
+    """The minimum of `cosines` over the targets `l0s`; each target has one value for each of at least two seeds.
 
-    Targets whose values are not finite are left out. Raises ``ValueError`` where fewer than three are left, or one has
-    a single value.
+    Values that are not finite are left out. Raises `UserError` if fewer than three targets have values, if one has a
+    single value, or if targets are equal or not above 0.
     """
-    given = [(float(l0), [v for v in values if math.isfinite(v)]) for l0, values in zip(l0s, cosines, strict=True)]
-    curve = sorted((l0, values) for l0, values in given if values)
+    finite = [(float(l0), [v for v in values if math.isfinite(v)]) for l0, values in zip(l0s, cosines, strict=True)]
+    curve = sorted((l0, values) for l0, values in finite if values)
     if len(curve) < 3:
-        raise UserError(f"targets: {len(curve)} with a value; a minimum needs three, one on each side of it")
+        raise UserError(f"targets: {len(curve)} with a value; give three at least, so that one lies on each side")
     if any(a == b for (a, _), (b, _) in pairwise(curve)) or curve[0][0] <= 0:
-        raise UserError(f"targets = {[l0 for l0, _ in curve]}: give different numbers above 0")
+        raise UserError(f"targets = {[l0 for l0, _ in curve]}: two are equal or one is 0; give distinct L0s above 0")
     if min(len(values) for _, values in curve) < 2:
-        raise UserError("train.seeds: one seed gives no idea of the noise; give two at least, better three")
-    return _judged([l0 for l0, _ in curve], [values for _, values in curve])
+        raise UserError("train.seeds: a single seed, which shows no variation; give two at least, better three")
+    return _suggestion([l0 for l0, _ in curve], [values for _, values in curve])
 
 
-def _judged(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
+def _suggestion(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
     mean = [mean_interval(values).mean for values in cosines]
     least = int(np.argmin(mean))
     noise = _noise(cosines)
@@ -93,14 +99,14 @@ def _judged(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
 
 
 def _noise(cosines: Sequence[Sequence[float]]) -> float:
-    """The pooled standard deviation of a seed, times the quantile of t for its degrees of freedom."""
+    """The pooled standard deviation over seeds, times the quantile of t for its degrees of freedom."""
     freedom = sum(len(values) - 1 for values in cosines)
     within = math.fsum(float(np.var(values)) * len(values) for values in cosines)
     return float(stats.t.ppf(1 - _LEVEL, freedom)) * math.sqrt(within / freedom)
 
 
 def _vertex(l0s: Sequence[float], mean: Sequence[float], low: float, high: float) -> float:
-    """The vertex of the parabola of `mean` over log L0, held within the interval."""
+    """The vertex of the parabola of `mean` over log L0, clipped to the interval."""
     bend, slope, _ = np.polyfit(np.log(l0s), mean, 2).tolist()
     if bend <= 0:
         return math.sqrt(low * high)

@@ -1,12 +1,12 @@
-"""What single attention heads do: ablation, the logits of one head alone, what they read and write.
+"""Single attention heads: ablations, direct contributions to the logits, and their weights seen from the embeddings.
 
-    z_h = 0 at every position ablates head h, its value's bias with it
+    z_h = 0 at every position ablates head h, including the bias of its values
 
-so that h adds nothing to the stream but what belongs to all heads, b_O; or, where it is given, z_h = m_h, the head's
-mean, which leaves what it adds everywhere. Rows come with their answers, and everything is
-measured at the positions that have any, with the tokens that the model was trained on. A head alone, less all heads
-ablated, is ``z_h W_O,h W_U``: in a model of one layer without normalisation those differences add up to the logits.
-What heads do for single outcomes of a real model: :mod:`sae.analysis.circuits.outcomes`.
+so that h adds nothing to the residual stream (b_O belongs to all heads and stays). Mean ablation sets z_h = m_h, the
+head's mean, instead. Rows of tokens come with their answers, and everything is measured at the positions that have one.
+The logits with one head alone minus those with all heads ablated are ``z_h W_O,h W_U``: in a one-layer model without
+normalisation these differences add up to the logits. For effects on single outcomes of a real model, see
+:mod:`sae.analysis.circuits.outcomes`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from sae.model.token_rows import TokenRows
 
 
 def n_heads(model: Model) -> int:
+    """The number of attention heads in each layer."""
     return int(model.bridge.cfg.n_heads)
 
 
 def z_of(layer: int) -> str:
-    """The hook point of what a layer's heads read, before W_O."""
+    """The hook point of the outputs z of a layer's heads, before W_O."""
     return f"blocks.{layer}.attn.hook_z"
 
 
@@ -37,13 +38,13 @@ def logits_with(
     layer: int = 0,
     instead: Float[Tensor, "n_heads d_head"] | None = None,
 ) -> Float[Tensor, "rows n_tokens d_vocab"]:
-    """The model's logits with those heads of a layer alone, the others ablated at every position: to nothing, or to
-    what is given for each head `instead`."""
+    """The model's logits with only the given heads of a layer; the other heads are set to zero at every position, or to
+    their rows of `instead`."""
     kept = heads.to(model.device)[:, None]
 
     def ablate(z: Tensor) -> Tensor:
-        parted = z.unflatten(1, (len(kept), -1))
-        return torch.where(kept, parted, 0 if instead is None else instead.to(parted)).flatten(1)
+        by_head = z.unflatten(1, (len(kept), -1))
+        return torch.where(kept, by_head, 0 if instead is None else instead.to(by_head)).flatten(1)
 
     everywhere = TokenRows(rows.tokens, rows.attended, rows.attended, rows.answers)
     return model.logits(everywhere, z_of(layer), ablate)
@@ -53,23 +54,28 @@ def mean_z(model: Model, rows: TokenRows, rows_at_once: int = 32) -> Float[Tenso
     """The mean of every head's z over the kept positions."""
     hooks, total = [z_of(layer) for layer in range(model.n_layers)], 0.0
     for start in range(0, len(rows), rows_at_once):
-        some = rows[start : start + rows_at_once]
-        kept = some.kept.to(model.device)
-        found = torch.stack(model.activations_at(some.tokens, some.attended, hooks))
-        total = total + found[:, kept].double().sum(1)
+        batch = rows[start : start + rows_at_once]
+        kept = batch.kept.to(model.device)
+        z = torch.stack(model.activations_at(batch.tokens, batch.attended, hooks))
+        total = total + z[:, kept].double().sum(1)
     mean = torch.as_tensor(total) / int(rows.kept.sum())
     return mean.float().unflatten(1, (n_heads(model), -1))
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """What each head's ablation does at each position that is asked for an answer, beside the model as it is."""
+    """Effects of each head's ablation at each position that has answers."""
 
-    position: Int[Tensor, " n_asked"]
-    loss: Float[Tensor, " n_asked"]
-    accuracy: Float[Tensor, " n_asked"]
-    loss_rise: Float[Tensor, "n_heads n_asked"]
-    accuracy_drop: Float[Tensor, "n_heads n_asked"]
+    position: Int[Tensor, " n_positions"]
+    """The positions that have answers."""
+    loss: Float[Tensor, " n_positions"]
+    """Mean cross-entropy of the intact model, in nats."""
+    accuracy: Float[Tensor, " n_positions"]
+    """Share of right answers of the intact model."""
+    loss_rise: Float[Tensor, "n_heads n_positions"]
+    """Loss with the head ablated minus `loss`."""
+    accuracy_drop: Float[Tensor, "n_heads n_positions"]
+    """`accuracy` minus the accuracy with the head ablated."""
 
 
 def ablations(model: Model, rows: TokenRows, layer: int = 0) -> Ablations:
@@ -77,10 +83,10 @@ def ablations(model: Model, rows: TokenRows, layer: int = 0) -> Ablations:
     every = torch.ones(n_heads(model), dtype=torch.bool)
     position = rows.counted.any(0).nonzero()[:, 0].cpu()
     loss, accuracy = _by_position(model.logits(rows), rows, position)
-    found = [_by_position(logits_with(model, rows, every & (_one(h, every) == 0), layer), rows, position)
-             for h in range(len(every))]  # fmt: skip
-    risen, dropped = (torch.stack([f[i] for f in found]) for i in (0, 1))
-    return Ablations(position, loss, accuracy, risen - loss, accuracy - dropped)
+    ablated = [_by_position(logits_with(model, rows, every & (_one(h, every) == 0), layer), rows, position)
+               for h in range(len(every))]  # fmt: skip
+    ablated_loss, ablated_accuracy = (torch.stack([measure[i] for measure in ablated]) for i in (0, 1))
+    return Ablations(position, loss, accuracy, ablated_loss - loss, accuracy - ablated_accuracy)
 
 
 def _one(head: int, every: Tensor) -> Bool[Tensor, " n_heads"]:
@@ -98,7 +104,7 @@ def _by_position(logits: Tensor, rows: TokenRows, position: Tensor) -> tuple[Ten
 
 
 def contributions(model: Model, rows: TokenRows, layer: int = 0) -> Float[Tensor, "answers n_heads"]:
-    """What each head alone adds to the logit of the right answer, over what it adds to all answers on average."""
+    """What each head alone adds to the logit of the right answer, minus the mean of what it adds to all logits."""
     counted, every = rows.counted.to(model.device), torch.ones(n_heads(model), dtype=torch.bool)
     targets = rows.targets.to(model.device)[counted][:, None]
     nothing = logits_with(model, rows, ~every, layer)[:, : counted.shape[1]][counted]
@@ -118,19 +124,24 @@ def by_circuit(
 
 
 def effective_heads(contributed: Float[Tensor, "*circuits n_heads"]) -> Float[Tensor, "*circuits"]:
-    """The participation ratio ``(sum_h |w_h|)^2 / sum_h w_h^2``: 1 where one head does it all, n where n share evenly;
-    NaN where no head does anything."""
+    """The participation ratio ``(sum_h |w_h|)^2 / sum_h w_h^2``: 1 if one head contributes everything, n if n heads
+    contribute equally; NaN if none contributes."""
     return contributed.abs().sum(-1).square() / contributed.square().sum(-1)
 
 
 @dataclass(frozen=True)
 class Projections:
-    """What every head of a layer makes of tokens and positions, by their embeddings alone: ``[n_heads, K, d_head]``;
-    and where it writes each answer, ``W_O W_U``."""
+    """Token and position embeddings through the weights of every head of a layer, and the heads' paths to the logits.
+
+    `tokens` and `positions` have the keys ``q``, ``k`` and ``v``.
+    """
 
     tokens: dict[str, Float[Tensor, "n_heads d_vocab d_head"]]
+    """``W_E W`` for the query, key and value weights W of each head."""
     positions: dict[str, Float[Tensor, "n_heads n_ctx d_head"]]
+    """``W_pos W`` for the same weights."""
     answers: Float[Tensor, "n_heads d_vocab_out d_head"]
+    """``W_O W_U``: for each output token, the direction in z that raises its logit."""
 
 
 def projections(model: Model, layer: int = 0) -> Projections:
@@ -148,21 +159,21 @@ def projections(model: Model, layer: int = 0) -> Projections:
 def point_correlation(
     points: Float[Tensor, "n_heads n_points d_head"], first: Int[Tensor, " n"], second: Int[Tensor, " n"]
 ) -> Float[Tensor, " n_heads"]:
-    """For each head the correlation between the points `first` and `second`, each with its own mean taken out: 1 where
-    a head does not tell the two apart but by a constant. A few points correlate by chance; hold it against another
-    pairing of the same points."""
+    """For each head, the correlation between the points `first` and the points `second`, each set centred: 1 if the two
+    sets differ by a constant only. A few points correlate by chance; compare with another pairing of the same
+    points."""
     a, b = (points[:, index] - points[:, index].mean(1, keepdim=True) for index in (first, second))
     return (a * b).sum((1, 2)) / (a.square().sum((1, 2)) * b.square().sum((1, 2))).sqrt()
 
 
 def circularity(points: Float[Tensor, "n 2"]) -> tuple[float, int]:
-    """How much of the variance of points in a plane lies on a circle that they go round in order, and by how many steps
-    of ``1 / n`` of it each goes on.
+    """The share of the variance of points in a plane that one frequency around a circle explains, and that frequency.
 
         Z_f = sum_k (x_k + i y_k) exp(-2 pi i f k / n),    share = max_{f > 0} |Z_f|^2 / sum_{f > 0} |Z_f|^2
 
-    1 for a regular polygon in any order that is a multiple of its own, near a third for ten random points; points on
-    a line have at most a half, since they go round both ways at once.
+    Each point is f steps of ``1 / n`` of the circle after the one before it; f and n - f count as one frequency. The
+    share is 1 for a regular polygon visited in steps of any number of corners, near a third for ten random points, and
+    at most a half for points on a line, which have equal parts in both directions of rotation.
     """
     power = torch.fft.fft(torch.complex(points[:, 0].double(), points[:, 1].double())).abs().square()[1:]
     best = int(power.argmax()) + 1

@@ -1,23 +1,25 @@
-"""Where a residual stream keeps the position: which principal components are of it, and which components write there.
+"""The positional subspace of a residual stream: principal components that encode position, and what writes there.
 
-Position 0 is left out, which attends to nothing else and is far from all others. For each principal component v of the
-stream, the share of its variance that lies between positions,
+Callers leave out position 0, which attends to nothing else and lies far from all others. For each principal component v
+of the stream, the share of its variance that lies between positions is
 
     R^2(v) = 1 - (SS_within / (n - P)) / (SS_total / (n - 1)),
 
-as of a factor of P positions, adjusted so that it is 0 on average where position says nothing (a linear R^2 would miss
-what goes round); `linear` is the linear part of it, r^2. The positional subspace is spanned by the mean activations
-by position: the leading eigenvectors of the covariance M of those means, less what they differ by as means of few rows,
+with position as a factor of P levels, adjusted so that it is 0 on average where activations do not depend on position
+(a linear R^2 would miss periodic dependence); `linear` is the squared linear correlation r^2. The positional subspace
+is spanned by the leading eigenvectors of the covariance M of the mean activations by position, corrected for the
+sampling noise of those means,
 
     M - (P - 1) / n W,    W the covariance within positions,
 
-as many as hold a share `kept` of it and have an eigenvalue above all that permuted positions give. A component writes
-into it the share tr(B C B^T) / tr(C) of the variance of its output, C its covariance and B the orthonormal basis.
+as many as hold a share `kept` of the variance and have an eigenvalue above the largest one of permuted positions. The
+share of a component's output in the subspace is tr(B C B^T) / tr(C), with C the covariance of the output and B the
+orthonormal basis.
 
-Controls: for R^2, positions permuted over rows. For the shares, random subspaces of the same rank (r / d on average),
-and, since streams are far from round, those spanned by random rows ~ N(0, covariance of the stream): a component that
-writes where the stream is large anyway has a share as large as that. Intervals of values are over parts of the rows,
-those of controls over their draws.
+Controls: for R^2, positions permuted over activations. For the shares, random subspaces of the same rank (r / d on
+average) and, since streams are far from isotropic, subspaces spanned by samples of N(0, covariance of the stream): a
+component that writes where the stream is large anyway has a share as large as that. Intervals of values are over parts
+of the data, those of controls over their draws.
 """
 
 from __future__ import annotations
@@ -36,35 +38,44 @@ from sae.numerics.statistics import Interval, of_draws, of_parts
 
 
 class Component(NamedTuple):
-    """A principal component: its share of the variance, and R^2 on position, as a factor, linear, and permuted."""
+    """A principal component of the stream and its dependence on position."""
 
     variance: float
+    """Its share of the stream's variance."""
     r2: Interval
+    """Adjusted R^2 with position as a factor."""
     linear: Interval
+    """Squared linear correlation with position."""
     permuted: Interval
+    """`r2` with permuted positions."""
 
 
-class Writes(NamedTuple):
-    """What share of the variance of a component's output is in a subspace, and of controls of the subspace."""
+class WriteShare(NamedTuple):
+    """The share of a component's output that lies in a subspace, with controls."""
 
     name: str
+    """The name of the component."""
     share: Interval
+    """The share of the output's variance in the subspace."""
     random: Interval
+    """The share in random subspaces of the same rank."""
     matched: Interval
+    """The share in subspaces spanned by samples of the stream's covariance."""
 
     @property
     def is_above(self) -> bool:
-        """Whether it writes there beyond both controls."""
+        """Whether the share exceeds both controls, intervals included."""
         return self.share.low > max(self.random.high, self.matched.high)
 
 
 @dataclass(frozen=True)
 class Subspace:
-    """The positional subspace: an orthonormal basis, and the share of the stream's variance that is between positions,
-    with its interval over parts."""
+    """The positional subspace of a residual stream."""
 
     basis: Float[Tensor, "rank d"]
+    """Orthonormal rows."""
     between: Interval
+    """The share of the stream's variance that lies between positions, with its interval over parts."""
 
     @property
     def rank(self) -> int:
@@ -72,24 +83,24 @@ class Subspace:
 
 
 def components(stream: Moments, permuted: Moments, most: int = 20) -> list[Component]:
-    """The leading principal components of the stream; `permuted` has taken in the same rows at permuted positions."""
+    """The `most` leading principal components of the stream; `permuted` holds the moments of the same activations at
+    permuted positions."""
     values, directions = directions_of(stream.covariance())
     directions = directions[:most]
-    factor, linear = (_by_part(stream, directions, how) for how in (_factor, _linear))
+    factor, linear = (_by_part(stream, directions, measure) for measure in (_factor, _linear))
     null = _by_part(permuted, directions, _factor)
     return [
-        Component(
-            float(values[q] / values.sum()), *(of_parts(found[:, q].tolist()) for found in (factor, linear, null))
-        )
+        Component(float(values[q] / values.sum()), *(of_parts(r2[:, q].tolist()) for r2 in (factor, linear, null)))
         for q in range(len(directions))
     ]
 
 
 Measure = Callable[[Moments, Tensor, int], Tensor]
+"""A statistic of each direction ``[n, d]`` on one part of the data."""
 
 
-def _by_part(moments: Moments, directions: Tensor, how: Measure) -> Float[Tensor, "parts n"]:
-    return torch.stack([how(moments, directions, part) for part in range(moments.n_parts)])
+def _by_part(moments: Moments, directions: Tensor, measure: Measure) -> Float[Tensor, "parts n"]:
+    return torch.stack([measure(moments, directions, part) for part in range(moments.n_parts)])
 
 
 def _factor(moments: Moments, directions: Float[Tensor, "n d"], part: int) -> Float[Tensor, " n"]:
@@ -113,8 +124,8 @@ def _along(covariance: Float[Tensor, "d d"], directions: Float[Tensor, "n d"]) -
 
 
 def subspace(stream: Moments, permuted: Moments, kept: float = 0.9, rank: int | None = None) -> Subspace:
-    """The subspace of position of a stream that has taken in rows with their positions; `permuted` has taken in the
-    same at permuted ones. It has no direction where position says nothing, unless a `rank` is given."""
+    """The positional subspace from moments by position; `permuted` holds the moments of the same activations at
+    permuted positions. Its rank is 0 if activations do not depend on position, unless a `rank` is given."""
     values, directions = directions_of(_between(stream))
     if rank is None:
         share = values.cumsum(0) / values.sum()
@@ -125,43 +136,47 @@ def subspace(stream: Moments, permuted: Moments, kept: float = 0.9, rank: int | 
 
 
 def _between(moments: Moments) -> Float[Tensor, "d d"]:
-    """The covariance of the means by position, less what is due to the number of rows."""
+    """The covariance of the means by position, corrected for the sampling noise of the means."""
     means, count = moments.positional(), moments.count.sum(0)
     n, p = float(count.sum()), float((count > 0).sum())
-    found = means.T @ means
-    return found - (p - 1) / (n - p) * (moments.covariance() - found)
+    between = means.T @ means
+    return between - (p - 1) / (n - p) * (moments.covariance() - between)
 
 
 def _weighted(stream: Moments, every: Tensor, part: int) -> float:
-    """The adjusted share of all variance that is between positions."""
+    """The adjusted share of the total variance that lies between positions."""
     total = _along(stream.covariance(part), every)
     return float((_factor(stream, every, part) * total)[total > 0].sum() / total.sum())
 
 
-def writes(
-    found: Subspace, stream: Moments, outputs: Mapping[str, list[Float[Tensor, "d d"]]], draws: int = 200, seed: int = 0
-) -> list[Writes]:
-    """The share of each component's output in the subspace, from its covariance on each part of the rows."""
-    rank, d = found.basis.shape
+def write_shares(
+    positional: Subspace,
+    stream: Moments,
+    outputs: Mapping[str, list[Float[Tensor, "d d"]]],
+    draws: int = 200,
+    seed: int = 0,
+) -> list[WriteShare]:
+    """The share of each component's output in the subspace, from the output's covariance on each part of the data."""
+    rank, d = positional.basis.shape
     draw = generator("writes", seed)
     random = [_orthonormal(torch.randn(rank, d, generator=draw, dtype=torch.float64)) for _ in range(draws)]
-    alike = [_orthonormal(rows) for rows in matched_gaussian(stream.covariance(), rank, seed, draws)]
-    told: list[Writes] = []
+    matched = [_orthonormal(rows) for rows in matched_gaussian(stream.covariance(), rank, seed, draws)]
+    shares: list[WriteShare] = []
     for name, covariances in outputs.items():
         whole = torch.stack(covariances).mean(0)
-        told.append(
-            Writes(
+        shares.append(
+            WriteShare(
                 name,
-                of_parts([inside(c, found.basis) for c in covariances]),
-                of_draws([inside(whole, basis) for basis in random]),
-                of_draws([inside(whole, basis) for basis in alike]),
+                of_parts([share_inside(c, positional.basis) for c in covariances]),
+                of_draws([share_inside(whole, basis) for basis in random]),
+                of_draws([share_inside(whole, basis) for basis in matched]),
             )
         )
-    return told
+    return shares
 
 
-def inside(covariance: Float[Tensor, "d d"], basis: Float[Tensor, "rank d"]) -> float:
-    """The share of the variance that is in the subspace of an orthonormal basis; NaN of none."""
+def share_inside(covariance: Float[Tensor, "d d"], basis: Float[Tensor, "rank d"]) -> float:
+    """The share of the variance that lies in the subspace of an orthonormal basis; NaN without variance."""
     return float(((basis @ covariance) * basis).sum() / covariance.trace())
 
 

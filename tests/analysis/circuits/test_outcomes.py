@@ -68,11 +68,11 @@ def test_each_head_serves_its_own_outcome(how: str):
     matrix = found.matrix(events)
     own = torch.tensor([[o == C[h] for *_, o in events.outcomes] for h in (0, 1)])
     assert float(matrix[own].min()) > 0.9 and float(matrix[~own].abs().max()) < 0.5 * float(matrix[own].min())
-    told = sharing(found, events)
-    assert told.heads_per_outcome.value < 1.6 < told.heads_permuted.low  # the permuted are shared by both alike
-    assert told.outcomes_per_head.value < 1.6 < told.outcomes_permuted.low
-    assert told.specific.value == 1 and bool(told.is_specific.all())
-    assert told.specific_permuted.value == pytest.approx(0.05, abs=0.03)
+    shared = sharing(found, events)
+    assert shared.heads_per_outcome.value < 1.6 < shared.heads_permuted.low  # the permuted are shared by both alike
+    assert shared.outcomes_per_head.value < 1.6 < shared.outcomes_permuted.low
+    assert shared.specific.value == 1 and bool(shared.is_specific.all())
+    assert shared.specific_permuted.value == pytest.approx(0.05, abs=0.03)
 
 
 def test_an_effect_is_the_log_probability_that_the_ablation_takes():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.analysis.circuits.positional import Subspace, components, inside, subspace, writes
+from sae.analysis.circuits.positional import Subspace, components, share_inside, subspace, write_shares
 from sae.analysis.geometry.moments import Moments, directions_of, matched_gaussian
 from sae.numerics.seeds import generator
 from sae.toys.features.directions import rotation
@@ -49,23 +49,23 @@ def test_moments_are_those_of_the_rows_and_of_each_part(found: tuple[Moments, Mo
 
 
 def test_components_of_position_are_told_from_those_that_are_larger(found: tuple[Moments, Moments]):
-    told = components(*found, most=6)
-    r2 = [c.r2.value for c in told]
+    fitted = components(*found, most=6)
+    r2 = [c.r2.value for c in fitted]
     assert sum(r > 0.9 for r in r2) == 2 and sum(abs(r) < 0.01 for r in r2) == 4
     # 8 of 8.25 lies between positions in the planted directions.
     assert max(r2) == pytest.approx(8 / 8.25, abs=0.01)
-    assert sum(c.variance for c in told) == pytest.approx(1, abs=0.01)
-    for c in told:
+    assert sum(c.variance for c in fitted) == pytest.approx(1, abs=0.01)
+    for c in fitted:
         assert abs(c.permuted.value) < 0.005 and c.permuted.low < 0.001
         assert c.linear.value <= c.r2.value + 0.01 and c.linear.value < 0.7  # a circle is not a line
 
 
 def test_the_subspace_is_the_planted_one(found: tuple[Moments, Moments]):
-    told = subspace(*found)
-    assert told.rank == 2
+    fitted = subspace(*found)
+    assert fitted.rank == 2
     planted = BASIS[:2]
-    assert float((told.basis @ planted.T).square().sum()) == pytest.approx(2, abs=0.01)
-    assert told.between.low < 16 / (16 + 0.5 + 100) < told.between.high
+    assert float((fitted.basis @ planted.T).square().sum()) == pytest.approx(2, abs=0.01)
+    assert fitted.between.low < 16 / (16 + 0.5 + 100) < fitted.between.high
     nothing = subspace(found[1], found[1])
     assert nothing.rank == 0 and abs(nothing.between.value) < 0.002
     assert subspace(*found, rank=5).rank == 5
@@ -76,8 +76,8 @@ def test_few_rows_a_position_do_not_make_directions_of_noise():
     some = slice(0, 15 * P)
     few = moments(x[some], part[some], position[some])
     null = moments(x[some], part[some], position[some][torch.randperm(15 * P, generator=generator("few"))])
-    told = subspace(few, null)
-    assert told.rank == 2 and float((told.basis @ BASIS[:2].T).square().sum()) > 1.7
+    fitted = subspace(few, null)
+    assert fitted.rank == 2 and float((fitted.basis @ BASIS[:2].T).square().sum()) > 1.7
 
 
 def test_writes_are_shares_of_variance_beside_both_controls(found: tuple[Moments, Moments]):
@@ -88,7 +88,7 @@ def test_writes_are_shares_of_variance_beside_both_controls(found: tuple[Moments
         "beside": moments(x - x @ projector, part),
         "round": moments(torch.randn(N, D, generator=generator("round")), part),
     }
-    into, beside, round_ = writes(
+    into, beside, round_ = write_shares(
         subspace(*found), found[0], {name: [m.covariance(p) for p in range(5)] for name, m in outputs.items()}
     )
     assert into.share.value == pytest.approx(1, abs=1e-3) and into.is_above
@@ -106,10 +106,10 @@ def test_a_turned_stream_has_the_same_answers(found: tuple[Moments, Moments]):
     torch.testing.assert_close(
         directions_of(other.covariance())[0], directions_of(found[0].covariance())[0], rtol=1e-4, atol=1e-4
     )
-    told, turned = subspace(*found), subspace(other, found[1])
-    assert turned.between.value == pytest.approx(told.between.value, abs=1e-4)
-    share = inside(other.covariance(), Subspace(told.basis @ turn.double(), told.between).basis)
-    assert share == pytest.approx(inside(found[0].covariance(), told.basis), abs=1e-4)
+    fitted, turned = subspace(*found), subspace(other, found[1])
+    assert turned.between.value == pytest.approx(fitted.between.value, abs=1e-4)
+    share = share_inside(other.covariance(), Subspace(fitted.basis @ turn.double(), fitted.between).basis)
+    assert share == pytest.approx(share_inside(found[0].covariance(), fitted.basis), abs=1e-4)
 
 
 def test_random_rows_have_the_covariance_they_are_matched_to(found: tuple[Moments, Moments]):
