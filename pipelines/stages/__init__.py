@@ -1,1 +1,1 @@
-"""The stages, one file each; a stage turns directories into a directory."""
+"""Stages of a run, one per file; each reads the directories of its inputs and fills a directory."""

@@ -1,21 +1,28 @@
-"""Stage `bench`: the methods of a suite compared on several data sets; tables, tests, figures and one page."""
+"""Stage `bench`: compares the methods of a suite on several data sets; tables, tests, figures and one page."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bench.comparison import Comparison, compare_methods
-from pipelines.bench.page import drawn, render_bench
+from pipelines.bench.page import render_bench, suite_pictures
 from pipelines.bench.tables import markdown, write_table, write_tests
-from pipelines.report.settings_table import ScoredRow, decided_by, settings_of, write_csv
-from pipelines.report.style import to_bytes
+from pipelines.report.picture import write_pictures
+from pipelines.report.settings_table import (
+    ScoredRow,
+    deciding_score,
+    read_scored_row,
+    score_numbers,
+    settings_of,
+    write_csv,
+)
 from pipelines.steps import cost
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.analysis.geometry.consistency import pairwise_mcc
 from sae.files import load
 
@@ -28,11 +35,11 @@ _MOST_DRAWN = 9
 SUMMARY = "summary.json"
 
 
-def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``bench.html``, ``scores.csv`` (a row a dictionary), ``table.csv`` (every mean with its intervals),
-    ``table.md`` (to cite), ``tests.csv``, ``summary.json`` (what the terminal shows) and ``figures/``."""
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Writes ``bench.html``, ``scores.csv`` (one row per dictionary), ``table.csv`` (every mean with its intervals),
+    ``table.md`` (the main table), ``tests.csv``, ``summary.json`` (what the terminal shows) and ``figures/``."""
     for i, job in enumerate(jobs):
-        tell(i, len(jobs), "suites")
+        progress(i, len(jobs), "suites")
         _bench(job)
         yield job
 
@@ -40,11 +47,11 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
 def _bench(job: Job) -> None:
     from pipelines.bench.words import comparison_sentences, several
 
-    numbers = sorted(int(name.removeprefix("score.")) for name in job.inputs if name.startswith("score."))
+    numbers = score_numbers(job.inputs)
     rows = [_row(job.inputs[f"score.{i}"], job.inputs[f"train.{i}"]) for i in numbers]
     agreement = _agreement([job.inputs[f"train.{i}"] for i in numbers])
     settings, config = settings_of(rows), job.step.config
-    by = decided_by(settings, config["best_by"])
+    by = deciding_score(settings, config["best_by"])
     comparisons = [
         compare_methods(source, [s for s in settings if s.source == source], rows, by, config["bench"]["l0"], agreement)
         for source in dict.fromkeys(s.source for s in settings)
@@ -54,8 +61,13 @@ def _bench(job: Job) -> None:
     write_table(comparisons, job.out / "table.csv")
     write_tests(comparisons, job.out / "tests.csv")
     (job.out / "table.md").write_text(markdown(comparisons), encoding="utf-8")
-    svgs = [_draw(c, config["published"], job.out, i, len(comparisons)) for i, c in enumerate(comparisons)]
-    (job.out / "bench.html").write_text(render_bench(config, comparisons, svgs), encoding="utf-8")
+    shown = [
+        write_pictures(
+            suite_pictures(c, config["published"]) if i < _MOST_DRAWN else (), job.out, i, len(comparisons)
+        )
+        for i, c in enumerate(comparisons)
+    ]
+    (job.out / "bench.html").write_text(render_bench(config, comparisons, shown), encoding="utf-8")
     summary = {
         "sources": [{**_summary(c), "findings": comparison_sentences(c)} for c in comparisons],
         "several": several(comparisons),
@@ -64,15 +76,14 @@ def _bench(job: Job) -> None:
     (job.out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
-def _row(score: Path, made: Path) -> ScoredRow:
-    """One dictionary's identity and scores, with what it cost on this machine."""
-    content, spent = json.loads((score / "scores.json").read_text()), cost.read_cost(made)
-    scores = {k: math.nan if v is None else float(v) for k, v in content["scores"].items()}
-    return ScoredRow(content["row"], {**scores, "seconds": spent.seconds, "bytes": float(spent.bytes)})
+def _row(score: Path, train: Path) -> ScoredRow:
+    """Identity and scores of one dictionary, with its training cost on this machine."""
+    row, spent = read_scored_row(score), cost.read_cost(train)
+    return ScoredRow(row.identity, {**row.scores, "seconds": spent.seconds, "bytes": float(spent.bytes)})
 
 
 def _agreement(directories: Sequence[Path]) -> Callable[[Sequence[int]], float]:
-    """The agreement of dictionaries by the indices of their rows; each is read once."""
+    """The `pw_mcc` of dictionaries, given the indices of their rows; each group is loaded once."""
 
     @cache
     def of(members: tuple[int, ...]) -> float:
@@ -80,18 +91,6 @@ def _agreement(directories: Sequence[Path]) -> Callable[[Sequence[int]], float]:
 
     return lambda members: of(tuple(members))
 
-
-def _draw(c: Comparison, published: Sequence[Mapping[str, Any]], out: Path, i: int, n: int) -> dict[str, str]:
-    """The figures of one source, as files and for the page."""
-    svgs: dict[str, str] = {}
-    folder = out / "figures" / (f"source-{i}" if n > 1 else "")
-    for shown in drawn(c, published) if i < _MOST_DRAWN else ():
-        folder.mkdir(parents=True, exist_ok=True)
-        svg = to_bytes(shown.figure, "svg")
-        (folder / f"{shown.name}.svg").write_bytes(svg)
-        (folder / f"{shown.name}.png").write_bytes(to_bytes(shown.figure, "png"))
-        svgs[shown.name] = svg.decode()
-    return svgs
 
 
 def _summary(c: Comparison) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def _summary(c: Comparison) -> dict[str, Any]:
 
 
 def print_bench_table(directory: Path, console: Console) -> None:
-    """Prints the comparison in the directory of a finished step, and what it says."""
+    """Prints the tables and findings of a finished step."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -126,7 +125,7 @@ def print_bench_table(directory: Path, console: Console) -> None:
         room = max(2, (console.width - 44) // 19)
         table = Table(title=one["source"], title_justify="left", title_style="italic", box=None, pad_edge=False)
         table.add_column("method", overflow="fold", min_width=16)
-        table.add_column("read at", overflow="fold", style="dim")
+        table.add_column("penalty", overflow="fold", style="dim")
         for name in one["names"][:room]:
             table.add_column(name, no_wrap=True)
         table.add_column("p", justify="right")
@@ -137,7 +136,7 @@ def print_bench_table(directory: Path, console: Console) -> None:
             table.add_row(escape(line["method"]) + mark, line["where"], *texts, p)
         console.print(table)
         data = f"means over {one['n_data']} data sets" if one["n_data"] > 1 else "means over the seeds of one data set"
-        note = f"{data} with 95% intervals; p: paired test against the best by {summary['by']}; * ceiling"
+        note = f"{data} with 95% intervals; p: paired test against the best method by {summary['by']}; * ceiling"
         console.print(note, style="dim", markup=False, highlight=False)
         for sentence in one["findings"]:
             console.print(sentence, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""Stage `encode`: other encoders for dictionaries that are there, fitted on training rows alone."""
+"""Stage `encode`: gives existing dictionaries other encoders, fitted on the training split only."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from pipelines.steps.cost import metered
 from pipelines.steps.source_steps import open_source
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.files import load, save
 
 VERSION = 2
 
 
-def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``dictionary/``, the same directions read otherwise, in every job's directory."""
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Writes ``dictionary/`` into every job's directory: the same decoder with the configured encoder."""
     source = open_source(jobs[0].inputs["source"], runtime.device)
     for i, job in enumerate(jobs):
-        tell(i, len(jobs), "encoders")
+        progress(i, len(jobs), "encoders")
         settings = dict(job.step.config["encoder"])
         d = load(job.inputs["dictionary"]).to(runtime.device)
         with metered(runtime.device) as cost:
-            read = d.with_encoder(settings.pop("kind"), source, job.step.config["seed"], **settings)
+            encoded = d.with_encoder(settings.pop("kind"), source, job.step.config["seed"], **settings)
         cost.write(job.out, before=job.inputs["dictionary"])
-        save(read.with_card(step=job.step.name), job.out / "dictionary")
+        save(encoded.with_card(step=job.step.name), job.out / "dictionary")
         yield job
-    tell(len(jobs), len(jobs), "encoders")
+    progress(len(jobs), len(jobs), "encoders")

@@ -1,4 +1,4 @@
-"""Stage `refine`: a trained dictionary's directions and firing made right together, on training rows alone."""
+"""Stage `refine`: refines the decoder of trained dictionaries on the training split only (`sae.refinement`)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 from pipelines.steps.cost import metered
 from pipelines.steps.source_steps import open_source
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.files import load, save
 from sae.refinement import RefineConfig, refined
 
 VERSION = 2
 
 
-def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``dictionary/`` in every job's directory."""
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Writes ``dictionary/`` into every job's directory."""
     source = open_source(jobs[0].inputs["source"], runtime.device)
     for i, job in enumerate(jobs):
-        tell(i, len(jobs), "dictionaries")
+        progress(i, len(jobs), "dictionaries")
         config = RefineConfig(**job.step.config["refine"])
         start = load(job.inputs["dictionary"]).to(runtime.device)
         with torch.no_grad(), metered(runtime.device) as cost:
@@ -28,4 +28,4 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
         cost.write(job.out, before=job.inputs["dictionary"])
         save(d.with_card(**{**d.card, "step": job.step.name}), job.out / "dictionary")
         yield job
-    tell(len(jobs), len(jobs), "dictionaries")
+    progress(len(jobs), len(jobs), "dictionaries")

@@ -1,4 +1,4 @@
-"""Stage `score`: every metric on every dictionary of a source, on rows that no dictionary was trained on."""
+"""Stage `score`: computes every metric for every dictionary of a source, on held-out activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.steps.source_steps import open_source, refuse_non_finite
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.dictionary import Dictionary
 from sae.files import load
 from sae.metric import Case, Evidence, MetricConfig, gather_evidence
@@ -21,10 +21,10 @@ from sae.registry import config_class
 VERSION = 4
 
 
-def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``scores.json`` and ``vectors.safetensors`` in every job's directory.
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Writes ``scores.json`` and ``vectors.safetensors`` into every job's directory.
 
-    The evidence is gathered once for all; what a metric computes from it alone is shared by the dictionaries.
+    The evidence is gathered once; what a metric computes from it alone is shared by all dictionaries.
     """
     directory, config = jobs[0].inputs["source"], jobs[0].step.config
     evidence = gather_evidence(open_source(directory, runtime.device), config["n_rows"])
@@ -32,10 +32,10 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Ite
         refuse_non_finite(batch, directory)
     metrics = [_metric(settings) for settings in config["metrics"]]
     for i, job in enumerate(jobs):
-        tell(i, len(jobs), "dictionaries")
+        progress(i, len(jobs), "dictionaries")
         _score(job, load(job.inputs["dictionary"]), evidence, metrics)
         yield job
-    tell(len(jobs), len(jobs), "dictionaries")
+    progress(len(jobs), len(jobs), "dictionaries")
 
 
 def _metric(settings: Mapping[str, Any]) -> tuple[str, MetricConfig]:
@@ -49,13 +49,15 @@ def _score(job: Job, d: Dictionary, evidence: Evidence, metrics: Sequence[tuple[
     scalars: dict[str, float | None] = {}
     vectors: dict[str, Tensor] = {}
     for kind, metric in metrics:
-        found = metric.score(case)
-        twice = scalars.keys() & found.scalars.keys()
-        assert not twice, f"two metrics give the score {twice}"
-        scalars |= {name: value if math.isfinite(value) else None for name, value in found.scalars.items()}
-        vectors |= {f"{kind}.{name}": vector for name, vector in found.vectors.items()}
+        scores = metric.score(case)
+        repeated = scalars.keys() & scores.scalars.keys()
+        assert not repeated, f"two metrics give the same scores: {repeated}"
+        scalars |= {name: value if math.isfinite(value) else None for name, value in scores.scalars.items()}
+        vectors |= {f"{kind}.{name}": vector for name, vector in scores.vectors.items()}
     row = dict(job.step.config["row"])
-    row["n_latents"] = row["n_latents"] or d.n_latents  # as asked for: refinement drops other latents with every seed
+    row["n_latents"] = (
+        row["n_latents"] or d.n_latents
+    )  # as configured: refinement drops a different number of latents for every seed
     _write(job.out, {"row": row, "scores": scalars}, vectors)
 
 

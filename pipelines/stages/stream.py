@@ -1,4 +1,4 @@
-"""Stage `stream`: sources that a model must be run for; interrupted, they go on at the last whole shard."""
+"""Stage `stream`: prepares sources that run a model; an interrupted one continues after its last complete shard."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.steps.source_steps import prepare
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 
 VERSION = 1
 
 
-def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Fills the directory of every source."""
-    return prepare(jobs, runtime, tell)
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Prepares every source in its job's directory."""
+    return prepare(jobs, runtime, progress)

@@ -1,10 +1,9 @@
-"""Stage `train`: from a source to dictionaries, whether by gradient descent or by a classical method.
+"""Stage `train`: makes the dictionaries of a source, by gradient descent or by a classical method.
 
-Dictionaries of one shape are trained together as a stack, and stacks on one source side by side in one pass over
-the data. The loop lives in :mod:`sae.training.loop`; here are its log, its checkpoints and its end. A checkpoint
-knows its
-members by their steps, so that a run which was killed while it saved its dictionaries, or whose sweep was changed
-in between, goes on with those that are missing.
+Dictionaries of one architecture and shape are trained together as a stack, and the stacks of one source in the same
+pass over the data. The loop is in :mod:`sae.training.loop`; this module adds logs, checkpoints and saving. A checkpoint
+identifies its members by the keys of their steps, so that a run that was killed while saving its dictionaries, or
+whose sweep has changed since, continues with those that are missing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import open_source
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
@@ -39,22 +38,22 @@ from sae.training.state import Member, State, select_members
 VERSION = 4
 
 
-def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Leaves ``dictionary/`` and ``cost.json`` in every job's directory, and ``log.jsonl`` where there was a loss."""
+def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Writes ``dictionary/`` and ``cost.json`` into every job's directory, and ``log.jsonl`` for gradient descent."""
     baselines = [job for job in jobs if "method" in job.step.config]
     for i, job in enumerate(baselines):
-        tell(i, len(baselines), "dictionaries")
+        progress(i, len(baselines), "dictionaries")
         with runtime.spans("baselines"):
             _fit(job, runtime)
         yield job
     trained = [job for job in jobs if "method" not in job.step.config]
     checkpoint = scratch / "checkpoint.safetensors"
-    begun = [key for stack in _members_of(checkpoint) for key in stack]
-    for part in ([j for j in trained if j.step.key in begun], [j for j in trained if j.step.key not in begun]):
-        for sitting in _sittings(part, runtime):
+    started = [key for stack in _members_of(checkpoint) for key in stack]
+    for part in ([j for j in trained if j.step.key in started], [j for j in trained if j.step.key not in started]):
+        for stacks in _passes(part, runtime):
             held = memory.held_bytes(runtime.device)
-            for job in _train(sitting, checkpoint, runtime, tell):
-                _share(job, sitting, max(0, memory.peak_bytes(runtime.device) - held))
+            for job in _train(stacks, checkpoint, runtime, progress):
+                _write_cost(job, stacks, max(0, memory.peak_bytes(runtime.device) - held))
                 yield job
 
 
@@ -70,63 +69,68 @@ def _fit(job: Job, runtime: Runtime) -> None:
     _save(d, job)
 
 
-def _sittings(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
-    """Stacks to train side by side, as many at a time as half of the memory holds with their moments; a stack that
-    is larger by itself is cut. Nothing that comes out depends on the cuts."""
+def _passes(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
+    """Splits the jobs into passes over the data, each a list of stacks that are trained together.
+
+    A pass holds as many stacks as fit into half of the memory with their optimizer moments; a stack that is too large
+    on its own is divided. Results do not depend on the division.
+    """
     if not jobs:
         return
-    room, used = memory_of(runtime.device) // 2, 0
-    sitting: list[list[Job]] = []
+    available, used = memory_of(runtime.device) // 2, 0
+    stacks: list[list[Job]] = []
     d_in = open_source(jobs[0].inputs["source"], "cpu").d_in
     for stack in _stacks(jobs):
         size = 3 * 2 * 4 * d_in * _member(stack[0])[0].n_latents
         for job in stack:
-            if used + size > room and sitting:
-                yield sitting
-                sitting, used = [], 0
-            if not sitting or not _alike(sitting[-1][0], job):
-                sitting.append([])
-            sitting[-1].append(job)
+            if used + size > available and stacks:
+                yield stacks
+                stacks, used = [], 0
+            if not stacks or not _stackable(stacks[-1][0], job):
+                stacks.append([])
+            stacks[-1].append(job)
             used += size
-    yield sitting
+    yield stacks
 
 
 def _stacks(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs whose dictionaries make a stack: one shape, one architecture."""
+    """Groups the jobs into stacks: dictionaries of one architecture and shape."""
     stacks: list[list[Job]] = []
     for job in jobs:
-        own = next((stack for stack in stacks if _alike(stack[0], job)), None)
-        if own is None:
+        stack = next((stack for stack in stacks if _stackable(stack[0], job)), None)
+        if stack is None:
             stacks.append([job])
         else:
-            own.append(job)
+            stack.append(job)
     return stacks
 
 
-def _alike(a: Job, b: Job) -> bool:
+def _stackable(a: Job, b: Job) -> bool:
+    """Whether two dictionaries differ at most in fields in which members of a stack may differ, and in the seed."""
     one, other = (_member(job)[0] for job in (a, b))
     free = set(one.member_axes)
     return type(one) is type(other) and one.model_dump(exclude=free) == other.model_dump(exclude=free)
 
 
-def _train(stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Trains stacks side by side, from their checkpoint where there is one."""
+def _train(
+    stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, progress: StageProgress
+) -> Iterator[Job]:
+    """Trains stacks in one pass over the data, from their checkpoint where there is one."""
     jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
     source = open_source(jobs[0].inputs["source"], runtime.device)
     resumes = _resume(checkpoint, stacks)
-    begun = 0 if resumes is None else int(resumes[0]["step"])
-    logs = [Log(job.out / "log.jsonl", up_to=begun) for job in jobs]
+    first_step = 0 if resumes is None else int(resumes[0]["step"])
+    logs = [Log(job.out / "log.jsonl", up_to=first_step) for job in jobs]
     sinks = Sinks(runtime.sinks, jobs[0].step.group, [job.step.title for job in jobs], jobs[0].step.config)
     saved_at = time.monotonic()
     members = [[_member(job) for job in stack] for stack in stacks]
     for states in train_side_by_side(members, source, config, runtime.device, resumes, spans=runtime.spans):
         step = states[0].step
         with runtime.spans("bookkeeping"):
-            if all(
-                state.logged_values for state in states
-            ):  # none where the checkpoint is that of the end: all is logged
-                _record(states, jobs, logs, sinks, tell)
+            # Empty on resuming from the checkpoint of the last step, which is logged already.
+            if all(state.logged_values for state in states):
+                _record(states, jobs, logs, sinks, progress)
             if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
                 _checkpoint(states, stacks, checkpoint)
                 saved_at = time.monotonic()
@@ -138,12 +142,12 @@ def _train(stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, 
     sinks.close()
 
 
-def _share(job: Job, sitting: Sequence[Sequence[Job]], most: int) -> None:
-    """What of its sitting's time and memory one dictionary took: as much as its width is of all of theirs."""
-    widths = {other.step.key: _member(other)[0].n_latents for stack in sitting for other in stack}
+def _write_cost(job: Job, stacks: Sequence[Sequence[Job]], peak_bytes: int) -> None:
+    """Writes one dictionary's share of the time and memory of its pass: in proportion to the number of its latents."""
+    widths = {other.step.key: _member(other)[0].n_latents for stack in stacks for other in stack}
     share = widths[job.step.key] / sum(widths.values())
     seconds = _lines(job.out / "log.jsonl")[-1]["seconds"]
-    Cost(share * seconds, round(share * most)).write(job.out)
+    Cost(share * seconds, round(share * peak_bytes)).write(job.out)
 
 
 def _member(job: Job) -> Member:
@@ -154,49 +158,51 @@ def _member(job: Job) -> Member:
 
 
 def _save(dictionary: Dictionary, job: Job) -> None:
-    """Saves a dictionary with a card that says what it was made of."""
+    """Saves a dictionary with a card that records how it was made."""
     card = {**job.step.config, "source": job.step.inputs["source"].config["source"], "step": job.step.name}
     save(dictionary.with_card(**card), job.out / "dictionary")
 
 
-def _record(states: Sequence[State], jobs: Sequence[Job], logs: Sequence[Log], sinks: Sinks, tell: Tell) -> None:
+def _record(
+    states: Sequence[State], jobs: Sequence[Job], logs: Sequence[Log], sinks: Sinks, progress: StageProgress
+) -> None:
     records, step = [record for state in states for record in state.records()], states[0].step
     for job, record in zip(jobs, records, strict=True):
         if not abs(record["loss"]) < float("inf"):
             raise UserError(
-                f"{job.step.title}: the loss is {record['loss']} at step {step}; "
+                f"{job.step.title}: loss = {record['loss']} at step {step}: training diverged; "
                 "lower train.lr, or check the source for extreme values"
             )
     for log, record in zip(logs, records, strict=True):
         log.write(record)
     sinks.log(step, records)
     mean = {name: sum(r[name] for r in records) / len(records) for name in ("loss", "l0", "dead")}
-    tell(step, states[0].config.steps, "steps", **mean)
+    progress(step, states[0].config.steps, "steps", **mean)
 
 
 class Log:
-    """The figures of one member, a JSON object a line, with the seconds of training and the rate."""
+    """Training log of one member: one JSON object per line, with seconds of training and samples per second."""
 
     def __init__(self, file: Path, up_to: int) -> None:
-        """Goes on after the line of step `up_to`; what a killed run wrote beyond its checkpoint is dropped."""
+        """Continues after the line of step `up_to`; lines that a killed run wrote after its checkpoint are dropped."""
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(file) if line["step"] <= up_to]
-        file.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.seconds_before = kept[-1]["seconds"] if kept else 0.0
-        self.samples_before = kept[-1]["samples"] if kept else 0
-        self.began = time.monotonic()
+        lines = [line for line in _lines(file) if line["step"] <= up_to]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.seconds_before = lines[-1]["seconds"] if lines else 0.0
+        self.samples_before = lines[-1]["samples"] if lines else 0
+        self.start = time.monotonic()
 
     def write(self, record: Mapping[str, float | int]) -> None:
-        here = time.monotonic() - self.began
-        rate = (record["samples"] - self.samples_before) / here
-        timing = {"seconds": round(self.seconds_before + here, 3), "samples_per_s": round(rate, 1)}
+        elapsed = time.monotonic() - self.start
+        rate = (record["samples"] - self.samples_before) / elapsed
+        timing = {"seconds": round(self.seconds_before + elapsed, 3), "samples_per_s": round(rate, 1)}
         with self.file.open("a") as f:
             f.write(json.dumps({**record, **timing}) + "\n")
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; the last one may have been cut off."""
+    """The complete lines of a log; the last line may be cut off."""
     text = file.read_text() if file.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
 
@@ -212,7 +218,7 @@ def _checkpoint(states: Sequence[State], stacks: Sequence[Sequence[Job]], file: 
 
 
 def _members_of(checkpoint: Path) -> list[list[str]]:
-    """The keys of the steps that a checkpoint holds, stack by stack in the order of their members; none where it is
+    """The keys of the steps in a checkpoint, per stack in the order of its members; empty where it is missing or
     unreadable."""
     try:
         with safe_open(checkpoint, "pt") as f:
@@ -222,15 +228,14 @@ def _members_of(checkpoint: Path) -> list[list[str]]:
 
 
 def _resume(checkpoint: Path, stacks: Sequence[Sequence[Job]]) -> list[dict[str, Tensor]] | None:
-    """The parts of a checkpoint that belong to these stacks; None where they have not begun."""
-    begun = _members_of(checkpoint)
-    where = {key: (i, j) for i, stack in enumerate(begun) for j, key in enumerate(stack)}
+    """The tensors of these stacks in a checkpoint; None where it does not hold all of them."""
+    where = {key: (i, j) for i, stack in enumerate(_members_of(checkpoint)) for j, key in enumerate(stack)}
     if not all(job.step.key in where for stack in stacks for job in stack):
         return None
     tensors, parts = read_tensors(checkpoint), list[dict[str, Tensor]]()
     for stack in stacks:
         places = [where[job.step.key] for job in stack]
         prefix = f"{places[0][0]}."
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        parts.append(select_members(own, [j for _, j in places]))
+        of_stack = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        parts.append(select_members(of_stack, [j for _, j in places]))
     return parts

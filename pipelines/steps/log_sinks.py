@@ -1,4 +1,4 @@
-"""Where training logs go besides ``log.jsonl``: trackio or wandb, imported only where a user asks for them."""
+"""Further destinations of training logs besides ``log.jsonl``: trackio and wandb, imported only when configured."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from sae.registry import UserError
 
 
 def check_sinks(names: Sequence[str]) -> None:
-    """A ``ValueError`` of one line names a sink that is not installed."""
+    """Checks that every sink is installed. Raises `UserError` naming the first that is not."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"runtime.sinks: {name!r} is not installed; pip install {name}, or leave it out")
+            raise UserError(
+                f"runtime.sinks = {list(names)}: {name!r} is not installed; pip install {name}, or leave it out"
+            )
 
 
 class Sinks:
-    """One tracked run for a whole stack: a figure of a member is called ``<member>/<figure>``."""
+    """One tracked run for all members trained together; values are named ``<member>/<name>``."""
 
     def __init__(self, names: Sequence[str], group: str, members: Sequence[str], config: Mapping[str, Any]) -> None:
         self.members = members
@@ -27,7 +29,7 @@ class Sinks:
         ]
 
     def log(self, step: int, records: Sequence[Mapping[str, float | int]]) -> None:
-        """Sends the figures of one step, one record a member."""
+        """Sends the values of one training step, one record per member."""
         figures = {f"{member}/{k}": v for member, r in zip(self.members, records, strict=True) for k, v in r.items()}
         for run in self.runs:
             run.log(figures, step=step)

@@ -1,4 +1,4 @@
-"""Source steps: filled by the settings' own `prepare`, opened again from the manifest that they left."""
+"""Source steps: filled by `SourceConfig.prepare`, opened from the settings in their manifest."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from pipelines.steps.step import Job, Runtime, Tell
+from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.registry import UserError, config_class
 from sae.source import Batch, Source, SourceConfig
 
 
-def prepare(jobs: Sequence[Job], runtime: Runtime, tell: Tell) -> Iterator[Job]:
-    """Fills the directory of every source."""
+def prepare(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """Prepares every source in its job's directory."""
     for job in jobs:
         config = settings(job.step.config["source"])
 
-        def progress(done: int, total: int, unit: str) -> None:
-            tell(done, total, unit)
+        def report(done: int, total: int, unit: str) -> None:
+            progress(done, total, unit)
 
-        config.prepare(job.out, progress, runtime.device)
+        config.prepare(job.out, report, runtime.device)
         yield job
 
 
@@ -37,7 +37,7 @@ def kind_of(directory: Path) -> str:
 
 
 def nonlinear(directory: Path) -> str:
-    """Why the features of a source are no directions, from the directory of its finished step; empty where they are."""
+    """Why the features of a source are not directions, by the directory of its finished step; empty where they are."""
     return settings(_table(directory)).nonlinear
 
 
@@ -46,17 +46,17 @@ def _table(directory: Path) -> dict[str, Any]:
 
 
 def settings(table: Mapping[str, Any]) -> SourceConfig:
-    """The settings of a source, from what its step's config holds."""
+    """The settings of a source from the ``source`` table of its step's config."""
     config = config_class("sae.sources", table["kind"])(**table)
     assert isinstance(config, SourceConfig)
     return config
 
 
 def refuse_non_finite(batch: Batch, directory: Path) -> None:
-    """A ``ValueError`` of one line where activations are NaN or infinite."""
+    """Raises `UserError` where activations or targets are NaN or infinite."""
     rows = int((~torch.isfinite(batch.acts) | ~torch.isfinite(batch.wanted)).any(-1).sum())
     if rows:
         raise UserError(
-            f"{directory}: {rows} of {len(batch.acts)} rows of activations hold NaN or infinite values; "
+            f"{directory}: {rows} of {len(batch.acts)} activations hold NaN or infinite values; "
             "check the source, or store it in float32"
         )

@@ -99,7 +99,7 @@ class Store:
 
     @contextmanager
     def claim(self, group: str) -> Generator[bool]:
-        """Tries to lock a group; yields whether it succeeded. The lock is held until the block ends or the process dies."""
+        """Tries to lock a group; yields whether it succeeded. The lock ends with the block or the process."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.root / ".locks" / f"{group}.lock", timeout=0)

@@ -1,4 +1,4 @@
-"""A run that takes a second, as a table and as a file."""
+"""Fixtures: a run that takes a second, as a table and as a file, and a way to call the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines import cli
 
 @pytest.fixture
 def tiny() -> dict[str, Any]:
-    """Two penalties, two seeds, one seeded baseline and one that is not."""
+    """A config of two penalties and two seeds, one baseline with a seed and one without."""
     return {
         "name": "tiny",
         "source": {"kind": "independent", "n_features": 16, "d_in": 8, "probability": 0.1},
@@ -30,7 +30,7 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture
 def tiny_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
-    """The same as a TOML file."""
+    """The config `tiny` as a TOML file."""
     lines = [f"name = {json.dumps(tiny.pop('name'))}"]
     for name, table in tiny.items():
         lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
@@ -41,7 +41,7 @@ def tiny_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def results() -> Callable[[Path], dict[str, str]]:
-    """The hash of every file of the finished steps in a folder, but for logs and manifests, which hold times."""
+    """Hashes of the files of the finished steps in a folder, except those that hold times: logs, manifests and costs."""
 
     def hashes(out: Path) -> dict[str, str]:
         folders = [f for f in out.glob("*-*") if f.suffix != ".partial" and not f.name.startswith("report")]
@@ -54,7 +54,7 @@ def results() -> Callable[[Path], dict[str, str]]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Calls the command in this process; gives exit code, stdout, stderr, which tells of mistakes alone."""
+    """Calls the command in this process; returns exit code, stdout, and stderr, which holds nothing but errors."""
     monkeypatch.setattr("pipelines.steps.progress.Board.QUICK_SECONDS", float("inf"))
 
     def call(*arguments: object) -> tuple[int, str, str]:

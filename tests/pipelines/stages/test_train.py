@@ -1,4 +1,4 @@
-"""The train stage on its own: its log, its checkpoint, its sinks."""
+"""The train stage alone: log, checkpoint and sinks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipelines.stages import train
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
 
-Told = list[tuple[int, int, str, dict[str, float]]]
+Reports = list[tuple[int, int, str, dict[str, float]]]
 
 
 @pytest.fixture
 def jobs(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
-    """The four members of a stack, their source prepared."""
+    """The four members of a stack, with their source prepared."""
     store = Store(tmp_path)
     steps = plan(parse(tiny))
     source = steps[0]
@@ -37,29 +37,30 @@ def job_of(step: Step, store: Store) -> Job:
     return Job(step, {name: store.directory(s) for name, s in step.inputs.items()}, store.partial(step))
 
 
-def work(jobs: list[Job], scratch: Path, **runtime: Any) -> Told:
-    told: Told = []
+def work(jobs: list[Job], scratch: Path, **runtime: Any) -> Reports:
+    """Runs the stage; returns every report of progress as (done, total, unit, figures)."""
+    reports: Reports = []
 
-    def tell(done: int, total: int, unit: str, **figures: float) -> None:
-        told.append((done, total, unit, figures))
+    def progress(done: int, total: int, unit: str, **figures: float) -> None:
+        reports.append((done, total, unit, figures))
 
-    finished = list(train.run(jobs, scratch, Runtime(**runtime), tell))
+    finished = list(train.run(jobs, scratch, Runtime(**runtime), progress))
     assert finished == jobs
-    return told
+    return reports
 
 
-def test_the_log_has_a_line_for_every_record_and_the_board_its_mean(jobs: list[Job], tmp_path: Path):
-    told = work(jobs, tmp_path)
-    assert [t[:3] for t in told] == [(step, 60, "steps") for step in range(10, 61, 10)]
+def test_the_log_has_a_line_for_every_record_and_the_board_shows_the_mean(jobs: list[Job], tmp_path: Path):
+    reports = work(jobs, tmp_path)
+    assert [t[:3] for t in reports] == [(step, 60, "steps") for step in range(10, 61, 10)]
     logs = [[json.loads(line) for line in (job.out / "log.jsonl").open()] for job in jobs]
     for log in logs:
         assert [line["samples"] for line in log] == [320 * i for i in range(1, 7)]
         assert {"loss", "mse", "penalty", "l0", "dead", "lr", "coefficient", "seconds", "samples_per_s"} <= set(log[0])
     assert [log[-1]["coefficient"] for log in logs] == pytest.approx([0.1, 0.1, 0.5, 0.5])
-    assert told[0][3]["loss"] == pytest.approx(sum(log[0]["loss"] for log in logs) / 4)
+    assert reports[0][3]["loss"] == pytest.approx(sum(log[0]["loss"] for log in logs) / 4)
 
 
-def test_a_log_goes_on_after_its_checkpoint(tmp_path: Path):
+def test_a_log_continues_after_its_checkpoint(tmp_path: Path):
     file = tmp_path / "log.jsonl"
     lines = [{"step": s, "samples": 32 * s, "seconds": s / 10} for s in (10, 20, 30)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "sam')
@@ -72,7 +73,9 @@ def test_a_log_goes_on_after_its_checkpoint(tmp_path: Path):
     assert file.read_text() == ""
 
 
-def test_checkpoints_come_by_time_and_at_the_end(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_checkpoints_are_written_by_time_and_at_the_end(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     steps: list[int] = []
     monkeypatch.setattr(train, "_checkpoint", lambda states, *_: steps.append(states[0].step))
     work(jobs, tmp_path, checkpoint_seconds=1e9)
@@ -93,7 +96,7 @@ def test_an_unreadable_checkpoint_is_a_fresh_start(jobs: list[Job], tmp_path: Pa
     assert (jobs[0].out / "dictionary" / "dictionary.safetensors").read_bytes() == first
 
 
-def test_sinks_are_fed_every_member(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sinks_receive_every_member(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     logged: list[tuple[dict[str, float], int]] = []
     ended: list[str] = []
 
@@ -104,12 +107,12 @@ def test_sinks_are_fed_every_member(jobs: list[Job], tmp_path: Path, monkeypatch
         def finish(self) -> None:
             ended.append("ended")
 
-    begun: list[dict[str, Any]] = []
+    started: list[dict[str, Any]] = []
     module = types.ModuleType("trackio")
-    module.init = lambda **settings: (begun.append(settings), Run())[1]
+    module.init = lambda **settings: (started.append(settings), Run())[1]
     monkeypatch.setitem(sys.modules, "trackio", module)
     work(jobs, tmp_path, sinks=("trackio",))
-    assert begun[0]["name"] == jobs[0].step.group and ended == ["ended"]
+    assert started[0]["name"] == jobs[0].step.group and ended == ["ended"]
     assert [step for _, step in logged] == [10, 20, 30, 40, 50, 60]
     assert {f"{job.step.title}/loss" for job in jobs} <= set(logged[0][0])
 
@@ -130,9 +133,9 @@ def results(jobs: list[Job]) -> list[bytes]:
     return [(job.out / "dictionary" / "dictionary.safetensors").read_bytes() for job in jobs]
 
 
-def test_stacks_side_by_side_come_out_as_they_do_alone(two_widths: list[Job], tmp_path: Path):
-    told = work(two_widths, tmp_path)
-    assert len(two_widths) == 8 and [t[0] for t in told] == list(range(10, 61, 10))  # one pass for both widths
+def test_stacks_trained_together_equal_stacks_trained_alone(two_widths: list[Job], tmp_path: Path):
+    reports = work(two_widths, tmp_path)
+    assert len(two_widths) == 8 and [t[0] for t in reports] == list(range(10, 61, 10))  # one pass for both widths
     together = results(two_widths)
     (tmp_path / "checkpoint.safetensors").unlink()
     work(two_widths[4:], tmp_path)
@@ -141,7 +144,7 @@ def test_stacks_side_by_side_come_out_as_they_do_alone(two_widths: list[Job], tm
     assert results(two_widths) == together
 
 
-def test_what_memory_cannot_hold_is_trained_in_several_sittings(
+def test_what_does_not_fit_into_memory_is_trained_in_several_passes(
     two_widths: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     work(two_widths, tmp_path)
@@ -150,15 +153,14 @@ def test_what_memory_cannot_hold_is_trained_in_several_sittings(
     d_in = train.open_source(two_widths[0].inputs["source"], "cpu").d_in
     monkeypatch.setattr(train, "memory_of", lambda device: 2 * 24 * d_in * (3 * 16))  # three of the smaller ones
     cut = [
-        [[j.step.config["dictionary"]["n_latents"] for j in s] for s in t]
-        for t in train._sittings(two_widths, Runtime())
+        [[j.step.config["dictionary"]["n_latents"] for j in s] for s in t] for t in train._passes(two_widths, Runtime())
     ]
     assert cut == [[[16, 16, 16]], [[16], [32]], [[32]], [[32]], [[32]]]
     work(two_widths, tmp_path)
     assert results(two_widths) == together
 
 
-def test_side_by_side_a_stopped_run_goes_on(two_widths: list[Job], tmp_path: Path):
+def test_an_interrupted_run_of_several_stacks_continues(two_widths: list[Job], tmp_path: Path):
     work(two_widths, tmp_path)
     together = results(two_widths)
     (tmp_path / "again").mkdir()
@@ -170,6 +172,6 @@ def test_side_by_side_a_stopped_run_goes_on(two_widths: list[Job], tmp_path: Pat
     running = train.run(two_widths, tmp_path / "again", Runtime(checkpoint_seconds=0), stop_at)
     with pytest.raises(KeyboardInterrupt):
         list(running)
-    told = work(two_widths, tmp_path / "again")
-    assert [t[0] for t in told] == [40, 50, 60]
+    reports = work(two_widths, tmp_path / "again")
+    assert [t[0] for t in reports] == [40, 50, 60]
     assert results(two_widths) == together
