@@ -5,6 +5,7 @@ sae.save(d, "path"); sae.convert("in", "out", format="saelens"); sae.push(d, "ow
 ds = sae.fit(x, kind="relu", n_latents=512, l1=[.05, .1], seeds=[0, 1], steps=2000, batch_size=256)
 r = sae.refine(ds[0], x); e = r.with_encoder("threshold", x, layer="learned")
 s = sae.score(ds[0], x, features=F, codes=C, labels=y)
+sae.register(MyConfig); ds = sae.fit(x, MyConfig(n_latents=512))
 with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": zero(17)}): ...
 """
 
@@ -13,6 +14,7 @@ from sae.dictionary import Dictionary
 from sae.files import convert, load, push, save
 from sae.fitting import fit
 from sae.refinement import refine
+from sae.registry import UserError, declare_interfaces, load_plugin, register
 from sae.scoring import score
 from sae.source import Batch, Source, Truth
 
@@ -23,12 +25,18 @@ __all__ = [
     "Dictionary",
     "Source",
     "Truth",
+    "UserError",
     "convert",
     "fit",
     "load",
+    "load_plugin",
     "push",
     "refine",
+    "register",
     "save",
     "score",
     "splice",
 ]
+
+# Told from above, so that no module below names a folder of kinds.
+declare_interfaces({name: f"sae.{name}" for name in ("sources", "dictionaries", "encoders", "baselines", "metrics")})

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.registry import Settings
+from sae.registry import KindSettings
 from sae.source import Source
 
 
-class BaselineConfig(Settings, ABC):
+class BaselineConfig(KindSettings, ABC):
     """Settings of one classical method or control.
 
     `needs` names what the source must provide (``truth`` for the oracle). `seeded` is False where the
@@ -27,6 +27,8 @@ class BaselineConfig(Settings, ABC):
 
     A method that needs the truth was given what the others are to find: it is a ceiling, not a rival.
     """
+
+    interface: ClassVar[str] = "baselines"
 
     needs: ClassVar[frozenset[str]] = frozenset()
     seeded: ClassVar[bool] = True

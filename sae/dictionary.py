@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.numerics.fit_cost import FitCost
-from sae.registry import UserError, configurable, unknown
+from sae.registry import KindSettings, UserError, configurable, unknown
 from sae.source import Source, as_source
 
 D = TypeVar("D", bound="Dictionary")
@@ -84,26 +84,33 @@ class Dictionary(ABC):
         """What it costs to encode one row; one layer unless a kind says otherwise."""
         return self.d_in * self.n_latents
 
-    def with_encoder(self, kind: str, x: Tensor | Source | None = None, seed: int = 0, **settings: Any) -> Dictionary:
-        """The same directions read by another encoder, one of ``sae/encoders/`` with its settings.
+    def with_encoder(
+        self, kind: str | KindSettings, x: Tensor | Source | None = None, seed: int = 0, **settings: Any
+    ) -> Dictionary:
+        """The same directions with another encoder.
 
-        `x`, a matrix ``[rows, d_in]`` (a fifth of it is left out, as in :func:`sae.fit`) or a source, gives the
-        training rows that most encoders measure a unit on or are fitted to. A ``ValueError`` of one line names what
-        is unknown or missing. What the encoder spends on them is added to what the card says was spent.
+        `kind` is the name of an encoder (a file of ``sae/encoders/``, or one registered from outside) with its
+        `settings`, or its config object. `x`, a matrix ``[rows, d_in]`` (a fifth of it is left out, as in
+        :func:`sae.fit`) or a source, gives the training samples that most encoders are fitted to or measure a unit on.
+        The training cost of the encoder is added to that on the card.
+
+        Raises `UserError` for what is unknown or missing.
         """
-        if kind not in configurable("sae.encoders"):
-            raise UserError(unknown(kind, configurable("sae.encoders"), "encoder"))
+        known = configurable("encoders")
+        if isinstance(kind, str) and kind not in known:
+            raise UserError(unknown(kind, known, "encoder"))
         if self.d_in != self.d_out:
-            raise UserError(f"encoder {kind!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
+            name = kind if isinstance(kind, str) else type(kind).__name__
+            raise UserError(f"encoder {name!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
         source = None if x is None else as_source(x, self.d_in)
-        config = configurable("sae.encoders")[kind].Config(**settings)
+        config: Any = known[kind].Config(**settings) if isinstance(kind, str) else kind
         with torch.no_grad():
-            read: Dictionary = config.fit(self, source, seed)
+            encoded: Dictionary = config.fit(self, source, seed)
         card = {**self.card, "encoder": config.model_dump()}
         if (before := FitCost.of(self.card)) is not None:
             n_rows = None if source is None else source.n_rows["train"]
             card |= before.plus(config.fit_cost(self, source), n_rows).card_entry()
-        return read.with_card(**card)
+        return encoded.with_card(**card)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the dictionary by its name."""
@@ -130,11 +137,3 @@ def _alike(value: Any, default: Any) -> bool:
     if isinstance(default, tuple):
         return isinstance(value, list | tuple) and all(type(n) is int and n > 0 for n in value)
     return isinstance(value, str if isinstance(default, str) else Mapping)
-
-
-def check_reader(kind: str, settings: Mapping[str, Any]) -> None:
-    """Refuses what cannot be the reading half of another dictionary: a kind that is not trained, or wrong settings."""
-    readers = configurable("sae.dictionaries")
-    if kind not in readers:
-        raise UserError(unknown(kind, readers, "kind that reads"))
-    readers[kind].KIND.checked(settings)

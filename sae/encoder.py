@@ -8,7 +8,7 @@ directions that is read otherwise, and, where what comes out is a kind of dictio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.numerics.fit_cost import FitCost
-from sae.registry import Settings, UserError
+from sae.registry import KindSettings, UserError
 from sae.source import Source
 
 N_NORM = 4096
@@ -25,8 +25,10 @@ FIRST_STEP = 2**30
 """Where the training rows that encoders look at begin, far from the steps that trained the dictionary."""
 
 
-class EncoderConfig(Settings, ABC):
+class EncoderConfig(KindSettings, ABC):
     """Settings of one way to read a dictionary."""
+
+    interface: ClassVar[str] = "encoders"
 
     @abstractmethod
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Dictionary:

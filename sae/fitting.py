@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
-from sae.registry import config_class
+from sae.registry import UserError, config_class
 from sae.source import Source, as_source
 from sae.training.config import TrainConfig
 from sae.training.loop import train
@@ -19,39 +19,52 @@ from sae.training.loop import train
 
 def fit(
     x: Tensor | tuple[Tensor, Tensor] | Source,
-    kind: str = "relu",
+    kind: str | DictionaryConfig = "relu",
     *,
-    n_latents: int,
+    n_latents: int | None = None,
     seeds: Sequence[int] | int = 0,
     device: str | None = None,
     **settings: Any,
 ) -> list[Dictionary]:
-    """Trains dictionaries on activations and returns them, in raw units, on the CPU.
+    """Trains dictionaries on activations and returns them, in units of the raw activations, on the CPU.
 
-    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair of them (x, y) for
-    transcoders that read x and give back y, or a `Source`. `settings` are those of the dictionary kind (``l1`` for
-    ``relu``) and of :class:`sae.training.config.TrainConfig` (``steps``, ``batch_size``, ``lr``, ...). A list in
-    place of a
-    value that members of a stack may differ in (``l1``) is a sweep: one dictionary for each value and seed, values
-    outermost, all trained together.
+    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair (x, y) of inputs and targets
+    for transcoders, or a `Source`. `kind` is the name of a dictionary kind (a file of ``sae/dictionaries/``, or one
+    registered from outside), or its config object, such as ``MyConfig(n_latents=512, l1=0.1)``.
 
-    Raises ``ValueError`` for settings that do not fit, with the field and the value.
+    `settings` are those of the kind (``l1`` for ``relu``) and of :class:`sae.training.config.TrainConfig` (``steps``,
+    ``batch_size``, ``lr``, ...). A list in place of a value in which members of a stack may differ (``l1``) is a sweep:
+    one dictionary for each value and seed, values outermost, all trained together.
+
+    Raises `UserError`, or pydantic's ``ValidationError``, for settings that do not fit, with the field and the value.
     """
     source = as_source(x)
-    config = config_class("sae.dictionaries", kind)
-    assert issubclass(config, DictionaryConfig)
     training = TrainConfig(**{k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields})
-    axes = {k: settings.pop(k) for k in config.member_axes if isinstance(settings.get(k), list | tuple)}
-    members = [
-        (config(n_latents=n_latents, **settings, **dict(zip(axes, values, strict=True))), seed)
-        for values in product(*axes.values())
-        for seed in ([seeds] if isinstance(seeds, int) else seeds)
-    ]
+    seed_list = [seeds] if isinstance(seeds, int) else list(seeds)
+    members = [(config, seed) for config in _configs(kind, n_latents, settings) for seed in seed_list]
     *_, state = train(members, source, training, device or default_device())
     return [
         d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed})
         for d, (member, seed) in zip(state.dictionaries(), members, strict=True)
     ]
+
+
+def _configs(kind: str | DictionaryConfig, n_latents: int | None, settings: dict[str, Any]) -> list[DictionaryConfig]:
+    """The config of every value of a sweep."""
+    if isinstance(kind, DictionaryConfig):
+        given = [*(["n_latents"] if n_latents is not None else []), *settings]
+        if given:
+            raise UserError(
+                f"{given[0]}: a config object has all its settings; give it there: {type(kind).__name__}(...)"
+            )
+        return [kind]
+    if n_latents is None:
+        raise UserError("n_latents is missing: give the number of latents, for example n_latents=512")
+    cls = config_class("dictionaries", kind)
+    assert issubclass(cls, DictionaryConfig)
+    axes = {k: settings.pop(k) for k in cls.member_axes if isinstance(settings.get(k), list | tuple)}
+    values = [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
+    return [cls(n_latents=n_latents, **settings, **value) for value in values]
 
 
 def default_device() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.numerics.matching import Matching, cosines
-from sae.registry import Settings
+from sae.registry import KindSettings
 from sae.source import Batch, Source, Truth
 
 if TYPE_CHECKING:
@@ -124,9 +124,11 @@ def decile_scores(
     return {f"{name}_decile_{i}": float(part.double().nanmean()) for i, part in enumerate(parts, start=1)}
 
 
-class MetricConfig(Settings, ABC):
+class MetricConfig(KindSettings, ABC):
     """Settings of one family of scores. `needs` is checked against what the source provides before work starts.
     `by_default` is False for a family that is computed only where it is asked for by name."""
+
+    interface: ClassVar[str] = "metrics"
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``, ``subspaces``."""

@@ -1,21 +1,29 @@
-"""Kinds of a noun: one file each, found by looking, named by the file.
+"""Kinds and their settings: the base class of settings, errors told to a user, and how a kind is found by its name.
 
-A singular module (``sae/source.py``) defines a noun, the folder beside it (``sae/sources/``) holds its
-kinds. A kind that a config can name has a ``Config``: a frozen pydantic model whose ``kind`` is the file's name. There
-is no list to keep in step: a new file is a new kind.
+A singular module (``sae/source.py``) defines an interface, the plural folder next to it (``sae/sources/``) holds its
+kinds, one file each: a module with a ``Config``, a frozen pydantic model whose ``kind`` is the file's name. There is no
+list to maintain: a new file is a new kind. A kind of a user's own comes from outside the package in one of three ways:
+an installed package that declares an entry point in the group ``sae.<interface>``, a file given to
+:func:`load_plugin`, or a call of :func:`register`.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.metadata
+import importlib.util
+import inspect
 import pkgutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Union
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 
 class UserError(ValueError):
@@ -30,58 +38,213 @@ class MissingFileError(UserError, FileNotFoundError):
 
 
 class Settings(BaseModel):
-    """A frozen set of settings that refuses unknown keys and infinities."""
+    """A frozen set of settings that refuses unknown keys and infinities.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    The docstring of a field is its description in the reference.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class VersionedSettings(Settings):
-    """Settings with fields that came `later`, when runs had been made without them; each class names its own.
+    """Settings some of whose fields were added after runs had been made without them.
 
-    At their default those are not written, so that what does not use them keeps the key that it had before.
+    A field named in `later` is left out of the written settings while it has its default, so that runs that do not use
+    it keep their keys. Each class names its own fields.
     """
 
     later: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
-    def _written(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _without_later_defaults(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         fields = type(self).model_fields
         later = {name for cls in type(self).__mro__ for name in vars(cls).get("later", ())}
         return {k: v for k, v in dump(self).items() if k not in later or v != fields[k].default}
 
 
+class KindSettings(Settings):
+    """Base of the settings of a kind: every interface has one abstract subclass, which names its `interface`."""
+
+    interface: ClassVar[str] = ""
+    """The plural folder that holds the kinds: ``sources``, ``dictionaries``, ``encoders``, ``baselines``, ``metrics``."""
+
+
+_FOLDERS: dict[str, str] = {}
+_REGISTERED: dict[str, dict[str, ModuleType]] = {}
+_FINGERPRINTS: dict[type[Settings], str] = {}
+
+
+def declare_interfaces(folders: Mapping[str, str]) -> None:
+    """Tells where the kinds of each interface lie, interface -> package. Called once, by ``sae/__init__.py``."""
+    _FOLDERS.update(folders)
+
+
+def kinds(interface: str) -> dict[str, ModuleType]:
+    """The kinds of an interface by name, e.g. ``kinds("sources")["independent"]``: those of the package, of installed
+    packages, and of plugins. A dotted name is a package whose modules are kinds, without any from outside."""
+    if "." in interface and interface.partition(".")[2] not in _FOLDERS:
+        return dict(_modules(interface))
+    name = interface.rpartition(".")[2]
+    outside = {**_installed(name), **_REGISTERED.get(name, {})}
+    return {**_modules(_FOLDERS[name]), **outside}
+
+
+def configurable(interface: str) -> dict[str, ModuleType]:
+    """The kinds that a config can name: those with a ``Config``."""
+    return {name: module for name, module in kinds(interface).items() if hasattr(module, "Config")}
+
+
+def config_class(interface: str, kind: str) -> type[Settings]:
+    """The ``Config`` of one kind. Raises `UserError` that names the nearest kinds where there is none."""
+    known = configurable(interface)
+    if kind not in known:
+        raise UserError(unknown(kind, known, f"kind of {interface.rpartition('.')[2]}"))
+    return known[kind].Config
+
+
+def register(config: type[KindSettings]) -> type[KindSettings]:
+    """Adds a kind from outside the package, by its config class; usable as a decorator.
+
+    The class derives from ``SourceConfig``, ``DictionaryConfig``, ``EncoderConfig``, ``BaselineConfig`` or
+    ``MetricConfig`` and has a field ``kind: Literal["name"] = "name"``. Where it builds a kind of dictionary of its own,
+    that class is defined in the same module, with ``kind: ClassVar[str] = "name"``, so that saved files can be loaded.
+
+    Raises `UserError` where the class is none of these or the name exists already.
+    """
+    name = _kind_of(config)
+    interface = config.interface
+    existing = kinds(interface).get(name)
+    if existing is not None:
+        if _same_class(getattr(existing, "Config", None), config):  # a notebook cell or a file that runs again
+            if name in _REGISTERED.get(interface, {}):
+                _REGISTERED[interface][name] = _as_module(config, name)
+            return config
+        raise UserError(f"kind {name!r} of {interface} exists already, in {existing.__name__}; choose another name")
+    _REGISTERED.setdefault(interface, {})[name] = _as_module(config, name)
+    return config
+
+
+def load_plugin(file: str | Path) -> list[type[KindSettings]]:
+    """Runs a Python file and registers every kind that it defines; returns their config classes.
+
+    Raises `MissingFileError` where there is no such file, and `UserError` where it defines no kind or one whose name
+    exists already. An exception of the file's own code passes through.
+    """
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise MissingFileError(f"--plugin {file}: there is no such file")
+    name = f"sae_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--plugin {file}: not a Python file; give a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that dataclasses and pydantic find the names of annotations
+    spec.loader.exec_module(module)
+    found = [value for value in vars(module).values() if _is_kind(value) and value.__module__ == name]
+    if not found:
+        raise UserError(f"--plugin {file}: it defines no kind; derive a class from SourceConfig, DictionaryConfig, ...")
+    return [register(config) for config in found]
+
+
+def fingerprint(settings: Settings) -> str | None:
+    """The SHA-256 of the source code behind settings from outside the package; None for the package's own.
+
+    A file counts as a whole; of an installed package every Python file counts, since kinds may share code. It is part of
+    the key of every step that uses the kind.
+    """
+    cls = type(settings)
+    if not isinstance(settings, KindSettings) or cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    if cls not in _FINGERPRINTS:
+        _FINGERPRINTS[cls] = _source_hash(cls)
+    return _FINGERPRINTS[cls]
+
+
+def unknown(name: str, known: Any, what: str) -> str:
+    """One line that says that `name` is not a known `what`, with the nearest names that are."""
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(names)}"
+    return f"{name!r} is not a known {what}: {hint}"
+
+
 @lru_cache
-def kinds(package: str) -> dict[str, ModuleType]:
-    """The kinds in a folder of kinds, by name, e.g. ``kinds("sae.sources")["independent"]``."""
+def _modules(package: str) -> dict[str, ModuleType]:
     folder = importlib.import_module(package)
     names = sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
     return {name: importlib.import_module(f"{package}.{name}") for name in names}
 
 
-def config_class(package: str, kind: str) -> type[Settings]:
-    """The ``Config`` of one kind; a ``ValueError`` names the nearest kinds where there is none."""
-    found = configurable(package)
-    if kind not in found:
-        raise UserError(unknown(kind, found, f"kind of {package.rpartition('.')[2]}"))
-    return found[kind].Config
+@lru_cache
+def _installed(interface: str) -> dict[str, ModuleType]:
+    """The kinds of installed packages, from entry points that name a config class or a module with a ``Config``."""
+    found: dict[str, ModuleType] = {}
+    own = _modules(_FOLDERS[interface])
+    for point in importlib.metadata.entry_points(group=f"sae.{interface}"):
+        target = point.load()
+        config = target.Config if isinstance(target, ModuleType) else target
+        origin = f"entry point {point.name!r} of {point.dist.name if point.dist else point.value}"
+        if not _is_kind(config) or config.interface != interface:
+            raise UserError(f"{origin}: {point.value} is not a config class of {interface}; uninstall or mend it")
+        name = _kind_of(config)
+        if name != point.name:
+            raise UserError(f"{origin}: its kind is {name!r}; the entry point must have the same name")
+        if name in own or name in found:
+            raise UserError(f"{origin}: kind {name!r} of {interface} exists already; choose another name")
+        found[name] = _as_module(config, name)
+    return found
 
 
-def configurable(package: str) -> dict[str, ModuleType]:
-    """The kinds of a folder that a config can name."""
-    return {name: module for name, module in kinds(package).items() if hasattr(module, "Config")}
+def _is_kind(value: Any) -> bool:
+    """Whether a value is the complete config class of a kind: of a known interface, with a name and nothing abstract."""
+    is_config = isinstance(value, type) and issubclass(value, KindSettings) and bool(value.interface)
+    return is_config and not inspect.isabstract(value) and "kind" in value.model_fields
 
 
-def one_of(package: str) -> Any:
-    """The tagged union of every ``Config`` in a folder of kinds, for a pydantic field."""
-    configs = tuple(module.Config for module in configurable(package).values())
-    if len(configs) == 1:  # pydantic refuses a discriminated union of one
-        return configs[0]
-    return Annotated[Union[configs], Field(discriminator="kind")]  # noqa: UP007
+def _kind_of(config: Any) -> str:
+    """The name of a kind, from its config class."""
+    if not _is_kind(config):
+        raise UserError(
+            f"{getattr(config, '__name__', config)!r}: not the config class of a kind; derive it from SourceConfig, "
+            'DictionaryConfig, EncoderConfig, BaselineConfig or MetricConfig, with a field kind: Literal["name"] = "name"'
+        )
+    return str(config.model_fields["kind"].default)
 
 
-def unknown(name: str, known: Any, what: str) -> str:
-    """One line that says that `name` is no `what`, with the nearest names that are."""
-    names = [str(k) for k in known]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(names)}"
-    return f"{name!r} is not a known {what}: {hint}"
+def _same_class(a: Any, b: type) -> bool:
+    return isinstance(a, type) and (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
+
+
+def _as_module(config: type[KindSettings], name: str) -> ModuleType:
+    """A config class in the form in which kinds are found: a module with ``Config`` and, for a dictionary, ``KIND``."""
+    home = sys.modules[config.__module__]
+    if getattr(home, "Config", None) is config:
+        return home
+    module = ModuleType(f"{config.__module__}.{config.__qualname__}", inspect.getdoc(config) or home.__doc__)
+    built = [
+        value
+        for value in vars(home).values()
+        if isinstance(value, type) and not issubclass(value, BaseModel) and vars(value).get("kind") == name
+    ]
+    vars(module).update({"Config": config} | ({"KIND": built[0]} if built else {}))
+    return module
+
+
+def _source_hash(cls: type) -> str:
+    top = sys.modules.get(cls.__module__.partition(".")[0])
+    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
+    digest = hashlib.sha256()
+    if folders:
+        files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        return digest.hexdigest()
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    try:
+        content = Path(file).read_bytes() if file else inspect.getsource(cls).encode()
+    except (OSError, TypeError):
+        raise UserError(
+            f"{cls.__name__}: its source code cannot be read, so runs that use it have no key; put it into a file and "
+            "give that with --plugin"
+        ) from None
+    return hashlib.sha256(content).hexdigest()

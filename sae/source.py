@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.numerics.seeds import Permutation, derive, epoch_rows
-from sae.registry import UserError, VersionedSettings
+from sae.registry import KindSettings, UserError, VersionedSettings
 
 if TYPE_CHECKING:
     from sae.model.hooked import Site
@@ -170,7 +170,7 @@ Progress = Callable[[int, int, str], None]
 """How long work tells of itself: ``progress(done, total, unit)``; the caller draws the bar."""
 
 
-class SourceConfig(VersionedSettings, ABC):
+class SourceConfig(VersionedSettings, KindSettings, ABC):
     """Settings of one kind of source.
 
     `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``parents``, ``codes``,
@@ -179,6 +179,7 @@ class SourceConfig(VersionedSettings, ABC):
     what a model must be run for.
     """
 
+    interface: ClassVar[str] = "sources"
     stage: ClassVar[Literal["generate", "stream"]] = "generate"
     later: ClassVar[frozenset[str]] = frozenset({"target"})
     seed: int = 0

@@ -1,11 +1,29 @@
-"""Options that several of `sae`'s commands take."""
+"""Options that several commands share, and how a command reads its config."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+if TYPE_CHECKING:
+    from pipelines.config.config import Config
+    from pipelines.steps.step import Step
+
 Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 Out = Annotated[Path | None, Parameter(name="--out")]
+Tier = Annotated[str, Parameter(name="--tier")]
+
+
+def read_plan(
+    file: Path, overrides: Sequence[str] | None, out: Path | None, tier: str = "full"
+) -> tuple[Config, list[Step], Path]:
+    """The config, its steps and the folder that holds them."""
+    from pipelines.config.config import FULL, read_config
+    from pipelines.config.shipped import find_config
+    from pipelines.plan import plan
+
+    settings = read_config(find_config(file), overrides or (), tier)
+    return settings, plan(settings, None if tier == FULL else tier), out or settings.runtime.out

@@ -1,7 +1,7 @@
 """A run as data: a TOML file, overrides through the same validator, lists in place of a value as sweeps.
 
 Every table is checked by the frozen model of the class that it builds, so that a mistake is found before any
-work starts and is told in one line: the field, the value, the remedy.
+work starts and is reported in one line: the field, the value, the remedy.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _C = TypeVar("_C", bound=Settings)
 
 
 def _as_list(given: Any) -> Any:
-    """``[source]`` is ``[[source]]`` given once."""
+    """Accepts ``[source]`` for a list of one."""
     return [given] if isinstance(given, dict) else given
 
 
 def _as_tables(given: Any) -> Any:
-    """A kind alone is short for ``{kind = ...}``."""
+    """Accepts a kind's name for ``{kind = ...}``."""
     if not isinstance(given, list):
         return given
     return [{"kind": entry} if isinstance(entry, str) else entry for entry in cast(list[Any], given)]
 
 
 def _as_encoders(given: Any) -> Any:
-    """One encoder is a list of one."""
+    """Accepts one encoder for a list of one."""
     return _as_tables([given] if isinstance(given, str | dict) else given)
 
 
 ASIDE = ("runtime", "ask", "bench", "published", "tiers")
-"""Tables of the file on which no dictionary and no score of it depends."""
+"""Tables of the file on which no dictionary and no score depends."""
 
 Repeated = Annotated[tuple[Table, ...], BeforeValidator(_as_list)]
 Kinds = Annotated[tuple[Table, ...], BeforeValidator(_as_tables)]
@@ -54,106 +54,155 @@ Encoders = Annotated[tuple[Table, ...], BeforeValidator(_as_encoders)]
 
 
 class BaselineTable(Settings):
-    """``[baselines]``: classical methods and controls; `seeds` are those of training where unset."""
+    """``[baselines]``: classical methods and controls."""
 
     kinds: Kinds = ()
+    """The methods: names, or tables with settings."""
     seeds: Any = None
+    """Seeds of the methods that depend on one; those of ``train.seeds`` where unset."""
 
 
 class ScoreTable(Settings):
-    """``[score]``: held-out rows, and the metrics; unset means all that a source can serve."""
+    """``[score]``: what every dictionary is scored on, and by which metrics."""
 
     n_rows: int = Field(default=20_000, ge=4)
+    """Held-out samples: half choose thresholds and fit probes, half are scored."""
     metrics: Kinds | None = None
+    """Families of metrics; all that the source can serve where unset."""
 
 
 class ReportTable(Settings):
-    """``[report]``: the score that names the best dictionary."""
+    """``[report]``: how the report ranks dictionaries."""
 
     best_by: str = "mcc"
+    """The score that names the best dictionary."""
 
 
 class BenchTable(Settings):
-    """``[bench]``: the L0 at which sweeps are compared; unset means the true one of each source."""
+    """``[bench]``: how `sae bench` compares sweeps."""
 
     l0: float | None = Field(default=None, gt=0)
+    """The L0 at which sweeps are compared; the true L0 of each source where unset."""
 
 
 class Published(Settings):
-    """``[[published]]``: a row of a paper, to be shown beside ours and never among them: the method as it is called
-    there, where it stands, what was run, and its scores by our names, with their spread where one is given."""
+    """``[[published]]``: one row of a paper, shown next to our rows and never mixed with them."""
 
     method: str
+    """The method, as the paper calls it."""
     source: str
+    """Where it was published."""
     setting: str = ""
+    """What was run."""
     scores: dict[str, float]
+    """Its scores, by the names of ours."""
     spread: dict[str, float] = Field(default_factory=dict)
+    """Their spread, for those that the paper gives one of."""
 
 
 class ProbeTable(StudySettings):
-    """``[probe]``: a probe study of the source and of every dictionary; `tasks` say what is probed."""
+    """``[probe]``: a probe study of the source and of every dictionary."""
 
     tasks: TaskSettings = TaskSettings()
+    """The properties that are probed."""
 
 
 class RuntimeTable(Settings):
-    """``[runtime]``: how and where the work is done. None of it is part of a step's key."""
+    """``[runtime]``: how and where the work is done. Nothing of it is part of a step's key."""
 
     device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` takes a GPU where there is one."""
     threads: int | None = Field(default=None, gt=0)
+    """Threads of torch; its own choice where unset."""
     out: Path = Path("runs")
+    """The folder of all steps."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
+    """Seconds between two checkpoints of training."""
     sinks: tuple[Literal["trackio", "wandb"], ...] = ()
+    """Experiment trackers that the training log is also sent to."""
 
 
 class Tables(Settings):
-    """The file as it is written; ``[[source]]`` and ``[[dictionary]]`` may be given several times. A dictionary's
-    ``refine = {...}`` (or true) adds its refinement; `encoder` lists what every dictionary is read by. What stands
-    under ``[tiers.NAME]`` takes the place of the same keys where that tier is asked for; under ``[ask.QUESTION]`` are
-    settings of `sae ask`."""
+    """The file as it is written, before sweeps are expanded and kinds are checked."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
+    """The name of the run: its link in the output folder."""
     title: str = ""
+    """The title of the report; the name where unset."""
     description: str = ""
+    """A paragraph below the title."""
     source: Repeated = Field(min_length=1)
+    """``[source]``, or several ``[[source]]``: where activations come from."""
     dictionary: Repeated = ()
+    """``[dictionary]``, or several ``[[dictionary]]``; ``refine = true``, or a table, adds a refined copy of each."""
     encoder: Encoders = ()
+    """Encoders that every dictionary is scored with; its own where unset."""
     train: Table = Field(default_factory=dict)
+    """Settings of training, and ``seeds``."""
     baselines: BaselineTable = BaselineTable()
+    """Classical methods and controls."""
     score: ScoreTable = ScoreTable()
+    """What dictionaries are scored on."""
     probe: ProbeTable | None = None
+    """A probe study."""
     report: ReportTable = ReportTable()
+    """How the report ranks dictionaries."""
     bench: BenchTable = BenchTable()
+    """How `sae bench` compares sweeps."""
     published: tuple[Published, ...] = ()
+    """Rows of papers."""
     runtime: RuntimeTable = RuntimeTable()
+    """How and where the work is done."""
     ask: dict[str, Table] = Field(default_factory=dict)
+    """Settings of the questions of `sae ask`, under ``[ask.QUESTION]``."""
     tiers: dict[str, Table] = Field(default_factory=dict)
+    """Under ``[tiers.NAME]``, values that replace those of the same keys when that tier is chosen."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run with every sweep laid out. `given` is what the user wrote, without what changes no number."""
+    """A run with every sweep expanded."""
 
     name: str
+    """The name of the run."""
     title: str
+    """The title of its pages."""
     description: str
+    """The paragraph below the title."""
     sources: tuple[SourceConfig, ...]
+    """Every source of the sweep."""
     dictionaries: tuple[DictionaryConfig, ...]
+    """Every dictionary to train."""
     refinements: tuple[tuple[DictionaryConfig, RefineConfig], ...]
+    """The dictionaries to refine, each with the settings of its refinement."""
     encoders: tuple[EncoderConfig, ...]
+    """Encoders that every dictionary is scored with; none means its own."""
     trainings: tuple[TrainConfig, ...]
+    """Every setting of training."""
     seeds: tuple[int, ...]
+    """Seeds of training."""
     baselines: tuple[BaselineConfig, ...]
+    """Classical methods and controls."""
     baseline_seeds: tuple[int, ...]
+    """Seeds of the baselines that depend on one."""
     n_rows: int
+    """Held-out samples that dictionaries are scored on."""
     metrics: tuple[MetricConfig, ...] | None
+    """Families of metrics; None means all that a source can serve."""
     probe: ProbeTable | None
+    """A probe study."""
     best_by: str
+    """The score that names the best dictionary."""
     bench: BenchTable
+    """How `sae bench` compares sweeps."""
     published: tuple[Published, ...]
+    """Rows of papers."""
     runtime: RuntimeTable
+    """How and where the work is done."""
     ask: Mapping[str, Table]
+    """Settings of the questions of `sae ask`."""
     given: Mapping[str, Any]
+    """The user's tables, without those on which no number depends."""
 
 
 FULL = "full"
@@ -163,7 +212,7 @@ FULL = "full"
 def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
     """The run that a TOML file describes, in one of its tiers, with ``key.path=value`` overrides.
 
-    Raises ``FileNotFoundError`` or ``ValueError``, each of one line.
+    Raises `MissingFileError` or `UserError`.
     """
     table = read_table(file)
     given = table.get("tiers")
@@ -174,7 +223,7 @@ def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> 
 
 
 def read_table(file: Path) -> Table:
-    """What stands in a TOML file. Raises ``FileNotFoundError`` or ``ValueError``, each of one line."""
+    """The content of a TOML file. Raises `MissingFileError` or `UserError`."""
     if not file.is_file():
         raise MissingFileError(f"{file}: there is no such config file")
     try:
@@ -184,29 +233,29 @@ def read_table(file: Path) -> Table:
 
 
 def parse(table: Mapping[str, Any]) -> Config:
-    """The run that a table describes. Raises ``ValueError`` of one line."""
+    """The run that a table describes. Raises `UserError`."""
     tables = build(Tables, table, "")
     plain = [{name: value for name, value in t.items() if name != "refine"} for t in tables.dictionary]
-    dictionaries = _sweep("sae.dictionaries", DictionaryConfig, plain, "dictionary")
+    dictionaries = _sweep("dictionaries", DictionaryConfig, plain, "dictionary")
     baselines = _baselines(tables.baselines.kinds, widths=list(dict.fromkeys(d.n_latents for d in dictionaries)))
     if not dictionaries and not baselines:
         raise UserError("dictionary is missing: give a [dictionary] table, or kinds under [baselines]")
     training = dict(tables.train)
     seeds = _seeds(training.pop("seeds", 0), "train.seeds")
-    own = tables.baselines.seeds
+    baseline_seeds = tables.baselines.seeds
     metrics = tables.score.metrics
     return Config(
         name=tables.name,
         title=tables.title or tables.name,
         description=tables.description,
-        sources=_sweep("sae.sources", SourceConfig, tables.source, "source"),
+        sources=_sweep("sources", SourceConfig, tables.source, "source"),
         dictionaries=dictionaries,
         refinements=_refinements(tables.dictionary),
-        encoders=_sweep("sae.encoders", EncoderConfig, tables.encoder, "encoder"),
+        encoders=_sweep("encoders", EncoderConfig, tables.encoder, "encoder"),
         trainings=tuple(build(TrainConfig, t, "train") for t in expand(TrainConfig, training, "train")),
         seeds=seeds,
         baselines=baselines,
-        baseline_seeds=seeds if own is None else _seeds(own, "baselines.seeds"),
+        baseline_seeds=seeds if baseline_seeds is None else _seeds(baseline_seeds, "baselines.seeds"),
         n_rows=tables.score.n_rows,
         metrics=None if metrics is None else tuple(_metric(t) for t in metrics),
         probe=tables.probe,
@@ -220,7 +269,7 @@ def parse(table: Mapping[str, Any]) -> Config:
 
 
 def _sweep(package: str, noun: type[_C], tables: Sequence[Table], where: str) -> tuple[_C, ...]:
-    """Every setting of every table, checked by the class of its kind."""
+    """Every setting of every table, validated by the config class of its kind."""
     found: list[_C] = []
     for table in tables:
         cls = _class(package, noun, table, where)
@@ -230,45 +279,45 @@ def _sweep(package: str, noun: type[_C], tables: Sequence[Table], where: str) ->
 
 
 def _refinements(tables: Sequence[Table]) -> tuple[tuple[DictionaryConfig, RefineConfig], ...]:
-    """The dictionaries whose table asks for it, each with every setting of its ``refine``."""
+    """The dictionaries whose table has ``refine``, each with every setting of it."""
     found: list[tuple[DictionaryConfig, RefineConfig]] = []
     for table in tables:
-        asked = {} if table.get("refine") is True else table.get("refine", False)
-        if asked is False:
+        refine = {} if table.get("refine") is True else table.get("refine", False)
+        if refine is False:
             continue
-        if not isinstance(asked, dict):
-            raise UserError(f"dictionary.refine = {asked!r}: give true, or a table of settings such as {{steps = 60}}")
+        if not isinstance(refine, dict):
+            raise UserError(f"dictionary.refine = {refine!r}: give true, or a table of settings such as {{steps = 60}}")
         plain = {name: value for name, value in table.items() if name != "refine"}
-        every = expand(RefineConfig, cast(Table, asked), "dictionary.refine")
+        every = expand(RefineConfig, cast(Table, refine), "dictionary.refine")
         settings = [build(RefineConfig, t, "dictionary.refine") for t in every]
-        own = _sweep("sae.dictionaries", DictionaryConfig, [plain], "dictionary")
+        own = _sweep("dictionaries", DictionaryConfig, [plain], "dictionary")
         found += [(d, s) for d in own for s in settings if (d, s) not in found]
     return tuple(found)
 
 
 def _baselines(tables: Sequence[Table], widths: list[int]) -> tuple[BaselineConfig, ...]:
-    """The methods; one that takes a number of latents and is given none is run at each width in `widths`."""
+    """The baselines; one that has a number of latents and is given none is run at each width in `widths`."""
     filled: list[Table] = []
     for table in tables:
-        fields = _class("sae.baselines", BaselineConfig, table, "baselines.kinds").model_fields
+        fields = _class("baselines", BaselineConfig, table, "baselines.kinds").model_fields
         open_width = "n_latents" in fields and "n_latents" not in table and widths
         filled.append({**table, "n_latents": widths} if open_width else table)
-    return _sweep("sae.baselines", BaselineConfig, filled, "baselines.kinds")
+    return _sweep("baselines", BaselineConfig, filled, "baselines.kinds")
 
 
 def _metric(table: Table) -> MetricConfig:
-    return build(_class("sae.metrics", MetricConfig, table, "score.metrics"), table, "score.metrics")
+    return build(_class("metrics", MetricConfig, table, "score.metrics"), table, "score.metrics")
 
 
 def _class(package: str, noun: type[_C], table: Table, where: str) -> type[_C]:
-    """The class that a table's kind names."""
+    """The config class that the kind of a table names."""
     kind = table.get("kind")
     if not isinstance(kind, str):
         problem = "is missing" if kind is None else f"= {kind!r} is not one word"
         raise UserError(f"{where}: kind {problem}; choose from {', '.join(configurable(package))}")
     try:
         cls = config_class(package, kind)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{where}: {error}") from None
     assert issubclass(cls, noun)
     return cls

@@ -1,0 +1,119 @@
+"""The commands `sae show`, `convert` and `push`. Nothing heavy is imported before they are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.report.model_card import flatten, shorten
+
+if TYPE_CHECKING:
+    from sae.dictionary import Dictionary
+
+
+def show_path(path: str) -> None:
+    """Show what the directory of a step holds, or a saved dictionary of any readable format, with its card.
+
+    Parameters
+    ----------
+    path
+        A step's directory, a report's, or a saved dictionary: a folder, a file, hf://owner/name, or path#name for one
+        of several.
+    """
+    from pipelines.steps.store import MANIFEST, read_manifest
+
+    directory, console = Path(path), Console()
+    is_step = (directory / MANIFEST).is_file()
+    if is_step:
+        manifest = read_manifest(directory)
+        hidden = {"files"} if len(manifest["inputs"]) <= 2 else {"files", "inputs"}
+        _print_settings(console, {name: value for name, value in manifest.items() if name not in hidden})
+    if (directory / "scores.json").is_file():
+        _print_settings(console, json.loads((directory / "scores.json").read_text()))
+    if (directory / "scores.csv").is_file():
+        from pipelines.stages.report import print_table
+
+        print_table(directory, console)
+    if not is_step or (directory / "dictionary").is_dir():
+        from sae.files import load
+
+        print_dictionary(load(path), console)
+
+
+def convert_dictionary(source: str, target: Path, *, format: str = "native") -> None:
+    """Read a dictionary in any format and write it in another.
+
+    Parameters
+    ----------
+    source
+        A saved dictionary, or a step's directory that holds one; path#name for one of several.
+    target
+        The folder to write.
+    format
+        The format to write: native, saelens, dictionary_learning or sparsify.
+    """
+    from sae.files import convert
+
+    convert(source, target, format)
+
+
+def push_dictionary(dictionary: str, repo: str, *, licence: str | None = None, private: bool = False) -> None:
+    """Upload a dictionary to the Hugging Face hub, with a page made from its card.
+
+    Parameters
+    ----------
+    dictionary
+        A saved dictionary of any readable format, a run's best/, or the directory of a step.
+    repo
+        The repository, as owner/name. It is created where it does not exist.
+    licence
+        The licence of the dictionary, as the hub writes it: mit, apache-2.0, cc-by-4.0.
+    private
+        Create the repository as a private one.
+    """
+    from sae.files import load, push
+
+    address = push(load(dictionary), repo, licence=licence, private=private)
+    Console().print(f"pushed: sae.load({address!r})", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_dictionary(d: Dictionary, console: Console) -> None:
+    """Prints what a dictionary is, and its card: where it comes from, its scores, and the settings behind them."""
+    from sae.files.hub import origin_facts
+
+    shape = {"kind": d.kind, "d_in": d.d_in, "n_latents": d.n_latents}
+    shape |= {} if d.d_out == d.d_in else {"d_out": d.d_out}
+    scores = d.card.get("scores")
+    tables = {"dictionary": shape | d.settings(), "comes from": origin_facts(d.card)}
+    tables |= {"scores": scores} if isinstance(scores, Mapping) else {}
+    shown = {"scores", "licence", "format", "from"}
+    tables |= {"card": {name: value for name, value in d.card.items() if name not in shown}}
+    for title, rows in tables.items():
+        if rows:
+            console.print(_table(title, rows))
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> Table:
+    table = Table(title, "", box=None, header_style="bold", pad_edge=False, show_header=True)
+    for name, value in flatten(rows):
+        # As text: what a file contains is never read as markup.
+        table.add_row(Text(name, style="dim"), Text(shorten(value)))
+    table.add_row("", "")
+    return table
+
+
+def _print_settings(console: Console, settings: Mapping[str, Any], indent: str = "") -> None:
+    """Prints a name and its value per line, nested settings indented."""
+    for name, value in settings.items():
+        line = f"{indent}{name:<{max(1, 28 - len(indent))}}"
+        nested = isinstance(value, Mapping) and bool(value)  # pyright: ignore[reportUnknownArgumentType]
+        text = line.rstrip() if nested else f"{line} {value}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if nested:
+            _print_settings(console, value, indent + "  ")

@@ -1,0 +1,212 @@
+"""The commands `sae plan`, `run`, `status`, `bench` and `suggest`. Nothing heavy is imported before they are called."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.commands.options import Out, Set, Tier, read_plan
+from sae.registry import UserError
+
+Profile = Annotated[bool, Parameter(name="--profile", negative=())]
+
+
+def show_plan(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
+    """List the steps of a config, and which of them are done.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a config that `sae configs` lists.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    tier
+        Use the values under [tiers.NAME] in place of the same keys; full is the file as it is.
+    """
+    from pipelines.steps.store import Store
+
+    settings, steps, root = read_plan(config, set, out, tier)
+    store = Store(root)
+    table = Table("step", "what", "done", box=None, header_style="dim")
+    for step in steps:
+        table.add_row(step.name, step.title, "done" if store.done(step) else "")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    missing = sum(not store.done(step) for step in steps)
+    console.print(f"{settings.name}: {len(steps)} steps, {missing} to do, in {root}", markup=False, highlight=False)
+
+
+def run_config(config: Path, *, set: Set = None, out: Out = None, profile: Profile = False) -> None:
+    """Do every step of a config that is not done; print the scores and the report's path.
+
+    A run that was stopped or killed continues where it stopped; several runs share the work.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a config that `sae configs` lists.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    profile
+        Also print where the time went, and write a trace that ui.perfetto.dev opens.
+    """
+    from pipelines import runner
+    from pipelines.stages.report import print_table
+    from pipelines.steps import profile as profiling
+    from pipelines.steps.progress import Board
+    from pipelines.steps.store import Store
+
+    settings, steps, root = read_plan(config, set, out)
+    store, link = Store(root), root / settings.name
+    if link.exists() and not link.is_symlink():
+        raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
+    runtime = runner.execution(settings.runtime)
+    if profile:
+        runtime = replace(runtime, spans=profiling.recorder(runtime.device))
+    runner.run(steps, store, runtime, Board(Console(stderr=True)))
+    directory = store.directory(steps[-1])
+    page = _link(link, directory)
+    console = Console()
+    print_table(directory, console)
+    if profile:
+        profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
+    console.print(f"report: {page / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> None:
+    """Compare methods on the data sets of suites: intervals, paired tests, sweeps at one L0, and a page of results.
+
+    Trains and scores what is missing, as `sae run` does, then prints the table and the page's path.
+
+    Parameters
+    ----------
+    suite
+        Names of suites (sharkey-512, absorb-4, ...) or TOML files; several run one after another.
+    tier
+        fast, full, or another tier that the file has; fast where it has one.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines import runner
+    from pipelines.config.config import FULL, read_config, read_table
+    from pipelines.config.shipped import find_config
+    from pipelines.plan import plan
+    from pipelines.stages.bench import print_bench_table
+    from pipelines.steps.progress import Board
+    from pipelines.steps.store import Store
+
+    if not suite:
+        raise UserError("bench: name a suite, for example sharkey-512, or give a config")
+    files = [find_config(one) for one in suite]
+    tiers = [tier or ("fast" if "fast" in read_table(file).get("tiers", {}) else FULL) for file in files]
+    # All are read and planned first, so that a mistake is found before any work.
+    every = [read_config(file, set or (), its_tier) for file, its_tier in zip(files, tiers, strict=True)]
+    plans = [plan(settings, its_tier) for settings, its_tier in zip(every, tiers, strict=True)]
+    for settings, its_tier, steps in zip(every, tiers, plans, strict=True):
+        root = out or settings.runtime.out
+        store = Store(root)
+        runner.run(steps, store, runner.execution(settings.runtime), Board(Console(stderr=True)))
+        directory = store.directory(steps[-1])
+        page = _link(root / f"{settings.name}-{its_tier}", directory)
+        console = Console()
+        print_bench_table(directory, console)
+        console.print(f"page: {page / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_status(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
+    """Show which steps are done, running, stopped, waiting or damaged, from any shell.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a config that `sae configs` lists.
+    set
+        The same values that were given to `sae run`.
+    out
+        The same folder that was given to `sae run`.
+    tier
+        The same tier that was given to `sae bench`.
+    """
+    from pipelines.runner import standings
+    from pipelines.steps.store import Store
+
+    settings, steps, root = read_plan(config, set, out, tier)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    found = standings(steps, Store(root))
+    for stage in dict.fromkeys(step.stage for step in steps):
+        count = Counter(s.state for s in found if s.step.stage == stage)
+        console.print(f"{stage:9}", ", ".join(f"{n} {state}" for state, n in count.items()))
+    working = {(s.state, s.status.title, s.status.line, s.status.pid) for s in found if s.status}
+    for state, title, progress, pid in sorted(working):
+        console.print(f"{state}: {title}: {progress} (process {pid})")
+    for standing in found:
+        if standing.problem:
+            console.print(f"damaged: {standing.problem}")
+    if all(s.state == "done" for s in found):
+        console.print(f"report: {root / settings.name / 'report.html'}")
+
+
+def suggest_sparsity(
+    config: Path, *, targets: str | None = None, kind: str = "batchtopk", set: Set = None, out: Out = None
+) -> None:
+    """Suggest how many latents should be active: train a sweep of L0 and find where decoder rows are least alike.
+
+    Uses the source, [train] and the widths of a config. Its dictionaries are kept, as those of `sae run` are.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a config that `sae configs` lists.
+    targets
+        Numbers of active latents to try, such as 4,6,9,13; without it, a grid that is refined around its minimum.
+    kind
+        The dictionaries to train: any kind that takes a target, k or l0.
+    set
+        A value in place of the file's, such as train.steps=200; may be given several times.
+    out
+        The folder of all steps, in place of runtime.out.
+    """
+    from pipelines.commands import suggest
+    from pipelines.config.config import read_config
+    from pipelines.config.shipped import find_config
+    from pipelines.steps.progress import Board
+
+    settings = read_config(find_config(config), set or ())
+    root = out or settings.runtime.out
+    curves, folder = suggest.run(settings, kind, _numbers(targets), root, Board(Console(stderr=True)))
+    suggest.print_suggestion(curves, folder, Console())
+
+
+def _numbers(targets: str | None) -> list[int] | None:
+    """Whole numbers separated by commas."""
+    if targets is None:
+        return None
+    words = targets.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--targets {targets}: write whole numbers separated by commas, for example 4,6,9,13")
+    return [int(word) for word in words]
+
+
+def _link(link: Path, directory: Path) -> Path:
+    """Makes a symbolic link to a report, replacing an older one in one move; returns the link, or the directory itself
+    where the system does not allow links (Windows without developer mode)."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        temporary.symlink_to(directory.name, target_is_directory=True)
+    except OSError:
+        return directory
+    temporary.replace(link)
+    return link
