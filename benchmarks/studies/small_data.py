@@ -78,9 +78,9 @@ def begun_at_the_truth() -> Iterator[Fact]:
         return f"{float(((truth.directions @ W_dec.T).amax(1) > 0.9).float().mean()):.3f}"
 
     plain, other = Learner(truth.directions, config), Learner(truth.directions, config)
-    plain.by_rounds(x, config.l1)
+    plain.run_batch(x, config.l1)
     yield Fact("share still found above .9 after 200 rounds with shrunk codes", "", found(plain.W_dec))
-    other.without_shrinkage(x, config.l1, x.new_zeros(len(x), 1000))
+    other.run_debiased(x, config.l1, x.new_zeros(len(x), 1000))
     yield Fact("the same after 30 rounds without the shrinkage", "", found(other.W_dec))
 
 

@@ -1,1 +1,1 @@
-"""Classical methods and controls, one file each; methods of equal standing with trained dictionaries."""
+"""Classical methods and controls, one file each: baselines that are fitted and scored like trained dictionaries."""

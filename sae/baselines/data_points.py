@@ -1,4 +1,4 @@
-"""Data points as directions: what a dictionary knows that has seen the data and learned nothing."""
+"""Data points as directions: a control that has seen the data and learned nothing."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from sae.numerics.fit_cost import FitCost
 from sae.registry import UserError
 from sae.source import Source
 
-SPARE = 8
-"""Rows looked at for every one that is needed: sparse toy data have rows in which nothing is active."""
+OVERSAMPLING = 8
+"""Samples drawn per latent: in sparse toy data many samples are zero, because no feature is active."""
 
 
 class Config(BaselineConfig):
-    """Settings; `n_latents` training rows other than zero, each scaled to norm one."""
+    """Takes `n_latents` non-zero training samples, each scaled to norm one, as the directions of a tied ReLU
+    dictionary.
+
+    Fitting raises `UserError` where the source has too few non-zero samples.
+    """
 
     kind: Literal["data_points"] = "data_points"
     n_latents: int = Field(gt=0)
+    """Number of directions."""
 
     def fit(self, source: Source, seed: int) -> Relu:
-        rows = training_rows(source, SPARE * self.n_latents, seed)
+        rows = training_rows(source, OVERSAMPLING * self.n_latents, seed)
         norm = rows.norm(dim=-1, keepdim=True)
         points = (rows / norm)[norm[:, 0] > 0][: self.n_latents]
         if len(points) < self.n_latents:
             raise UserError(
-                f"data_points: n_latents = {self.n_latents}, but the source has {len(points)} rows other than zero; "
-                "ask for fewer"
+                f"data_points: n_latents = {self.n_latents}: the source has only {len(points)} samples that are not "
+                "zero; lower n_latents"
             )
         return Relu.tied(points).with_card(**FitCost(len(rows), len(rows), rows.numel()).card_entry())

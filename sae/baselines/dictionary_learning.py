@@ -1,37 +1,36 @@
-"""Dictionary learning: sparse codes and directions in turns, from no more than the activations.
+"""Dictionary learning: alternates between sparse codes and directions, with no truth or labels.
 
-    min over W_dec and z >= 0 of  sum_rows 1/2 ||x - z W_dec||^2 + l1 sum_j z_j,    ||W_dec[j]|| = 1
+    min over W_dec and z >= 0 of  sum_samples 1/2 ||x - z W_dec||^2 + l1 sum_j z_j,    ||W_dec[j]|| = 1
 
-with codes by FISTA (:func:`sae.numerics.sparse_coding.lasso`), and directions from the statistics of codes, ``A =
-keep A + z^T z`` and
-``B = keep B + z^T x``, in one of two modes:
+Codes are computed by FISTA (:func:`sae.numerics.sparse_coding.lasso`), directions from the statistics of the codes,
+``A = keep A + z^T z`` and ``B = keep B + z^T x``, in one of two modes.
 
-`online`: rows in small batches, ``keep = (1 - 1 / t)^forget`` at batch t, so that about the last ``1 / (forget + 1)``
-of all batches count (Mairal, Bach, Ponce and Sapiro 2010, algorithm 1 and section 3.4); over many rounds of few rows,
-whose codes become better, that is best kept to a round or two. After each batch one pass of block coordinate descent
-over the directions, ``W_dec[j] += (B_j - A_j W_dec) / A_jj`` (``update = "descent"``, their algorithm 2), or all at
-once, ``W_dec = (A + e)^-1 (B + e W_dec)`` (``"solve"``); scaled to norm one.
+`online`: mini-batches, with ``keep = (1 - 1 / t)^forget`` at batch t, so that about the last ``1 / (forget + 1)`` of
+all batches count (Mairal, Bach, Ponce and Sapiro 2010, algorithm 1 and section 3.4). With many rounds over few samples,
+whose codes improve from round to round, choose `forget` so that only a round or two count. After each batch the
+directions are updated by one pass of block coordinate descent, ``W_dec[j] += (B_j - A_j W_dec) / A_jj``
+(``update = "descent"``, their algorithm 2), or all at once, ``W_dec = (A + e)^-1 (B + e W_dec)``
+(``update = "solve"``), then scaled to norm one.
 
-`batch`: the codes of all rows, begun at those of the round before, ``keep = 0``, directions all at once: the method of
-optimal directions (Engan et al. 1999), until they stand still. So does the DL-FISTA of Pacela et al. 2026. It is slow:
-with a thousand features nothing seems to happen for hundreds of rounds, then most are found at once. Two things that
-it has not:
+`batch`: codes of all samples, starting from those of the previous round, with ``keep = 0`` and all directions at once,
+until the directions converge: the method of optimal directions (Engan et al. 1999), as in the DL-FISTA of Pacela et al.
+2026. It is slow: with a thousand features the scores hardly change for hundreds of rounds, then most features are found
+within a few. Two options are added to it:
 
 - `momentum` (Polyak 1964): ``V = momentum V + (directions of least squares - W_dec)``, ``W_dec += V``, to norm one.
-- `debiased` last rounds, whose directions fit codes without the shrinkage: non-negative least squares on what the lasso
-  with `debiased_l1` has left active. With shrunk codes the true directions are not where this ends, even begun there
+- `debiased` final rounds fit the directions to codes without shrinkage: non-negative least squares on the latents that
+  the lasso with `debiased_l1` leaves active. With shrunk codes the true directions are not a fixed point
   (`python -m benchmarks.toys begun_at_the_truth`). :mod:`sae.refinement` does the same.
 
-A direction that no row of a round has used takes what the worst reconstructed of its last rows are missing; Mairal's
-section 3.4 takes rows themselves. What comes out is read by FISTA with the penalty `l1`.
+A direction that no sample uses in a round is replaced by the residual of the sample that is reconstructed worst; Mairal
+et al. (section 3.4) use the sample itself. The resulting dictionary encodes by FISTA with the penalty `l1`.
 
-scikit-learn's ``MiniBatchDictionaryLearning`` has non-negative codes too, and a test holds both to the same objective.
-It was not taken because it has one mode of the two and no way to forget, which makes the difference (on 12,000 rows of
-Sharkey's toy an mcc of .83 without, .96 with); because it codes row by row what is coded in products here (there a pass
-takes it 4.7 times as long, in one thread); and because what is learned is then read by the solver that it was learned
-with. :mod:`sae.refinement` is a relative that begins at a trained dictionary, takes the shrinkage off the codes, and
-moves
-latents to where they are missing.
+scikit-learn's ``MiniBatchDictionaryLearning`` also has non-negative codes, and a test compares the objectives. It is
+not used here for three reasons. It has only the online mode and no forgetting, which matters (on 12,000 samples of
+Sharkey's toy the mcc is .83 without, .96 with it). It codes one sample at a time instead of a batch by matrix products
+(one pass takes 4.7 times as long there, in one thread). And its dictionary would not be encoded by the solver that it
+was learned with. :mod:`sae.refinement` is related: it starts at a trained dictionary, removes the shrinkage from the
+codes, and moves latents to where they are missing.
 """
 
 from __future__ import annotations
@@ -54,46 +53,65 @@ from sae.source import Source
 from sae.training.stack import first_directions
 
 _AT_ONCE = 128
-"""Rows that are coded at once: few enough to stay in the processor's cache."""
+"""Samples that are coded at once: few enough to stay in the processor's cache."""
 _RIDGE = {"online": 1e-3, "batch": 1e-6}
-"""e, as a share of the mean of A's diagonal: holds directions that were hardly seen where they are."""
-LEAST_ROUNDS = 10
-"""Rounds before it counts that directions stand still."""
+"""e, as a share of the mean of A's diagonal: keeps directions that are rarely used close to their old values."""
+MIN_ROUNDS = 10
+"""Convergence is checked from this round on."""
 
 
 class Config(BaselineConfig):
-    """Settings. `n_samples` rows are gone over at most `rounds` times; `batch` ends sooner where the directions change
-    by less than a share `standstill`. `l1` and `debiased_l1` (the same, where none is given) are in units of the mean
-    norm of the rows, or in those of the activations (``units = "raw"``). `start`: different rows of the data, or
-    directions drawn from the sphere. FISTA takes at most `n_iterations` for a row in a round, and `read_iterations`
-    when the dictionary is read; `batch_size`, `forget` and `update` are those of `online`, `momentum` and `debiased`
-    those of `batch`."""
+    """Dictionary learning with non-negative lasso codes.
+
+    `momentum` and `debiased` need mode `batch`, and `debiased_l1` needs `debiased`. Fitting raises `UserError` where
+    all training samples are zero.
+    """
 
     kind: Literal["dictionary_learning"] = "dictionary_learning"
     n_latents: int = Field(gt=0)
+    """Number of directions."""
     mode: Literal["online", "batch"] = "online"
+    """Updates after each mini-batch (`online`), or after the codes of all samples (`batch`)."""
     n_samples: int = Field(12_000, gt=0)
+    """Number of training samples."""
     rounds: int = Field(6, gt=0)
+    """Maximum number of passes over the samples."""
     l1: float = Field(0.08, gt=0)
+    """Penalty of the lasso, in learning and in the resulting dictionary; see `units`."""
     units: Literal["norm", "raw"] = "norm"
+    """`l1` and `debiased_l1` are in units of the mean norm of the samples (`norm`) or of the activations (`raw`)."""
     start: Literal["data", "random"] = "data"
+    """Initial directions: different samples (`data`), or directions drawn from the sphere (`random`)."""
     batch_size: int = Field(256, gt=0)
+    """Samples per mini-batch in mode `online`."""
     forget: float = Field(2.0, ge=0)
+    """Exponent by which mode `online` discounts older batches; 0 weighs all alike."""
     update: Literal["solve", "descent"] = "solve"
+    """How mode `online` updates directions: all at once (`solve`) or by coordinate descent (`descent`)."""
     n_iterations: int = Field(100, gt=0)
+    """Maximum number of FISTA iterations per sample and round."""
     read_iterations: int = Field(100, gt=0)
+    """Maximum number of FISTA iterations per sample when the resulting dictionary encodes."""
     tolerance: float = Field(1e-3, ge=0)
+    """FISTA stops when no code of a sample changes by more than this share of the sample's largest code."""
     standstill: float = Field(1e-5, ge=0)
+    """Mode `batch` stops when the directions change by less than this share of their norm in a round."""
     momentum: float = Field(0.0, ge=0, lt=1)
+    """Momentum of the directions in mode `batch`."""
     debiased: int = Field(0, ge=0)
+    """Number of final rounds without shrinkage in mode `batch`."""
     debiased_l1: float | None = Field(None, gt=0)
+    """Penalty that selects the active latents of the debiased rounds; `l1` if None."""
 
     @model_validator(mode="after")
-    def _batch_alone_has_them(self) -> Config:
+    def _options_fit_the_mode(self) -> Config:
         if self.mode == "online" and (self.momentum or self.debiased):
-            raise UserError('momentum and debiased are of mode = "batch"')
+            name = "momentum" if self.momentum else "debiased"
+            raise UserError(f'{name} = {getattr(self, name)}: needs mode = "batch"; set the mode or leave {name} out')
         if self.debiased_l1 is not None and not self.debiased:
-            raise UserError("debiased_l1 is of debiased rounds, and debiased is 0")
+            raise UserError(
+                f"debiased_l1 = {self.debiased_l1}: has no effect with debiased = 0; set debiased to 1 or more"
+            )
         return self
 
     @torch.no_grad()
@@ -102,48 +120,53 @@ class Config(BaselineConfig):
         unit_of_l1 = float(x.norm(dim=-1).mean()) if self.units == "norm" else 1.0
         rows = x[x.norm(dim=-1) > 0]
         if len(rows) == 0:
-            raise UserError(f"dictionary_learning: each of the {len(x)} training rows is zero; check the source")
-        own, nothing = derive("dictionary_learning", seed), torch.zeros(source.d_in)
-        learner = Learner(first_directions(self.start, own, self.n_latents, nothing, rows), self)
+            raise UserError(f"dictionary_learning: all {len(x)} training samples are zero; check the source")
+        derived_seed, zeros = derive("dictionary_learning", seed), torch.zeros(source.d_in)
+        learner = Learner(first_directions(self.start, derived_seed, self.n_latents, zeros, rows), self)
         l1 = self.l1 * unit_of_l1
         if self.mode == "batch":
-            rounds, z = learner.by_rounds(rows, l1)
-            learner.without_shrinkage(rows, l1 if self.debiased_l1 is None else self.debiased_l1 * unit_of_l1, z)
+            rounds, z = learner.run_batch(rows, l1)
+            learner.run_debiased(rows, l1 if self.debiased_l1 is None else self.debiased_l1 * unit_of_l1, z)
         else:
-            rounds = learner.online(rows, l1, own)
-        d = Fista.over(learner.W_dec, nothing, l1, self.read_iterations, 0.0, self.tolerance)
+            rounds = learner.run_online(rows, l1, derived_seed)
+        d = Fista.over(learner.W_dec, zeros, l1, self.read_iterations, 0.0, self.tolerance)
         return d.with_card(rounds=rounds, **self.fit_cost(d.W_dec, len(rows), rounds).card_entry())
 
-    def fit_cost(self, W_dec: Tensor, n_rows: int, rounds: int) -> FitCost:
-        """Different rows, rows gone over, and multiply-adds: at most those of FISTA, and those of the updates."""
+    def fit_cost(self, W_dec: Tensor, n_samples: int, rounds: int) -> FitCost:
+        """Cost of a fit; the multiply-adds are an upper bound, because FISTA may stop early."""
         n, d_in = W_dec.shape
         solves = self.mode == "batch" or self.update == "solve"
-        updates = rounds * (1 if self.mode == "batch" else -(-n_rows // self.batch_size))
-        of_codes, of_statistics = lasso_multiply_adds(W_dec, self.n_iterations), n * (n + d_in)
-        of_an_update = n * n * d_in + (n**3 // 3 if solves else 0)
-        rows, rows_twice = rounds * n_rows, self.debiased * n_rows
-        of_rows = (rows + 2 * rows_twice) * of_codes + (rows + rows_twice) * of_statistics
-        return FitCost(n_rows, rows + rows_twice, of_rows + (updates + self.debiased) * of_an_update)
+        updates = rounds * (1 if self.mode == "batch" else -(-n_samples // self.batch_size))
+        code_cost, statistics_cost = lasso_multiply_adds(W_dec, self.n_iterations), n * (n + d_in)
+        update_cost = n * n * d_in + (n**3 // 3 if solves else 0)
+        coded_once, coded_twice = rounds * n_samples, self.debiased * n_samples
+        samples = coded_once + coded_twice
+        work = (coded_once + 2 * coded_twice) * code_cost + samples * statistics_cost
+        return FitCost(n_samples, samples, work + (updates + self.debiased) * update_cost)
 
 
 @dataclass
 class Learner:
-    """The directions while they are learned."""
+    """Directions during learning, and the updates that change them."""
 
     W_dec: Float[Tensor, "n_latents d_in"]
+    """Current directions, of norm one."""
     config: Config
+    """Settings of the fit."""
 
     def codes(
-        self, x: Float[Tensor, "rows d_in"], l1: float, start: Float[Tensor, "rows n_latents"] | None = None
-    ) -> Float[Tensor, "rows n_latents"]:
-        """Lasso codes of rows, a few at once."""
-        begins = [None] * -(-len(x) // _AT_ONCE) if start is None else start.split(_AT_ONCE)
-        how = self.config.n_iterations, self.config.tolerance
-        pieces = zip(x.split(_AT_ONCE), begins, strict=True)
-        return torch.cat([lasso(rows @ self.W_dec.T - l1, self.W_dec, *how, begin) for rows, begin in pieces])
+        self, x: Float[Tensor, "batch d_in"], l1: float, start: Float[Tensor, "batch n_latents"] | None = None
+    ) -> Float[Tensor, "batch n_latents"]:
+        """Lasso codes, computed in small blocks of samples; FISTA starts at the codes `start`, or at zero."""
+        starts = [None] * -(-len(x) // _AT_ONCE) if start is None else start.split(_AT_ONCE)
+        n_iterations, tolerance = self.config.n_iterations, self.config.tolerance
+        blocks = zip(x.split(_AT_ONCE), starts, strict=True)
+        return torch.cat(
+            [lasso(rows @ self.W_dec.T - l1, self.W_dec, n_iterations, tolerance, codes) for rows, codes in blocks]
+        )
 
-    def by_rounds(self, x: Float[Tensor, "rows d_in"], l1: float) -> tuple[int, Float[Tensor, "rows n_latents"]]:
-        """Mode `batch`; returns how many rounds it took, and the last codes."""
+    def run_batch(self, x: Float[Tensor, "batch d_in"], l1: float) -> tuple[int, Float[Tensor, "batch n_latents"]]:
+        """Runs mode `batch`; returns the number of rounds and the last codes."""
         z, velocity, done = x.new_zeros(len(x), len(self.W_dec)), torch.zeros_like(self.W_dec), 0
         for done in range(1, self.config.rounds + 1):
             z, before = self.codes(x, l1, z), self.W_dec
@@ -151,23 +174,25 @@ class Learner:
             velocity = self.config.momentum * velocity + self.W_dec - before
             if self.config.momentum:
                 self.W_dec = unit_or(before + velocity, before)
-            stands = float((self.W_dec - before).norm() / before.norm()) < self.config.standstill
-            if done == self.config.rounds or (stands and done >= LEAST_ROUNDS):
+            converged = float((self.W_dec - before).norm() / before.norm()) < self.config.standstill
+            if done == self.config.rounds or (converged and done >= MIN_ROUNDS):
                 break
             velocity[self.replace(~(z > 0).any(0), x, z)] = 0
         return done, z
 
-    def without_shrinkage(self, x: Float[Tensor, "rows d_in"], l1: float, z: Float[Tensor, "rows n_latents"]) -> None:
-        """The `debiased` rounds of mode `batch`, from codes to begin at."""
-        how = self.config.n_iterations, self.config.tolerance
+    def run_debiased(self, x: Float[Tensor, "batch d_in"], l1: float, z: Float[Tensor, "batch n_latents"]) -> None:
+        """Runs the `debiased` rounds of mode `batch`, starting from the codes `z`."""
+        n_iterations, tolerance = self.config.n_iterations, self.config.tolerance
         for _ in range(self.config.debiased):
             z = self.codes(x, l1, z)
-            pieces = zip(x.split(_AT_ONCE), z.split(_AT_ONCE), strict=True)
-            least = torch.cat([debiased(codes, rows @ self.W_dec.T, self.W_dec, *how) for rows, codes in pieces])
-            self.solve(least.T @ least, least.T @ x)
+            blocks = zip(x.split(_AT_ONCE), z.split(_AT_ONCE), strict=True)
+            unshrunk = torch.cat(
+                [debiased(codes, rows @ self.W_dec.T, self.W_dec, n_iterations, tolerance) for rows, codes in blocks]
+            )
+            self.solve(unshrunk.T @ unshrunk, unshrunk.T @ x)
 
-    def online(self, x: Float[Tensor, "rows d_in"], l1: float, seed: int) -> int:
-        """Mode `online`; returns how many rounds it took."""
+    def run_online(self, x: Float[Tensor, "batch d_in"], l1: float, seed: int) -> int:
+        """Runs mode `online`; returns the number of rounds."""
         n, t = len(self.W_dec), 0
         second, cross = x.new_zeros(n, n), x.new_zeros(n, x.shape[1])
         for done in range(1, self.config.rounds + 1):
@@ -188,21 +213,21 @@ class Learner:
         return self.config.rounds
 
     def solve(self, second: Float[Tensor, "n_latents n_latents"], cross: Float[Tensor, "n_latents d_in"]) -> None:
-        """All directions at once; they stay where no code is above 0."""
+        """Updates all directions at once; those without a positive code do not change."""
         ridge = _RIDGE[self.config.mode] * max(float(second.diagonal().mean()), 1e-30)
         self.W_dec = unit_or(fitted_directions(second, cross, self.W_dec, ridge), self.W_dec)
 
     def descend(self, second: Float[Tensor, "n_latents n_latents"], cross: Float[Tensor, "n_latents d_in"]) -> None:
-        """One direction after the other; one that no code has used stays."""
+        """Updates the directions in order; those without a positive code do not change."""
         W_dec = self.W_dec.clone()
         for j, power in enumerate(second.diagonal().tolist()):
             if power > 0:
-                own = W_dec[j] + (cross[j] - second[j] @ W_dec) / power
-                W_dec[j] = own / own.norm().clamp_min(1e-12)
+                direction = W_dec[j] + (cross[j] - second[j] @ W_dec) / power
+                W_dec[j] = direction / direction.norm().clamp_min(1e-12)
         self.W_dec = W_dec
 
-    def replace(self, unused: Tensor, x: Float[Tensor, "rows d_in"], z: Float[Tensor, "rows n_latents"]) -> Tensor:
-        """Gives unused directions to the rows with the largest residuals, one each; returns which were given."""
+    def replace(self, unused: Tensor, x: Float[Tensor, "batch d_in"], z: Float[Tensor, "batch n_latents"]) -> Tensor:
+        """Replaces unused directions by the largest residuals, one each; returns the indices of those replaced."""
         latents = unused.nonzero()[:, 0][: len(x)]
         if len(latents):
             residual = x - z @ self.W_dec

@@ -2,8 +2,8 @@
 
     x = A s + mean,    s = W (x - mean);  directions are the columns of A, scaled to norm one
 
-Hyvarinen and Oja 2000, as in scikit-learn (parallel, logcosh, whitened to unit variance). A direction is read
-by its row of W, scaled by the same norm, so that decoding both signs gives x back.
+Hyvarinen and Oja 2000, as in scikit-learn (parallel, logcosh, whitened to unit variance). The encoder of a direction
+is its row of W, scaled by the same norm, so that decoding both signs reconstructs x.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from sae.source import Source
 
 
 class Config(BaselineConfig):
-    """Settings; ``2 d_in`` latents, or fewer where the rows span fewer dimensions."""
+    """FastICA with ``2 d_in`` latents, or fewer where the samples span fewer dimensions."""
 
     kind: Literal["ica"] = "ica"
     n_samples: int = Field(20_000, gt=1)
+    """Number of training samples."""
     max_iterations: int = Field(200, gt=0)
+    """Maximum number of FastICA iterations."""
     tolerance: float = Field(1e-3, gt=0)
+    """FastICA stops when W changes by less than this in an iteration."""
 
     def fit(self, source: Source, seed: int) -> Relu:
         from sklearn.decomposition import FastICA
@@ -42,7 +45,7 @@ class Config(BaselineConfig):
             random_state=seed,
         )
         with warnings.catch_warnings():
-            # The budget is stated; whether it was enough goes on the card, not to the terminal.
+            # The card records whether FastICA converged, so the warning is not needed.
             warnings.simplefilter("ignore", ConvergenceWarning)
             ica.fit(x.numpy())
         mixing = torch.from_numpy(ica.mixing_).float().T
@@ -60,8 +63,8 @@ class Config(BaselineConfig):
 
 
 def _fit_cost(n_rows: int, d_in: int, rank: int, n_iterations: int) -> FitCost:
-    """Whitening is a covariance and its eigenvectors; an iteration two products of all rows with all components, and
-    the eigenvectors of a symmetric decorrelation."""
+    """Whitening costs a covariance and its eigenvectors; each iteration costs two products of all samples with all
+    components and the eigenvectors of the symmetric decorrelation."""
     whitening = n_rows * d_in**2 + eigenvectors(d_in)
     return FitCost(
         n_rows, n_rows * (1 + n_iterations), whitening + n_iterations * (2 * n_rows * rank**2 + eigenvectors(rank))

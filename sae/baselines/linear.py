@@ -1,10 +1,10 @@
-"""The best linear map of a given rank from what is read to what is to be given back: reduced-rank regression.
+"""The best linear map of a given rank from the inputs x to the targets y: reduced-rank regression.
 
     y_hat = (x - E x) B V V^T + E y,    B = Cov(x)^+ Cov(x, y),    V the top eigenvectors of B^T Cov(x) B
 
-the map of rank r with the least E||y - y_hat||^2 (Izenman 1975, 'Reduced-rank regression for the multivariate linear
-model'). What a transcoder does beyond it is not linear. Each column of V is a positive and a negative latent; where a
-source has no targets y is x, and these are its principal components.
+It is the map of rank r with the least E||y - y_hat||^2 (Izenman 1975, 'Reduced-rank regression for the multivariate
+linear model'), so whatever a transcoder explains beyond it is non-linear. Each column of V becomes a positive and a
+negative latent. Where a source has no targets, y is x, and the map is that of the principal components.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from sae.source import Source
 
 
 class Config(BaselineConfig):
-    """Settings; the map is fitted to `n_samples` rows; ``2 rank`` latents, ``2 d_in`` where `rank` is unset."""
+    """Reduced-rank regression with ``2 rank`` latents."""
 
     kind: Literal["linear"] = "linear"
     rank: int | None = Field(None, gt=0)
+    """Rank of the map; `d_in` if None."""
     n_samples: int = Field(20_000, gt=1)
+    """Number of training samples."""
 
     fits_targets: ClassVar[bool] = True
 
@@ -36,8 +38,8 @@ class Config(BaselineConfig):
         B = torch.linalg.pinv(x.T @ x, hermitian=True) @ (x.T @ y)
         V = torch.linalg.eigh(B.T @ (x.T @ x) @ B)[1].flip(1)[:, : self.rank]
         W_enc, W_dec = torch.cat([B @ V, -B @ V], 1), torch.cat([V.T, -V.T])
-        b_enc = (mean_y - mean_x) @ W_enc  # a dictionary takes b_dec, the mean of y, from x before it encodes
+        b_enc = (mean_y - mean_x) @ W_enc  # because a dictionary subtracts b_dec, the mean of y, before it encodes
         # Two covariances, a pseudo-inverse and the eigenvectors.
-        spent = FitCost(len(x), len(x), 2 * x.numel() * source.d_in + 2 * eigenvectors(source.d_in))
+        cost = FitCost(len(x), len(x), 2 * x.numel() * source.d_in + 2 * eigenvectors(source.d_in))
         d = Relu(W_enc.float(), W_dec.float(), b_enc.float(), mean_y.float())
-        return d.with_card(**spent.card_entry())
+        return d.with_card(**cost.card_entry())

@@ -1,4 +1,4 @@
-"""The neuron basis itself, each neuron as a positive and a negative latent: an exact identity.
+"""The neuron basis, each neuron as a positive and a negative latent: an exact identity.
 
 z = [ReLU(x), ReLU(-x)],    x_hat = z_+ - z_- = x
 """
@@ -16,7 +16,7 @@ from sae.source import Source
 
 
 class Config(BaselineConfig):
-    """No settings; ``2 d_in`` latents."""
+    """The neuron basis, ``2 d_in`` latents; there are no settings."""
 
     kind: Literal["neurons"] = "neurons"
 

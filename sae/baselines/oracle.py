@@ -1,8 +1,8 @@
-"""The true directions: the ceiling, read in three ways.
+"""The true directions as a dictionary: the ceiling, with one of three encoders.
 
-fista      non-negative lasso codes: the ceiling of an encoder that is not the limit
-threshold  one layer learned after the fact, from those codes: the ceiling of one layer (sae/encoders/threshold.py)
-relu       the projections themselves, which fire wherever features interfere
+fista      non-negative lasso codes: the ceiling where the encoder is not the limit
+threshold  one layer fitted to those codes: the ceiling of one-layer encoders (sae/encoders/threshold.py)
+relu       the projections themselves, which are positive wherever features interfere
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from sae.source import Source
 
 
 class Config(BaselineConfig):
-    """Settings. `l1` and `threshold` of the non-negative lasso are in units of the mean activation norm."""
+    """The true directions of a source that has truth."""
 
     kind: Literal["oracle"] = "oracle"
     encoder: Literal["fista", "threshold", "relu"] = "fista"
+    """How the dictionary encodes: by lasso, by one fitted layer, or by plain projections."""
     l1: float = Field(0.01, ge=0)
+    """Penalty of the lasso, in units of the mean activation norm."""
     threshold: float = Field(0.03, ge=0)
+    """Lasso codes up to this value are set to zero, in units of the mean activation norm."""
     n_iterations: int = Field(200, gt=0)
+    """Maximum number of FISTA iterations per sample."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"truth"})
     seeded: ClassVar[bool] = False
@@ -44,10 +48,10 @@ class Config(BaselineConfig):
             return tied.with_encoder("threshold", source, seed, layer="learned", **self.lasso)
         rows = training_rows(source, 4096, seed)
         norm = float((rows - offset).norm(dim=-1).mean())
-        read = Fista.over(directions, offset, self.l1 * norm, self.n_iterations, self.threshold * norm)
-        return read.with_card(**FitCost(len(rows), len(rows), rows.numel()).card_entry())
+        d = Fista.over(directions, offset, self.l1 * norm, self.n_iterations, self.threshold * norm)
+        return d.with_card(**FitCost(len(rows), len(rows), rows.numel()).card_entry())
 
     @property
     def lasso(self) -> dict[str, float]:
-        """The settings of the lasso, as an encoder takes them."""
+        """The settings of the lasso, as arguments of an encoder's config."""
         return self.model_dump(include={"l1", "threshold", "n_iterations"})

@@ -1,4 +1,4 @@
-"""Random directions: the null that every score must beat."""
+"""Random directions: the null model that every score must beat."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sae.toys.base import random_directions
 
 
 class Config(BaselineConfig):
-    """Settings; `n_latents` unit vectors, uniform on the sphere."""
+    """Unit vectors drawn uniformly from the sphere, as the directions of a tied ReLU dictionary."""
 
     kind: Literal["random"] = "random"
     n_latents: int = Field(gt=0)
+    """Number of directions."""
 
     def fit(self, source: Source, seed: int) -> Relu:
         directions = random_directions(self.n_latents, source.d_in, generator("random", seed))

@@ -1,4 +1,4 @@
-"""Classical methods do what they are known to do, where it is known."""
+"""Classical methods give their known solutions."""
 
 from __future__ import annotations
 

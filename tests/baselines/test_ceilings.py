@@ -1,4 +1,4 @@
-"""What is given the truth: probes for every feature, and the true directions read in one layer."""
+"""Ceilings that are given the truth: a probe per feature, and the true directions with a one-layer encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCE = Independent(n_features=30, d_in=24, probability=0.05, values="uniform")
 
 
 def strong() -> Features:
-    """As many features as dimensions, that are never weak: one hyperplane a feature parts its rows exactly."""
+    """As many features as dimensions, never weak: for each feature one hyperplane separates its samples exactly."""
     return Features(
         n_features=8,
         d_in=8,
@@ -65,7 +65,7 @@ def test_a_latent_fires_exactly_where_its_probe_finds_its_feature_more_likely_th
 
 def test_a_feature_that_never_fires_has_a_latent_that_never_does():
     codes = torch.tensor([[0.0], [1.0]])
-    assert torch.equal(supervised.scale_of(torch.tensor([[-1.0], [-2.0]]), codes), torch.ones(1))
+    assert torch.equal(supervised.least_squares_scale(torch.tensor([[-1.0], [-2.0]]), codes), torch.ones(1))
     probes = supervised.logistic_columns(torch.randn(500, 3), torch.zeros(500, 2, dtype=torch.bool), 1.0, 50)
     assert float(probes.W.abs().max()) < 0.01 and float(probes.b.max()) < -5
 

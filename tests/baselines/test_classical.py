@@ -1,4 +1,4 @@
-"""k-SVD, k-means, NMF and sparse PCA find what they are made to find, where that is known in closed form."""
+"""k-SVD, k-means, NMF and sparse PCA recover planted structure whose solution is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def orthonormal(n: int) -> torch.Tensor:
 
 
 def one_at_a_time(directions: torch.Tensor, n_rows: int, noise: float = 0.0) -> torch.Tensor:
-    """Rows of one direction each, from .5 to 1.5 strong."""
+    """Samples with one active direction each, with codes from .5 to 1.5."""
     draw = generator("one", 0)
     which = torch.randint(len(directions), (n_rows,), generator=draw)
     rows = (0.5 + torch.rand(n_rows, 1, generator=draw)) * directions[which]
@@ -29,7 +29,7 @@ def best(d, directions: torch.Tensor) -> torch.Tensor:
 
 
 def test_ksvd_with_one_direction_a_row_recovers_orthogonal_ones():
-    """It begins at rows, some of which are of one direction: doubles must give way to what is not explained."""
+    """Some of the initial samples share a direction: duplicates must be replaced by unexplained samples."""
     Q = orthonormal(12)
     x = one_at_a_time(Q, 600)
     d = ksvd.Config(n_latents=12, k=1, n_iterations=10, n_samples=480).fit(TensorSource(x), 0)
@@ -56,7 +56,7 @@ def test_a_renewed_direction_is_the_leading_singular_vector_where_no_code_is_cut
     x = (0.5 + torch.rand(60, 1, generator=draw)) * unit(torch.ones(1, 7)) + 0.1 * torch.rand(60, 7, generator=draw)
     W = unit(torch.rand(1, 7, generator=draw))
     for _ in range(6):
-        W = ksvd.renewed(x, torch.relu(x @ W.T), W)
+        W = ksvd.updated_directions(x, torch.relu(x @ W.T), W)
     leading = torch.linalg.svd(x, full_matrices=False).Vh[:1]
     torch.testing.assert_close(W, leading * leading.sum().sign(), rtol=1e-4, atol=1e-5)
 
@@ -64,9 +64,9 @@ def test_a_renewed_direction_is_the_leading_singular_vector_where_no_code_is_cut
 def test_a_renewal_never_makes_the_error_larger():
     draw = generator("error", 0)
     x, W = torch.randn(200, 10, generator=draw), unit(torch.randn(15, 10, generator=draw))
-    z = ksvd.codes(x, W, 3, 0.0)
-    after = ksvd.renewed(x, z, W)
-    again = ksvd.codes(x, after, 3, 0.0)
+    z = ksvd.pursuit_codes(x, W, 3, 0.0)
+    after = ksvd.updated_directions(x, z, W)
+    again = ksvd.pursuit_codes(x, after, 3, 0.0)
     assert float((x - again @ after).square().sum()) < float((x - z @ W).square().sum())
 
 
@@ -74,9 +74,9 @@ def test_unused_and_doubled_directions_give_way_to_the_worst_rows():
     W = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]])
     x = torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 5.0], [0, 0, -3.0, 0]])
     z = torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    z[1, 1], z[1, 0] = 1.0, 1.0  # the second is used, less than its double
+    z[1, 1], z[1, 0] = 1.0, 1.0  # the second is used, but less than its duplicate
     config = ksvd.Config(n_latents=4, k=1)
-    new, codes = config.replaced(x, z, W)
+    new, codes = config.replace_unused(x, z, W)
     assert torch.equal(new[[0, 2]], W[[0, 2]])
     assert torch.equal(new[[1, 3]], torch.tensor([[0, 0, 0, 1.0], [0, 0, -1.0, 0]]))
     assert not bool(codes[:, [1, 3]].any())
@@ -133,10 +133,10 @@ def test_sparse_components_are_found_by_their_coordinates_and_read_back():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ksvd.Config(n_latents=300, n_samples=500), "ksvd: n_latents = 300, but there are 160 rows other than zero"),
-        (kmeans.Config(n_latents=300), "kmeans: n_latents = 300, but there are 160 rows other than zero"),
-        (sparse_pca.Config(n_components=30_000), "n_components = 30000 on n_samples = 160 rows of 8 take"),
-        (sparse_pca.Config(alpha=1000.0), "alpha = 1000.0 leaves no coordinate"),
+        (ksvd.Config(n_latents=300, n_samples=500), "ksvd: n_latents = 300: only 160 samples are not zero"),
+        (kmeans.Config(n_latents=300), "kmeans: n_latents = 300: only 160 samples are not zero"),
+        (sparse_pca.Config(n_components=30_000), "n_components = 30000 on n_samples = 160 of width 8: "),
+        (sparse_pca.Config(alpha=1000.0), "alpha = 1000.0: every component is zero"),
     ],
 )
 def test_what_cannot_be_done_is_refused(config, words: str):
@@ -145,5 +145,5 @@ def test_what_cannot_be_done_is_refused(config, words: str):
 
 
 def test_a_pursuit_of_more_steps_than_directions_is_refused():
-    with pytest.raises(ValueError, match="k = 6 is more than n_latents = 5"):
+    with pytest.raises(ValueError, match="k = 6: more than n_latents = 5"):
         ksvd.Config(n_latents=5)

@@ -1,4 +1,4 @@
-"""Dictionary learning finds features from few rows, and is what the literature says it is."""
+"""Dictionary learning recovers features from few samples, and matches its references."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def matched(source: Source, W_dec: Tensor) -> float:
 
 
 def objective(x: Tensor, W_dec: Tensor, l1: float) -> float:
-    """Of exact codes, a row."""
+    """Mean objective per sample, with codes from a converged lasso."""
     z = lasso(x @ W_dec.T - l1, W_dec, 500, 1e-6)
     return float((0.5 * (x - z @ W_dec).square().sum(1) + l1 * z.sum(1)).mean())
 
@@ -51,9 +51,9 @@ def test_it_is_read_with_the_penalty_that_it_was_learned_with():
 
 def test_the_penalty_is_in_units_of_the_mean_norm():
     x = 40 * SMALL.build().at_most(800, "train").acts
-    own = Config(n_latents=24, l1=0.1, rounds=1).fit(TensorSource(x), 0)
+    d = Config(n_latents=24, l1=0.1, rounds=1).fit(TensorSource(x), 0)
     rows = TensorSource(x).at_most(12_000, "train").acts
-    assert own.l1 == pytest.approx(0.1 * float(rows.norm(dim=-1).mean()), rel=1e-5)
+    assert d.l1 == pytest.approx(0.1 * float(rows.norm(dim=-1).mean()), rel=1e-5)
 
 
 def test_scale_of_the_rows_changes_no_direction():
@@ -64,7 +64,7 @@ def test_scale_of_the_rows_changes_no_direction():
 
 
 def test_the_objective_is_scikit_learns():
-    """From one start near the truth, where there is one optimum to find, all come to the same value."""
+    """From the same start near the truth, where there is one optimum, all reach the same objective."""
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     source, l1 = SMALL.build(), 0.05
@@ -87,12 +87,12 @@ def test_the_objective_is_scikit_learns():
     for config in (ONLINE, ONLINE.model_copy(update={"update": "descent"}), BATCH):
         batch = config.mode == "batch"
         learner = Learner(start, config.model_copy(update={"rounds": 30 if batch else 8}))
-        learner.by_rounds(x, l1) if batch else learner.online(x, l1, 0)
+        learner.run_batch(x, l1) if batch else learner.run_online(x, l1, 0)
         assert objective(x, learner.W_dec, l1) == pytest.approx(reference, rel=0.015)
 
 
 def test_batch_stands_still_where_a_round_changes_nothing():
-    """At the end each direction is that of least squares for the codes, as the method of optimal directions says."""
+    """At convergence the directions are the least squares solution for the codes (method of optimal directions)."""
     source = SMALL.build()
     config = BATCH.model_copy(update={"rounds": 400, "tolerance": 0.0})
     d = config.fit(source, 0)
@@ -115,22 +115,22 @@ def test_momentum_comes_sooner_to_the_same_place():
 
 
 def test_without_shrinkage_the_truth_stays_where_it_is():
-    """What is not noise is explained wholly by the true directions; with shrunk codes others explain it better."""
+    """Unshrunk codes of the true directions explain the data exactly; with shrunk codes other directions fit better."""
     source = SMALL.build()
     x, truth = source.at_most(800, "train").acts, source.truth.directions
     learner = Learner(truth, BATCH.model_copy(update={"rounds": 50, "debiased": 50, "standstill": 0.0}))
-    learner.without_shrinkage(x, 0.05, torch.zeros(len(x), 24))
+    learner.run_debiased(x, 0.05, torch.zeros(len(x), 24))
     stays = matched(source, learner.W_dec)
     learner.W_dec = truth
-    learner.by_rounds(x, 0.05)
+    learner.run_batch(x, 0.05)
     goes = matched(source, learner.W_dec)
     assert stays > 0.995 and goes < stays
 
 
 def test_what_is_of_the_other_mode_is_refused():
-    with pytest.raises(ValueError, match='momentum and debiased are of mode = "batch"'):
+    with pytest.raises(ValueError, match=r'momentum = 0\.9: needs mode = "batch"'):
         Config(n_latents=4, momentum=0.9)
-    with pytest.raises(ValueError, match="debiased_l1 is of debiased rounds"):
+    with pytest.raises(ValueError, match=r"debiased_l1 = 0\.1: has no effect with debiased = 0"):
         Config(n_latents=4, mode="batch", debiased_l1=0.1)
 
 
@@ -149,10 +149,10 @@ def test_a_direction_that_no_row_uses_takes_what_a_row_is_missing():
     x = torch.eye(3).repeat(4, 1)
     start = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])
     learner = Learner(start, BATCH.model_copy(update={"rounds": 3}))
-    learner.by_rounds(x, 0.05)
+    learner.run_batch(x, 0.05)
     torch.testing.assert_close(learner.W_dec, torch.eye(3), atol=1e-4, rtol=0)
     online = Learner(start, ONLINE.model_copy(update={"batch_size": 6, "rounds": 3}))
-    online.online(x, 0.05, 0)
+    online.run_online(x, 0.05, 0)
     torch.testing.assert_close(online.W_dec, torch.eye(3), atol=1e-3, rtol=0)
 
 
@@ -174,13 +174,13 @@ def test_what_was_spent_is_on_the_card():
 
 
 def test_rows_of_nothing_are_refused():
-    with pytest.raises(ValueError, match=r"each of the \d+ training rows is zero"):
+    with pytest.raises(ValueError, match=r"all \d+ training samples are zero"):
         ONLINE.fit(TensorSource(torch.zeros(50, 4)), 0)
 
 
 @pytest.mark.slow
 def test_sharkeys_toy_from_twelve_thousand_rows():
-    """Means of three data seeds; the row to reproduce (one data seed, cosines without sign) is .866 .975 .852 .81."""
+    """Means over three data seeds; the published row (one data seed, unsigned cosines) is .866 .975 .852 .81."""
     settings = {"n_latents": 512, "l1": 0.1, "units": "raw"}
     found: dict[str, list[list[float]]] = {"descent": [], "solve": []}
     for update, forget in (("descent", 0.5), ("solve", 2.0)):

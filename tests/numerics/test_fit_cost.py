@@ -43,7 +43,7 @@ def test_what_is_known_in_closed_form():
     assert FitCost.of(pca.Config(n_samples=100).fit(SOURCE, 0).card) == (100, 100, 100 * 64 + eigenvectors(8))
     d = ksvd.Config(n_latents=9, k=2, n_samples=100, n_iterations=3).fit(SOURCE, 0)
     pursued = 8 * 9 + 2 * 9 * 9 + 5 * 8 + 2  # correlations; a Gram product a step; squares of 1 and 2 chosen, solved
-    assert FitCost.of(d.card) == (100, 300, 300 * (pursued + 2 * (2 * ksvd.POWER + 2) * 8))
+    assert FitCost.of(d.card) == (100, 300, 300 * (pursued + 2 * (2 * ksvd.POWER_ITERATIONS + 2) * 8))
 
 
 @pytest.mark.parametrize("method", [ica.Config(), kmeans.Config(n_latents=9)], ids=["ica", "kmeans"])
