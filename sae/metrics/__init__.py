@@ -1,1 +1,1 @@
-"""The families of scores, one file each."""
+"""Families of scores, one file per family."""

@@ -1,4 +1,4 @@
-"""Binary properties of rows, for probes and coverage: real labels, or 'feature g is active'."""
+"""Binary properties of samples for the families `probing` and `coverage`: labels, or "feature g is active"."""
 
 from __future__ import annotations
 
@@ -16,30 +16,37 @@ from sae.source import Batch
 
 @dataclass(frozen=True, eq=False)
 class Properties:
-    """Properties of the rows of two batches, one column each."""
+    """Binary properties of the samples of two splits, one column per property."""
 
     choose: Batch
+    """Validation samples."""
     test: Batch
+    """Test samples."""
     on_choose: Bool[Tensor, "choose_rows n_properties"]
+    """Whether each validation sample has each property."""
     on_test: Bool[Tensor, "test_rows n_properties"]
+    """Whether each test sample has each property."""
 
     def __len__(self) -> int:
         return self.on_test.shape[1]
 
     def measure(self, i: int, score: Tensor, threshold: float) -> tuple[float, float]:
-        """AUC and F1, on the test rows, of a score of these for the i-th property."""
+        """AUC and F1 of `score` for property i on the test samples; F1 predicts it where ``score >= threshold``."""
         positive = self.on_test[:, i]
         return float(rank_auc(score[:, None], positive[:, None])), f1_score(score >= threshold, positive)
 
     def measure_single(self, i: int, on_choose: Tensor, on_test: Tensor) -> tuple[float, float]:
-        """AUC and F1 of a score whose threshold is yet to be chosen."""
+        """AUC and F1 of a score on the test samples, with the threshold of the best F1 on the validation samples."""
         return self.measure(i, on_test, best_threshold(on_choose, self.on_choose[:, i]))
 
 
 @lru_cache(maxsize=4)
 def properties_of(evidence: Evidence, most: int, min_count: int) -> Properties:
-    """What there is to be told of the rows of some evidence, found once for all dictionaries: the real labels where it
-    has any, else activity of at most `most` features; with `min_count` rows of either class in both halves."""
+    """The binary properties that the evidence offers, computed once for all dictionaries.
+
+    These are the labels where there are any, else the activity of at most `most` features. Every property has at
+    least `min_count` samples of either class in both splits.
+    """
     if evidence.labelled is not None:
         return labelled(*evidence.labelled, min_count)
     represented = None if evidence.truth is None else evidence.truth.represented
@@ -47,7 +54,7 @@ def properties_of(evidence: Evidence, most: int, min_count: int) -> Properties:
 
 
 def labelled(choose: Batch, test: Batch, min_count: int) -> Properties:
-    """Every label (0/1 is one property), and every class of a label with classes, that is frequent enough."""
+    """One property for each binary label and one for each class of the others, where frequent enough."""
     columns: list[tuple[Tensor, Tensor]] = []
     for name, label in choose.labels.items():
         classes = label.unique().tolist()
@@ -61,8 +68,8 @@ def labelled(choose: Batch, test: Batch, min_count: int) -> Properties:
 def active_features(
     choose: Batch, test: Batch, represented: Bool[Tensor, " n_features"] | None, most: int, min_count: int
 ) -> Properties:
-    """'Feature g is active' for at most `most` of the represented features, evenly over the ranks of their frequencies,
-    rare to frequent."""
+    """'Feature g is active' for at most `most` represented features, spread evenly over the ranks of their frequencies
+    and sorted from rare to frequent."""
     assert choose.codes is not None and test.codes is not None
     on_choose, on_test = choose.codes > 0, test.codes > 0
     usable = frequent_enough(min_count, on_choose, on_test)

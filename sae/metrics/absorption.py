@@ -1,33 +1,39 @@
-"""Whether the latents of children swallow their parent: absorption and mixing in trees of known features.
+"""Feature absorption in trees of known features: does a child's latent take over its parent's direction?
 
-Sparsity rewards a dictionary that writes parent + child with one latent, and then lets the parent's latent be silent
-wherever the child is active (Chanin et al. 2024, 'A is for absorption'). There the parent is a letter found by a
-probe, and the absorbing latent is looked for; here both are known. Every feature has the latent w of the one-to-one
-assignment of :mod:`sae.metrics.recovery`, and is *found* where its signed cosine with it is at least `min_cosine`. Let
-p be a found parent, P the test rows in which it is active with coefficient a > 0, and in each of them D the features
-below p (children, their children, ...) that are active. A latent of D that fires brings along, of p's direction,
+A sparsity penalty rewards a dictionary that writes parent + child with one latent and leaves the parent's latent
+silent wherever the child is active (Chanin et al. 2024, 'A is for absorption').
+
+Each feature f is assigned one latent w by the one-to-one matching of the family `recovery`. It is *found* if their
+signed cosine is at least `min_cosine`. For a found parent p, let P be the test samples in which p is active, with
+coefficient a > 0, and in each of them let D be the active descendants of p (children, their children, ...). The firing
+latent of a descendant d contributes along the parent's direction
 
     b_d = z_d ||W_dec[d]|| e_d,    e_d = cos(w_d, f_p) - cos(f_d, f_p),
 
-more than the child itself would. M = z_p (W_dec[p] . f_p) is what p's own latent brings.
+more than the feature d itself does. The parent's latent contributes M = z_p (W_dec[p] . f_p).
 
-    parents_found         share of represented features with a represented child that are found
-    parent_recall_child   share of the rows of P with D not empty in which p's latent fires
-    parent_recall_alone   the same of the rows with D empty: the gap between the two is what children cost
-    absorption_full       share of P in which p's latent is silent, and some d of D fires with e_d >= .025 and
-                          b_d >= .4 a
-    absorption_fraction   mean over P of A / (A + max(M, 0)), A the sum of max(b_d, 0) over the d of D with e_d >= .1;
-                          0 where M >= a; rows with A + M = 0 tell nothing and are left out
-    child_in_parent       mean over children c of found parents of cos(w_p, f_c) - cos(f_p, f_c)
-    parent_in_child       mean over found children c of e_c
+    parents_found         share of represented features with a represented child that are found; 1 is best
+    parent_recall_child   share of the samples of P with non-empty D in which p's latent fires; 1 is best
+    parent_recall_alone   the same over the samples with empty D; 1 is best. If it is higher than
+                          parent_recall_child, children suppress the parent's latent
+    absorption_full       share of P in which p's latent is silent and some d in D has e_d >= .025 and b_d >= .4 a;
+                          0 is best
+    absorption_fraction   mean over P of A / (A + max(M, 0)), with A the sum of max(b_d, 0) over the d in D with
+                          e_d >= .1; 0 where M >= a; samples with A = 0 and M <= 0 are left out; 0 is best
+    child_in_parent       mean over children c of found parents of cos(w_p, f_c) - cos(f_p, f_c); 0 is best
+    parent_in_child       mean over found children c of e_c; 0 is best
 
-Recalls, rates and fractions are means over parents, each counting once. The last two are 0 for the truth: a latent that
-hedges (Chanin et al. 2025, 'Feature hedging') has its child mixed in, the latent of an absorbing child its parent.
-Thresholds are those of SAEBench 0.6.0, where absorption is full when the best latent has a cosine above .025 with the
-probe and at least .4 of the projection, and at most three absorb in part, above .1.
+The first five lie in [0, 1]; recalls and absorption rates are means over parents, each counting once. The last two
+are differences of cosines. child_in_parent > 0 means that the parent's latent contains the child, which is hedging
+(Chanin et al. 2025, 'Feature hedging'); parent_in_child > 0 means that the child's latent contains the parent, which is
+absorption.
 
-Where no parent is found, and where a parent's latent never fires in P and nothing takes its place, there is nothing to
-absorb: NaN, where SAEBench gives a dictionary that has learnt nothing a score near 0, the best.
+Published variant: the thresholds are those of SAEBench 0.6.0. There, absorption is full if the best latent has a cosine
+above .025 with a probe and at least .4 of the projection, and at most three latents above .1 absorb in part. SAEBench
+finds the parent with a probe and searches for the absorbing latents; here both are known.
+
+The rates are NaN where no parent is found. The absorption rates of a parent are NaN if its latent never fires in P and
+no other latent replaces it. SAEBench gives a dictionary that has learnt nothing a score near 0, which is the best.
 """
 
 from __future__ import annotations
@@ -47,14 +53,20 @@ ABSORPTION_SCORES = ("parents_found", *RATES, "child_in_parent", "parent_in_chil
 
 
 class Config(MetricConfig):
-    """Needs ``truth``, ``codes`` and ``parents``. Vectors, ``[n_features]``: the four rates of each parent, NaN
-    elsewhere and where undefined."""
+    """Settings of the absorption scores; needs ``truth``, ``codes`` and ``parents``.
+
+    Vectors, ``[n_features]``: the four rates in `RATES` for each parent, NaN elsewhere and where undefined.
+    """
 
     kind: Literal["absorption"] = "absorption"
     min_cosine: float = Field(0.5, gt=0, le=1)
+    """Smallest signed cosine with its assigned latent at which a feature counts as found."""
     full_cosine: float = Field(0.025, gt=0, le=1)
+    """Smallest e_d of a latent that absorbs in full."""
     full_share: float = Field(0.4, gt=0, le=1)
+    """Smallest contribution b_d of a latent that absorbs in full, as a share of the parent's coefficient."""
     fraction_cosine: float = Field(0.1, gt=0, le=1)
+    """Smallest e_d of a latent that counts towards the absorbed fraction."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"truth", "codes", "parents"})
 
@@ -66,7 +78,7 @@ class Config(MetricConfig):
         parents = forest.parent.unique()
         rates = torch.full((len(RATES), len(found)), torch.nan, dtype=torch.float64, device=found.device)
         for p in parents[found[parents]].tolist():
-            rates[:, p] = self.judge(case, forest, p)
+            rates[:, p] = self.parent_rates(case, forest, p)
         scalars = {
             "parents_found": mean(found[parents]),
             **dict(zip(RATES, rates.nanmean(1).tolist(), strict=True)),
@@ -75,29 +87,29 @@ class Config(MetricConfig):
         }
         return Scores(scalars, dict(zip(RATES, rates.float(), strict=True)))
 
-    def judge(self, case: Case, forest: Forest, p: int) -> Float[Tensor, " 4"]:
-        """The four rates of a found parent."""
+    def parent_rates(self, case: Case, forest: Forest, p: int) -> Float[Tensor, " 4"]:
+        """The four rates in `RATES` of a found parent."""
         d, codes, z = case.dictionary, case.evidence.test.codes, case.test_codes
         assert codes is not None
         rows = (codes[:, p] > 0).nonzero()[:, 0]
-        below = forest.below(p)
+        below = forest.descendants(p)
         a, active = codes[rows, p], codes[rows[:, None], below] > 0
-        own = forest.latent[p]
-        fires, with_child = z[rows, own] != 0, active.any(1)
+        parent_latent = forest.latent[p]
+        fires, with_child = z[rows, parent_latent] != 0, active.any(1)
         found_below = forest.latent[below] >= 0
         latent = forest.latent[below][found_below]
         excess = forest.excess(below[found_below], torch.full_like(latent, p))
-        brought = z[rows[:, None], latent] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]
-        full = ~fires & ((brought >= self.full_share * a[:, None]) & (excess >= self.full_cosine)).any(1)
-        absorbed = (brought * (excess >= self.fraction_cosine)).clamp_min(0).sum(1)
-        kept = (z[rows, own] * (forest.latents[own] @ forest.directions[p])).clamp_min(0)
-        part = (absorbed / (absorbed + kept)).masked_fill(kept >= a, 0)  # 0 / 0 is NaN
-        seen = bool(fires.any() | full.any())
+        extra = z[rows[:, None], latent] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]  # b_d
+        full = ~fires & ((extra >= self.full_share * a[:, None]) & (excess >= self.full_cosine)).any(1)
+        absorbed = (extra * (excess >= self.fraction_cosine)).clamp_min(0).sum(1)
+        by_parent = (z[rows, parent_latent] * (forest.latents[parent_latent] @ forest.directions[p])).clamp_min(0)
+        part = (absorbed / (absorbed + by_parent)).masked_fill(by_parent >= a, 0)  # 0 / 0 is NaN
+        defined = bool(fires.any() | full.any())
         return torch.stack(
             [
                 fires[with_child].double().mean(),
                 fires[~with_child].double().mean(),
-                full.double().mean() if seen else part.new_tensor(torch.nan).double(),
+                full.double().mean() if defined else part.new_tensor(torch.nan).double(),
                 part.double().nanmean(),
             ]
         )
@@ -105,18 +117,20 @@ class Config(MetricConfig):
 
 @dataclass(frozen=True)
 class Forest:
-    """Represented features, their latents and their families.
-
-    `latent` and `cosine` have an entry for each feature: the assigned latent, -1 for none, and the cosine with it,
-    NaN for none. `child` and `parent` are the pairs of represented features.
-    """
+    """Features with their assigned latents, and the pairs of parent and child among the represented ones."""
 
     directions: Float[Tensor, "n_features d_in"]
+    """Directions of the features."""
     latents: Float[Tensor, "n_latents d_in"]
+    """Decoder rows."""
     latent: Int[Tensor, " n_features"]
+    """The latent assigned to each feature, -1 for none."""
     cosine: Float[Tensor, " n_features"]
+    """The cosine of each feature with its assigned latent, NaN for none."""
     child: Int[Tensor, " n_pairs"]
+    """The child of each pair."""
     parent: Int[Tensor, " n_pairs"]
+    """The parent of each pair."""
 
     @classmethod
     def of(cls, case: Case) -> Forest:
@@ -132,16 +146,16 @@ class Forest:
         child = pair.nonzero()[:, 0]
         return cls(directions, latents, latent, cosine, child, truth.parents[child])
 
-    def below(self, p: int) -> Int[Tensor, " n"]:
-        """The represented descendants of p."""
-        found = [self.child[self.parent == p]]
-        while len(found[-1]):
-            found.append(self.child[torch.isin(self.parent, found[-1])])
-        return torch.cat(found)
+    def descendants(self, p: int) -> Int[Tensor, " n"]:
+        """The represented descendants of feature p."""
+        generations = [self.child[self.parent == p]]
+        while len(generations[-1]):
+            generations.append(self.child[torch.isin(self.parent, generations[-1])])
+        return torch.cat(generations)
 
     def excess(self, of: Int[Tensor, " n"], over: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """How much more the latents of some features point along others than those features do themselves; NaN for a
+        """``cos(w_f, g) - cos(f, g)`` for each feature f in `of` and g in `over`, with w_f the latent of f; NaN for a
         feature without a latent."""
         f, g = self.directions[of], self.directions[over]
-        found = torch.cosine_similarity(self.latents[self.latent[of]], g, dim=1)
-        return (found - torch.cosine_similarity(f, g, dim=1)).masked_fill(self.latent[of] < 0, torch.nan)
+        of_latent = torch.cosine_similarity(self.latents[self.latent[of]], g, dim=1)
+        return (of_latent - torch.cosine_similarity(f, g, dim=1)).masked_fill(self.latent[of] < 0, torch.nan)

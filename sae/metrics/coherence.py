@@ -1,15 +1,16 @@
-"""How far the directions of a dictionary's living latents lean on one another.
+"""How much the decoder directions of alive latents overlap.
 
-    decoder_cosine = mean over pairs i < j of living latents of |cos(W_dec[i], W_dec[j])|
+    decoder_cosine = mean over pairs i < j of alive latents of |cos(W_dec[i], W_dec[j])|
 
-Chanin and Garriga-Alonso 2025, 'Sparse but wrong' (c_dec): allowed fewer latents than there are features active, a
-dictionary writes correlated features together; allowed more, it mixes in others to fill its quota. Either way its
-directions lean on one another, so that over a sweep of L0 this is least near the truth
-(:mod:`sae.analysis.suggestion`). It says little between dictionaries of different widths, architectures or sources.
+In [0, 1]; 0 for orthogonal directions. It is c_dec of Chanin and Garriga-Alonso 2025, 'Sparse but wrong': with an L0
+below the true one a dictionary merges correlated features into one latent, with an L0 above it latents mix in other
+features. Both make the directions overlap, so over a sweep of L0 the score is lowest near the true L0
+(`sae suggest` estimates that minimum). It is of little use to compare dictionaries of different widths, architectures
+or sources.
 
-Theirs is over all latents, ours over the living: those that fire on a test row and whose direction has a length. A dead
-latent was never fitted, and its direction is noise that hides the minimum. Random directions in `d_in` dimensions have
-``sqrt(2 / (pi d_in))``. Fewer than two living latents have no pair, and NaN.
+Published variant: c_dec averages over all latents; this score averages over alive ones, which fire on a test sample
+and have a non-zero decoder row. Dead latents were never trained, and their random directions hide the minimum. Chance:
+random directions in d_in dimensions score sqrt(2 / (pi d_in)). NaN with fewer than two alive latents.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _ROWS_AT_ONCE = 1024
 
 
 class Config(MetricConfig):
-    """Needs activations alone, to tell which latents live."""
+    """Settings of the overlap score; needs only activations, which determine the alive latents."""
 
     kind: Literal["coherence"] = "coherence"
 
     def score(self, case: Case) -> Scores:
-        living = torch.stack([piece.any(0) for piece in case.test_codes.split(4 * _ROWS_AT_ONCE)]).any(0)
-        return Scores({"decoder_cosine": decoder_cosine(case.dictionary.W_dec, living)})
+        alive = torch.stack([piece.any(0) for piece in case.test_codes.split(4 * _ROWS_AT_ONCE)]).any(0)
+        return Scores({"decoder_cosine": decoder_cosine(case.dictionary.W_dec, alive)})
 
 
-def decoder_cosine(W_dec: Float[Tensor, "n_latents d_in"], living: Bool[Tensor, " n_latents"] | None = None) -> float:
-    """The mean |cosine| over pairs of rows that are `living` (without it: all) and not zero; NaN without a pair."""
-    rows = W_dec if living is None else W_dec[living]
+def decoder_cosine(W_dec: Float[Tensor, "n_latents d_in"], alive: Bool[Tensor, " n_latents"] | None = None) -> float:
+    """Mean |cosine| over pairs of non-zero decoder rows, of the `alive` latents if given; NaN without a pair."""
+    rows = W_dec if alive is None else W_dec[alive]
     rows = unit(rows[rows.norm(dim=1) > 0].float())
     n = len(rows)
     if n < 2:

@@ -1,13 +1,14 @@
-"""What it costs to read a row, and what it has cost to get there.
+"""What it costs to encode a sample, and what training has cost.
 
-    encoder_cost   multiply-adds of the encoder, over the ``d_in * n_latents`` of one layer
-    train_rows     different training rows that were looked at
-    train_samples  training rows that were worked on, counting every repeat
-    train_flops    floating point operations: twice the multiply-adds of the dense products
+    encoder_cost   multiply-adds of encoding one sample, divided by d_in * n_latents; 1 for a one-layer encoder,
+                   lower is cheaper
+    train_rows     number of different training samples
+    train_samples  number of training samples processed, counting repeats
+    train_flops    floating point operations of training: twice the multiply-adds of the dense products
 
-Numbers of the settings, not measured times: for an encoder that stops when a row has converged it is what a row may
-cost at most. So they are the same on every machine. The last three are what the dictionary's card says was spent
-(:mod:`sae.numerics.fit_cost`), NaN where it says nothing.
+All are computed from settings, not measured, so they are the same on every machine. For an encoder that stops when a
+sample has converged, encoder_cost is an upper bound. The last three are read from the dictionary's card and are NaN
+where it does not record them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from sae.numerics.fit_cost import FitCost
 
 
 class Config(MetricConfig):
-    """Needs nothing."""
+    """Settings of the cost scores; needs nothing."""
 
     kind: Literal["cost"] = "cost"
 
     def score(self, case: Case) -> Scores:
         d = case.dictionary
-        spent = FitCost.of(d.card)
-        rows, samples, flops = (math.nan,) * 3 if spent is None else map(float, (*spent[:2], 2 * spent.multiply_adds))
+        fit = FitCost.of(d.card)
+        rows, samples, flops = (math.nan,) * 3 if fit is None else map(float, (*fit[:2], 2 * fit.multiply_adds))
         return Scores(
             {
                 "encoder_cost": d.multiply_adds() / (d.d_in * d.n_latents),

@@ -1,24 +1,30 @@
-"""Whether known properties of rows have a latent that tells them, and what latents that can be trusted tell together.
+"""Is there a latent for each known property of the samples, and what do high-precision latents predict together?
 
-A latent says yes where ``z_j > t max z_j``, the largest of the choose rows, for t in 0, .1, ..., .9. With F1 = 2 TP /
-(2 TP + FP + FN) of a latent at a t for a property,
+A latent predicts a property in the samples with z_j > t max z_j, for t in 0, .1, ..., .9; the maximum is taken over the
+validation samples. F1 = 2 TP / (2 TP + FP + FN) rates one latent at one t for one property. On the test samples:
 
-    coverage               mean over properties of the F1 of the latent and the t that are best on the choose rows
-    coverage_one_t         the same with one t for all properties: that with the best mean on the choose rows
-    coverage_chance        mean over properties of 2p / (1 + p), the F1 of always saying yes to what is so in a share p
-                           of rows; a latent that says yes in a share q independently has 2pq / (p + q), which is less
-    board_reconstruction   F1, over all rows and properties counted together, of saying yes where any latent does
-                           that was right in at least .95 of the choose rows in which it said yes, at least 10 of them;
-                           one t, the best on the choose rows
+    coverage               mean over properties of the F1 of the latent and t that are best on the validation samples
+    coverage_one_t         the same with one t for all properties: the one with the best mean F1 on the validation
+                           samples
+    coverage_chance        mean over properties of 2p / (1 + p), with p the share of samples that have the property:
+                           the F1 of always predicting it. An independent prediction at rate q has 2pq / (p + q),
+                           which is lower
+    board_reconstruction   F1, over all samples and properties counted together, of predicting a property where any of
+                           its high-precision latents does. These have a precision of at least `trusted` (.95) over at
+                           least `least_firings` (10) predictions on the validation samples; one t, the best there
 
-All are measured on the test rows. Karvonen et al. 2024 ('Measuring progress in dictionary learning for language model
-interpretability with board game models') define coverage as the mean of the best F1 over latents and thresholds, and
-their code has one t for all (`best_f1_average`); latents, t and F1 come from the same rows there, which lets a wide
-dictionary choose its luck. Their board reconstruction does label on some games and test on others, as here, but takes
-the t that is best on the latter. Their squares are the properties; here those are the real labels where there are any
-(a vector of 0/1 is one property, class ids are one a class), else 'feature g is active' for at most `n_properties`
-represented features, evenly over the ranks of their frequencies. A property needs `min_count` rows of either class in
-both halves; without any all is NaN. What raw neurons cover is told by the baseline ``neurons``.
+All lie in [0, 1]; 1 is best. Read coverage next to coverage_chance, and next to the baseline `neurons`, which scores
+single coordinates of the activations.
+
+Properties are the labels where there are any (a 0/1 label is one property, a label with classes one per class), else
+'feature g is active' for at most `n_properties` represented features, spread evenly over the ranks of their
+frequencies. A property needs `min_count` samples of either class in both splits; all scores are NaN if none qualifies.
+
+Published variant: Karvonen et al. 2024, 'Measuring progress in dictionary learning for language model interpretability
+with board game models'. The paper defines coverage as the mean of the best F1 over latents and thresholds; its code
+(`best_f1_average`) uses one t for all, as coverage_one_t does. It selects latent and t and measures F1 on the same
+samples, which favours wide dictionaries by chance. Its board reconstruction labels latents on some games and tests on
+others, as here, but takes the t that is best on the latter.
 """
 
 from __future__ import annotations
@@ -42,13 +48,17 @@ _ROWS_AT_ONCE = 1024
 
 
 class Config(MetricConfig):
-    """Needs ``labels`` or ``codes``."""
+    """Settings of the coverage scores; needs ``labels`` or ``codes``."""
 
     kind: Literal["coverage"] = "coverage"
     n_properties: int = Field(64, gt=0)
+    """Largest number of features whose activity serves as a property where there are no labels."""
     min_count: int = Field(10, gt=0)
+    """Smallest number of samples of either class that a property needs in both splits."""
     trusted: float = Field(0.95, gt=0, le=1)
+    """Smallest precision of a latent that takes part in the board reconstruction."""
     least_firings: int = Field(10, gt=0)
+    """Smallest number of predictions of a latent that takes part in the board reconstruction."""
 
     needs_any: ClassVar[frozenset[str]] = frozenset({"codes", "labels"})
 
@@ -58,80 +68,88 @@ class Config(MetricConfig):
             return Scores(dict.fromkeys(COVERAGE_SCORES, math.nan))
         z, z_test = (case.codes_of(batch).float() for batch in (properties.choose, properties.test))
         largest = z.amax(0)
-        # A latent that never fires on choose has no scale, and says nothing.
-        choose = Said(z / largest.where(largest > 0, torch.inf), properties.on_choose)
-        test = Said(z_test / largest.where(largest > 0, torch.inf), properties.on_test)
+        # A latent that never fires on the validation samples has no scale, and predicts nothing.
+        choose = ScaledCodes(z / largest.where(largest > 0, torch.inf), properties.on_choose)
+        test = ScaledCodes(z_test / largest.where(largest > 0, torch.inf), properties.on_test)
         counts = choose.counts()
         f1 = counts.f1
         best_f1, best = f1.max(1)
-        own_t = best_f1.argmax(0)
-        one_t = best_f1.mean(1).argmax().expand_as(own_t)
+        best_t = best_f1.argmax(0)
+        one_t = best_f1.mean(1).argmax().expand_as(best_t)
         each = torch.arange(len(properties), device=z.device)
         share = properties.on_test.double().mean(0)
-        found = (
-            test.f1_of(best[own_t, each], own_t),
+        values = (
+            test.f1_of(best[best_t, each], best_t),
             test.f1_of(best[one_t, each], one_t),
             2 * share / (1 + share),
         )
-        sure = (counts.hits >= self.trusted * counts.said[..., None]) & (counts.said >= self.least_firings)[..., None]
-        together = test.reconstruction(sure, choose.reconstruction(sure).argmax()[None])
-        return Scores(dict(zip(COVERAGE_SCORES, [*map(mean, found), float(together)], strict=True)))
+        precise = counts.hits >= self.trusted * counts.predicted[..., None]
+        trusted = precise & (counts.predicted >= self.least_firings)[..., None]
+        together = test.reconstruction(trusted, choose.reconstruction(trusted).argmax()[None])
+        return Scores(dict(zip(COVERAGE_SCORES, [*map(mean, values), float(together)], strict=True)))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """On some rows, for each t and latent: how often it says yes, and how often rightly for each property."""
+    """Counts of the predictions of every latent at every t."""
 
     hits: Float[Tensor, "n_t n_latents n_properties"]
-    said: Float[Tensor, "n_t n_latents"]
+    """Samples in which the latent predicts and the property holds."""
+    predicted: Float[Tensor, "n_t n_latents"]
+    """Samples in which the latent predicts."""
     positives: Int[Tensor, " n_properties"]
+    """Samples in which the property holds."""
 
     @property
     def f1(self) -> Float[Tensor, "n_t n_latents n_properties"]:
-        return 2 * self.hits / (self.said[..., None] + self.positives)
+        return 2 * self.hits / (self.predicted[..., None] + self.positives)
 
 
 @dataclass(frozen=True)
-class Said:
-    """Codes as shares of each latent's largest, and the properties of the same rows."""
+class ScaledCodes:
+    """Codes divided by the largest code of each latent, with the properties of the same samples."""
 
     share: Float[Tensor, "rows n_latents"]
+    """Codes as shares of the largest code of each latent on the validation samples."""
     positive: Bool[Tensor, "rows n_properties"]
+    """Whether each sample has each property."""
 
     def pieces(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(self.share.split(rows), self.positive.float().split(rows), strict=True)
 
     def counts(self) -> Counts:
-        """Counts at all t in one pass over the codes that are not 0."""
+        """Counts at all t in one pass over the non-zero codes."""
         n_t, n, k = len(THRESHOLDS), self.share.shape[1], self.positive.shape[1]
         thresholds = torch.tensor(THRESHOLDS, device=self.share.device)
         hits = torch.zeros((n_t + 1) * n, k, device=self.share.device)
-        said = torch.zeros((n_t + 1) * n, device=self.share.device)
+        predicted = torch.zeros((n_t + 1) * n, device=self.share.device)
         for share, positive in self.pieces(_ROWS_AT_ONCE):
             row, latent = (share > 0).nonzero(as_tuple=True)
             passed = torch.bucketize(share[row, latent], thresholds)  # how many t are below
             place = passed * n + latent
             hits.index_add_(0, place, positive[row])
-            said += place.bincount(minlength=len(said))
-        hits, said = (t.unflatten(0, (n_t + 1, n)).flip(0).cumsum(0).flip(0)[1:] for t in (hits, said))
-        return Counts(hits, said, self.positive.sum(0))
+            predicted += place.bincount(minlength=len(predicted))
+        hits, predicted = (t.unflatten(0, (n_t + 1, n)).flip(0).cumsum(0).flip(0)[1:] for t in (hits, predicted))
+        return Counts(hits, predicted, self.positive.sum(0))
 
     def f1_of(self, latent: Int[Tensor, " n_properties"], t: Int[Tensor, " n_properties"]) -> Float[Tensor, " n"]:
-        """The F1 of one latent at one t for each property."""
-        yes = self.share[:, latent] > torch.tensor(THRESHOLDS, device=self.share.device)[t]
-        return 2 * (yes & self.positive).sum(0).double() / (yes.sum(0) + self.positive.sum(0)).clamp_min(1)
+        """The F1 of one latent at one t (an index into `THRESHOLDS`) for each property."""
+        predicted = self.share[:, latent] > torch.tensor(THRESHOLDS, device=self.share.device)[t]
+        total = predicted.sum(0) + self.positive.sum(0)
+        return 2 * (predicted & self.positive).sum(0).double() / total.clamp_min(1)
 
     def reconstruction(
-        self, sure: Bool[Tensor, "n_t n_latents n_properties"], at: Int[Tensor, " n"] | None = None
+        self, trusted: Bool[Tensor, "n_t n_latents n_properties"], at: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, " n"]:
-        """The F1, at each t or at some of them, of saying yes where any latent does that is sure of the property."""
-        found: list[float] = []
+        """The F1 of predicting a property where any latent trusted with it does, at each t or at those in `at`."""
+        values: list[float] = []
         for i in range(len(THRESHOLDS)) if at is None else at.tolist():
-            some = sure[i].any(1)
-            trusted = sure[i, some].float()
-            hits = said = 0
+            used = trusted[i].any(1)
+            of_property = trusted[i, used].float()
+            hits = n_predicted = 0
             for share, positive in self.pieces(_ROWS_AT_ONCE):
-                yes = (share[:, some] > THRESHOLDS[i]).float() @ trusted > 0
-                hits, said = hits + int((yes & (positive > 0)).sum()), said + int(yes.sum())
-            found.append(2 * hits / (said + int(self.positive.sum())))
-        return torch.tensor(found, dtype=torch.float64)
+                predicted = (share[:, used] > THRESHOLDS[i]).float() @ of_property > 0
+                hits += int((predicted & (positive > 0)).sum())
+                n_predicted += int(predicted.sum())
+            values.append(2 * hits / (n_predicted + int(self.positive.sum())))
+        return torch.tensor(values, dtype=torch.float64)

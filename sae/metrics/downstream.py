@@ -1,16 +1,23 @@
-"""What the model loses when a dictionary's reconstruction takes the activations' place.
+"""How much the language model's loss rises when the dictionary's reconstruction replaces its activations.
 
-    ce_increase = ce_spliced - ce_clean                                        in nats per token
-    ce_recovered_X = (ce_X - ce_spliced) / (ce_X - ce_clean),                  X = mean or zero ablation
-    kl = E[sum_v p_clean(v) (log p_clean(v) - log p_spliced(v))]               in nats per token
+    ce_clean           cross-entropy of next-token prediction by the unchanged model
+    ce_spliced         the same with the reconstruction in place of the activations
+    ce_mean, ce_zero   the same with the mean activation, or zero, in place of the activations
+    ce_increase        ce_spliced - ce_clean; 0 is lossless
+    ce_recovered_mean  (ce_mean - ce_spliced) / (ce_mean - ce_clean); 1 is lossless, 0 is no better than the ablation
+    ce_recovered_zero  (ce_zero - ce_spliced) / (ce_zero - ce_clean); likewise
+    kl                 E[sum_v p_clean(v) (log p_clean(v) - log p_spliced(v))] over predictions; 0 is lossless
 
-Zero ablation is the reference of Bricken et al. 2023 and SAEBench; on residual streams it is so destructive that
-every dictionary scores near one, so the mean (taken on the choose half) stands beside it, and the plain increase.
-Log-probabilities come from ``log_softmax``; SAEBench's logarithm of a softmax underflows to NaN in float32.
-Excluded positions (BOS, EOS, padding, the first) pass unedited and are not counted, nor are predictions of them.
+Cross-entropies and kl are in nats per token. ce_increase can be negative and ce_recovered can leave [0, 1]; it is NaN
+where the ablation does not change the loss. The mean is taken over the validation split.
 
-A transcoder reads the activations at the hook, and what it gives back takes the place of those at the target, in the
-same forward pass; mean and zero ablation are then at the target too.
+Published variant: ce_recovered_zero is the loss recovered of Bricken et al. 2023 and SAEBench. On residual streams zero
+ablation is so destructive that every dictionary scores near 1, so ce_recovered_mean and ce_increase are reported too.
+Log-probabilities come from log_softmax; SAEBench takes the logarithm of a softmax, which underflows to NaN in float32.
+
+Excluded positions (BOS, EOS, padding, the first token) keep their activations, and predictions of these tokens are not
+counted. A transcoder encodes the activations at the hook, and its output replaces those at the target in the same
+forward pass; mean and zero ablation then act at the target too.
 """
 
 from __future__ import annotations
@@ -28,15 +35,17 @@ from sae.model.hooked import HookEdit, Site
 from sae.model.token_rows import TokenRows
 
 KEPT_BYTES = 2**30
-"""Up to so much, the clean log-probabilities are kept for the next dictionary; beyond, they are computed again."""
+"""Largest size of the clean log-probabilities that are kept for the next dictionary; larger ones are recomputed."""
 
 
 class Config(MetricConfig):
-    """Settings. `n_tokens` limits the predictions scored, `rows_at_once` the rows in one forward pass."""
+    """Settings of the scores of the model's loss; needs ``model``."""
 
     kind: Literal["downstream"] = "downstream"
     n_tokens: int = Field(20_000, gt=0)
+    """Number of predictions to score, rounded up to whole rows of tokens."""
     rows_at_once: int = Field(16, gt=0)
+    """Rows of tokens in one forward pass."""
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
 
     def score(self, case: Case) -> Scores:
@@ -59,23 +68,29 @@ class Config(MetricConfig):
 
 
 def recovered(clean: float, spliced: float, ablated: float) -> float:
-    """The share of an ablation's damage that the splice does not do; NaN where the ablation does none."""
+    """``(ablated - spliced) / (ablated - clean)``; NaN where the ablation does not change the loss."""
     return (ablated - spliced) / (ablated - clean) if ablated != clean else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """What does not depend on the dictionary: the text, and the losses without it."""
+    """The text and the losses that do not depend on the dictionary."""
 
     site: Site
+    """The model, its text and the hook."""
     pieces: list[TokenRows]
+    """The rows of tokens of each forward pass."""
     log_probs: list[Tensor]
+    """Clean log-probabilities of each piece; empty above `KEPT_BYTES`."""
     clean: float
+    """Cross-entropy of the unchanged model."""
     mean: float
+    """Cross-entropy under mean ablation."""
     zero: float
+    """Cross-entropy under zero ablation."""
 
     def compare(self, edit: HookEdit) -> tuple[float, float]:
-        """The cross-entropy with the edit, and the divergence of its predictions from the clean ones."""
+        """The cross-entropy with the edit, and the KL divergence of its predictions from the clean ones."""
         losses: list[Tensor] = []
         divergences: list[Tensor] = []
         for i, rows in enumerate(self.pieces):
@@ -96,12 +111,12 @@ def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Referen
     mean = evidence.choose.wanted.double().mean(0).float().to(site.model.device)
     losses: list[Tensor] = []
     log_probs: list[Tensor] = []
-    room = KEPT_BYTES
+    bytes_left = KEPT_BYTES
     for rows in pieces:
         loss, log_p = site.model.losses(rows)
         losses.append(loss)
-        room -= log_p.nbytes
-        log_probs = [*log_probs, log_p] if room >= 0 else []
+        bytes_left -= log_p.nbytes
+        log_probs = [*log_probs, log_p] if bytes_left >= 0 else []
     ablated = [
         _average([site.model.losses(rows, site.target or site.hook, edit)[0] for rows in pieces])
         for edit in (mean.expand_as, torch.zeros_like)

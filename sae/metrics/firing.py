@@ -1,29 +1,35 @@
-"""Whether a latent fires where its feature does: support against support, on the test rows.
+"""Does a latent fire in the same samples as its feature?
 
-For a feature and its latent let P be the rows in which the feature is active (code > 0) and A those in which
-the latent fires:
+For a feature and a latent let P be the test samples in which the feature is active (code > 0) and A those in which the
+latent fires:
 
     precision = |A & P| / |A|,    recall = |A & P| / |P|,    f1 = 2 |A & P| / (|A| + |P|)
 
-`precision recall f1`: each feature is paired with the latent that the one-to-one assignment of
-:mod:`sae.metrics.recovery` gives it; means over the represented features, where one without a partner, or whose
-partner never fires, counts 0. A latent fires where its contribution ``||z_j W_dec[j]||`` is above 0.
+    precision, recall, f1       means over represented features, each paired with the latent that the one-to-one
+                                assignment of the family `recovery` gives it. A latent fires where its contribution
+                                ||z_j W_dec[j]|| is above 0. A feature counts 0 if it has no partner or its partner
+                                never fires
+    precision_chosen,           the same pairs, but a latent fires where its contribution is above `threshold`
+    recall_chosen, f1_chosen
+    threshold                   one number for the whole dictionary, in units of the activations: out of 0 and
+                                quantiles of the contributions, the one with the highest mean f1 on the validation
+                                samples
+    f1_macro                    mean over latents of the f1 with the feature of largest |cos|, many latents to one
+                                feature. A latent fires where z != 0; its f1 is 0 where undefined
+    f1_decile_1 ... _10         mean f1 by tenths of the features, from the rarest to the most frequent; left out
+                                where no probabilities are known
 
-`precision_chosen recall_chosen f1_chosen`: the same pairs, but a latent fires where its contribution is above
-`threshold` (in units of the activations), one number for the whole dictionary: of 0 and quantiles of the
-contributions, the one with the highest mean f1 on the choose rows. L1 leaves a dust of tiny activations that
-ruins precision at 0; this tells how much of it is only dust. The contribution, not z, is thresholded so that the
-scale of a latent, which is a matter of convention, does not count.
+All but `threshold` lie in [0, 1]; 1 is best. Chance: for a feature of probability p, a latent that fires independently
+with probability q has precision p, recall q and f1 2pq / (p + q).
 
-`f1_macro`: the form of SAELens (SynthSAEBench). Each latent is held against the feature with the largest
-|cos|, many to one; it fires where ``z != 0``; the mean is over latents, 0 where undefined. Dead latents lower it,
-and copies of a feature split among latents can all score. Do not compare it with `f1`.
+L1 leaves many tiny non-zero codes, which ruin precision at threshold 0; `f1_chosen` shows how much of the loss they
+cause. Contributions are thresholded rather than codes because the scale of a latent is a convention.
 
-`f1_decile_1` to `f1_decile_10`: the mean of the features' f1 by tenths of the features, from the rarest to the most
-frequent, the tenths of `mmcs_decile_*`; left out where no probabilities are known.
+Published variant: `f1_macro` is the F1 of SAELens (SynthSAEBench). Dead latents lower it, and several copies of a
+feature's latent can all score high. Do not compare it with `f1`.
 
-A feature that is active in no test row has no recall and is left out of the means over features. Above
-`sae.numerics.matching.LARGEST_ASSIGNMENT` there is no assignment, and all but `f1_macro` are NaN.
+A feature that is active in no test sample has no recall and is left out of the means over features. All but `f1_macro`
+are NaN where features or latents outnumber `sae.numerics.matching.LARGEST_ASSIGNMENT`.
 """
 
 from __future__ import annotations
@@ -44,10 +50,14 @@ _NAMES = ("precision", "recall", "f1", "precision_chosen", "recall_chosen", "f1_
 
 
 class Config(MetricConfig):
-    """Needs ``truth`` and ``codes``. Vectors, ``[n_features]``: `f1` and `f1_chosen`, NaN where undefined."""
+    """Settings of the firing scores; needs ``truth`` and ``codes``.
+
+    Vectors, ``[n_features]``: `f1` and `f1_chosen`, NaN where undefined.
+    """
 
     kind: Literal["firing"] = "firing"
     n_thresholds: int = Field(64, gt=0)
+    """Number of quantiles of the contributions that are tried as the threshold, in addition to 0."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"truth", "codes"})
 
@@ -73,7 +83,7 @@ class Config(MetricConfig):
         return Scores(scalars, vectors)
 
     def choose(self, case: Case, latent: Int[Tensor, " n_represented"]) -> Float[Tensor, ""]:
-        """The threshold with the highest mean f1 on the choose rows; the smallest of several."""
+        """The threshold with the highest mean f1 on the validation samples; the smallest if several tie."""
         strength, active = supports(case, latent, "choose")
         fired = strength[strength > 0].sort().values
         if len(fired) == 0:
@@ -85,11 +95,14 @@ class Config(MetricConfig):
 
 @dataclass(frozen=True)
 class Agreement:
-    """Rows that count, for each threshold and feature: `hits` |A & P|, `fires` |A|, `positives` |P|."""
+    """Counts of samples for each threshold and feature, with the scores that follow from them."""
 
     hits: Int[Tensor, "n_thresholds n_represented"]
+    """``|A & P|``, samples in which the latent fires and the feature is active."""
     fires: Int[Tensor, "n_thresholds n_represented"]
+    """``|A|``, samples in which the latent fires."""
     positives: Int[Tensor, " n_represented"]
+    """``|P|``, samples in which the feature is active."""
 
     @classmethod
     def at(
@@ -98,7 +111,7 @@ class Agreement:
         strength: Float[Tensor, "rows n_represented"],
         active: Bool[Tensor, "rows n_represented"],
     ) -> Agreement:
-        """Counts at all thresholds (ascending, not below 0) in one pass over the contributions that are not 0."""
+        """Counts at all thresholds (ascending, not below 0) in one pass over the non-zero contributions."""
         n_bins, n = len(thresholds) + 1, strength.shape[1]
         row, feature = (strength > 0).nonzero(as_tuple=True)
         passed = torch.bucketize(strength[row, feature], thresholds)  # how many thresholds are below
@@ -129,8 +142,8 @@ class Agreement:
 def supports(
     case: Case, latent: Int[Tensor, " n_represented"], half: Literal["choose", "test"]
 ) -> tuple[Tensor, Tensor]:
-    """The contribution of each represented feature's latent, 0 without one, and whether the feature is active;
-    both ``[rows, n_represented]``."""
+    """The contribution of each represented feature's latent (0 without one), and whether the feature is active; both
+    ``[rows, n_represented]``."""
     batch, z = (case.evidence.choose, case.choose_codes) if half == "choose" else (case.evidence.test, case.test_codes)
     assert batch.codes is not None
     norm = case.dictionary.W_dec.norm(dim=-1)[latent] * (latent >= 0)
@@ -138,7 +151,7 @@ def supports(
 
 
 def f1_macro(matching: Matching, z: Float[Tensor, "rows n_latents"], codes: Float[Tensor, "rows n_features"]) -> float:
-    """Mean over latents of the f1 with the feature nearest by |cos|, 0 where undefined; NaN without features."""
+    """Mean over latents of the f1 with the feature of largest |cos|, 0 where undefined; NaN without features."""
     if len(matching.feature) == 0:
         return float("nan")
     nearest = matching.feature[matching.cosine.abs().argmax(0)]

@@ -1,43 +1,44 @@
-"""Scores as others compute them, under names of their own: to be read beside published tables, not to be judged by.
+"""Scores as other libraries compute them, under separate names, for comparison with published tables.
 
-Not among the scores that are computed unless asked for (``score.metrics = [..., "legacy"]``). With e = x - x_hat on
-the test rows, E over rows, d over dimensions, all sums in float64:
+They are computed only on request (``score.metrics = [..., "legacy"]``). Prefer the scores of the other families. With
+e = x - x_hat on the test samples, E the mean over samples, d a dimension, and all sums in float64:
 
-    ev_saebench             1 - E||e||^2 / (E||x||^2 - (mean_d E x_d^2)^2). SAEBench 0.6.0, and SAELens from 2025 to
-                            March 2026. Subtracts the square of a mean square where the squared mean belongs: it
-                            depends on the unit of x, and a constant at the mean does not score 0
-    ev_per_token            E[1 - ||e||^2 / ||x - E x||^2]. The SAEBench paper; SAELens' explained_variance_legacy,
-                            there with the mean of a batch. A ratio for each row: rows near the mean, which matter
-                            least, weigh most, without a lower bound
-    ev_per_dimension        mean_d (1 - E e_d^2 / Var x_d) over the dimensions that vary. Dimensions of little variance
-                            count as much as the others; a rotation changes it
-    ev_overcomplete         1 - mean e^2 / mean (x - m)^2, m one number, the mean over rows and dimensions.
-                            overcomplete's r2_score: what the dimensions' means differ by counts as explained; a
-                            rotation changes it
-    fve_dictionary_learning 1 - sum_d Var e_d / sum_d Var x_d. dictionary_learning's frac_variance_explained: forgives
-                            a constant bias, however large
-    nmse_openai             E[||e||^2 / ||x||^2]. Gao et al. 2024's code: not centred, so a large mean makes it small;
-                            for each row, so that small rows weigh most
-    l2_ratio                E[||x_hat|| / ||x||]. dictionary_learning, SAEBench, and SAELens' shrinkage on toy data:
-                            below 1 even for an unbiased reconstruction that is not perfect (`shrinkage` is not)
-    token_cosine            E[cos(x, x_hat)], 0 where x_hat is 0 (NaN there, and so altogether, in SAELens and
-                            dictionary_learning). Not centred: a constant scores near 1 where the mean is large
-    l0_positive             E sum_j [z_j > 0]; ours, SAELens and dictionary_learning count z_j != 0, the same for codes
-                            that are not negative
-    dead_under_10           share of latents that fire on fewer than 10 test rows. sparse_coding; `dead` asks for none.
-                            SAEBench and dictionary_learning (frac_alive) do too, of as many rows as happen to be
-                            evaluated
+    ev_saebench             1 - E||e||^2 / (E||x||^2 - (mean_d E x_d^2)^2); 1 is best. SAEBench 0.6.0, and SAELens from
+                            2025 to March 2026. Subtracts the square of a mean square instead of the squared mean, so
+                            it depends on the unit of x, and a constant at the mean does not score 0
+    ev_per_token            E[1 - ||e||^2 / ||x - E x||^2]; 1 is best. The SAEBench paper, and SAELens'
+                            explained_variance_legacy, which uses the mean of a batch. A ratio per sample: samples near
+                            the mean, which matter least, weigh most; there is no lower bound
+    ev_per_dimension        mean over the dimensions that vary of 1 - E e_d^2 / Var x_d; 1 is best. Dimensions of small
+                            variance count as much as others; changes under rotation
+    ev_overcomplete         1 - mean e^2 / mean (x - m)^2 with one number m, the mean over samples and dimensions; 1 is
+                            best. overcomplete's r2_score. Differences between the means of dimensions count as
+                            explained; changes under rotation
+    fve_dictionary_learning 1 - sum_d Var e_d / sum_d Var x_d; 1 is best. dictionary_learning's frac_variance_explained.
+                            Ignores a constant bias of any size
+    nmse_openai             E[||e||^2 / ||x||^2]; 0 is best. The code of Gao et al. 2024. Not centred, so a large mean
+                            makes it small; a ratio per sample, so small samples weigh most
+    l2_ratio                E[||x_hat|| / ||x||]; 1 is best. dictionary_learning, SAEBench, and SAELens' shrinkage on
+                            toy data. Below 1 for an imperfect reconstruction even if it is unbiased; `shrinkage` is not
+    token_cosine            E[cos(x, x_hat)], 0 where x_hat is 0; in [-1, 1], 1 is best. In SAELens and
+                            dictionary_learning such samples make the mean NaN. Not centred: a constant scores near 1
+                            where the mean is large
+    l0_positive             E sum_j [z_j > 0]. We, SAELens and dictionary_learning count z_j != 0 in l0, which is the
+                            same for non-negative codes
+    dead_under_10           share of latents that fire on fewer than 10 test samples; in [0, 1]. sparse_coding. `dead`
+                            counts latents that never fire, as SAEBench and dictionary_learning (frac_alive) do on
+                            their evaluation samples
 
-and with the truth, S = cosines of features and latents:
+With the truth, and S the cosines between features and latents:
 
-    mcc_absolute            mean of |S| over the best one-to-one assignment of |S|, over the smaller side. SAELens' MCC
-                            (SynthSAEBench): forgives a latent that points away from its feature; too few latents, or
-                            copies, cost nothing
-    uniqueness_absolute     number of different argmax_g |S_gj| / n_latents. SAELens' uniqueness: for a latent without
-                            a direction, the first feature
+    mcc_absolute            mean of |S| over the best one-to-one assignment by |S|, over the smaller side; in [0, 1], 1
+                            is best. SAELens' MCC (SynthSAEBench). A latent that points away from its feature counts as
+                            a match; missing latents and copies cost nothing
+    uniqueness_absolute     number of different argmax_g |S_gj| / n_latents; in [0, 1]. SAELens' uniqueness. A latent
+                            with a zero decoder row counts for the first feature
 
-What SAELens calls F1 is `f1_macro` of :mod:`sae.metrics.firing`, and its explained_variance (since 2026) ours. Where
-the source has targets, y takes the place of x. Rows, or dimensions, whose denominator is 0 are left out.
+SAELens' F1 is `f1_macro` of the family `firing`; its explained_variance (since 2026) is ours. For a transcoder the
+targets y take the place of x. Samples or dimensions whose denominator is 0 are left out.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ FEW_FIRINGS = 10
 
 
 class Config(MetricConfig):
-    """Needs activations alone; with ``truth``, also `mcc_absolute` and `uniqueness_absolute`."""
+    """Settings of the scores of other libraries; needs activations, and ``truth`` for `mcc_absolute` and
+    `uniqueness_absolute`."""
 
     kind: Literal["legacy"] = "legacy"
     by_default: ClassVar[bool] = False
@@ -65,30 +67,30 @@ class Config(MetricConfig):
     def score(self, case: Case) -> Scores:
         z = case.test_codes
         test = case.evidence.test
-        found = reconstruction(case.dictionary, test.acts, z, test.wanted)
+        scores = reconstruction(case.dictionary, test.acts, z, test.wanted)
         positive, fired = (torch.stack([f(p).sum(0) for p in z.split(_ROWS_AT_ONCE)]).sum(0) for f in (_above, nonzero))
-        found["l0_positive"] = float(positive.sum()) / len(z)
-        found["dead_under_10"] = mean(fired < FEW_FIRINGS)
+        scores["l0_positive"] = float(positive.sum()) / len(z)
+        scores["dead_under_10"] = mean(fired < FEW_FIRINGS)
         if case.evidence.truth is not None:
-            found |= absolute(case.matching)
-        return Scores(found)
+            scores |= absolute(case.matching)
+        return Scores(scores)
 
 
 def reconstruction(
     d: Dictionary,
     x: Float[Tensor, "rows d_in"],
     z: Float[Tensor, "rows n_latents"],
-    wanted: Float[Tensor, "rows d_out"] | None = None,
+    target: Float[Tensor, "rows d_out"] | None = None,
 ) -> dict[str, float]:
-    """The forms of explained variance and their kin, of what is `wanted`: `x` itself where nothing else is given."""
-    wanted = x if wanted is None else wanted
-    centre = wanted.mean(0, dtype=torch.float64)
-    # Of every dimension: x - centre, its square, e, its square, x^2; of every row: ratios.
-    sums = torch.zeros(5, wanted.shape[1], dtype=torch.float64, device=x.device)
+    """The variants of explained variance and related scores, for the reconstruction of `target` (default `x`)."""
+    target = x if target is None else target
+    centre = target.mean(0, dtype=torch.float64)
+    # Per dimension: x - centre, its square, e, its square, x^2. Per sample: ratios.
+    sums = torch.zeros(5, target.shape[1], dtype=torch.float64, device=x.device)
     rows: list[Tensor] = []
-    for read, codes, piece in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
+    for acts, codes, piece in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, target)), strict=True):
         with torch.no_grad():
-            x_hat = d.reconstruct(read, codes).double()
+            x_hat = d.reconstruct(acts, codes).double()
         piece = piece.double()
         e, away = piece - x_hat, piece - centre
         sums += torch.stack([t.sum(0) for t in (away, away.square(), e, e.square(), piece.square())])
@@ -114,7 +116,7 @@ def reconstruction(
 
 
 def absolute(matching: Matching) -> dict[str, float]:
-    """`mcc_absolute` and `uniqueness_absolute`; NaN without features, the first also above the largest assignment."""
+    """`mcc_absolute` and `uniqueness_absolute`; NaN without features, the former also above `LARGEST_ASSIGNMENT`."""
     size = matching.cosine.abs()
     mcc = unique = float("nan")
     if len(size):

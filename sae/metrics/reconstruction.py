@@ -1,26 +1,31 @@
-"""How well, and how sparsely, a dictionary rebuilds activations; all on the test rows, sums in float64.
+"""How accurately, and how sparsely, a dictionary reconstructs activations.
 
-    l0                  E sum_j [z_j != 0];  true_l0 is that of the true codes, where they are known, of the features
-                        that the activations represent
+Measured on the test samples, with E the mean over samples and all sums in float64:
+
+    l0                  E sum_j [z_j != 0], the number of active latents
+    true_l0             the number of active features among those that the activations represent, where the true codes
+                        are known
     l1_norm             E sum_j |z_j|
-    fvu                 E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)
-    explained_variance  1 - fvu
-    shrinkage           gamma = E||x_hat||^2 / E[x . x_hat]
-    fvu_active_1, ...   fvu of the rows with exactly 1, 2, 3, 4 active features alone, about their own mean
-    dead, dense         shares of latents that fire on no test row, and on more than a tenth of them
+    fvu                 E||x - x_hat||^2 / (E||x||^2 - ||E x||^2), the fraction of variance unexplained; at least 0,
+                        0 is best
+    explained_variance  1 - fvu; at most 1, 1 is best
+    shrinkage           E||x_hat||^2 / E[x . x_hat]; 1 is unbiased, below 1 is shrunk
+    fvu_active_1, ...   fvu of the samples with exactly 1, 2, 3 or 4 active features, with variance about their own mean
+    dead                share of latents that fire on no test sample; in [0, 1], 0 is best
+    dense               share of latents that fire on more than a tenth of the test samples; in [0, 1]
 
-Where the source has targets y, a transcoder's, y takes the place of x in `fvu` and `shrinkage`: ``x_hat =
-decode(encode(x))`` is held against y, and the variance is that of y.
+For a transcoder the targets y take the place of x in fvu and shrinkage, with x_hat = decode(encode(x)).
 
-`explained_variance` is R^2 over all dimensions together, as in SAELens (since 2026) and sparse_coding: a
-constant at the mean scores 0. Others differ: the SAEBench paper averages ratios of single tokens;
-dictionary_learning puts the variance of ``x - x_hat`` on top and so forgives a constant bias; OpenAI's code
-does not centre. `shrinkage` is eq. 10 of Rajamanoharan et al. 2024 ('Gated SAEs'), the factor by which
-``x_hat`` should be divided to be closest to x: 1 is unbiased, below 1 has shrunk. Like theirs it is not
-centred, so a large mean of the data pulls it to 1. It is not the ratio of norms, which is below 1 even for an
-unbiased reconstruction. A latent is `dead` with respect to the test rows alone: more rows find fewer. Features that
-share dimensions disturb each other when they are active together, and not when they take turns: `fvu_active_1` beside
-`fvu_active_2` tells the two apart. It is NaN where fewer than 100 test rows have as many active features.
+Published variants: `explained_variance` is R^2 over all dimensions together, as in SAELens (since 2026) and
+sparse_coding; a constant at the mean scores 0. Others differ: the SAEBench paper averages ratios of single tokens;
+dictionary_learning uses the variance of x - x_hat as the numerator and so ignores a constant bias; OpenAI's code does
+not centre. `shrinkage` is gamma in eq. 10 of Rajamanoharan et al. 2024, 'Gated SAEs', the factor by which x_hat should
+be divided to be closest to x. Like theirs it is not centred, so a large mean moves it towards 1. It is not the ratio of
+norms, which is below 1 even for an unbiased reconstruction.
+
+`dead` depends on the number of test samples: more samples give fewer dead latents. Features that share dimensions
+interfere when they are active together; comparing `fvu_active_1` with `fvu_active_2` shows how much. They are NaN with
+fewer than 100 such samples.
 """
 
 from __future__ import annotations
@@ -41,7 +46,10 @@ _ROWS_AT_ONCE = 4096
 
 
 class Config(MetricConfig):
-    """Needs activations alone. Vector: `density` ``[n_latents]``, the share of test rows in which each fires."""
+    """Settings of the reconstruction scores; needs only activations.
+
+    Vector: `density` ``[n_latents]``, the share of test samples in which each latent fires.
+    """
 
     kind: Literal["reconstruction"] = "reconstruction"
 
@@ -68,15 +76,15 @@ def fidelity(
     d: Dictionary,
     x: Float[Tensor, "rows d_in"],
     z: Float[Tensor, "rows n_latents"],
-    wanted: Float[Tensor, "rows d_out"],
+    target: Float[Tensor, "rows d_out"],
 ) -> dict[str, float]:
-    """`explained_variance`, `fvu` and `shrinkage` of what is `wanted`, from the codes `z` of the rows `x`; NaN where
-    the data do not vary or the reconstruction is 0."""
-    mean = wanted.mean(0, dtype=torch.float64)
+    """`explained_variance`, `fvu` and `shrinkage` of the reconstruction of `target` from the codes `z` of `x`; NaN
+    where the target does not vary or the reconstruction is 0."""
+    mean = target.mean(0, dtype=torch.float64)
     sums = torch.zeros(4, dtype=torch.float64, device=x.device)
-    for read, codes, rows in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, wanted)), strict=True):
+    for acts, codes, rows in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, target)), strict=True):
         with torch.no_grad():
-            x_hat = d.reconstruct(read, codes).double()
+            x_hat = d.reconstruct(acts, codes).double()
         rows = rows.double()
         # The variance from centred rows: the difference of two large numbers would lose digits.
         parts = (rows - x_hat).square(), (rows - mean).square(), x_hat.square(), rows * x_hat
@@ -90,18 +98,18 @@ def fvu_by_active(
     d: Dictionary,
     x: Float[Tensor, "rows d_in"],
     z: Float[Tensor, "rows n_latents"],
-    wanted: Float[Tensor, "rows d_out"],
+    target: Float[Tensor, "rows d_out"],
     n_active: Int[Tensor, " rows"],
 ) -> dict[str, float]:
-    """`fvu_active_1` and so on."""
-    found: dict[str, float] = {}
+    """`fvu_active_1` to `fvu_active_4`; NaN with fewer than 100 such samples."""
+    scores: dict[str, float] = {}
     for k in range(1, MOST_ACTIVE + 1):
         rows = n_active == k
         enough = int(rows.sum()) >= _LEAST_ROWS
-        found[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows], wanted[rows])["fvu"] if enough else float("nan")
-    return found
+        scores[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows], target[rows])["fvu"] if enough else float("nan")
+    return scores
 
 
-def ratio(above: float, below: float) -> float:
-    """NaN where the denominator is zero."""
-    return above / below if below else float("nan")
+def ratio(numerator: float, denominator: float) -> float:
+    """``numerator / denominator``; NaN where the denominator is 0."""
+    return numerator / denominator if denominator else float("nan")

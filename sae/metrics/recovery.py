@@ -1,33 +1,40 @@
-"""Whether the latents' directions are the features': cosines between true directions and decoder rows.
+"""Are the true features among the decoder rows? Cosines between feature directions and latent directions.
 
 With S_gj = cos(f_g, W_dec[j]), signed, over the features g that the activations represent:
 
-    mmcs_truth      mean_g max_j S_gj, a recall: it never falls when latents are added
-    mmcs_latents    mean_j max_g S_gj, a precision: every latent that is no feature lowers it
-    mcc             mean of S over the pairs of the best one-to-one assignment: min(n_features, n_latents)
-    mcc_all         the same sum over max(n_features, n_latents): whatever is left without a partner counts 0
-    recovered_80    share of features with max_j S_gj > .8; recovered_90 likewise
-    uniqueness      number of different features argmax_g S_gj / n_latents
-    n_represented   number of those features g
-    false_recovery  share of latents nearest to a feature that is *not* represented, with a cosine above .9
-    mmcs_decile_1   mmcs_truth of the rarest tenth of the features, ..., _10 of the most frequent
+    mmcs_truth      mean_g max_j S_gj, the mean max cosine similarity of features; like a recall, it never falls when
+                    latents are added
+    mmcs_latents    mean_j max_g S_gj, the mean max cosine similarity of latents; like a precision, every latent that
+                    is no feature lowers it
+    mcc             sum of S over the best one-to-one assignment, divided by min(n_features, n_latents)
+    mcc_all         the same sum divided by max(n_features, n_latents); whatever has no partner counts 0
+    recovered_80    share of features with max_j S_gj > .8
+    recovered_90    share of features with max_j S_gj > .9
+    uniqueness      number of different features argmax_g S_gj, divided by n_latents; at most n_features / n_latents
+    n_represented   number of represented features
+    false_recovery  share of latents that point along a feature which is *not* represented, with a cosine above .9 and
+                    above that with any represented feature; 0 is best
+    mmcs_decile_1   mmcs_truth of the rarest tenth of the features, ..., mmcs_decile_10 of the most frequent; left out
+                    where no probabilities are known
 
-The names in the wild: `mmcs_truth` is the MMCS of Sharkey, Braun and Millidge 2022; sparse_coding calls
-`mmcs_latents` mmcs_to_fixed and the other direction representedness. SAELens' MCC and uniqueness take |S| where we
-keep the sign, and its MCC is over the smaller side; they agree with ours where the matches are positive (random
-directions, 512 latents before 512 features in 256 dimensions: .180 signed, .192 absolute). The MCC of O'Neill et
-al. 2024 correlates codes, not directions, and compares with neither. Korznikov et al. 2026 count a feature as
-recovered at .8, sparse_coding at .9.
+Cosine scores lie in [-1, 1], shares in [0, 1]; 1 is best, except for false_recovery. Chance is well above 0, rises with
+n_latents and falls with d_in (512 random latents and 512 features in 256 dimensions: mmcs .190, mcc .180): always
+compare with random directions of the same shape.
 
-`false_recovery` asks for what cannot be: a latent that stands for a feature whose direction is known (not zero) but
-which the activations carry too weakly to count. It is NaN where no feature is ignored in that way. A latent that is at
-least as near to a represented feature belongs to that one.
+Published variants: `mmcs_truth` is the MMCS of Sharkey, Braun and Millidge 2022. sparse_coding calls `mmcs_latents`
+mmcs_to_fixed and the other direction representedness. SAELens' MCC and uniqueness take |S| instead of S, and its MCC is
+over the smaller side; both equal ours where matched cosines are positive (in the random example: .192 absolute, .180
+signed). The MCC of O'Neill et al. 2024 correlates codes, not directions (family `codes`). Korznikov et al. 2026 count a
+feature as recovered at .8, sparse_coding at .9.
 
-A latent whose direction has no length has cosine 0 with everything and is nobody's argmax. The assignment
-maximises the sum of signed cosines (Hungarian), for at most `sae.numerics.matching.LARGEST_ASSIGNMENT` on the larger
-side; beyond that `mcc` and `mcc_all` are NaN. The chance level rises with n_latents and falls with d_in: always
-read these scores beside random directions of the same shape. The decoder rows of a transcoder are directions of its
-targets, and are held against true directions in that space.
+`false_recovery` counts latents that represent features whose direction is known (not zero) but which the activations
+carry too weakly to count. It is NaN if there is no such feature. Unrepresented features that point along a represented
+one are left out, since the two cannot be told apart.
+
+A zero decoder row has cosine 0 with everything and is nobody's argmax. The assignment maximises the sum of signed
+cosines (Hungarian algorithm) if the larger side has at most `sae.numerics.matching.LARGEST_ASSIGNMENT`; beyond that mcc
+and mcc_all are NaN. The decoder rows of a transcoder are directions in its target space and are compared with true
+directions there.
 """
 
 from __future__ import annotations
@@ -47,8 +54,11 @@ _NAMES = ("mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recov
 
 
 class Config(MetricConfig):
-    """Needs ``truth``. Vectors, ``[n_features]``: `best_cosine` (NaN where not represented), `matched_latent`
-    (-1 for none), `probability` and `represented`. Deciles are left out where no probabilities are known."""
+    """Settings of the recovery scores; needs ``truth``.
+
+    Vectors, ``[n_features]``: `best_cosine` (NaN where not represented), `matched_latent` (-1 for none), `probability`
+    and `represented`.
+    """
 
     kind: Literal["recovery"] = "recovery"
     needs: ClassVar[frozenset[str]] = frozenset({"truth"})
@@ -76,7 +86,7 @@ class Config(MetricConfig):
 
 
 def _compare(matching: Matching, probability: Float[Tensor, " n_represented"]) -> dict[str, float]:
-    """All scalars; NaN where no feature is represented."""
+    """The scalars that compare features with latents; NaN where no feature is represented."""
     if len(matching.feature) == 0:
         return dict.fromkeys(_NAMES, float("nan"))
     best = matching.cosine.amax(1)
@@ -102,21 +112,24 @@ def assigned(matching: Matching) -> dict[str, float]:
 
 
 def uniqueness(cosine: Float[Tensor, "n_represented n_latents"]) -> float:
-    """Different nearest features over latents; at most ``n_represented / n_latents``."""
+    """Number of different nearest features divided by n_latents; at most ``n_represented / n_latents``."""
     alive = (cosine != 0).any(0)
     return len(cosine.argmax(0)[alive].unique()) / cosine.shape[1]
 
 
 def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
-    """The share of latents nearest to an ignored feature; NaN where none is ignored. One that points where a
-    represented feature does is no rival to it: they were merged, and a latent that finds one finds both."""
-    kept = truth.directions[truth.represented]
+    """Share of latents whose nearest feature is an unrepresented one, with a cosine above .9; NaN where there is none.
+
+    An unrepresented feature with a cosine above `MERGED` to a represented one is left out: a latent that finds one
+    finds both.
+    """
+    represented = truth.directions[truth.represented]
     ignored = truth.directions[~truth.represented & (truth.directions.norm(dim=1) > 0)]
-    if len(kept):
-        ignored = ignored[cosines(ignored, kept).amax(1) <= MERGED]
+    if len(represented):
+        ignored = ignored[cosines(ignored, represented).amax(1) <= MERGED]
     if not len(ignored):
         return float("nan")
-    beside = cosines(ignored, W_dec).amax(0)
-    if len(kept):
-        beside = beside.masked_fill(matching.cosine.amax(0) >= beside, 0)
-    return mean(beside > RECOVERED)
+    nearest = cosines(ignored, W_dec).amax(0)
+    if len(represented):
+        nearest = nearest.masked_fill(matching.cosine.amax(0) >= nearest, 0)
+    return mean(nearest > RECOVERED)

@@ -1,39 +1,41 @@
-"""Whether one feature is cut into several latents (splitting), or several features are put into one (composition).
+"""Is a feature split over several latents, and does a latent combine several features (composition)?
 
-A latent fires where its code exceeds a tenth of its largest on the choose rows, so that the dust of small codes does
-not count. A is the set of rows in which latent j fires, P that in which feature g is active, p the share of P; over
-the represented features,
+A latent fires where its code exceeds `fires_above` (a tenth) of its largest on the validation samples, so that tiny
+codes do not count. Let A be the samples in which latent j fires, P those in which the represented feature g is active,
+and p the share of P:
 
     F1(A, P) = 2 |A & P| / (|A| + |P|),    kappa = (|A & P| / |A| - p) / (1 - p)
 
-kappa is the latent's precision beyond chance: 0 where both are independent, however frequent the feature. A latent is
-a *piece* of the feature with which its F1 is highest, where it has fired often enough and kappa is at least .5.
+kappa is the latent's precision beyond chance: 0 for independent firing, whatever the feature's frequency; 1 at best. A
+latent is a *piece* of the feature with which its F1 is highest, if it is alive (fires in at least `least_firings`
+validation samples) and kappa is at least `precision` (.5).
 
-    split_features       share of features with a piece that are split: the OR of several of their pieces has an F1
-                         higher by more than `jump` than the best piece alone
-    pieces_per_feature   mean over features with a piece of how many are taken into that OR; 1 is right
-    composed_latents     share of living latents that are composed: the AND of two features has, with the latent's
-                         firing, an F1 higher by more than `jump` than the best feature alone, and the latent writes
-                         both: in W_dec[j] ~ a f_g + b f_h (least squares) the smaller of a and b is at least `least`
-                         of the larger
-    features_per_latent  mean over living latents whose direction holds any feature of how many it holds: matching
-                         pursuit on the unit direction takes the feature with the largest inner product with what is
-                         left, each once, as long as that is at least `features_per_direction`; 1 is right
+    split_features       share of features with a piece for which the OR of several pieces has an F1 more than `jump`
+                         (.03) above that of the best piece; in [0, 1], 0 is no splitting
+    pieces_per_feature   mean over features with a piece of the number of pieces in that OR; at least 1, 1 is best
+    composed_latents     share of alive latents that are composed: the AND of two features has an F1 with the latent's
+                         firing more than `jump` above that of the best single feature, and the latent writes both. It
+                         writes both if in the least-squares fit W_dec[j] ~ a f_g + b f_h the smaller of a and b is at
+                         least `least` (.25) of the larger; in [0, 1], 0 is best
+    features_per_latent  mean over alive latents whose direction contains any feature of the number it contains:
+                         matching pursuit on the unit direction takes the feature with the largest inner product with
+                         the residual, each at most once, while that is at least `held` (.3); at least 1, 1 is best
 
-Pieces, pairs of features and their order are chosen on the choose rows; whether the F1 rises is asked of the test
-rows. Splitting as Bricken et al. 2023 ('Towards monosemanticity') describe it: what one latent says in a small
-dictionary is said by several in a larger one, each in its own context. The criterion is that of Chanin et al. 2024 ('A
-is for absorption'), who call a feature split where one more latent raises a k-sparse probe's F1 by more than .03; they
-look for the feature with a probe, here it is known, and the probe is an OR. Composition is that of Anders, Neo,
-Hoelscher-Obermaier and Howard 2024 ('Sparse autoencoders find composed features in small toy models') and Leask et al.
-2025 ('Sparse autoencoders do not find canonical units of analysis'); the criterion mirrors that of splitting.
+Pieces, pairs of features and their order are chosen on the validation samples; the F1s are then compared on the test
+samples. True features score 0, 1, 0, 1. Chance: a latent that fires independently has kappa 0 and is nobody's piece;
+where no feature has a piece, the first two scores are NaN. A random direction in d_in dimensions contains none of G
+features with probability (1 - q)^G, with q = P[cos >= held] and cos^2 ~ Beta(1/2, (d_in - 1)/2), so in few dimensions
+random directions score above 1 in features_per_latent.
 
-A latent that swallows its parent (:mod:`sae.metrics.absorption`) is a piece of the child, whose rows it tells best,
-and so does not split the parent. Copies that fire together split nothing; `uniqueness` counts them. For the truth the
-scores are 0, 1, 0, 1. Chance: a latent that fires independently has kappa 0 and F1 below 2p / (1 + p), and is nobody's
-piece; where no feature has a piece the first two are NaN. A random direction of d_in dimensions holds none of G
-features with probability (1 - q)^G, q = P[cos >= held], cos^2 ~ Beta(1/2, (d_in - 1)/2): in few dimensions
-`features_per_latent` of chance exceeds 1.
+Published variants: splitting is described by Bricken et al. 2023, 'Towards monosemanticity': one latent of a small
+dictionary becomes several in a larger one, each for one context. The criterion is that of Chanin et al. 2024, 'A is
+for absorption', where a feature is split if one more latent raises a k-sparse probe's F1 by more than .03; they find
+the feature with a probe, here it is known, and the probe is an OR. Composition is that of Anders, Neo,
+Hoelscher-Obermaier and Howard 2024, 'Sparse autoencoders find composed features in small toy models', and Leask et al.
+2025, 'Sparse autoencoders do not find canonical units of analysis'; its criterion mirrors that of splitting.
+
+A child's latent that absorbs the parent (family `absorption`) is a piece of the child, with which its F1 is highest, so
+it does not split the parent. Copies that fire together do not split a feature; `uniqueness` counts them.
 """
 
 from __future__ import annotations
@@ -51,21 +53,31 @@ from sae.numerics.matching import unit
 
 _ROWS_AT_ONCE = 4096
 RIVALS = 4
-"""How many features beside the best are tried as the second of a pair."""
+"""Number of next-best features that are tried as the second feature of a pair."""
 
 
 class Config(MetricConfig):
-    """Needs ``truth`` and ``codes``. Vectors: `pieces` ``[n_features]``, NaN where a feature has none; `composed` and
-    `features` ``[n_latents]``, NaN for a latent that has fired on fewer than `least_firings` choose rows."""
+    """Settings of the splitting and composition scores; needs ``truth`` and ``codes``.
+
+    Vectors: `pieces` ``[n_features]``, NaN where a feature has none; `composed` and `features` ``[n_latents]``, NaN for
+    a latent that is not alive.
+    """
 
     kind: Literal["splitting"] = "splitting"
     fires_above: float = Field(0.1, ge=0, lt=1)
+    """Share of a latent's largest code above which it fires."""
     precision: float = Field(0.5, gt=0, le=1)
+    """Smallest kappa of a piece."""
     jump: float = Field(0.03, gt=0, lt=1)
+    """Rise in F1 that makes a feature split or a latent composed."""
     least: float = Field(0.25, gt=0, le=1)
+    """Smallest ratio of the smaller to the larger coefficient of the two features that a composed latent writes."""
     held: float = Field(0.3, gt=0, lt=1)
+    """Smallest inner product at which a direction contains a feature."""
     most: int = Field(10, gt=1)
+    """Largest number of pieces of a feature that are tried, and of features counted in a direction."""
     least_firings: int = Field(10, gt=0)
+    """Smallest number of validation samples in which an alive latent fires."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"truth", "codes"})
 
@@ -76,23 +88,23 @@ class Config(MetricConfig):
         choose, test = (Firing.of(case, half, self.fires_above * largest) for half in ("choose", "test"))
         hits = choose.together()
         f1 = 2 * hits / (choose.fired[:, None] + choose.active[None]).clamp_min(1)
-        living = choose.fired >= self.least_firings
-        pieces = self.pieces(choose, test, hits, f1, living)
+        alive = choose.fired >= self.least_firings
+        pieces = self.pieces(choose, test, hits, f1, alive)
         w, f = unit(case.dictionary.W_dec.float()), truth.directions[truth.represented].float()
-        composed = self.composed(choose, test, f1, living, w, f)
+        composed = self.composed(choose, test, f1, alive, w, f)
         features = features_per_direction(w, f, self.held, self.most)
-        whole = torch.full((len(truth.represented),), torch.nan, device=f.device)
-        whole[truth.represented] = pieces
-        found, some = ~pieces.isnan(), living & (features > 0)
+        of_all = torch.full((len(truth.represented),), torch.nan, device=f.device)
+        of_all[truth.represented] = pieces
+        has_piece, has_feature = ~pieces.isnan(), alive & (features > 0)
         scalars = {
-            "split_features": mean(pieces[found] > 1),
-            "pieces_per_feature": mean(pieces[found]),
-            "composed_latents": mean(composed[living]),
-            "features_per_latent": mean(features[some]),
+            "split_features": mean(pieces[has_piece] > 1),
+            "pieces_per_feature": mean(pieces[has_piece]),
+            "composed_latents": mean(composed[alive]),
+            "features_per_latent": mean(features[has_feature]),
         }
-        dead = ~living
+        dead = ~alive
         vectors = {
-            "pieces": whole,
+            "pieces": of_all,
             "composed": composed.float().masked_fill(dead, torch.nan),
             "features": features.float().masked_fill(dead, torch.nan),
         }
@@ -104,9 +116,9 @@ class Config(MetricConfig):
         test: Firing,
         hits: Float[Tensor, "n_latents n_represented"],
         f1: Float[Tensor, "n_latents n_represented"],
-        living: Bool[Tensor, " n_latents"],
+        alive: Bool[Tensor, " n_latents"],
     ) -> Float[Tensor, " n_represented"]:
-        """How many latents tell each feature together; NaN where none does."""
+        """The number of pieces in the OR of each feature; NaN for a feature without a piece."""
         count = torch.full((f1.shape[1],), torch.nan, device=f1.device)
         if not f1.shape[1]:
             return count
@@ -114,13 +126,13 @@ class Config(MetricConfig):
         share = choose.active / choose.n_rows
         precision = hits.gather(1, feature[:, None])[:, 0] / choose.fired.clamp_min(1)
         kappa = (precision - share[feature]) / (1 - share[feature]).clamp_min(1e-9)
-        piece = (living & (kappa >= self.precision)).nonzero()[:, 0]
+        piece = (alive & (kappa >= self.precision)).nonzero()[:, 0]
         piece = piece[best[piece].argsort(descending=True, stable=True)]
         count[feature[piece]] = 1
         several = (feature[piece].bincount(minlength=len(count)) > 1).nonzero()[:, 0]
         for g in several.tolist():
-            own = piece[feature[piece] == g][: self.most]
-            taken = choose.union(g, own, self.jump)
+            candidates = piece[feature[piece] == g][: self.most]
+            taken = choose.union(g, candidates, self.jump)
             alone, together = test.f1(g, taken[:1]), test.f1(g, taken)
             count[g] = len(taken) if together > alone + self.jump else 1
         return count
@@ -130,36 +142,41 @@ class Config(MetricConfig):
         choose: Firing,
         test: Firing,
         f1: Float[Tensor, "n_latents n_represented"],
-        living: Bool[Tensor, " n_latents"],
+        alive: Bool[Tensor, " n_latents"],
         w: Float[Tensor, "n_latents d_in"],
         f: Float[Tensor, "n_represented d_in"],
     ) -> Bool[Tensor, " n_latents"]:
-        """Which latents fire for, and write, two features at once."""
-        found = torch.zeros_like(living)
+        """Which latents fire for the AND of two features and write both."""
+        is_composed = torch.zeros_like(alive)
         if f1.shape[1] < 2:
-            return found
+            return is_composed
         top = f1.topk(min(RIVALS + 1, f1.shape[1]), dim=1)
         first, single = top.indices[:, 0], top.values[:, 0]
-        latent, rank = (living & (single < 1 - self.jump))[:, None].expand(-1, top.indices.shape[1] - 1).nonzero().T
+        latent, rank = (alive & (single < 1 - self.jump))[:, None].expand(-1, top.indices.shape[1] - 1).nonzero().T
         g, h = first[latent], top.indices[latent, rank + 1]
         both = writes_both(w[latent], f[g], f[h], self.least)
         latent, g, h = latent[both], g[both], h[both]
         rises = choose.f1_of_pair(latent, g, h) > single[latent] + self.jump
         latent, g, h = latent[rises], g[rises], h[rises]
         held_out = test.f1_of_pair(latent, g, h) > test.f1_of_pair(latent, g, g) + self.jump
-        found[latent[held_out]] = True
-        return found
+        is_composed[latent[held_out]] = True
+        return is_composed
 
 
 @dataclass(frozen=True)
 class Firing:
-    """Rows in which each latent fires and in which each represented feature is active; `by_row` is `fires` turned."""
+    """The samples in which each latent fires and each represented feature is active."""
 
     fires: Bool[Tensor, "n_latents rows"]
+    """Whether each latent fires in each sample."""
     is_active: Bool[Tensor, "n_represented rows"]
+    """Whether each represented feature is active in each sample."""
     by_row: Bool[Tensor, "rows n_latents"]
+    """`fires` transposed, contiguous."""
     fired: Int[Tensor, " n_latents"]
+    """Number of samples in which each latent fires."""
     active: Int[Tensor, " n_represented"]
+    """Number of samples in which each feature is active."""
 
     @classmethod
     def of(cls, case: Case, half: Literal["choose", "test"], above: Float[Tensor, " n_latents"]) -> Firing:
@@ -174,15 +191,15 @@ class Firing:
         return self.fires.shape[1]
 
     def together(self) -> Float[Tensor, "n_latents n_represented"]:
-        """``|A & P|`` of all pairs; features are sparse even where latents are not."""
+        """``|A & P|`` of all pairs, as a sparse product: features are sparse even where latents are not."""
         return (self.is_active.float().to_sparse() @ self.by_row.float()).T
 
     def f1(self, g: int, latents: Int[Tensor, " n"]) -> float:
-        """F1 of the OR of some latents with feature g."""
+        """F1 of the OR of the latents with feature g."""
         return self._f1_of_rows(self.fires[latents].any(0), g)
 
     def union(self, g: int, latents: Int[Tensor, " n"], jump: float) -> Int[Tensor, " taken"]:
-        """Those of the latents, in their order, that each raise the F1 of the OR so far by more than `jump`."""
+        """The first latent and, in order, those that raise the F1 of the OR so far by more than `jump`."""
         taken = [int(latents[0])]
         covered = self.fires[taken[0]]
         best = self._f1_of_rows(covered, g)
@@ -195,12 +212,12 @@ class Firing:
 
     def f1_of_pair(self, latent: Int[Tensor, " n"], g: Int[Tensor, " n"], h: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """F1 of each latent with the AND of two features."""
-        found = [torch.zeros(0, device=self.fires.device)]
+        parts = [torch.zeros(0, device=self.fires.device)]
         for j, a, b in zip(latent.split(1024), g.split(1024), h.split(1024), strict=True):
             both = self.is_active[a] & self.is_active[b]
             total = self.fired[j] + both.sum(1)
-            found.append(2 * (both & self.fires[j]).sum(1) / total.clamp_min(1))
-        return torch.cat(found)
+            parts.append(2 * (both & self.fires[j]).sum(1) / total.clamp_min(1))
+        return torch.cat(parts)
 
     def _f1_of_rows(self, rows: Bool[Tensor, " rows"], g: int) -> float:
         total = int(rows.sum() + self.active[g])
@@ -210,33 +227,34 @@ class Firing:
 def writes_both(
     w: Float[Tensor, "n d_in"], f: Float[Tensor, "n d_in"], g: Float[Tensor, "n d_in"], least: float
 ) -> Bool[Tensor, " n"]:
-    """Whether least squares of each w on its f and g has coefficients above 0, the smaller at least `least` of the
-    larger; features that point one way cannot be told apart, and do not count."""
+    """Whether the least-squares fit of each w by its f and g has positive coefficients, the smaller at least `least` of
+    the larger. False where f and g are parallel, since they cannot be told apart."""
     along_f, along_g, overlap = (w * f).sum(1), (w * g).sum(1), (f * g).sum(1)
-    a, b = along_f - overlap * along_g, along_g - overlap * along_f  # times 1 - overlap^2 on both
+    a, b = along_f - overlap * along_g, along_g - overlap * along_f  # both times 1 - overlap^2
     return (torch.minimum(a, b) > 0) & (torch.minimum(a, b) >= least * torch.maximum(a, b)) & (overlap < 1 - 1e-6)
 
 
 def features_per_direction(
     w: Float[Tensor, "n_latents d_in"], f: Float[Tensor, "n_features d_in"], at_least: float, most: int
 ) -> Int[Tensor, " n_latents"]:
-    """How many features matching pursuit takes from each direction before all inner products are below `at_least`."""
-    left = w.clone()
+    """The number of features, at most `most`, that matching pursuit takes from each direction before all inner products
+    with the residual are below `at_least`."""
+    residual = w.clone()
     count = torch.zeros(len(w), dtype=torch.int64, device=w.device)
     taken = torch.zeros(len(w), len(f), dtype=torch.bool, device=w.device)
     going = torch.arange(len(w), device=w.device)
     for _ in range(min(most, len(f))):
-        along, best = (left[going] @ f.T).masked_fill(taken[going], -torch.inf).max(1)
+        along, best = (residual[going] @ f.T).masked_fill(taken[going], -torch.inf).max(1)
         more = along >= at_least
         going, along, best = going[more], along[more], best[more]
         if not len(going):
             break
         count[going] += 1
         taken[going, best] = True
-        left[going] -= along[:, None] * f[best]
+        residual[going] -= along[:, None] * f[best]
     return count
 
 
 def _count(columns: Bool[Tensor, "rows n"]) -> Int[Tensor, " n"]:
-    """How many are true in each column; as floats, several times faster than as booleans, and exact."""
+    """Number of true entries of each column; summing floats is exact and several times faster than summing booleans."""
     return torch.stack([piece.float().sum(0) for piece in columns.split(_ROWS_AT_ONCE)]).sum(0).long()

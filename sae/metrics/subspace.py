@@ -1,15 +1,16 @@
-"""Whether latents span the subspace of a feature that is more than a direction, and how many share it.
+"""Do the latents span the subspace of a feature that has more than one dimension, and how many share it?
 
-For a subspace with orthonormal basis B ``[k, d_in]`` (a circle's plane, say) the group of latents G are those that fire
-on a test row and whose unit direction w lies in it, ``||B w|| >= min_cosine``:
+For a subspace with orthonormal basis B [k, d_in], such as the plane of a circle, let G be the latents that fire on a
+test sample and whose unit direction w lies in the subspace, ||B w|| >= `min_cosine`.
 
-    subspace_cosine       cosine of the largest angle between B and the span of G's directions (of the k that they
-                          span best, by singular values); 0 where G has fewer than k
-    latents_per_subspace  |G|
+    subspace_cosine       cosine of the largest principal angle between B and the span of the directions of G (the k
+                          dimensions that they span best, by singular values); 0 where G has fewer than k latents; in
+                          [0, 1], 1 is best
+    latents_per_subspace  |G|; k is the smallest number that can span the subspace
 
-means over subspaces. A dictionary that has parted features from one another has `subspace_cosine` near 1, whatever it
-makes of the places within; `latents_per_subspace` says into how many pieces it cuts them, k at the least. In few
-dimensions chance directions lie near a subspace too: read both beside random directions.
+Both are means over subspaces. A dictionary that separates features from one another has subspace_cosine near 1, however
+it represents the positions within a subspace; latents_per_subspace is the number of latents it uses for that. In few
+dimensions random directions lie near a subspace too: compare both with random directions.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ from sae.numerics.matching import unit
 
 
 class Config(MetricConfig):
-    """Needs ``subspaces``. Vectors, ``[n_subspaces]``: `cosine` and `latents`."""
+    """Settings of the subspace scores; needs ``subspaces``.
+
+    Vectors, ``[n_subspaces]``: `cosine` and `latents`.
+    """
 
     kind: Literal["subspace"] = "subspace"
     min_cosine: float = Field(0.9, gt=0, le=1)
+    """Smallest cosine between a latent's direction and the subspace at which the latent belongs to it."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"subspaces"})
 

@@ -1,4 +1,4 @@
-"""Absorption by hand: four orthonormal features of which the second needs the first."""
+"""Absorption by hand: four orthonormal features, of which the second is a child of the first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sae.toys.base import random_directions
 N, D_IN = 4, 6
 F = torch.eye(N, D_IN)
 PARENTS = torch.tensor([-1, 0, -1, -1])
-# Of 10 rows the parent is active in 5, in 2 of them with its child; the others come and go.
+# Of 10 samples the parent is active in 5, in 2 of them with its child; the others are active now and then.
 CODES = torch.zeros(10, N)
 CODES[:5, 0], CODES[3:5, 1], CODES[::3, 2], CODES[5:8, 3] = 1, 1, 1, 1
 
@@ -34,7 +34,7 @@ def score(d: Relu, e: Evidence | None = None) -> Scores:
 
 
 def absorbing() -> Relu:
-    """Latent 0 reads f0 without f1; latent 1 reads f1, and writes f0 + f1."""
+    """Latent 0 encodes f0 where f1 is absent; latent 1 encodes f1 and decodes to f0 + f1."""
     W_enc, W_dec = F.T.clone(), F.clone()
     W_enc[:, 0] = F[0] - F[1]
     W_dec[1] = F[0] + F[1]
@@ -68,7 +68,7 @@ def test_the_absorbing_dictionary_by_hand():
 
 
 def test_half_absorbed():
-    """The parent's latent still fires with its child, at half of its strength: nothing is absorbed in full."""
+    """The parent's latent still fires with its child, at half its strength: nothing is absorbed in full."""
     d = absorbing()
     d.W_enc[:, 0] = F[0] - F[1] / 2
     d.W_dec[1] = F[0] / 2 + F[1]
@@ -77,7 +77,7 @@ def test_half_absorbed():
     assert s["absorption_fraction"] == pytest.approx(2 / 5 * 0.5)
 
 
-def test_a_parent_that_is_written_in_full_is_not_absorbed_by_who_writes_it_again():
+def test_a_parent_that_its_own_latent_writes_in_full_is_not_absorbed_by_a_latent_that_writes_it_too():
     d = Relu.tied(F.clone())
     d.W_dec[1] = F[0] + F[1]
     s = score(d).scalars
@@ -105,7 +105,7 @@ def test_a_grandchild_absorbs_too():
 
 
 def test_directions_that_overlap_by_themselves_are_no_absorption():
-    """A tied encoder reads the overlap too, so the true coefficients are given; the decoder is the truth's."""
+    """A tied encoder would respond to the overlap, so the pseudo-inverse encodes; the decoder is the true one."""
     f = torch.stack([F[0], (F[0] + F[1]) / 2**0.5, F[2], F[3]])
     e = evidence(f=f)
     enc = torch.linalg.pinv(f)
@@ -140,7 +140,7 @@ def test_a_dead_latent_gets_no_credit():
     assert math.isnan(s["absorption_full"]) and math.isnan(s["absorption_fraction"])
 
 
-def test_rates_that_nothing_is_known_of_are_nan():
+def test_rates_over_no_samples_are_nan():
     alone = CODES.clone()
     alone[:, 1] = 0
     assert math.isnan(score(Relu.tied(F), evidence(alone)).scalars["parent_recall_child"])
@@ -175,9 +175,9 @@ def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
     assert set(s) == set(ABSORPTION_SCORES) and all(math.isnan(v) for v in s.values())
 
 
-def test_errors_of_direction_that_know_nothing_of_families_mix_nothing_in_on_average():
-    """A hundred parents with a child each, all with latents of their own that are off by noise: neither mixture has a
-    preferred sign, and what it spreads is the noise's share along one direction of 256."""
+def test_random_errors_of_direction_score_zero_mixing_on_average():
+    """A hundred parents with a child each, all with noisy latents: neither mixture has a preferred sign, and its spread
+    is the noise's share along one direction of 256."""
     g = torch.Generator().manual_seed(2)
     f = random_directions(200, 256, g)
     parents = torch.cat([torch.full((100,), -1), torch.arange(100)])

@@ -1,4 +1,4 @@
-"""Ablating the latent of a recovered feature: by hand, at chance, where a direction is right and its latent idle."""
+"""Ablating the latent of a recovered feature: by hand, at chance, and with a right direction whose latent is silent."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def score(z: torch.Tensor, codes: torch.Tensor, W_dec: torch.Tensor) -> Scores:
 
 
 def test_by_hand():
-    """Feature 0, coefficients 1, 2, 1: removed are 1, 1 and 0, weighted with 1, 2, 1 of 6; a third of z^2 is astray.
-    Feature 1: too much is taken in one row, which counts as all of it. Feature 2 has no latent near it."""
+    """Feature 0, coefficients 1, 2, 1: removed are 1, 1 and 0, weighted by 1, 2, 1 of 6; a third of z^2 is stray.
+    Feature 1: removing too much in one sample counts as all of it. Feature 2 has no latent near it."""
     codes = torch.tensor([[1.0, 0, 1], [2, 0, 0], [1, 3, 0], [0, 0, 0]])
     z = torch.tensor([[1.0, 0, 1], [1, 0, 0], [0, 9, 0], [1, 0, 1]])
     W_dec = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0.6, 0.8]])
@@ -55,7 +55,7 @@ def test_shrunk_codes_remove_what_they_are():
 
 
 def test_a_direction_whose_latent_fires_independently_is_at_chance():
-    """Directions that are the truth's, codes that are another feature's: q removed, 1 - p astray, and all inert."""
+    """True directions with codes of other features: q removed, 1 - p stray, and all inert."""
     g = torch.Generator().manual_seed(0)
     codes = (torch.rand(20_000, 6, generator=g) < 0.3).float()
     z = 2 * (torch.rand(20_000, 6, generator=g) < 0.2)
@@ -71,14 +71,14 @@ def test_a_silent_latent_is_inert_however_right_its_direction():
     assert s == {"causal_share": pytest.approx(0.5), "inert": 0.5, "causal_stray": 0.5}
 
 
-def test_a_latent_that_always_fires_is_caught_by_what_is_astray():
+def test_a_latent_that_always_fires_has_a_high_stray_share():
     g = torch.Generator().manual_seed(1)
     codes = (torch.rand(4000, 3, generator=g) < 0.1).float()
     s = score(torch.ones(4000, 3), codes, torch.eye(3)).scalars
     assert s["causal_share"] == 1 and s["causal_stray"] == pytest.approx(0.9, abs=0.02)
 
 
-def test_two_that_share_the_work_are_both_inert():
+def test_two_latents_that_share_a_feature_are_both_inert():
     codes = torch.rand(60, 2) * (torch.rand(60, 2) < 0.5)
     s = score(0.49 * codes.repeat(1, 2), codes, torch.eye(2).repeat(2, 1)).scalars
     assert s["causal_share"] == pytest.approx(0.49) and s["inert"] == 1

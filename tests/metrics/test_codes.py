@@ -1,4 +1,4 @@
-"""The codes' own scores: identity, chance, invariance, closed forms, and a case by hand."""
+"""Scores of the codes: identity, chance, invariance, closed forms, and a case by hand."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_neither_order_nor_scale_of_latents_matters():
 
 
 def test_by_hand():
-    """Two features along the axes. Latent 0 reads half of feature 0, latent 1 fires in every row alike."""
+    """Two features along the axes. Latent 0 returns half of feature 0, latent 1 is constant."""
     codes = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
     W_enc = torch.tensor([[0.5, 0.0], [0.0, 0.0]])
     d = Relu(W_enc, torch.eye(2), torch.tensor([0.0, 1.0]), torch.zeros(2))
@@ -77,14 +77,14 @@ def test_by_hand():
     # Pearson of (1, 3, 0, 0) with its half is 1, of anything with a constant 0: of the two pairings the first is best.
     assert found.scalars["code_mcc"] == pytest.approx(0.5, abs=1e-6)
     assert found.vectors["correlation"].tolist() == pytest.approx([1, 0], abs=1e-6)
-    # Latent 1 says 1 where feature 1 is 2 and 1: (2 + 1) / (4 + 1).
+    # Latent 1 is 1 where feature 1 is 2 and 1: (2 + 1) / (4 + 1).
     assert found.vectors["slope"].tolist() == pytest.approx([0.5, 0.6], abs=1e-6)
     assert found.scalars["coefficient_slope"] == pytest.approx(0.55, abs=1e-6)
     assert found.vectors["r2"].tolist() == pytest.approx([1, 0], abs=1e-6)
 
 
-def test_a_latent_that_points_away_is_followed_by_its_codes_and_not_by_its_direction():
-    """The pairs of code_mcc are those of the codes: swapped decoder rows change only what is paired by direction."""
+def test_a_latent_that_points_away_is_matched_by_its_codes_and_not_by_its_direction():
+    """code_mcc pairs by codes: swapped decoder rows change only the scores that pair by direction."""
     codes, eye = sparse(400, 2), torch.eye(2)
     s = scored(Relu(eye, eye.flip(0), torch.zeros(2), torch.zeros(2)), codes, eye).scalars
     assert s["code_mcc"] == pytest.approx(1, abs=1e-5) and s["coefficient_r2"] < 0.05
@@ -99,7 +99,7 @@ def test_a_lasso_takes_its_penalty_from_every_coefficient_and_the_slope_says_how
     assert found.scalars["code_mcc"] > 0.98 and 0.98 < found.scalars["coefficient_r2"] < 0.9999
 
 
-def test_what_has_no_partner_counts_nothing_and_has_no_slope():
+def test_a_feature_without_a_partner_counts_zero_and_has_no_slope():
     codes = sparse(500, 4)
     one = Relu(torch.eye(4)[:, :1], torch.eye(4)[:1], torch.zeros(1), torch.zeros(4))
     found = scored(one, codes, torch.eye(4))
@@ -109,7 +109,7 @@ def test_what_has_no_partner_counts_nothing_and_has_no_slope():
     assert found.vectors["slope"].isnan().tolist() == [False, True, True, True]
 
 
-def test_latents_that_stand_for_nothing_lower_the_score_over_the_larger_side_alone():
+def test_superfluous_latents_lower_only_the_score_over_the_larger_side():
     codes = sparse(500, 4)
     d = Relu(torch.eye(4).repeat(1, 2), torch.eye(4).repeat(2, 1), torch.tensor([0.0] * 4 + [-9.0] * 4), torch.zeros(4))
     s = scored(d, codes, torch.eye(4)).scalars
@@ -126,7 +126,7 @@ def test_where_both_sides_are_as_many_it_is_the_published_formula():
     assert float(matched_correlations(codes, z).mean()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_partner_that_never_fires_has_slope_nothing():
+def test_a_partner_that_never_fires_has_slope_zero():
     codes = sparse(300, 2)
     d = Relu(torch.eye(2), torch.eye(2), torch.tensor([0.0, -9.0]), torch.zeros(2))
     found = scored(d, codes, torch.eye(2))
@@ -153,7 +153,7 @@ def test_codes_alone_are_enough_for_their_own_correlation():
     assert s["code_mcc"] == pytest.approx(1, abs=1e-5) and "coefficient_slope" not in s
 
 
-def test_nothing_is_known_where_there_are_too_many_to_assign(monkeypatch: pytest.MonkeyPatch):
+def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sae.metrics.codes.LARGEST_ASSIGNMENT", 2)
     monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 2)
     s = scored(Relu.tied(torch.eye(3)), sparse(100, 3), torch.eye(3)).scalars

@@ -1,4 +1,4 @@
-"""The mean |cosine| between decoder rows, by hand, and who counts in it."""
+"""The mean |cosine| between decoder rows, by hand, and which latents count in it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HALF = 0.5**0.5
 def test_by_hand():
     assert decoder_cosine(torch.eye(3, 5)) == 0
     assert decoder_cosine(torch.eye(1, 4).repeat(3, 1)) == pytest.approx(1)
-    # Of three pairs one is a copy, the other two stand at right angles.
+    # Of three pairs one is a copy, the other two are orthogonal.
     assert decoder_cosine(torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0]])) == pytest.approx(1 / 3)
     assert decoder_cosine(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 3.0]])) == pytest.approx(2 * HALF / 3)
 
 
-def test_opposite_directions_lean_on_one_another_as_much_as_equal_ones():
+def test_opposite_directions_overlap_as_much_as_equal_ones():
     rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     signs = torch.tensor([1.0, -1, 1, -1, -1, 1])[:, None]
     assert decoder_cosine(signs * rows) == pytest.approx(decoder_cosine(rows), rel=1e-6)
@@ -67,7 +67,7 @@ def test_latents_that_never_fire_do_not_count():
     assert scores == [0, pytest.approx(2 * HALF / 3)]
 
 
-def test_orthonormal_directions_lean_on_nothing_and_a_rotation_changes_nothing():
+def test_orthonormal_directions_do_not_overlap_and_a_rotation_changes_nothing():
     rotation = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(4))).Q
     assert decoder_cosine(rotation) == pytest.approx(0, abs=1e-6)
     rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(5))

@@ -19,7 +19,7 @@ def cost(d: Relu | Fista) -> float:
 
 @pytest.mark.parametrize(("n_latents", "product"), [(6, 6 * 6), (10, 2 * 4 * 10)])
 def test_cost_is_that_of_the_products_over_one_layer(n_latents: int, product: int):
-    """A Gram matrix where it is small, two products with the directions where it is not."""
+    """FISTA multiplies by the Gram matrix where that is small, else twice by the directions."""
     d = Relu.tied(torch.nn.functional.normalize(torch.randn(n_latents, 4)))
     assert cost(d) == 1
     lasso = Fista.over(d.W_dec, d.b_dec, l1=0.1, n_iterations=7)

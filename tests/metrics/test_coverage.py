@@ -1,4 +1,4 @@
-"""Coverage and board reconstruction: by hand, at chance, against a plain loop, and chosen on the choose rows."""
+"""Coverage and board reconstruction: by hand, at chance, against a plain loop, and with held-out selection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rows = tuple[torch.Tensor, torch.Tensor]
 
 
 def score(choose: Rows, test: Rows, **settings: Any) -> dict[str, float]:
-    """Each half as (codes of the dictionary, properties): the properties are the true codes."""
+    """Each split as (codes of the dictionary, properties); the properties are the true codes."""
     halves = [Batch(torch.zeros(len(z), 2), y.float()) for z, y in (choose, test)]
     case = Case(Relu.tied(torch.ones(choose[0].shape[1], 2)), Evidence(*halves))
     case.__dict__.update(choose_codes=choose[0], test_codes=test[0])  # where cached_property keeps them
@@ -30,8 +30,8 @@ def f1(yes: torch.Tensor, positive: torch.Tensor) -> float:
 
 
 def test_by_hand():
-    """Property 0 is latent 0 above half of its largest; below, it says nothing of it. Property 1 is latent 1 at any t,
-    but for five rows of fifteen. At one t for both, .5, the second has lost its weaker half."""
+    """Latent 0 has property 0 above half of its largest code, and is unrelated below. Latent 1 has property 1 at any t
+    in ten of fifteen samples. At one t for both, .5, the second loses its weaker half."""
     y = torch.zeros(60, 2, dtype=torch.bool)
     y[:20, 0], y[30:45, 1] = True, True
     z = torch.zeros(60, 2)
@@ -42,7 +42,7 @@ def test_by_hand():
     assert s["coverage"] == pytest.approx((1 + best) / 2)
     assert s["coverage_one_t"] == pytest.approx((1 + 2 * 5 / (5 + 15)) / 2)
     assert s["coverage_chance"] == pytest.approx((2 * 20 / 80 + 2 * 15 / 75) / 2)
-    # Trusted is latent 0 from .5 on, latent 1 below .4, where it has ten firings: never both. 20 of 35 at best.
+    # Latent 0 is trusted from t = .5, latent 1 below .4, where it fires ten times: never both. 20 of 35 at best.
     assert s["board_reconstruction"] == pytest.approx(2 * 20 / (20 + 35))
     s = score((z, y), (z, y), least_firings=5)
     assert s["board_reconstruction"] == pytest.approx(2 * 25 / (25 + 35))
@@ -57,7 +57,7 @@ def test_exact_codes_are_perfect():
 
 
 def test_independent_codes_are_at_the_closed_form():
-    """With rates p and q, F1 = 2pq / (p + q); latents that always fire have 2p / (1 + p), the chance that is told."""
+    """With rates p and q, F1 = 2pq / (p + q); latents that always fire have 2p / (1 + p), the reported chance."""
     g = torch.Generator().manual_seed(1)
     p, q = 0.3, 0.6
     y = torch.rand(40_000, 3, generator=g) < p
@@ -69,23 +69,23 @@ def test_independent_codes_are_at_the_closed_form():
     assert score((always, y[:20_000]), (always, y[20_000:]))["coverage"] == pytest.approx(s["coverage_chance"])
 
 
-def test_many_latents_cannot_choose_their_luck():
-    """Of 2000 latents that know nothing the best has an F1 far above chance where it was chosen, not on other rows."""
+def test_many_latents_do_not_raise_the_score_by_selection():
+    """The best of 2000 random latents has an F1 far above chance where it was selected, not on other samples."""
     g = torch.Generator().manual_seed(2)
     y, z = torch.rand(400, 4, generator=g) < 0.1, (torch.rand(400, 2000, generator=g) < 0.1).float()
     same, other = score((z[:200], y[:200]), (z[:200], y[:200])), score((z[:200], y[:200]), (z[200:], y[200:]))
     assert same["coverage"] > 0.3 and other["coverage"] < 0.2
 
 
-def test_latent_threshold_and_trust_are_chosen_on_the_choose_rows():
-    """A latent that is right on the test rows alone is never asked."""
+def test_latent_threshold_and_precision_are_selected_on_the_validation_split():
+    """A latent that is right only on the test samples is never selected."""
     g = torch.Generator().manual_seed(3)
     y = torch.rand(400, 1, generator=g) < 0.3
     right, wrong = y.float(), (~y).float()
     choose = torch.cat([wrong[:200], 0.7 * right[:200] + 0.3 * wrong[:200]], dim=1)
     test = torch.cat([right[200:], 0.2 * right[200:] + 0.1 * wrong[200:]], dim=1)
     s = score((choose, y[:200]), (test, y[200:]))
-    assert s["coverage"] == 0 == s["board_reconstruction"], "chosen was .3 / .7 of the second, where it says nothing"
+    assert s["coverage"] == 0 == s["board_reconstruction"], "selected: t = .3 / .7 of the second latent"
 
 
 def test_equals_a_plain_loop():
@@ -133,7 +133,7 @@ def test_the_order_and_the_scale_of_latents_do_not_matter():
     assert score((moved[:200], y[:200]), (moved[200:], y[200:])) == pytest.approx(before)
 
 
-def test_a_latent_that_is_dead_on_the_choose_rows_says_nothing():
+def test_a_latent_that_is_dead_on_the_validation_split_predicts_nothing():
     y = torch.rand(100, 1, generator=torch.Generator().manual_seed(6)) < 0.4
     s = score((torch.zeros(100, 2), y), (y.float().repeat(1, 2), y))
     assert s["coverage"] == 0 == s["board_reconstruction"]

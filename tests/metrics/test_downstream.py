@@ -1,4 +1,4 @@
-"""The model's loss under a splice: exact at the ends, cached where the dictionary does not matter."""
+"""The model's loss under a splice: exact in the limits, and cached where the dictionary does not matter."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_perfect_dictionary_loses_nothing(evidence: Evidence):
     assert s["ce_recovered_mean"] == s["ce_recovered_zero"] == 1
 
 
-def test_the_mean_and_zero_recover_nothing_of_their_own(evidence: Evidence):
+def test_a_constant_at_the_mean_or_zero_recovers_none_of_that_ablation(evidence: Evidence):
     mean = score(constant(evidence.choose.acts.double().mean(0).float()), evidence)
     zero = score(constant(torch.zeros(D)), evidence)
     assert mean["ce_recovered_mean"] == pytest.approx(0, abs=1e-6) and mean["ce_spliced"] != mean["ce_clean"]
@@ -76,7 +76,7 @@ def test_figures_equal_a_plain_computation(evidence: Evidence):
     assert s["ce_increase"] == pytest.approx(s["ce_spliced"] - s["ce_clean"])
 
 
-def test_what_the_dictionary_does_not_change_is_computed_once(evidence: Evidence, monkeypatch: pytest.MonkeyPatch):
+def test_losses_without_the_dictionary_are_computed_once(evidence: Evidence, monkeypatch: pytest.MonkeyPatch):
     passes = 0
     real = Model.logits
 

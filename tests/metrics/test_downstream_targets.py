@@ -88,20 +88,20 @@ def test_the_ablations_are_at_the_target(model: Model):
         assert zero[name] == score(constant(torch.zeros(D)), plain)[name]
 
 
-def test_what_is_written_is_made_of_what_was_read_in_the_same_pass(model: Model):
+def test_the_target_receives_the_output_for_the_hook_activations_of_the_same_pass(model: Model):
     text = text_for(model)
     seen: list[Tensor] = []
     point = model.bridge.hook_dict["blocks.0.hook_resid_post"]
     x, y, out = model.activations_at(text.tokens, text.attended, [HOOK, TARGET, "blocks.0.hook_resid_post"])
     point.add_hook(lambda acts, hook: seen.append(acts.clone()))
-    model.logits(text, HOOK, lambda given: 2 * given + 1, TARGET)
+    model.logits(text, HOOK, lambda x: 2 * x + 1, TARGET)
     point.remove_hooks()
     expected = torch.where(text.kept[..., None], out - y + 2 * x + 1, out)
     torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(seen[0][~text.kept], out[~text.kept])  # excluded positions pass unedited
 
 
-def test_a_target_before_its_hook_is_refused_in_one_line(model: Model):
+def test_a_target_before_its_hook_is_an_error_of_one_line(model: Model):
     for hook, target in ((TARGET, HOOK), ("blocks.1.mlp.hook_in", TARGET)):
         with pytest.raises(ValueError, match=f"target '{target}' comes before hook '{hook}'") as error:
             model.logits(text_for(model), hook, lambda x: x, target)

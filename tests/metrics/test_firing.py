@@ -58,7 +58,7 @@ def test_independent_firing_has_the_chance_level():
     assert s["f1"] == pytest.approx(2 * 0.2 * 0.5 / 0.7, abs=0.01)
 
 
-def test_a_threshold_removes_dust():
+def test_a_threshold_removes_tiny_codes():
     g = torch.Generator().manual_seed(0)
     codes = (0.5 + torch.rand(400, 4, generator=g)) * (torch.rand(400, 4, generator=g) < 0.2)
     dust = 0.1 * torch.rand(400, 4, generator=g) * (codes == 0)
@@ -161,7 +161,7 @@ def test_counts_equal_plain_comparisons(seed: int, rows: int, n: int):
 
 
 def test_deciles_run_from_rare_to_frequent_and_leave_out_what_is_never_active():
-    """Twenty features, the rarest of them active in rows of their own; the latents of the rarest two fire elsewhere."""
+    """Twenty features of different frequencies; the latents of the rarest two fire in other samples."""
     codes = torch.zeros(400, 20)
     for g in range(20):
         codes[: 3 * g + 3, g] = 1

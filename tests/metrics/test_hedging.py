@@ -1,4 +1,4 @@
-"""Features without a latent in the latents of others: by hand, without correlation, and in the toys it was found in."""
+"""Features without a latent in the latents of others: by hand, without correlation, and in the toys of the paper."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def score(rows: torch.Tensor, codes: torch.Tensor, f: torch.Tensor | None = None
 
 
 def family(n_rows: int = 400) -> torch.Tensor:
-    """A parent in half of the rows, its child in half of those, a third feature that excludes the parent, and a fourth
-    that comes and goes."""
+    """A parent in half of the samples, its child in half of those, a third feature that excludes the parent, and a
+    fourth in every third sample."""
     row = torch.arange(n_rows)
     return torch.stack([row % 2 == 0, row % 4 == 0, row % 2 == 1, row % 3 == 0], dim=1).float()
 
@@ -43,7 +43,7 @@ def test_by_hand():
     assert found.vectors["hedged"].isnan().tolist() == [True, False, False, True]
 
 
-def test_the_truth_hedges_nothing_be_it_too_short():
+def test_true_directions_hedge_nothing_even_if_too_few():
     everything = score(torch.eye(4), family()).scalars
     assert everything["homeless"] == 0 and math.isnan(everything["hedged"])
     f = random_directions(4, 6, torch.Generator().manual_seed(0))
@@ -51,24 +51,24 @@ def test_the_truth_hedges_nothing_be_it_too_short():
     assert half["homeless"] == 0.5 and half["hedged"] == pytest.approx(0, abs=1e-6)
 
 
-def test_overlap_that_the_features_have_themselves_is_no_hedging():
+def test_overlap_between_the_features_themselves_is_no_hedging():
     f = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])
     codes = family()[:, :3]
     assert score(f[[0]], codes, f).scalars["hedged"] == pytest.approx(0, abs=1e-6)
-    off = torch.tensor([[1.0, 0, 0.2]])  # noise in a third direction: nothing of the child, against what excludes it
+    off = torch.tensor([[1.0, 0, 0.2]])  # noise in a third direction: none of the child
     e = score(off, codes, f).vectors["hedged"]
     assert e[1] == pytest.approx(0, abs=1e-6) and e[2] == pytest.approx(-0.2 / 1.04**0.5)
 
 
 def test_errors_that_ignore_correlation_are_at_chance():
-    """Twenty parents with noisy latents, a child for each without: e is symmetric about 0, of spread s / sqrt(d)."""
+    """200 parents with noisy latents, each with a child without one: e is symmetric about 0, of spread s / sqrt(d)."""
     g = torch.Generator().manual_seed(1)
     parent = (torch.rand(3000, 200, generator=g) < 0.2).float()
     codes = torch.cat([parent, parent * (torch.rand(3000, 200, generator=g) < 0.3)], dim=1)
     f = random_directions(400, 64, g)
     rows = f[:200] + 0.5 * random_directions(200, 64, g)
     found = score(rows, codes, f)
-    spread = (0.2 / 64) ** 0.5  # of the unit rows .2 is noise, and 1 / 64 of it along any other direction
+    spread = (0.2 / 64) ** 0.5  # .2 of a unit row is noise, and 1 / 64 of that lies along any other direction
     assert found.vectors["hedged"][200:].std() == pytest.approx(spread, rel=0.2)
     assert abs(found.scalars["hedged"]) < 3 * spread / 200**0.5
 
@@ -126,18 +126,18 @@ def toy(parents: list[int], probability: list[float]) -> Features:
     )
 
 
-HOW = {"steps": 2000, "batch_size": 256, "lr": 3e-3, "input_scale": "none", "centre": False}
+TRAINING = {"steps": 2000, "batch_size": 256, "lr": 3e-3, "input_scale": "none", "centre": False}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shapes_unchecked")
-def test_one_latent_for_a_parent_and_a_child_mixes_the_child_in_as_much_as_is_least_error():
+def test_one_latent_for_a_parent_and_a_child_contains_the_child_as_least_error_predicts():
     """p = .25, q = p(child | parent) = .2, l1 = 1e-3: the direction is the leading eigenvector of [[1, q], [q, q]], and
-    hedged = sin(arctan(2q / (1 - q)) / 2) = .230. Where the second is active independently, none of it is mixed in."""
+    hedged = sin(arctan(2q / (1 - q)) / 2) = .230. If the second is independent, none of it is mixed in."""
     together, apart = toy([-1, 0], [0.25, 0.2]).build(), toy([-1, -1], [0.25, 0.2]).build()
     found = {}
     for name, source in (("together", together), ("apart", apart)):
-        [d] = sae.fit(source, "relu", n_latents=1, l1=1e-3, **HOW)
+        [d] = sae.fit(source, "relu", n_latents=1, l1=1e-3, **TRAINING)
         batch, choose = source.batch(0, 8000, "test"), source.batch(0, 8000, "choose")
         case = Case(d, Evidence(choose, batch, source.truth))
         found[name] = case.matching.cosine[:, 0].tolist(), Config().score(case).scalars

@@ -1,4 +1,4 @@
-"""Other people's formulas: by hand, equal to their own code where it is installed, and with their known defects."""
+"""Scores of other libraries: by hand, equal to their code where it is installed, and with their known defects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scores(d: Relu, x: torch.Tensor, features: torch.Tensor | None = None) -> di
 
 
 def identity(d_in: int, scale: float = 1.0, bias: float = 0.0) -> Relu:
-    """Rebuilds non-negative activations up to a factor and a constant."""
+    """Reconstructs non-negative activations up to a factor and a constant."""
     return Relu(torch.eye(d_in), scale * torch.eye(d_in), torch.full((d_in,), bias), torch.full((d_in,), bias))
 
 
@@ -64,8 +64,8 @@ def test_perfect():
     assert s["l2_ratio"] == pytest.approx(1) and s["token_cosine"] == pytest.approx(1) and s["dead_under_10"] == 0
 
 
-def test_a_constant_at_the_mean_explains_nothing_and_two_forms_say_it_does():
-    """The null: R^2 is 0, and so are three of the forms; SAEBench's and overcomplete's are not."""
+def test_a_constant_at_the_mean_explains_nothing_except_in_two_variants():
+    """R^2 is 0, and so are three of the variants; those of SAEBench and overcomplete are not."""
     x = torch.randn(2000, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 4
     x += torch.tensor([1.0, 0, 0, 0, -0.5, 0])
     s = scores(constant(x.mean(0)).to(dtype=torch.float64), x)
@@ -76,14 +76,14 @@ def test_a_constant_at_the_mean_explains_nothing_and_two_forms_say_it_does():
     assert min(s["ev_saebench"], s["ev_overcomplete"]) > 0.7 and s["token_cosine"] > 0.7
 
 
-def test_the_form_of_saebench_depends_on_the_unit():
+def test_the_variant_of_saebench_depends_on_the_unit():
     d, x = noisy()
     big, other = scores(d, x), scores(Relu(d.W_enc, d.W_dec, d.b_enc / 9, d.b_dec / 9), x / 9)
     assert other["explained_variance"] == pytest.approx(big["explained_variance"], abs=1e-5)
     assert abs(other["ev_saebench"] - big["ev_saebench"]) > 0.1
 
 
-def test_a_constant_bias_is_forgiven_by_one():
+def test_one_variant_ignores_a_constant_bias():
     x = torch.rand(200, 3, generator=torch.Generator().manual_seed(2))
     s = scores(identity(3, bias=1.0), x)  # x_hat = (x - 1 + 1) + 1
     assert s["fve_dictionary_learning"] == pytest.approx(1) and s["explained_variance"] < -5
@@ -91,14 +91,14 @@ def test_a_constant_bias_is_forgiven_by_one():
 
 
 def test_rows_near_the_mean_sink_the_mean_of_ratios():
-    """A hundred rows rebuilt to a tenth of a percent, and one near the mean that is not: R^2 does not mind."""
+    """Samples reconstructed with a small error, and one near the mean: R^2 stays high."""
     x = torch.rand(100, 2, generator=torch.Generator().manual_seed(3))
     centred = torch.cat([x, 2 * x.mean(0) - x, x.mean(0)[None] + 1e-3])
     s = scores(Relu(torch.eye(2), torch.eye(2), torch.full((2,), -0.02), torch.zeros(2)), centred)
     assert s["explained_variance"] > 0.99 and s["ev_per_token"] < -0.5
 
 
-def test_small_dimensions_count_as_much_as_large_ones_in_one():
+def test_one_variant_weighs_small_dimensions_as_much_as_large_ones():
     x = torch.rand(300, 2, generator=torch.Generator().manual_seed(4)) * torch.tensor([100.0, 0.01])
     first = Relu(torch.eye(2)[:, :1], torch.eye(2)[:1], torch.zeros(1), torch.zeros(2))
     s = scores(first, x)
@@ -114,12 +114,12 @@ def test_the_ratio_of_norms_calls_an_unbiased_projection_shrunk_and_a_mean_hides
     assert far["nmse_openai"] < 1e-4 and far["token_cosine"] > 0.9999 and far["explained_variance"] < 0
 
 
-def test_a_row_that_is_not_rebuilt_at_all_has_cosine_zero():
+def test_a_zero_reconstruction_has_cosine_zero():
     s = scores(identity(2, bias=0.0), torch.tensor([[1.0, 1], [-1, -1], [0, 0]]))
     assert s["token_cosine"] == pytest.approx(0.5) and s["l2_ratio"] == pytest.approx(0.5)
 
 
-def test_turned_away_latents_are_forgiven_and_too_few_are_free():
+def test_latents_that_point_away_match_and_missing_latents_cost_nothing():
     eye, x = torch.eye(4), torch.rand(20, 4)
     turned = scores(Relu.tied(-eye), x, eye)
     assert turned["mcc_absolute"] == 1 == turned["uniqueness_absolute"]
@@ -129,7 +129,7 @@ def test_turned_away_latents_are_forgiven_and_too_few_are_free():
 
 
 def test_random_directions_score_the_known_null():
-    """512 random directions before 512 in 256 dimensions: .192 (the signed mcc has .180)."""
+    """512 random directions against 512 in 256 dimensions: .192 (the signed mcc has .180)."""
     g = torch.Generator().manual_seed(6)
     f, w = random_directions(512, 256, g), random_directions(512, 256, g)
     assert scores(Relu.tied(w), torch.rand(20, 256), f)["mcc_absolute"] == pytest.approx(0.192, abs=0.003)
@@ -141,7 +141,7 @@ def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
     assert math.isnan(s["mcc_absolute"]) and s["uniqueness_absolute"] == 1
 
 
-def test_asked_for_by_name_and_never_otherwise():
+def test_computed_only_on_request():
     import sae
 
     d, x = noisy()
@@ -152,7 +152,7 @@ def test_asked_for_by_name_and_never_otherwise():
         sae.score(d, x, metrics=["firing"])
 
 
-# The others' own code
+# The code of the other libraries
 
 
 def torchvision_or_its_stand_in() -> None:
@@ -197,8 +197,8 @@ def test_equals_overcompletes_r2():
     assert scores(d, x)["ev_overcomplete"] == pytest.approx(theirs, rel=1e-4)
 
 
-def test_equals_the_variance_form_of_sparsify():
-    """Its fvu, error over squares about the mean of the batch, is ours where the batch is everything."""
+def test_equals_the_fvu_of_sparsify():
+    """Its fvu, error over squares about the batch mean, equals ours if the batch is the whole split."""
     torchvision_or_its_stand_in()
     sparsify: Any = pytest.importorskip("sparsify", reason="sparsify is not installed")
     x = noisy()[1]

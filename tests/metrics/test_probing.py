@@ -95,7 +95,7 @@ def test_true_latents_reach_what_the_activations_allow(evidence: Evidence):
     assert s["probe_auc_latent"] > 0.9 and s["probe_auc_k1"] > 0.9 and s["probe_f1_latent"] > 0.6
     assert s["probe_auc_k5"] > s["probe_auc_k1"] and s["probe_auc_neuron"] < s["probe_auc_latent"]
     spread = s.pop("latents_per_feature")
-    assert 1 <= spread < 4 and s["probe_auc_nearest"] > 0.7  # interference has other latents fire along
+    assert 1 <= spread < 4 and s["probe_auc_nearest"] > 0.7  # interference makes other latents fire too
     assert all(0 <= value <= 1 for value in s.values()) and len(s) == 18
 
 
@@ -105,7 +105,7 @@ def test_permuted_labels_are_at_chance(evidence: Evidence):
 
 
 def test_labels_that_mean_nothing_are_at_chance_on_test():
-    """With as many dimensions as rows every probe fits the choose rows perfectly; only held-out rows tell."""
+    """With as many dimensions as samples every probe fits the validation split perfectly, and none the test split."""
     g = torch.Generator().manual_seed(0)
     x, test_x = torch.randn(60, 60, generator=g), torch.randn(1000, 60, generator=g)
     y, test_y = (torch.rand(n, generator=g) < 0.5 for n in (60, 1000))
@@ -114,8 +114,8 @@ def test_labels_that_mean_nothing_are_at_chance_on_test():
     assert len(aucs) == 9 and all(abs(auc - 0.5) < 0.08 for auc in aucs)
 
 
-def test_nothing_is_chosen_on_the_test_rows():
-    """A latent that tells the test labels, but not the choose labels, must not be found."""
+def test_nothing_is_selected_on_the_test_samples():
+    """A latent that predicts the test labels but not the validation labels is not selected."""
     g = torch.Generator().manual_seed(0)
     x, test_x = torch.rand(400, 4, generator=g), torch.rand(400, 4, generator=g)
     y, test_y = x[:, 0] > 0.5, test_x[:, 1] > 0.5
@@ -123,14 +123,14 @@ def test_nothing_is_chosen_on_the_test_rows():
     assert all(s[f"probe_auc_{probe}"] < 0.65 for probe in ("logistic", "diff_means", "neuron", "latent", "k1"))
 
 
-def test_a_neuron_may_speak_against_and_a_latent_may_not():
+def test_a_neuron_may_predict_with_a_negative_sign_and_a_latent_may_not():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(600, 2, generator=g)
     y = x[:, 0] < 0.3
     evidence = labelled(x[:300], x[300:], y[:300], y[300:])
     s = Config(k=(1,)).score(Case(Relu.tied(torch.eye(2)), evidence)).scalars
     assert s["probe_auc_neuron"] == 1 and s["probe_f1_neuron"] > 0.97
-    assert s["probe_auc_latent"] < 0.6 and s["probe_auc_k1"] == 1  # the regression can turn it round
+    assert s["probe_auc_latent"] < 0.6 and s["probe_auc_k1"] == 1  # logistic regression can flip the sign
 
 
 def test_all_zero_codes_are_at_chance(evidence: Evidence):
@@ -216,8 +216,8 @@ def test_a_capped_fit_comes_close_to_the_full_one(evidence: Evidence):
     assert capped["probe_f1_logistic"] == pytest.approx(full["probe_f1_logistic"], abs=0.03)
 
 
-def test_neighbours_read_what_no_line_does():
-    """Inside or outside a ring: chance for a linear reader, plain for one that looks around itself."""
+def test_neighbours_predict_what_no_linear_probe_can():
+    """Inside or outside a ring: chance for a linear probe, easy for nearest neighbours."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 2, generator=g)
     y = (x.norm(dim=1) > 1.2).long()

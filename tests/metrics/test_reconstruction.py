@@ -20,7 +20,7 @@ def scores(d: Relu, x: torch.Tensor, codes: torch.Tensor | None = None) -> dict[
 
 
 def identity(d_in: int, scale: float = 1.0) -> Relu:
-    """Rebuilds non-negative activations up to a factor."""
+    """Reconstructs non-negative activations up to a factor."""
     return Relu(torch.eye(d_in), scale * torch.eye(d_in), torch.zeros(d_in), torch.zeros(d_in))
 
 
@@ -48,14 +48,14 @@ def test_perfect():
 
 
 def test_a_constant_at_the_mean_explains_nothing():
-    """The defect of uncentred and of per-dimension forms, which score .44 and more here."""
+    """Uncentred and per-dimension variants score .44 and more here."""
     x = torch.randn(500, 6, dtype=torch.float64) + torch.tensor([5.0, 0, 0, 0, -3, 0])
     s = scores(constant(x.mean(0)).to(dtype=torch.float64), x)
     assert s["explained_variance"] == pytest.approx(0, abs=1e-12) and s["dead"] == 1 and s["l0"] == 0
 
 
 def test_a_constant_bias_is_not_forgiven():
-    """Var(x - x_hat) on top would still say 1."""
+    """With Var(x - x_hat) as the numerator the score would be 1."""
     x = torch.rand(200, 3)
     d = identity(3)
     shifted = Relu(d.W_enc, d.W_dec, d.b_enc + 1, d.b_dec)  # x_hat = x + 1
@@ -63,7 +63,7 @@ def test_a_constant_bias_is_not_forgiven():
 
 
 def test_an_orthogonal_projection_is_unbiased():
-    """The ratio of norms would call it shrunk."""
+    """The ratio of norms would be below 1."""
     d = Relu(torch.eye(4, 2), torch.eye(2, 4), torch.zeros(2), torch.zeros(4))
     s = scores(d, torch.rand(100, 4))
     assert s["shrinkage"] == pytest.approx(1) and s["fvu"] > 0.3
@@ -78,14 +78,14 @@ def test_a_large_offset_costs_no_digits():
     assert scores(d, x)["fvu"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_transcoder_is_held_against_its_targets():
+def test_a_transcoder_is_compared_with_its_targets():
     x, y = torch.rand(50, 3), torch.randn(50, 3)
     batch = Batch(x, targets=y)
     s = Config().score(Case(identity(3), Evidence(batch, batch))).scalars
     assert s["fvu"] == pytest.approx(float((x - y).square().sum() / (y - y.mean(0)).square().sum()), rel=1e-5)
     assert s["explained_variance"] == pytest.approx(1 - s["fvu"])
     assert s["shrinkage"] == pytest.approx(float(x.square().sum() / (x * y).sum()), rel=1e-4)
-    assert s["l0"] == scores(identity(3), x)["l0"]  # the codes are those of what is read
+    assert s["l0"] == scores(identity(3), x)["l0"]  # the codes are those of the inputs
     batch = Batch(x, targets=x.flip(1))
     swapped = Relu(torch.eye(3), torch.eye(3).flip(1), torch.zeros(3), torch.zeros(3))
     assert Config().score(Case(swapped, Evidence(batch, batch))).scalars["fvu"] == 0
@@ -118,8 +118,8 @@ def test_units_and_origin_do_not_matter(scale: float, shift: float, seed: int):
 
 
 def test_two_on_a_line_disturb_each_other_only_together():
-    """A digon, features at 1 and -1 of one dimension, read with a threshold of .1: together they nearly cancel, and
-    the little that is left is lost to the threshold."""
+    """A digon, features at 1 and -1 in one dimension, encoded with a threshold of .1: together they nearly cancel, and
+    the remainder is below the threshold."""
     draw = torch.Generator().manual_seed(0)
     codes = torch.rand(4000, 2, generator=draw) * (torch.rand(4000, 2, generator=draw) < 0.5)
     x = codes[:, :1] - codes[:, 1:]
@@ -132,10 +132,10 @@ def test_two_on_a_line_disturb_each_other_only_together():
         expected = float((rows - found).square().sum() / (rows - rows.mean()).square().sum())
         assert s[f"fvu_active_{k}"] == pytest.approx(expected, rel=1e-4)
     assert s["fvu_active_2"] > s["fvu_active_1"] and math.isnan(s["fvu_active_3"])
-    assert not [name for name in scores(d, x) if "active" in name], "nothing is known of features without codes"
+    assert not [name for name in scores(d, x) if "active" in name], "no such scores without true codes"
 
 
-def test_a_share_of_rows_too_small_to_judge_is_nan():
+def test_too_few_samples_are_nan():
     x = torch.rand(300, 2)
     codes = torch.ones(300, 2)
     codes[:99, 0] = 0
@@ -163,7 +163,7 @@ def test_neither_order_nor_scale_of_latents_matters_but_to_their_sum():
 
 
 def test_codes_at_random_are_worse_than_none():
-    """The null of a reconstruction that knows nothing: with the right spread and no overlap, fvu is 1 + 1."""
+    """A random reconstruction with the variance of the data and no correlation: fvu is 1 + 1."""
     g = torch.Generator().manual_seed(1)
     x, noise = torch.randn(2, 20_000, 4, generator=g)
     both = torch.cat([torch.eye(4), -torch.eye(4)])

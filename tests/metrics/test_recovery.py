@@ -18,7 +18,7 @@ from sae.toys.base import random_directions
 
 
 def recover(features: torch.Tensor, latents: torch.Tensor, probability: torch.Tensor | None = None) -> Scores:
-    """Scores of decoder rows `latents` before true directions `features` of any length."""
+    """Scores of decoder rows `latents` against true directions `features` of any length."""
     if probability is None:
         probability = torch.linspace(0.01, 0.5, len(features))
     truth = Truth(unit(features), features.norm(dim=-1) > 0, probability)
@@ -42,7 +42,7 @@ def test_by_hand():
     assert s["uniqueness"] == 2 / 4
 
 
-def test_truth_before_itself_is_perfect():
+def test_the_truth_against_itself_is_perfect():
     features = draw(40, 12)
     s = dict(recover(features, features[torch.randperm(40)]).scalars)
     assert s.pop("n_represented") == 40 and math.isnan(s.pop("false_recovery"))
@@ -58,7 +58,7 @@ def test_random_directions_score_the_known_null(n_latents: int, mmcs: float):
     assert s["recovered_80"] == 0
     if n_latents == 512:
         assert s["mcc"] == pytest.approx(0.180, abs=0.003) and s["mcc"] == s["mcc_all"]
-        absolute = cosines(features, latents).abs()  # SAELens' form
+        absolute = cosines(features, latents).abs()  # SAELens' variant
         assert float(absolute[range(512), one_to_one(absolute)].mean()) == pytest.approx(0.192, abs=0.003)
 
 
@@ -116,7 +116,7 @@ def test_deciles_of_few_or_unknown_features():
     assert not [name for name in unknown if "decile" in name] and unknown["mcc"] == 1
 
 
-def test_more_latents_never_lower_the_recall_like_score_and_cannot_hide_from_the_other():
+def test_more_latents_never_lower_mmcs_truth_but_lower_mmcs_latents():
     features, latents = draw(30, 10), draw(60, 10, seed=3)
     good = torch.cat([features, latents])
     few, many = recover(features, features).scalars, recover(features, good).scalars
@@ -169,7 +169,7 @@ def with_ignored(directions: torch.Tensor, represented: list[bool], latents: tor
 
 
 def test_latents_of_ignored_features_are_false_recoveries():
-    """Two features are carried, one is known but ignored. Of five latents one is on the ignored feature and one near it
+    """Two features are represented, one is not. Of five latents one is on the unrepresented feature and one near it
     (cosine .95); the others are on a feature, between two (.71), and dead."""
     near = torch.tensor([(1 - 0.95**2) ** 0.5, 0, 0.95])
     latents = torch.stack([torch.tensor([0, 0, 2.0]), near, *torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0]])])

@@ -1,7 +1,7 @@
-"""Our scores and SAELens' own evaluation on synthetic data agree: one dictionary, one set of rows, two libraries.
+"""Our scores agree with SAELens' evaluation on synthetic data, for the same dictionary and samples.
 
-Our data go into ``eval_sae_on_synthetic_data`` with a dictionary that is written in SAELens' form and opened by it; and
-the data of its ``SyntheticModel`` go into our metrics.
+``eval_sae_on_synthetic_data`` gets our data and a dictionary that is saved in SAELens' format and loaded by it; our
+metrics get the data of its ``SyntheticModel``.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ NAMES = {
 
 
 class Replayed:
-    """A generator of feature activations, in SAELens' sense, that gives given rows in their order."""
+    """A generator of feature activations, in SAELens' sense, that returns the rows of `codes` in order."""
 
     def __init__(self, codes: torch.Tensor) -> None:
-        self.codes, self.given = codes, 0
+        self.codes, self.position = codes, 0
 
     def sample(self, n: int) -> torch.Tensor:
-        self.given += n
-        return self.codes[self.given - n : self.given]
+        self.position += n
+        return self.codes[self.position - n : self.position]
 
 
 def ours(d: Relu, truth: Truth, batch: Batch) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Splitting and composition: by hand, at chance, on choose and test rows, and in a toy that is known to be composed."""
+"""Splitting and composition: by hand, at chance, with held-out selection, and in a toy where composition is known."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_latents_of_children_split_no_parent():
 
 
 def test_a_latent_for_two_features_at_once_by_hand():
-    """It fires in the 20 rows of both and writes both: F1 with either is 2 20 / (20 + 60) = .5, with the AND 1."""
+    """It fires in the 20 samples of both and writes both: F1 with either is 2 20 / (20 + 60) = .5, with the AND 1."""
     codes = blocks((0, 60), (40, 60), (150, 20))
     z = torch.cat([codes[:, :1] * codes[:, 1:2], codes[:, 2:]], dim=1)
     W_dec = torch.tensor([[HALF, HALF, 0], [0, 0, 1]])
@@ -94,19 +94,19 @@ def test_a_latent_for_two_features_at_once_by_hand():
     assert found.scalars["composed_latents"] == 1 / 2 and found.vectors["composed"].tolist() == [1, 0]
     assert found.scalars["features_per_latent"] == 3 / 2 and found.vectors["features"].tolist() == [2, 1]
     one = score(z, codes, torch.eye(3)[[0, 2]]).scalars
-    assert one["composed_latents"] == 0, "it fires for both and writes one: a piece of that, not a composition"
+    assert one["composed_latents"] == 0, "it fires for both and writes one: a piece of that feature, not a composition"
     weak = torch.tensor([[1.0, 0.24, 0], [0, 0, 1]])
     strong = torch.tensor([[1.0, 0.26, 0], [0, 0, 1]])
     assert [score(z, codes, W).scalars["composed_latents"] for W in (weak, strong)] == [0, 0.5]
 
 
-def test_a_latent_for_one_or_the_other_is_not_composed_but_holds_both():
+def test_a_latent_for_either_feature_is_not_composed_but_contains_both():
     codes = blocks((0, 50), (40, 50))
     s = score(codes.amax(1, keepdim=True), codes, torch.tensor([[HALF, HALF]])).scalars
     assert s["composed_latents"] == 0 and s["features_per_latent"] == 2
 
 
-def test_dust_does_not_count():
+def test_tiny_codes_do_not_count():
     g = torch.Generator().manual_seed(0)
     codes, clean = blocks((0, 40), (100, 30)), blocks((0, 20), (20, 20), (100, 30))
     z = clean + 0.09 * torch.rand(200, 3, generator=g)
@@ -114,8 +114,8 @@ def test_dust_does_not_count():
     assert found == expected
 
 
-def test_what_holds_on_the_choose_rows_alone_does_not_count():
-    """There two latents take turns and one is an AND; on the test rows all fire with the first feature."""
+def test_a_rise_on_the_validation_samples_alone_does_not_count():
+    """There two latents take turns and one is an AND; on the test samples all fire with the first feature."""
     codes = blocks((0, 60), (30, 60))
     turns = torch.cat([blocks((0, 30), (30, 30)), codes[:, :1] * codes[:, 1:]], dim=1)
     together = codes[:, :1].repeat(1, 3)
@@ -126,7 +126,7 @@ def test_what_holds_on_the_choose_rows_alone_does_not_count():
 
 
 def test_frequency_alone_makes_no_piece():
-    """A feature of nine rows in ten: whatever fires independently has a precision of .9, and says nothing."""
+    """A feature active in nine of ten samples: any independent latent has a precision of .9."""
     g = torch.Generator().manual_seed(0)
     codes = (torch.rand(2000, 1, generator=g) < 0.9).float()
     z = (torch.rand(2000, 4, generator=g) < 0.5).float()
@@ -146,7 +146,7 @@ def test_independent_firing_is_at_chance():
 
 @pytest.mark.parametrize("d_in", [8, 32])
 def test_random_directions_hold_as_many_features_as_the_closed_form_says(d_in: int):
-    """A direction holds none of G with probability (1 - q)^G, cos^2 being Beta(1/2, (d - 1)/2)."""
+    """A direction contains none of G with probability (1 - q)^G, cos^2 being Beta(1/2, (d - 1)/2)."""
     g = torch.Generator().manual_seed(2)
     f, w = random_directions(20, d_in, g), random_directions(20_000, d_in, g)
     q = stats.beta.sf(0.3**2, 0.5, (d_in - 1) / 2) / 2
@@ -176,7 +176,7 @@ def test_true_directions_in_superposition_hold_one_feature_each():
     assert features_per_direction(f, f, 0.3, 10).tolist() == [1] * 40
 
 
-def test_latents_that_hardly_fire_are_not_judged():
+def test_latents_that_hardly_fire_are_left_out():
     codes, z = blocks((0, 40)), blocks((0, 40), (0, 9))
     found = score(z, codes, torch.eye(1).repeat(2, 1))
     assert found.vectors["features"].isnan().tolist() == [False, True] and found.scalars["pieces_per_feature"] == 1
@@ -201,9 +201,9 @@ def test_the_order_and_the_scale_of_latents_do_not_matter():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shapes_unchecked")
-def test_latents_that_l1_has_to_spare_become_compositions():
-    """Six independent features: six latents find them, and of nine some of those to spare save penalty by writing two
-    features at once, 1.41 with one code in place of 2 with two (Anders et al. 2024)."""
+def test_superfluous_latents_become_compositions_under_l1():
+    """Six latents recover six independent features; of nine latents, some superfluous ones save penalty by writing two
+    features at once, 1.41 with one code instead of 2 with two (Anders et al. 2024)."""
     g = torch.Generator().manual_seed(0)
     codes = (torch.rand(8000, 6, generator=g) < 0.2).float()
     f = torch.linalg.qr(torch.randn(12, 12, generator=g)).Q[:6]

@@ -17,7 +17,7 @@ PLANES = torch.eye(4).view(2, 2, 4)
 
 
 def score(rows: torch.Tensor, acts: torch.Tensor | None = None) -> dict[str, float]:
-    """Latents along `rows`; without `acts` each of them fires in a row of its own."""
+    """Latents along `rows`; without `acts` each of them fires in one sample."""
     batch = Batch(rows if acts is None else acts)
     evidence = Evidence(batch, batch, subspaces=PLANES)
     return dict(Config().score(Case(Relu.tied(rows), evidence)).scalars)
@@ -27,7 +27,7 @@ def in_first(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows, torch.zeros(len(rows), 2)], dim=1)
 
 
-def test_a_circle_that_is_tiled_is_found_and_the_tiles_are_counted():
+def test_latents_around_a_circle_span_its_plane_and_are_counted():
     both = torch.cat([in_first(polygon(5)), in_first(polygon(9)).roll(2, 1)])
     assert score(both) == {"subspace_cosine": pytest.approx(1), "latents_per_subspace": 7}
 
