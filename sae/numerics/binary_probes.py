@@ -1,4 +1,4 @@
-"""Binary probes: the area under the ROC curve, thresholds, logistic regression. Plain functions."""
+"""Binary probes: the area under the ROC curve, thresholds and logistic regression."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Penalty = Literal["l1", "l2"]
 
 
 def frequent_enough(min_count: int, *halves: Bool[Tensor, "_ n_tasks"]) -> Bool[Tensor, " n_tasks"]:
-    """Which tasks have `min_count` rows of either class in every half."""
+    """Whether each task has at least `min_count` rows of either class in every half."""
     rarer = torch.stack([torch.minimum(half.sum(0), (~half).sum(0)) for half in halves])
     return (rarer >= min_count).all(0)
 
@@ -35,12 +35,12 @@ def spread_over(
 def rank_auc(
     scores: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows n_tasks"]
 ) -> Float[Tensor, "n_tasks columns"]:
-    """The AUC of every column for every task: the chance that a positive row scores above a negative one.
+    """The AUC of every column for every task: the probability that a positive row scores above a negative one.
 
         AUC = (R - n_pos (n_pos + 1) / 2) / (n_pos n_neg)
 
-    with R the sum of the positives' ranks (Mann and Whitney 1947), ties at their mean rank. Every column is
-    ranked once, whatever the number of tasks. NaN where a class is empty.
+    with R the sum of the positives' ranks (Mann and Whitney 1947), ties at their mean rank. Every column is ranked once
+    for all tasks. NaN if a class is empty.
     """
     y = positive.double()
     n_pos = y.sum(0)[:, None]
@@ -51,7 +51,7 @@ def rank_auc(
 def ranks(scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
     """Ranks within each column, from 1, equal scores at the mean of their ranks.
 
-    Only what is not zero is sorted, since codes are sparse: the zeros of a column are one great tie.
+    All zeros in a column are tied, so only the non-zero scores are sorted, which is fast for sparse codes.
     """
     n_rows, n_columns = scores.shape
     row, column = scores.nonzero(as_tuple=True)
@@ -64,7 +64,7 @@ def ranks(scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"
     new[1:] = (value[1:] != value[:-1]) | (column[1:] != column[:-1])
     tie = new.cumsum(0) - 1
     size = tie.bincount()
-    middle = size.cumsum(0) - (size - 1) / 2  # mean position of a tie among all that is sorted, from 1
+    middle = size.cumsum(0) - (size - 1) / 2  # mean position of a tie among all sorted scores, from 1
 
     filled = column.bincount(minlength=n_columns)
     zeros = n_rows - filled
@@ -78,7 +78,7 @@ def ranks(scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"
 def mean_difference(
     x: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows n_tasks"]
 ) -> Float[Tensor, "n_tasks columns"]:
-    """The mean of the positive rows less that of the negative rows."""
+    """The mean of the positive rows minus the mean of the negative rows."""
     y = positive.to(x.dtype)
     n_pos = y.sum(0)[:, None]
     # E[x|1] - E[x|0] = (sum_1 - n_pos E[x]) / n_pos * n / n_neg: one product for both classes
@@ -86,7 +86,12 @@ def mean_difference(
 
 
 def best_threshold(scores: Float[Tensor, " rows"], positive: Bool[Tensor, " rows"]) -> float:
-    """The t for which ``scores >= t`` has the highest F1."""
+    """The t for which ``scores >= t`` has the highest F1.
+
+    It is one of the scores, and equal scores are on the same side of it.
+    :func:`~sae.numerics.threshold_fit.best_code_threshold` instead gives the midpoint of two neighbouring scores, for
+    ``scores > t``, in many columns at once.
+    """
     value, order = scores.sort(descending=True)
     hits = positive[order].cumsum(0)
     f1 = 2 * hits / (torch.arange(1, len(value) + 1, device=value.device) + hits[-1])
@@ -95,7 +100,7 @@ def best_threshold(scores: Float[Tensor, " rows"], positive: Bool[Tensor, " rows
 
 
 def f1_score(predicted: Bool[Tensor, " rows"], positive: Bool[Tensor, " rows"]) -> float:
-    """``2 TP / (predicted + positive)``, 0 where that is undefined."""
+    """``2 TP / (predicted + positive)``, 0 if nothing is predicted or positive."""
     hits, total = int((predicted & positive).sum()), int(predicted.sum() + positive.sum())
     return 2 * hits / total if total else 0.0
 
@@ -103,7 +108,10 @@ def f1_score(predicted: Bool[Tensor, " rows"], positive: Bool[Tensor, " rows"]) 
 def standardised(
     choose: Float[Tensor, "choose_rows columns"], test: Float[Tensor, "test_rows columns"]
 ) -> tuple[Tensor, Tensor]:
-    """Both with the mean and the standard deviation of `choose` taken out; constant columns become 0 there."""
+    """Both matrices, minus the mean and divided by the standard deviation of `choose`.
+
+    Columns that are constant in `choose` are only centred.
+    """
     spread, mean = torch.std_mean(choose, dim=0, correction=0)
     spread = torch.where(spread > 0, spread, torch.ones_like(spread))
     return (choose - mean) / spread, (test - mean) / spread
@@ -117,25 +125,25 @@ def logistic(
     inverse: float = 1.0,
     penalty: Penalty = "l2",
 ) -> NDArray[np.float32]:
-    """Log odds on `x_test` by logistic regression on weighted rows; `inverse` is scikit-learn's C."""
+    """Log odds on `x_test` by logistic regression on weighted rows; `inverse` is scikit-learn's inverse penalty C."""
     with one_thread():
         odds = logistic_model(inverse, penalty).fit(x, positive, weight).decision_function(x_test)
     return odds.astype(np.float32, copy=False)
 
 
 def logistic_model(inverse: float = 1.0, penalty: Penalty = "l2") -> Any:
-    """scikit-learn's logistic regression, to be fitted."""
+    """An unfitted logistic regression of scikit-learn."""
     from sklearn.linear_model import LogisticRegression
 
-    known: dict[str, Any] = {"C": inverse, "max_iter": 1000}
+    settings: dict[str, Any] = {"C": inverse, "max_iter": 1000}
     if penalty == "l1":
-        # Its solver penalises the intercept too, which a large scale of it makes harmless. Rows that can be told apart
-        # without error have no finite optimum when hardly anything is penalised: a minute's search there changes
-        # the AUC by a hundredth, so it ends early. Since 1.8 scikit-learn has `l1_ratio` say what `penalty` did.
+        # liblinear penalises the intercept too; a large intercept_scaling makes that harmless. Separable rows have no
+        # finite optimum under a weak penalty: a minute of further iterations changes the AUC by a hundredth, so
+        # max_iter is small. In scikit-learn 1.8 `l1_ratio` replaced `penalty`.
         renamed = LogisticRegression().get_params()["penalty"] == "deprecated"
-        known |= {"solver": "liblinear", "intercept_scaling": 10.0, "max_iter": 30, "random_state": 0}
-        known |= {"l1_ratio": 1.0} if renamed else {"penalty": "l1"}
-    return LogisticRegression(**known)
+        settings |= {"solver": "liblinear", "intercept_scaling": 10.0, "max_iter": 30, "random_state": 0}
+        settings |= {"l1_ratio": 1.0} if renamed else {"penalty": "l1"}
+    return LogisticRegression(**settings)
 
 
 def nearest(x: NDArray[np.float32], x_test: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -146,8 +154,8 @@ def nearest(x: NDArray[np.float32], x_test: NDArray[np.float32], k: int) -> NDAr
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """One thread for scikit-learn's products: they are small, and threads that wait for each other at every one of
-    them cost more than they do."""
+    """Limits scikit-learn to one thread: its products are so small that synchronising threads costs more than they
+    save."""
     return _thread_pools().limit(limits=1)
 
 

@@ -1,7 +1,7 @@
-"""Uniform numbers of a torch CPU generator, several times as fast: the same bits, and the generator moved on alike.
+"""Uniform numbers of a torch CPU generator, several times as fast as torch, with the same bits and final state.
 
-Torch draws them one by one from a Mersenne Twister (Matsumoto and Nishimura 1998), whose 624 words of state numba
-renews and tempers many at a time.
+Torch draws them one by one from a Mersenne Twister (Matsumoto and Nishimura 1998). A loop compiled by numba updates
+and tempers its 624 words of state many at a time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 from sae.numerics.seeds import HAS_NUMBA
 
 N_WORDS = 624
-# Where torch's CPUGeneratorImpl.cpp keeps them in a generator's state: seed (8 bytes), how many words are left and
-# one (4), whether it was seeded (4), the next word's number (8), the words (8 each); what normal draws left over.
+# The layout of a generator's state in torch's CPUGeneratorImpl.cpp: seed (8 bytes), number of words left plus one (4),
+# whether it was seeded (4), index of the next word (8), the words (8 each), the cached normal draw.
 LEFT, NEXT, WORDS = slice(8, 12), slice(16, 24), slice(24, 24 + 8 * N_WORDS)
 
 
@@ -30,36 +30,36 @@ def uniform(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
     from sae.numerics.numba_loops import fill_uniform
 
     out = torch.empty(shape)
-    _drawn(draw, lambda words, at: fill_uniform(words, at, out.view(-1).numpy()))
+    _draw_in_place(draw, lambda words, at: fill_uniform(words, at, out.view(-1).numpy()))
     return out
 
 
 def keep_(
     values: Float[Tensor, "rows n"], probability: Float[Tensor, "... n"], draw: torch.Generator
 ) -> Float[Tensor, "rows n"]:
-    """``values *= torch.rand(values.shape, generator=draw) < probability``: sets to zero what does not fire."""
+    """``values *= torch.rand(values.shape, generator=draw) < probability``: sets the values that do not fire to 0."""
     if values.numel() == 0 or not _compiled():
         return values.mul_(torch.rand(values.shape, generator=draw) < probability)
     from sae.numerics.numba_loops import keep
 
     p = probability.reshape(-1, values.shape[1]).contiguous().numpy()
-    _drawn(draw, lambda words, at: keep(words, at, p, values.numpy()))
+    _draw_in_place(draw, lambda words, at: keep(words, at, p, values.numpy()))
     return values
 
 
-def _drawn(draw: torch.Generator, loop: Callable[[NDArray[np.uint32], int], int]) -> None:
-    """Calls a loop that draws, with the generator's words and how many of them are used up; it returns that number."""
+def _draw_in_place(draw: torch.Generator, loop: Callable[[NDArray[np.uint32], int], int]) -> None:
+    """Calls ``loop(words, n_used)``, which draws and returns the new number of used words; updates the generator."""
     state = draw.get_state().numpy()
     left, words = state[LEFT].view(np.int32), state[WORDS].view(np.uint64)
-    drawn = words.astype(np.uint32)
-    at = loop(drawn, N_WORDS + 1 - int(left[0]))
-    words[:], left[0], state[NEXT].view(np.uint64)[0] = drawn, N_WORDS + 1 - at, at
+    updated = words.astype(np.uint32)
+    n_used = loop(updated, N_WORDS + 1 - int(left[0]))
+    words[:], left[0], state[NEXT].view(np.uint64)[0] = updated, N_WORDS + 1 - n_used, n_used
     draw.set_state(torch.from_numpy(state))
 
 
 @cache
 def _compiled() -> bool:
-    """Whether numba is there, and gives what this version of torch gives."""
+    """Whether numba is installed and gives the same numbers as this version of torch."""
     if not HAS_NUMBA:
         return False
     from sae.numerics.numba_loops import fill_uniform
@@ -69,9 +69,9 @@ def _compiled() -> bool:
     state = theirs.get_state()
     if state.numel() < WORDS.stop:
         return False
-    found = np.empty(len(expected), np.float32)
+    actual = np.empty(len(expected), np.float32)
     try:
-        _drawn(ours, lambda words, at: fill_uniform(words, at, found))
+        _draw_in_place(ours, lambda words, at: fill_uniform(words, at, actual))
     except RuntimeError:  # torch refuses the state
         return False
-    return bool(np.array_equal(found, expected.numpy()) and torch.equal(ours.get_state(), state))
+    return bool(np.array_equal(actual, expected.numpy()) and torch.equal(ours.get_state(), state))

@@ -1,7 +1,7 @@
-"""Which latent stands for which feature: cosines, and partners one to one.
+"""Matches latents to features by cosine, one to one.
 
 Cosines are signed, because codes are non-negative: a latent that points away from a feature can never
-represent it, and with |cos| one latent could claim both of an antipodal pair.
+represent it, and with |cos| one latent could match both features of an antipodal pair.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 MERGED = 0.95
-"""The cosine above which two features point one way: whoever sees activations alone has one feature there."""
+"""The cosine above which two features count as one, since activations alone hardly distinguish them."""
 LARGEST_ASSIGNMENT = 20_000
-"""The most rows or columns that are matched one to one: the time grows with the cube, to minutes from here."""
+"""The most rows or columns that are matched one to one; the time grows with the cube, and takes minutes here."""
 
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Represented features against latents.
-
-    `feature` holds the index of each row of `cosine` among all features. Directions of length zero have
-    cosine 0 with everything.
-    """
+    """Cosines between the represented features and the latents, with the best one-to-one assignment."""
 
     feature: Int[Tensor, " n_represented"]
+    """The index of each represented feature among all features."""
     cosine: Float[Tensor, "n_represented n_latents"]
+    """Signed cosines; 0 for directions of length zero."""
 
     @cached_property
     def latent(self) -> Int[Tensor, " n_represented"] | None:
-        """The latent assigned to each feature, -1 for none; None above `LARGEST_ASSIGNMENT`."""
+        """The latent assigned to each feature, -1 for none; None if there are more than `LARGEST_ASSIGNMENT`."""
         return one_to_one(self.cosine) if max(self.cosine.shape) <= LARGEST_ASSIGNMENT else None
 
 
@@ -45,7 +43,7 @@ def unit(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
 def cosines(
     features: Float[Tensor, "n_features d_in"], latents: Float[Tensor, "n_latents d_in"]
 ) -> Float[Tensor, "n_features n_latents"]:
-    """Signed cosines; 0 where either direction has no length."""
+    """Signed cosines; 0 if either direction has length zero."""
     return unit(features.float()) @ unit(latents.float()).T
 
 

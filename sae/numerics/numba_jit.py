@@ -1,4 +1,4 @@
-"""How loops are compiled by numba: once for the types they meet, kept on disk, without the interpreter's lock."""
+"""Decorators that compile loops with numba: cached on disk, without the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import torch
 
 
 def compiled(function: Callable[..., Any], fastmath: Set[str] = frozenset(), **options: Any) -> Any:
-    """Compiles a function, bare of the type checks that tests put around it."""
-    bare = inspect.unwrap(function)
+    """Compiles a function, without the type checks that the tests wrap around it."""
+    unwrapped = inspect.unwrap(function)
     compile: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(fastmath), **options)  # pyright: ignore[reportUntypedFunctionDecorator]
-    return compile(bare)
+    return compile(unwrapped)
 
 
 def threaded(function: Callable[..., Any], fastmath: Set[str] = frozenset()) -> Any:
-    """The same, its ``prange`` loops in threads."""
+    """Compiles a function whose ``prange`` loops run in several threads."""
     return compiled(function, fastmath, parallel=True)
 
 
 def inlined(function: Callable[..., Any], fastmath: Set[str] = frozenset()) -> Any:
-    """The same, as a part of whatever compiled function calls it.
+    """Compiles a function that is inlined into every compiled caller.
 
-    Otherwise there is the function itself and a copy beside every caller, optimised once more, which may order its
-    sums in another way; which of them is called depends on what the process has compiled and read from disk before.
+    Otherwise numba keeps both the function and a copy for every caller, whose sums may be ordered differently; which
+    one is called depends on what the process has compiled or loaded from the cache before.
     """
     return compiled(function, fastmath, forceinline=True)
 
 
 def set_threads(threads: int) -> int:
-    """The number of threads of numba's loops, as many as it has at most, is set; returned is that before.
+    """Sets the number of threads of numba's loops, at most as many as it has, and returns the previous number.
 
-    Torch keeps its own number, which numba changes when it starts its threads.
+    The number of threads of torch, which numba changes when it starts its threads, is restored.
     """
     of_torch = torch.get_num_threads()
     before: int = numba.get_num_threads()

@@ -1,6 +1,6 @@
-"""Loops of the sources, compiled by numba: the permutation of an epoch, the gathering of rows, uniform numbers.
+"""Compiled loops of the sources: the permutation of an epoch, gathering of rows, uniform random numbers.
 
-They release the interpreter's lock, so that batches can be made beside one another.
+They release the interpreter's lock, so that several threads can make batches at the same time.
 """
 
 # pyright: reportUntypedFunctionDecorator=false, reportPrivateUsage=false
@@ -25,7 +25,7 @@ carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _to_pointer(context: Any, address: Any) -> Any:
-    """An address as a pointer, which numba has no word for."""
+    """Casts an address to a pointer, which numba has no function for."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -47,7 +47,8 @@ def _mixed(x: Any) -> Any:
 def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: _Words, out: NDArray[np.int64]) -> None:
     """The Feistel network of :class:`sae.numerics.seeds.Permutation`; `n` and `half_bits` are unsigned 64-bit words.
 
-    A round is made for all numbers at once, many to a vector register; those that fall outside go round again.
+    Each round runs over all numbers, so that the compiler vectorises it. Numbers outside ``range(n)`` repeat all
+    rounds.
     """
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = np.empty(len(index), np.uint64), np.empty(len(index), np.uint64)
@@ -74,16 +75,17 @@ def permute(index: NDArray[np.int64], n: Any, half_bits: Any, keys: _Words, out:
 
 @compiled
 def gather(start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Row i of `out` becomes row ``index[i]`` of a table in parts that lie at the addresses `start`.
+    """Copies row ``index[i]`` of a table to row i of `out`.
 
-    ``ends[k]`` is the number of rows in the parts up to and with part k. Nothing is checked.
+    The table is stored in parts: part k begins at the address ``start[k]``, and parts 0 to k hold ``ends[k]`` rows.
+    Nothing is checked.
     """
     width = out.shape[1]
     for i in range(len(index)):
         part = np.searchsorted(ends, index[i], side="right")
         first = ends[part - 1] if part else 0
         row = carray(_pointer(start[part]), (ends[part] - first, width), out.dtype)[index[i] - first]
-        # Copied word by word: the compiler makes wider moves of it than a call of memcpy does.
+        # Copied word by word: the compiler vectorises this better than a call of memcpy.
         for c in range(width):
             out[i, c] = row[c]
 
@@ -92,14 +94,14 @@ def gather(start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out
 def _gather_in_pieces(start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: Any, pieces: int) -> None:
     n = len(index)
     for p in prange(pieces):
-        some = slice(n * p // pieces, n * (p + 1) // pieces)
-        gather(start, ends, index[some], out[some])
+        piece = slice(n * p // pieces, n * (p + 1) // pieces)
+        gather(start, ends, index[piece], out[piece])
 
 
 def gather_in_pieces(
     start: _Words, ends: NDArray[np.int64], index: NDArray[np.int64], out: NDArray[Any], pieces: int
 ) -> None:
-    """The same as :func:`gather`, in so many threads or as many as there are cores."""
+    """:func:`gather` in `pieces` threads, or in as many as there are cores."""
     before = set_threads(pieces)
     _gather_in_pieces(start, ends, index, out, pieces)
     set_threads(before)
@@ -107,7 +109,7 @@ def gather_in_pieces(
 
 @compiled
 def _renew(words: NDArray[np.uint32]) -> None:
-    """The next 624 words of a Mersenne Twister."""
+    """Replaces the 624 words of a Mersenne Twister by the next 624."""
     for i in range(227):
         y = (words[i] & np.uint32(0x80000000)) | (words[i + 1] & np.uint32(0x7FFFFFFF))
         words[i] = words[i + 397] ^ (y >> np.uint32(1)) ^ (np.uint32(0x9908B0DF) * (y & np.uint32(1)))
@@ -120,7 +122,7 @@ def _renew(words: NDArray[np.uint32]) -> None:
 
 @compiled
 def _unit(word: Any) -> Any:
-    """A word as torch makes a float32 in [0, 1) of it: tempered, and its last 24 bits divided by 2^24."""
+    """Torch's float32 in [0, 1) from a word: the word is tempered, and its last 24 bits are divided by 2^24."""
     word ^= word >> np.uint32(11)
     word ^= (word << np.uint32(7)) & np.uint32(0x9D2C5680)
     word ^= (word << np.uint32(15)) & np.uint32(0xEFC60000)
@@ -130,16 +132,16 @@ def _unit(word: Any) -> Any:
 
 @compiled
 def fill_uniform(words: NDArray[np.uint32], at: int, out: NDArray[np.float32]) -> int:
-    """Fills `out` with uniform numbers; returns how many of the words are used up."""
+    """Fills `out` with uniform numbers, starting at word `at`; returns the number of used words."""
     done = 0
     while done < len(out):
         if at == len(words):
             _renew(words)
             at = 0
         n = min(len(words) - at, len(out) - done)
-        some, given = out[done : done + n], words[at : at + n]
+        part, drawn = out[done : done + n], words[at : at + n]
         for i in range(n):
-            some[i] = _unit(given[i])
+            part[i] = _unit(drawn[i])
         done += n
         at += n
     return at
@@ -147,18 +149,17 @@ def fill_uniform(words: NDArray[np.uint32], at: int, out: NDArray[np.float32]) -
 
 @compiled
 def keep(words: NDArray[np.uint32], at: int, p: NDArray[np.float32], values: NDArray[np.float32]) -> int:
-    """Sets to zero the values whose uniform number is not below their p, of which there is a row for each row or one
-    for all."""
+    """Sets each value to 0 unless its uniform number is below its p, which has one row for each row or one for all."""
     for r in range(len(values)):
-        row, chance, done = values[r], p[r % len(p)], 0
+        row, probability, done = values[r], p[r % len(p)], 0
         while done < len(row):
             if at == len(words):
                 _renew(words)
                 at = 0
             n = min(len(words) - at, len(row) - done)
-            some, below, given = row[done : done + n], chance[done : done + n], words[at : at + n]
+            part, part_p, drawn = row[done : done + n], probability[done : done + n], words[at : at + n]
             for i in range(n):
-                some[i] = some[i] if _unit(given[i]) < below[i] else np.float32(0)
+                part[i] = part[i] if _unit(drawn[i]) < part_p[i] else np.float32(0)
             done += n
             at += n
     return at

@@ -1,9 +1,9 @@
-"""Values with two causes of chance: the data set that a dictionary was trained on, and its initial seed.
+"""Statistics of values that vary with the training data set and, within a data set, with the initial seed.
 
     y_ds = m + a_d + e_ds,    a_d ~ (0, sd_data^2),    e_ds ~ (0, sd_seed^2)
 
-Dictionaries of one data set share the luck of its features, so that three seeds on five data sets are five
-independent values of m, not fifteen. Everything here is told `groups`: for each data set the values of its seeds.
+Dictionaries trained on one data set share its effect a_d, so three seeds on each of five data sets give five
+independent values of m, not fifteen. Every function takes `groups`: the values of the seeds of each data set.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from sae.numerics.statistics import LEVEL, Estimate, mean_interval
 Groups = Sequence[Sequence[float]]
 """For each data set, the values of its seeds."""
 LEAST_FOR_RANKS = 6
-"""Data sets from which a signed-rank test can fall below .05 at all: five give .0625 at the least."""
+"""The fewest data sets with which a signed-rank test can give a p-value below .05; five give at least .0625."""
 
 
 class Parts(NamedTuple):
-    """The standard deviations that the two causes of chance have by themselves; NaN where there is no telling."""
+    """Standard deviations of the two random effects; NaN if they cannot be estimated."""
 
     data: float
+    """Standard deviation between data sets."""
     seed: float
+    """Standard deviation between seeds on one data set."""
 
 
 def finite(groups: Groups) -> list[list[float]]:
-    """The groups without values that are not finite, and without what is then empty."""
-    kept = [[value for value in group if math.isfinite(value)] for group in groups]
-    return [group for group in kept if group]
+    """The groups without values that are not finite, and without groups that have no others."""
+    return [kept for group in groups if (kept := _finite(group))]
 
 
 def nested_mean(groups: Groups, level: float = LEVEL) -> Estimate:
-    """The mean over data sets with the t-interval of their means, ``n`` being the number of data sets.
+    """The mean over data sets with the t-interval of their means; `n` is the number of data sets.
 
-    Of a single data set it is the interval over its seeds, and says nothing of other data: `n` is then the number of
+    For a single data set it is the interval over its seeds, which does not cover other data; `n` is then the number of
     seeds.
     """
     kept = finite(groups)
@@ -48,12 +49,12 @@ def nested_mean(groups: Groups, level: float = LEVEL) -> Estimate:
 
 
 def variance_parts(groups: Groups) -> Parts:
-    """How far data sets differ, and how far seeds on one data set do: one-way analysis of variance.
+    """The standard deviations between data sets and between seeds, by one-way analysis of variance.
 
         sd_seed^2 = MS_within,    sd_data^2 = max(0, (MS_between - MS_within) / n_0)
 
     with ``n_0 = (N - sum n_d^2 / N) / (D - 1)`` for groups of unequal size (Searle, Casella and McCulloch 1992,
-    'Variance components', section 3.6). With one seed each the two cannot be told apart, and both are NaN.
+    'Variance components', section 3.6). With one seed each the two cannot be separated, and both are NaN.
     """
     kept = finite(groups)
     n, sizes = sum(map(len, kept)), [len(group) for group in kept]
@@ -70,19 +71,20 @@ def variance_parts(groups: Groups) -> Parts:
 
 
 def nested_bootstrap(groups: Groups, seed: int, draws: int = 2000, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of the mean over data sets, data sets drawn with replacement and then their seeds.
+    """The percentile interval of the mean over data sets; data sets are drawn with replacement, then their seeds.
 
-    Its levels are widened as Hesterberg 2015 ('What teachers should know about the bootstrap', section 4.2, the
-    expanded percentile interval) does it, because the bootstrap knows of ``D`` data sets only ``(D - 1) / D`` of their
-    variance and takes their spread for known:
+    Its levels are widened to the expanded percentile interval of Hesterberg 2015 ('What teachers should know about the
+    bootstrap', section 4.2), because the bootstrap over ``D`` data sets has only ``(D - 1) / D`` of their variance and
+    treats their spread as known:
 
         alpha' / 2 = Phi(-sqrt(D / (D - 1)) t_{alpha / 2, D - 1})
 
-    It never leaves the range of the values, which keeps a share below 1, and which costs coverage: five data sets
-    whose means all lie on one side of the truth, as happens once in 16, cannot reach it. NaN for fewer than two.
+    The interval stays within the range of the values, so that of a share stays below 1. This costs coverage: five data
+    sets whose means are all on one side of the true mean, which happens once in 16, do not cover it. NaN for fewer than
+    two values.
     """
     kept = finite(groups)
-    if len(kept) == 1:  # the seeds are all the chance that there is
+    if len(kept) == 1:  # only the seeds vary
         kept = [[value] for value in kept[0]]
     n = len(kept)
     if n < 2:
@@ -105,25 +107,27 @@ def nested_bootstrap(groups: Groups, seed: int, draws: int = 2000, level: float 
 
 @dataclass(frozen=True)
 class Paired:
-    """How much larger `a` is than `b` on the same data sets.
-
-    `estimate` is the mean difference with its t-interval; `effect` that mean over the standard deviation of the
-    differences (Cohen's d_z); `p` the two-sided paired t-test's, `p_ranks` Wilcoxon's signed-rank test's (NaN below
-    `LEAST_FOR_RANKS` data sets, where it can never be small); `wins` and `losses` count data sets.
-    """
+    """How much larger `a` is than `b` on the same data sets."""
 
     estimate: Estimate
+    """The mean difference ``a - b`` with its t-interval."""
     effect: float
+    """The mean difference divided by the standard deviation of the differences (Cohen's d_z)."""
     p: float
+    """The p-value of the two-sided paired t-test."""
     p_ranks: float
+    """The p-value of Wilcoxon's signed-rank test; NaN below `LEAST_FOR_RANKS` data sets, where it cannot be small."""
     wins: int
+    """The number of data sets on which `a` is larger."""
     losses: int
+    """The number of data sets on which `b` is larger."""
 
 
 def paired(a: Groups, b: Groups, level: float = LEVEL) -> Paired:
-    """Compares two methods data set by data set, each with the mean over its seeds.
+    """Compares the means over seeds of two methods, data set by data set.
 
-    `a` and `b` have an entry for each data set, in the same order; one where either has no finite value is left out.
+    `a` and `b` have an entry for each data set, in the same order; data sets without a finite value of both are left
+    out.
     """
     differences = [
         math.fsum(x) / len(x) - math.fsum(y) / len(y)
@@ -134,7 +138,7 @@ def paired(a: Groups, b: Groups, level: float = LEVEL) -> Paired:
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     if len(differences) < 2:
         return Paired(estimate, math.nan, math.nan, math.nan, wins, losses)
-    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: an infinite effect, none of no difference
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: infinite, or NaN where the difference is 0
         effect = float(np.float64(estimate.mean) / np.std(differences, ddof=1))
     p = 2 * float(stats.t.sf(abs(effect) * math.sqrt(len(differences)), len(differences) - 1))
     ranks = math.nan
@@ -144,8 +148,8 @@ def paired(a: Groups, b: Groups, level: float = LEVEL) -> Paired:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p-values of several comparisons, adjusted so that the chance of any false one stays below the level (Holm
-    1979); NaN stays NaN and counts as no comparison."""
+    """Adjusts p-values for several comparisons so that the probability of any false positive stays below the level
+    (Holm 1979). NaN stays NaN and does not count as a comparison."""
     known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     adjusted, largest = [math.nan] * len(p), 0.0
     for rank, (value, i) in enumerate(known):

@@ -1,10 +1,10 @@
-"""Where time goes: named spans, nested and from several threads; free when nobody asks.
+"""A profiler of named spans, which nest and may come from several threads; :data:`NO_SPANS` records nothing.
 
     with spans("encode"):
         ...
 
-A span's self time is its own without that of the spans inside it, so that over one thread the self times sum to
-the time of the outermost spans.
+The self time of a span excludes the spans inside it, so within a thread the self times sum to the time of the outermost
+spans.
 """
 
 from __future__ import annotations
@@ -20,37 +20,42 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 Nesting = tuple[str, ...]
-"""The names of a span and of those around it in its thread, the outermost first."""
+"""The names of a span and its enclosing spans in the same thread, the outermost first."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """What all spans of a name took together."""
+    """The total time of all spans of a name."""
 
     count: int = 0
+    """The number of spans."""
     seconds: float = 0.0
+    """Time in these spans."""
     self_seconds: float = 0.0
+    """Time in these spans, without the spans inside them."""
 
     def __add__(self, other: Total) -> Total:
-        seconds, own = self.seconds + other.seconds, self.self_seconds + other.self_seconds
-        return Total(self.count + other.count, seconds, own)
+        seconds, self_seconds = self.seconds + other.seconds, self.self_seconds + other.self_seconds
+        return Total(self.count + other.count, seconds, self_seconds)
 
 
 class Event(NamedTuple):
-    """One span that has ended; `start_ns` is counted from when the recorder was made."""
+    """One finished span."""
 
     name: str
     start_ns: int
+    """Nanoseconds since the recorder was made."""
     duration_ns: int
     thread: int
+    """The native id of the thread."""
 
 
 class Spans:
-    """Records spans: sums over all of them, and the last `keep` one by one.
+    """Records spans: totals over all of them, and the last `keep` events.
 
-    Work on a device runs behind the program that asked for it. `synchronise` is called where a span begins and
-    ends, so that it holds what was asked for inside it; only in the thread that made the recorder, since a
-    thread that fetches ahead is there not to wait for the device.
+    A GPU runs asynchronously, so `synchronise` is called where a span begins and ends, and the span includes the work
+    launched inside it. It is called only in the thread that made the recorder: threads that prefetch batches must not
+    wait for the device.
     """
 
     def __init__(self, synchronise: Callable[[], None] | None = None, keep: int = 200_000) -> None:
@@ -63,23 +68,23 @@ class Spans:
         self._events: deque[Event] = deque(maxlen=keep)
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
-        """A block of that name; on one thread, blocks end in the reverse of the order in which they began."""
+        """A context manager that records a span of that name; the spans of a thread must be properly nested."""
         return _Span(self, name)
 
     def totals(self) -> Mapping[str, Total]:
-        """By name, wherever a span of that name was."""
-        found: dict[str, Total] = {}
+        """The totals by name, wherever the span was nested."""
+        totals: dict[str, Total] = {}
         for path, total in self.by_path().items():
-            found[path[-1]] = found.get(path[-1], Total()) + total
-        return found
+            totals[path[-1]] = totals.get(path[-1], Total()) + total
+        return totals
 
     def by_path(self) -> Mapping[Nesting, Total]:
-        """By name and the names around it: ``("train", "encode")``."""
+        """The totals by the names of the enclosing spans and the span, e.g. ``("train", "encode")``."""
         with self._lock:
-            return {path: Total(n, whole / 1e9, own / 1e9) for path, (n, whole, own) in self._sums.items()}
+            return {path: Total(n, ns / 1e9, self_ns / 1e9) for path, (n, ns, self_ns) in self._sums.items()}
 
     def trace_events(self) -> list[dict[str, Any]]:
-        """The spans kept, as complete events ('X', microseconds) of Chrome's trace format, by their beginning."""
+        """The recorded events as complete events ('X', microseconds) of Chrome's trace format, sorted by start."""
         process = os.getpid()
         with self._lock:
             events = sorted(self._events, key=lambda event: (event.start_ns, -event.duration_ns))
@@ -96,7 +101,7 @@ class Spans:
         ]
 
     def enter(self, span: _Span) -> None:
-        """Begins a span; called by the block itself."""
+        """Begins a span; called by its context manager."""
         self._wait()
         stack = self._stack()
         span.path = (*(stack[-1].path if stack else ()), span.name)
@@ -104,7 +109,7 @@ class Spans:
         span.began = time.perf_counter_ns()
 
     def leave(self, span: _Span) -> None:
-        """Ends the innermost span; called by the block itself."""
+        """Ends the innermost span; called by its context manager."""
         self._wait()
         duration = time.perf_counter_ns() - span.began
         stack = self._stack()
@@ -133,7 +138,7 @@ class Spans:
 
 
 class _Span:
-    """One block under way."""
+    """The context manager of one open span."""
 
     __slots__ = ("began", "inside", "name", "path", "spans")
 
@@ -152,7 +157,7 @@ class _Span:
 
 
 class _Nothing:
-    """A block that is not recorded."""
+    """A context manager that records nothing."""
 
     __slots__ = ()
 
@@ -166,7 +171,7 @@ class _Nothing:
 
 
 class _NoSpans(Spans):
-    """Records nothing: every call gives the same empty block."""
+    """Records nothing: every call returns the same empty context manager."""
 
     _NOTHING = _Nothing()
 

@@ -1,4 +1,4 @@
-"""Randomness as a pure function: seeds derived from names and numbers, permutations without memory."""
+"""Random numbers as pure functions: seeds derived from names and numbers, permutations computed on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 HAS_NUMBA = find_spec("numba") is not None
-"""Whether loops are compiled. NumPy gives the same without, more slowly."""
+"""Whether loops are compiled. Without numba, NumPy gives the same results more slowly."""
 
 
 def derive(*path: str | int) -> int:
@@ -35,11 +35,13 @@ class Permutation:
 
     A balanced Feistel network of `ROUNDS` rounds on the smallest even number of bits that holds `n`,
     with cycle walking for the values beyond `n` (Black and Rogaway 2002, 'Ciphers with arbitrary finite
-    domains'). A billion rows cost no memory, and any index can be asked for on its own.
+    domains'). It takes no memory however large `n` is, and any index can be computed by itself.
     """
 
     n: int
+    """The number of elements."""
     seed: int
+    """The seed of the round keys."""
 
     ROUNDS = 6
 
@@ -80,7 +82,7 @@ class Permutation:
 def epoch_rows(step: int, size: int, n_rows: int, seed: int) -> NDArray[np.int64]:
     """The rows of one training step over a finite source: every epoch is a permutation of all rows.
 
-    Positions ``step * size ...`` are counted on over the epochs, so a batch may end one and begin the next.
+    Positions ``step * size ...`` continue over the epochs, so a batch may span two of them.
     """
     begin, end = step * size, (step + 1) * size
     pieces: list[NDArray[np.int64]] = []
@@ -91,7 +93,7 @@ def epoch_rows(step: int, size: int, n_rows: int, seed: int) -> NDArray[np.int64
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: every input bit moves about half of the output bits."""
+    """The finaliser of splitmix64: every input bit changes about half of the output bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,9 +1,8 @@
-"""Sparse coding over fixed directions: non-negative codes by optimisation, many rows at a time; and, the other half of
-dictionary learning, directions of least squares for fixed codes.
+"""Sparse coding: non-negative codes for fixed directions by optimisation, and least-squares directions for fixed codes.
 
-Encoders, refinement and dictionary learning share these solvers. They take the correlations ``c = (x - b_dec) W_dec^T``
-of rows with directions, and never look at one row to decide about another: what comes out of a row does not depend on
-its company.
+Encoders, refinement and dictionary learning share these solvers. They take the correlations
+``c = (x - b_dec) W_dec^T`` of samples with directions. The codes of a sample do not depend on the other samples of the
+batch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from sae.numerics.thresholding import above
 
 CHECK_EVERY = 5
-"""Iterations between two looks at which rows have converged."""
+"""Iterations between two checks of which rows have converged."""
 
 
 def lasso(
@@ -31,10 +30,10 @@ def lasso(
 ) -> Float[Tensor, "*batch n_latents"]:
     """``argmin_{z >= 0} 1/2 ||x - z W_dec||^2 + sum_j l1_j z_j`` by FISTA, from ``drive = x W_dec^T - l1``.
 
-    Beck and Teboulle 2009, with the momentum of a row dropped where it points uphill (O'Donoghue and Candes 2015,
-    'Adaptive restart for accelerated gradient schemes'). A row is done when an iteration changes none of its codes
-    by more than `tolerance` times the largest; `n_iterations` is the most. Codes outside `support` stay 0: with
-    ``drive = x W_dec^T`` that is non-negative least squares on the support.
+    Beck and Teboulle 2009. The momentum of a row is reset where it points uphill (O'Donoghue and Candes 2015,
+    'Adaptive restart for accelerated gradient schemes'). A row has converged when an iteration changes none of its
+    codes by more than `tolerance` times the largest; there are at most `n_iterations`. Codes outside `support` stay 0:
+    with ``drive = x W_dec^T`` this is non-negative least squares on the support.
     """
     shape, product = drive.shape, gram_product(W_dec)
     step = 1 / largest_eigenvalue(W_dec)
@@ -71,15 +70,17 @@ def debiased(
     n_iterations: int,
     tolerance: float,
 ) -> Float[Tensor, "*batch n_latents"]:
-    """Non-negative least squares over the latents that are active in `z`: what the penalty took is given back."""
+    """Non-negative least squares over the latents that are active in `z`: removes the shrinkage of the penalty."""
     return lasso(correlation, W_dec, n_iterations, tolerance, start=z, support=z > 0)
 
 
 class LassoCodes(NamedTuple):
-    """The lasso's own codes, shrunk by its penalty, and those of least squares on what a threshold left of them."""
+    """The codes of a lasso, before and after debiasing."""
 
     shrunk: Float[Tensor, "rows n_latents"]
+    """The codes of the lasso, shrunk by its penalty."""
     debiased: Float[Tensor, "rows n_latents"]
+    """Non-negative least squares on the latents whose lasso codes exceed the threshold."""
 
 
 def sparse_codes(
@@ -91,7 +92,7 @@ def sparse_codes(
     tolerance: float,
     rows_at_once: int = 512,
 ) -> LassoCodes:
-    """The codes that others are fitted to: a lasso, cut at `threshold`, then least squares on what is left."""
+    """Codes to fit encoders to: those of a lasso above `threshold`, then least squares on the active latents."""
     pieces: list[LassoCodes] = []
     for rows in x.split(rows_at_once):
         correlation = rows @ W_dec.T
@@ -106,21 +107,21 @@ def fitted_directions(
 ) -> Float[Tensor, "n d_in"]:
     """``argmin_D sum ||x - z D||^2 + ridge ||D - before||^2``, from ``second = sum z^T z``, ``cross = sum z^T x``.
 
-    The update of the method of optimal directions (Engan et al. 1999), ``(second + ridge)^-1 cross``, save that what
-    the codes say nothing of stays where it is instead of going to zero.
+    The update of the method of optimal directions (Engan et al. 1999) is ``(second + ridge)^-1 cross``; here directions
+    that the codes do not determine stay at `before` instead of shrinking to zero.
     """
     matrix = second + ridge * torch.eye(len(second)).to(second)
     return torch.linalg.solve(matrix, cross + ridge * before)
 
 
 def unit_or(after: Float[Tensor, "n d_in"], before: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-    """Rows of `after` at norm one; those that have next to no length stay as they were."""
+    """Rows of `after` scaled to norm one; rows of nearly zero norm are replaced by those of `before`."""
     norm = after.norm(dim=-1, keepdim=True)
     return torch.where(norm > 1e-6, after / norm.clamp_min(1e-6), before)
 
 
 def lasso_multiply_adds(W_dec: Tensor, n_iterations: int) -> int:
-    """Multiply-adds of :func:`lasso` for a row, at most: the correlations, then one product an iteration."""
+    """The most multiply-adds of :func:`lasso` per row: the correlations, then one product per iteration."""
     n_latents, d_in = W_dec.shape
     return n_latents * (d_in + n_iterations * min(n_latents, 2 * d_in))
 
@@ -132,12 +133,12 @@ def pursuit(
     k: int,
     tolerance: float = 0.0,
 ) -> Float[Tensor, "rows n_latents"]:
-    """Non-negative orthogonal matching pursuit: `k` times the latent that the residual points along most, then least
-    squares over all that are chosen.
+    """Non-negative orthogonal matching pursuit: adds `k` times the latent most correlated with the residual, and
+    solves least squares over all chosen latents.
 
-    Pati et al. 1993; Bruckstein, Elad and Zibulevsky 2008 for the sign. Whatever least squares would make negative
-    is put back and may be chosen again. `power` is ``||x||^2``; a row is done when the power of its residual is at
-    most ``tolerance^2`` of it, or when no latent points along the residual.
+    Pati et al. 1993; Bruckstein, Elad and Zibulevsky 2008 for the sign. Latents that least squares would make negative
+    are dropped and may be chosen again. `power` is ``||x||^2``; a row stops when the squared norm of its residual is at
+    most ``tolerance^2 power``, or when no latent correlates positively with the residual.
     """
     norm = W_dec.norm(dim=-1)
     scale = torch.where(norm > 0, 1 / norm.clamp_min(1e-30), torch.zeros_like(norm))
@@ -163,9 +164,9 @@ def pursuit(
 def _least_squares(
     correlation: Float[Tensor, "rows k"], chosen: Float[Tensor, "rows k d_in"], inside: Bool[Tensor, "rows k"]
 ) -> tuple[Float[Tensor, "rows k"], Bool[Tensor, "rows k"]]:
-    """Least squares over what is `inside`; what comes out negative is left out, until nothing does."""
+    """Least squares over the latents that are `inside`; negative ones are removed until none is negative."""
     gram = chosen @ chosen.mT
-    # A direction twice in a support would make the matrix singular.
+    # Without it, a direction that is twice in a support would make the matrix singular.
     jitter = 8 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1)
     while True:
         both = inside[:, :, None] & inside[:, None, :]
@@ -187,19 +188,23 @@ def gram_product(W_dec: Float[Tensor, "n_latents d_in"]) -> Callable[[Tensor], T
 
 
 def largest_eigenvalue(W_dec: Float[Tensor, "n_latents d_in"]) -> Float[Tensor, ""]:
-    """Of ``W_dec W_dec^T``, through the smaller of the two Gram matrices."""
+    """The largest eigenvalue of ``W_dec W_dec^T``, from the smaller of the two Gram matrices."""
     n_latents, d_in = W_dec.shape
     smaller = W_dec.T @ W_dec if d_in <= n_latents else W_dec @ W_dec.T
     return torch.linalg.eigvalsh(smaller)[-1].clamp_min(1e-12)
 
 
 class PursuitStep(NamedTuple):
-    """What one step took of every row, and the residual before and after it."""
+    """One step of matching pursuit: the latent of every row, its coefficient, and the residuals."""
 
     latent: Int[Tensor, " rows"]
+    """The latent most correlated with the residual."""
     amount: Float[Tensor, " rows"]
+    """Its coefficient, non-negative."""
     before: Float[Tensor, "rows d_in"]
+    """The residual before the step."""
     after: Float[Tensor, "rows d_in"]
+    """The residual after the step."""
 
 
 def pursue(
@@ -208,7 +213,7 @@ def pursue(
     W_dec: Float[Tensor, "n_latents d_in"],
     k: int,
 ) -> Iterator[PursuitStep]:
-    """`k` steps from `r`; what the last leaves is what no latent explains. `W_enc` is the transpose of `W_dec`."""
+    """`k` steps of matching pursuit on the residuals `r`; `W_enc` is the transpose of `W_dec`."""
     for _ in range(k):
         amount, latent = (r @ W_enc).max(-1)
         amount, before = amount.relu_(), r

@@ -1,5 +1,4 @@
-"""How sure one can be of a mean: t-intervals over seeds, differences between methods, the bootstrap over features; of a
-share; and what a control gives that is drawn many times."""
+"""Confidence intervals: of means, of differences between methods, of proportions, and of repeated random controls."""
 
 from __future__ import annotations
 
@@ -17,11 +16,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of `n` values and half the width of its interval; `half` is NaN where one value gives no interval."""
+    """A mean with its confidence interval ``mean +- half``."""
 
     mean: float
     half: float
+    """Half the width of the interval; NaN if a single value gives no interval."""
     n: int
+    """The number of values."""
 
     @property
     def low(self) -> float:
@@ -33,7 +34,7 @@ class Estimate:
 
 
 class Interval(NamedTuple):
-    """A value with the ends of its interval."""
+    """A value with the lower and upper end of its interval."""
 
     value: float
     low: float
@@ -44,16 +45,18 @@ class Interval(NamedTuple):
 
 
 def of_share(hits: int, n: int, level: float = LEVEL) -> Interval:
-    """``hits / n`` with Wilson's interval (Wilson 1927), which is right at 0 and 1 as well; NaN of none."""
+    """``hits / n`` with Wilson's interval (Wilson 1927), which is valid at 0 and 1 as well; NaN if n is 0."""
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
-    found = stats.binomtest(hits, n).proportion_ci(level, "wilson")
-    return Interval(hits / n, float(found.low), float(found.high))
+    wilson = stats.binomtest(hits, n).proportion_ci(level, "wilson")
+    return Interval(hits / n, float(wilson.low), float(wilson.high))
 
 
 def of_draws(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """The mean of what a control gave when it was drawn many times, and the percentiles that hold `level` of the draws:
-    what is outside them is not what the control gives. (An interval of its mean would narrow with every draw.)"""
+    """The mean of repeated draws of a random control, with the percentiles that contain `level` of the draws.
+
+    A value outside them is unlike the control. (A confidence interval of the mean would narrow with every draw.)
+    """
     x = np.array([v for v in values if math.isfinite(v)])
     if not len(x):
         return Interval(math.nan, math.nan, math.nan)
@@ -62,15 +65,15 @@ def of_draws(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 
 def of_parts(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """The mean of what was measured on parts of the data that share nothing, with its t-interval."""
-    found = mean_interval(values, level)
-    return Interval(found.mean, found.low, found.high)
+    """The mean of measurements on disjoint parts of the data, with its t-interval."""
+    estimate = mean_interval(values, level)
+    return Interval(estimate.mean, estimate.low, estimate.high)
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     """The mean with its two-sided t-interval, ``m +- t_{n-1} s / sqrt(n)``.
 
-    Values that are not finite are left out. No value gives NaN, a single one a mean without an interval.
+    Values that are not finite are left out. Without any value the mean is NaN; a single value has no interval.
     """
     x = [v for v in values if math.isfinite(v)]
     if not x:
@@ -80,9 +83,9 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
 
 
 def difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Estimate:
-    """``mean(a) - mean(b)`` with Welch's interval (Welch 1947), which does not suppose equal variances.
+    """``mean(a) - mean(b)`` with Welch's interval (Welch 1947), which does not assume equal variances.
 
-    A side of one value counts as a constant, which is right for a method that does not depend on the seed; the
+    A side with a single value counts as a constant, which is right for a method that does not depend on the seed; the
     interval is then that of the other side alone. `n` is the number of values on both sides.
     """
     x, y = ([v for v in side if math.isfinite(v)] for side in (a, b))
@@ -99,7 +102,7 @@ def difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> 
 def bootstrap(values: NDArray[np.float64], seed: int, draws: int = 1000, level: float = LEVEL) -> tuple[float, float]:
     """The percentile interval of the mean (Efron 1979), for values too skewed or bounded for a t-interval.
 
-    Not finite values are left out; no value gives NaN.
+    Values that are not finite are left out; without any value both ends are NaN.
     """
     x = values[np.isfinite(values)]
     if not len(x):

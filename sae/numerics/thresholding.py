@@ -1,4 +1,4 @@
-"""Which numbers of a row are kept; the others become zero."""
+"""Activation functions that keep some of the values of each row and set the others to zero."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def above(pre: Float[Tensor, "*batch n"], threshold: Tensor | float) -> Float[Tensor, "*batch n"]:
-    """Those that exceed the `threshold`, one for all or one for each place in a row."""
+    """Keeps the values above `threshold`, which is one number or one per column."""
     return torch.where(pre > threshold, pre, torch.zeros_like(pre))
 
 
 def largest(pre: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
-    """The `k` largest of each row; a row that is no longer than that, as it is."""
+    """Keeps the `k` largest values of each row, all if there are no more than `k`."""
     if k >= pre.shape[-1]:
         return pre
     kept = pre.topk(k, dim=-1)

@@ -14,7 +14,7 @@ SHAPES = st.lists(st.tuples(st.integers(0, 70), st.integers(1, 70)), min_size=1,
 
 
 def test_compiled_draws_are_in_use_where_numba_is():
-    """Should a torch come that draws otherwise, sources would fall back to it, and this would tell."""
+    """Fails if a new version of torch draws differently, in which case sources fall back to torch."""
     pytest.importorskip("numba")
     assert draws._compiled()
 

@@ -1,4 +1,4 @@
-"""What was spent is counted the same way for every method, and carried along."""
+"""The training cost is counted the same way for every method, and stays with the dictionary."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_is_known_in_closed_form():
 
 @pytest.mark.parametrize("method", [ica.Config(), kmeans.Config(n_latents=9)], ids=["ica", "kmeans"])
 def test_the_iterations_that_were_made_are_those_that_count(method):
-    """Not those that were allowed: a hundred times as many cost nothing where it has converged."""
+    """Not those that were allowed: a hundred times as many change nothing once it has converged."""
     few, many = (
         method.model_copy(update={"n_samples": 500, name: n}).fit(SOURCE, 0)
         for name in ("max_iterations" if method.kind == "ica" else "n_iterations",)

@@ -1,4 +1,4 @@
-"""Two causes of chance, paired comparisons: closed forms, coverage by simulation, and what scipy says."""
+"""Data sets and seeds as random effects, paired comparisons: closed forms, simulated coverage, agreement with scipy."""
 
 from __future__ import annotations
 

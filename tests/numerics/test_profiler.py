@@ -1,4 +1,4 @@
-"""Spans: self times add up, whatever is nested and whatever thread it is in; the trace is one that viewers open."""
+"""Spans: self times add up over nesting and threads; the trace has the format of trace viewers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_threads_have_spans_of_their_own():
             thread.join()
     by_path = spans.by_path()
     assert {path: t.count for path, t in by_path.items()} == {("train",): 1, ("outer",): 2000, ("outer", "inner"): 2000}
-    assert by_path[("train",)].self_seconds == by_path[("train",)].seconds  # what other threads did is not inside it
+    assert by_path[("train",)].self_seconds == by_path[("train",)].seconds  # spans of other threads are not inside it
     assert len({e["tid"] for e in spans.trace_events()}) == 5
 
 
@@ -84,7 +84,7 @@ def test_the_trace_is_json_of_complete_events_and_bounded():
         assert isinstance(event["pid"], int) and isinstance(event["tid"], int)
     whole = events[0]
     assert all(whole["ts"] <= e["ts"] and e["ts"] + e["dur"] <= whole["ts"] + whole["dur"] for e in events)
-    assert spans.totals()["step 0"].count == 1  # the sums are of all
+    assert spans.totals()["step 0"].count == 1  # the totals include all of them
 
 
 def test_the_device_is_waited_for_at_both_ends_in_the_recorders_own_thread():

@@ -1,4 +1,4 @@
-"""Seeds are independent of one another, and a permutation is one."""
+"""Derived seeds are independent, and permutations are bijective."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def digest(rows: np.ndarray) -> str:
 
 @pytest.mark.parametrize("has_numba", [False, True])
 def test_permutations_and_epochs_are_what_they_were(monkeypatch: pytest.MonkeyPatch, has_numba: bool):
-    """Every order of training rows hangs on these; a change makes all results other ones."""
+    """The order of all training samples depends on these; a change would change all results."""
     if has_numba:
         pytest.importorskip("numba")
     monkeypatch.setattr("sae.numerics.seeds.HAS_NUMBA", has_numba)

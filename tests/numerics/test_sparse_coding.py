@@ -1,4 +1,4 @@
-"""Lasso codes satisfy the conditions of optimality; every solver agrees with a reference of its own."""
+"""Lasso codes satisfy the conditions of optimality; every solver agrees with a reference implementation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_agrees_with_scikit_learn(d: Fista):
 
 
 @pytest.mark.parametrize("n_latents", [12, 40])
-def test_a_row_stops_when_it_stands_still_whatever_its_company(n_latents: int):
+def test_a_row_stops_when_it_has_converged_whatever_the_other_rows(n_latents: int):
     W = directions(n_latents, 6)
     x = rows_of(W)
     exact = lasso(x @ W.T - 0.05, W, 5000)
@@ -73,18 +73,18 @@ def test_least_squares_on_a_support_agrees_with_scipy():
         np.testing.assert_allclose(codes.numpy(), expected, atol=1e-6)
 
 
-def test_sparse_codes_have_lost_the_shrinkage_and_the_dust():
+def test_sparse_codes_have_neither_shrinkage_nor_tiny_codes():
     W = directions(12, 30)
     codes = torch.zeros(4, 12, dtype=torch.float64)
     codes[torch.arange(4), torch.arange(4)] = torch.tensor([0.5, 1.0, 2.0, 0.02], dtype=torch.float64)
-    shrunk, found = sparse_codes(codes @ W, W, l1=0.01, threshold=0.05, n_iterations=2000, tolerance=1e-10)
+    shrunk, debiased = sparse_codes(codes @ W, W, l1=0.01, threshold=0.05, n_iterations=2000, tolerance=1e-10)
     assert bool((shrunk[:3].amax(1) < codes[:3].amax(1)).all())
-    torch.testing.assert_close(found[:3], codes[:3], atol=1e-6, rtol=0)
-    assert not bool(found[3].any()), "0.02 is dust"
+    torch.testing.assert_close(debiased[:3], codes[:3], atol=1e-6, rtol=0)
+    assert not bool(debiased[3].any()), "0.02 is below the threshold"
 
 
 def naive_pursuit(x: Tensor, W: Tensor, k: int, tolerance: float) -> Tensor:
-    """One row, one latent at a time, as the paper has it."""
+    """One row and one latent at a time, as in the paper."""
     z, chosen = torch.zeros(len(W), dtype=x.dtype), list[int]()
     for _ in range(k):
         residual = x - z @ W
