@@ -1,7 +1,7 @@
 """The geometry of a decoder: antipodal pairs and polytopes among its rows, and whether latents that fire together keep
 out of each other's way.
 
-The measures and their controls: :mod:`sae.analysis.geometry.cliques` and :mod:`sae.analysis.geometry.company`.
+The measures and their controls: :mod:`sae.analysis.geometry.cliques` and :mod:`sae.analysis.geometry.cofiring_cosines`.
 Latents that never fire
 on the held-out rows are left out; of more than `most` those that fire most often are taken.
 """
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext, batches
 from sae.analysis.geometry.cliques import counts
-from sae.analysis.geometry.company import Firings, company
+from sae.analysis.geometry.cofiring_cosines import FiringCounts, cofiring_cosines
 from sae.analysis.geometry.geometry import dimensionality
 from sae.analysis.geometry.moments import Moments, matched_gaussian
 from sae.metric import encode
@@ -48,11 +48,11 @@ class Config(QuestionConfig):
             raise UserError(
                 f"the dictionary: {len(kept)} of its latents fire on {len(x)} held-out rows; three are needed"
             )
-        firings = Firings(len(kept), device)
+        firings = FiringCounts(len(kept), device)
         for index in pieces:
             firings.add(encode(d, x[index])[:, kept.to(x.device)])
         rows, covariance = d.W_dec[kept.to(d.W_dec.device)], moments.covariance()
-        together = company(rows, firings, covariance, self.least, 10 * self.draws, self.seed)
+        together = cofiring_cosines(rows, firings, covariance, self.least, 10 * self.draws, self.seed)
         found = counts(rows, covariance, self.tolerance, self.draws, self.seed)
         figures: list[list[AnswerValue]] = [[c.figure, c.n, c.n_chance, c.rows, c.rows_chance] for c in found]
         pairs: list[list[AnswerValue]] = [

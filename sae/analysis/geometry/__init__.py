@@ -1,1 +1,1 @@
-"""Geometry of decoder rows, embeddings and neurons."""
+"""Geometry of decoder rows, embeddings and neuron weights."""

@@ -1,9 +1,9 @@
-"""Analogies by differences of vectors: a is to b as c is to d where ``W_b - W_a + W_c`` is nearest to W_d.
+"""Analogies by vector arithmetic: a is to b as c is to d if ``W_b - W_a + W_c`` is nearest to W_d.
 
 Mikolov et al. 2013, 'Linguistic regularities in continuous space word representations': king - man + woman = queen.
-It holds exactly where rows are sums of attributes, and by chance where the embedding has no such parts. As there, the
-three that are given are left out of the search; often the nearest of all is c itself, so `kept` tells how the test ends
-without that help.
+Every analogy holds if rows are sums of attributes, and only by chance if they have no such structure. As in the paper,
+a, b and c are excluded from the search; the nearest row of all is often c itself, so `rank_among_all` gives the result
+without that exclusion.
 """
 
 from __future__ import annotations
@@ -19,34 +19,39 @@ from sae.registry import UserError
 
 
 class Analogies(NamedTuple):
-    """For each analogy ``(a, b, c, d)``: the row that was found, its cosine, how many rows came before d (0: d was
-    found), and the same where the given three take part."""
+    """Results for each analogy ``(a, b, c, d)``."""
 
-    found: Int[Tensor, " n_analogies"]
+    nearest: Int[Tensor, " n_analogies"]
+    """The row nearest to ``W_b - W_a + W_c``, except a, b and c."""
     cosine: Float[Tensor, " n_analogies"]
+    """The cosine of that row with ``W_b - W_a + W_c``."""
     rank: Int[Tensor, " n_analogies"]
-    kept: Int[Tensor, " n_analogies"]
+    """How many rows are nearer than d, except a, b and c; 0 if d is the nearest."""
+    rank_among_all: Int[Tensor, " n_analogies"]
+    """How many rows are nearer than d, including a, b and c."""
 
     @property
     def accuracy(self) -> float:
+        """The share of analogies whose nearest row is d."""
         return float((self.rank == 0).double().mean())
 
 
-def analogies(rows: Float[Tensor, "n d"], given: Tensor) -> Analogies:
-    """Every analogy ``a : b = c : d`` of row numbers, `given` as ``[n_analogies, 4]``.
+def analogies(rows: Float[Tensor, "n d"], quadruples: Tensor) -> Analogies:
+    """Tests every analogy ``a : b = c : d``; `quadruples` ``[n_analogies, 4]`` holds the row numbers of a, b, c and d.
 
-    Raises ``ValueError`` where a number is no row, or d is one of the given three.
+    Raises `UserError` if a number is not that of a row, or if d is one of a, b and c.
     """
-    if given.ndim != 2 or given.shape[1] != 4 or len(given) == 0:
-        raise UserError(f"given: shape {list(given.shape)}; give the numbers of a, b, c and d, one analogy a row")
-    if int(given.min()) < 0 or int(given.max()) >= len(rows):
-        raise UserError(f"given: {int(given.max())} or {int(given.min())} is none of the {len(rows)} rows")
-    a, b, c, d = given.unbind(1)
+    if quadruples.ndim != 2 or quadruples.shape[1] != 4 or len(quadruples) == 0:
+        raise UserError(f"quadruples: shape {list(quadruples.shape)}; give the row numbers of a, b, c and d, [n, 4]")
+    if int(quadruples.min()) < 0 or int(quadruples.max()) >= len(rows):
+        least, most = int(quadruples.min()), int(quadruples.max())
+        raise UserError(f"quadruples: numbers from {least} to {most}; give numbers of rows, 0 to {len(rows) - 1}")
+    a, b, c, d = quadruples.unbind(1)
     if bool(((d == a) | (d == b) | (d == c)).any()):
-        raise UserError("given: d is one of a, b and c, so that there is nothing to find")
+        raise UserError("quadruples: d equals a, b or c in at least one analogy; give a d that differs from them")
     rows = rows.float()
     cosine = unit(rows[b] - rows[a] + rows[c]) @ unit(rows).T
-    others = cosine.scatter(1, given[:, :3], -torch.inf)
-    best, found = others.max(1)
-    wanted = cosine.gather(1, d[:, None])
-    return Analogies(found, best, (others > wanted).sum(1), (cosine > wanted).sum(1))
+    others = cosine.scatter(1, quadruples[:, :3], -torch.inf)
+    best, nearest = others.max(1)
+    target = cosine.gather(1, d[:, None])
+    return Analogies(nearest, best, (others > target).sum(1), (cosine > target).sum(1))

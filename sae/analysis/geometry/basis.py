@@ -1,13 +1,13 @@
-"""Whether directions or activations lie along the axes: only then do neurons mean something by themselves.
+"""Alignment of directions or activations with the axes: without it, single neurons have no meaning of their own.
 
-Two measures, each of which is at its null where no axis is special:
+Two measures, each of which has its null value if no axis is special:
 
-    kurtosis    of each coordinate over rows, E (x - mu)^4 / sigma^4; 3 where rows are Gaussian, whatever their
-                covariance, above where a few rows use a coordinate much (the residual-basis test)
-    max_share   of each direction, max_k w_k^2: 1 for an axis, about 2 ln d / d for one drawn at random
+    kurtosis    of each coordinate over rows, E (x - mu)^4 / sigma^4; 3 if rows are Gaussian, whatever their
+                covariance, larger if a few rows have large values on a coordinate (the residual-basis test)
+    max_share   of each direction, max_k w_k^2: 1 for an axis, about 2 ln d / d for a random direction
 
-The null is of the same rows under random rotations, which keep every angle and length and lose the axes: a measure that
-is outside the interval of its rotations belongs to the basis.
+The null distribution is that of the same rows under random rotations, which preserve all angles and lengths but not the
+axes: a measure outside the interval of its rotations depends on the basis.
 """
 
 from __future__ import annotations
@@ -43,30 +43,34 @@ def max_share(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A measure's mean, and that of the rows under random rotations: mean, and the 2.5 and 97.5 percentiles."""
+    """The mean of a measure, and its distribution under random rotations."""
 
     value: float
+    """The mean for the rows as they are."""
     rotated: float
+    """The mean over rotations."""
     low: float
+    """The 2.5 percentile over rotations."""
     high: float
+    """The 97.5 percentile over rotations."""
 
     @property
     def is_aligned(self) -> bool:
-        """Whether the rows lie along the axes more than almost any rotation of them does."""
+        """Whether the rows are more aligned with the axes than 97.5% of their rotations."""
         return self.value > self.high
 
 
 def basis_alignment(
     rows: Float[Tensor, "n d"], measure: Callable[[Tensor], Tensor] = max_share, rotations: int = 40, seed: int = 0
 ) -> Alignment:
-    """The mean of a measure over coordinates or rows, beside its null.
+    """The mean of a measure over coordinates or rows, with its null distribution.
 
-    Raises ``ValueError`` for a single dimension, which has no rotations.
+    Raises `UserError` for a single dimension, which has no rotations.
     """
     if rows.shape[1] < 2:
-        raise UserError("rows: in a single dimension there is no other basis to compare with")
+        raise UserError("rows: a single dimension has no other basis to compare with; give two dimensions or more")
     draw = generator("basis", seed)
-    turned = (rows @ rotation(rows.shape[1], draw).to(rows) for _ in range(rotations))
-    null = [float(measure(t).nanmean()) for t in turned]
+    rotated = (rows @ rotation(rows.shape[1], draw).to(rows) for _ in range(rotations))
+    null = [float(measure(x).nanmean()) for x in rotated]
     low, high = np.quantile(null, [0.025, 0.975]).tolist()
     return Alignment(float(measure(rows).nanmean()), math.fsum(null) / len(null), low, high)

@@ -1,18 +1,18 @@
-"""Antipodal pairs and polytopes among many directions: sets whose cosines are those of a regular figure.
+"""Antipodal pairs and polytopes among many directions: sets whose pairwise cosines are those of a regular figure.
 
     digon        cos = -1             below -.9
     triangle     cos = -1/2           three
     tetrahedron  cos = -1/3           four
     pentagon     cos = cos(2 pi/5) between neighbours, cos(4 pi/5) between the others: five
 
-each within `tolerance`, and with the dimensions per feature of the figure (`PLATEAUS`, after Elhage et al. 2022, 'Toy
-Models of Superposition') where the set is taken by itself. :mod:`sae.analysis.geometry.polytopes` takes the parts of
-a graph,
-which is right where features settle into polytopes at right angles to each other; among thousands of decoder rows that
-graph is one piece, so sets are looked for by themselves here, and may share rows.
+each within `tolerance`; except for digons, the dimensions per feature of the set by itself must also be those of the
+figure (`PLATEAUS`, after Elhage et al. 2022, 'Toy Models of Superposition').
+:mod:`sae.analysis.geometry.polytopes` takes the connected components of a graph, which is right if features settle into
+mutually orthogonal polytopes; among thousands of decoder rows that graph is connected, so each set is searched for
+separately here, and sets may share rows.
 
-Large sets of directions hold such figures by chance, the more the fewer dimensions they use. So every count is held
-against the same count among random rows ~ N(0, C), C the covariance of the activations.
+Large sets of directions contain such figures by chance, more of them in fewer dimensions. Every count is therefore
+compared with the same count among random rows ~ N(0, C), C the covariance of the activations.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from sae.numerics.matching import unit
 from sae.numerics.statistics import Interval, of_draws
 
 ANTIPODAL = -0.9
+"""The cosine below which two rows are antipodal."""
 MOST_FOUND = 100_000
-"""Where there are more, the count stops: such figures are in reach of chance anyway."""
+"""The count stops here: figures as common as that occur by chance."""
 FIRST_AT_ONCE, ENTRIES_AT_ONCE = 64, 1 << 24
+"""Block sizes of the search: first corners, and entries of its masks."""
 
 NEAR, FAR = math.cos(2 * math.pi / 5), math.cos(4 * math.pi / 5)
+"""The cosines of a pentagon's corners with their neighbours and with the others."""
 
 
 def _simplex(corners: int) -> list[list[float]]:
@@ -47,19 +50,24 @@ FIGURES: dict[str, list[list[float]]] = {
     "tetrahedron": _simplex(4),
     "pentagon": [[(1.0, NEAR, FAR, FAR, NEAR)[(i - j) % 5] for j in range(5)] for i in range(5)],
 }
-"""The cosines of a figure's corners."""
+"""The matrix of cosines between the corners of each figure."""
 
 
 class Count(NamedTuple):
-    """How many of a figure there are, the share of rows in one of them, and both among random rows of the activations'
-    covariance; `examples` are some of those found, nearest to the figure first."""
+    """How often a figure occurs, compared with random rows of the activations' covariance."""
 
     figure: str
+    """The name of the figure."""
     n: int
+    """How many sets of rows form it."""
     n_chance: Interval
+    """The same among random rows."""
     rows: float
+    """The share of rows that belong to at least one such set."""
     rows_chance: Interval
+    """The same among random rows."""
     examples: list[tuple[int, ...]]
+    """Row numbers of a few sets, nearest to the figure first."""
 
 
 def counts(
@@ -69,37 +77,37 @@ def counts(
     draws: int = 10,
     seed: int = 0,
 ) -> list[Count]:
-    """Digons, triangles, tetrahedra and pentagons among rows, beside random ones. Rows of zeros are none.
+    """Digons, triangles, tetrahedra and pentagons among rows and among random rows. Rows of zeros are ignored.
 
-    Memory is two bytes for each pair of rows and a block (keep to some ten thousand rows); time grows with the square,
-    and with what is found.
+    Memory is two bytes for each pair of rows plus one block (keep to some ten thousand rows); time grows with the
+    square of the rows and with the number of sets found.
     """
     rows = rows[rows.norm(dim=1) > 0].float()
     null = [random.to(rows) for random in matched_gaussian(covariance, len(rows), seed, draws)]
-    found: list[Count] = []
+    results: list[Count] = []
     for name in ("digon", *FIGURES):
-        own, chance = look_for(name, rows, tolerance), [look_for(name, x, tolerance) for x in null]
-        found.append(
+        sets, chance = find_figures(name, rows, tolerance), [find_figures(name, x, tolerance) for x in null]
+        results.append(
             Count(
                 name,
-                len(own),
-                of_draws([float(len(sets)) for sets in chance]),
-                _covered(own, len(rows)),
-                of_draws([_covered(sets, len(rows)) for sets in chance]),
-                _nearest(name, rows, own),
+                len(sets),
+                of_draws([float(len(random)) for random in chance]),
+                _covered(sets, len(rows)),
+                of_draws([_covered(random, len(rows)) for random in chance]),
+                _nearest(name, rows, sets),
             )
         )
-    return found
+    return results
 
 
 def antipodal(rows: Float[Tensor, "n d"], below: float = ANTIPODAL) -> Int[Tensor, "sets 2"]:
-    """The pairs whose cosine is below."""
+    """The pairs of rows whose cosine is less than `below`."""
     pairs = torch.cat([*_blocks(unit(rows), lambda cosine: (cosine < below).nonzero())])
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def look_for(name: str, rows: Float[Tensor, "n d"], tolerance: float = 0.1) -> Int[Tensor, "sets corners"]:
-    """The sets of rows that form the figure, each once, by numbers that rise; `MOST_FOUND` of them at most."""
+def find_figures(name: str, rows: Float[Tensor, "n d"], tolerance: float = 0.1) -> Int[Tensor, "sets corners"]:
+    """The sets of rows that form the figure, each once in ascending order; at most about `MOST_FOUND`."""
     if name == "digon":
         return antipodal(rows)
     template, directions = FIGURES[name], unit(rows)
@@ -120,40 +128,41 @@ def look_for(name: str, rows: Float[Tensor, "n d"], tolerance: float = 0.1) -> I
 
 
 def _extended(sets: Int[Tensor, "sets k"], near: list[Bool[Tensor, "n n"]]) -> Int[Tensor, "more k_plus_1"]:
-    """The sets with one more corner, near to each as it must be. All corners of these figures are alike, so the lowest
-    number may stand first."""
+    """The sets with one more corner that has the right cosine with every other. All corners of these figures are
+    equivalent, so the lowest row number may come first."""
     n = near[0].shape[1]
     numbers = torch.arange(n, device=sets.device)
-    found: list[Tensor] = []
-    for some in sets.split(max(1, ENTRIES_AT_ONCE // n)):
-        fits = numbers > some[:, :1]
-        for corner, alike in zip(some.T, near, strict=True):
-            fits &= alike[corner]
+    extended: list[Tensor] = []
+    for block in sets.split(max(1, ENTRIES_AT_ONCE // n)):
+        fits = numbers > block[:, :1]
+        for corner, near_corner in zip(block.T, near, strict=True):
+            fits &= near_corner[corner]
         which, new = fits.nonzero(as_tuple=True)
-        found.append(torch.cat([some[which], new[:, None]], dim=1))
-    return torch.cat([*found, sets.new_zeros(0, sets.shape[1] + 1)])
+        extended.append(torch.cat([block[which], new[:, None]], dim=1))
+    return torch.cat([*extended, sets.new_zeros(0, sets.shape[1] + 1)])
 
 
 def _dimensions(directions: Float[Tensor, "n d"], sets: Int[Tensor, "sets corners"]) -> Float[Tensor, " sets"]:
     """The mean dimensions per feature of each set by itself, ``mean_i 1 / sum_j cos(w_i, w_j)^2``."""
-    corners = [directions[some] for some in sets.split(4096)]
-    own = [1 / (x @ x.transpose(1, 2)).square().sum(2) for x in corners]
-    return torch.cat([*own, directions.new_zeros(0, sets.shape[1])]).mean(1)
+    corners = [directions[block] for block in sets.split(4096)]
+    per_corner = [1 / (x @ x.transpose(1, 2)).square().sum(2) for x in corners]
+    return torch.cat([*per_corner, directions.new_zeros(0, sets.shape[1])]).mean(1)
 
 
-def _blocks(directions: Float[Tensor, "n d"], of: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    """What there is to be said of the cosines of some rows with all, block by block; where numbers of rows and columns
-    are told, those of the rows count from the first of all."""
+def _blocks(directions: Float[Tensor, "n d"], measure: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """Applies `measure` to the cosines of a block of rows with all rows, block by block. It returns a boolean mask, or
+    indices ``[n, 2]`` within the block, which are shifted to row numbers."""
     for start in range(0, len(directions), GEOMETRY_ROWS_AT_ONCE):
-        told = of(directions[start : start + GEOMETRY_ROWS_AT_ONCE] @ directions.T)
-        yield told if told.dtype == torch.bool else told + torch.tensor([start, 0], device=told.device)
+        result = measure(directions[start : start + GEOMETRY_ROWS_AT_ONCE] @ directions.T)
+        yield result if result.dtype == torch.bool else result + torch.tensor([start, 0], device=result.device)
 
 
 def _covered(sets: Int[Tensor, "sets corners"], n: int) -> float:
+    """The share of `n` rows that belong to at least one set."""
     return len(sets.unique()) / n if n else math.nan
 
 
 def _nearest(name: str, rows: Tensor, sets: Int[Tensor, "sets corners"], most: int = 5) -> list[tuple[int, ...]]:
-    """Those whose dimensions per feature are nearest to the figure's."""
+    """The `most` sets whose dimensions per feature are nearest to the figure's."""
     off = (_dimensions(unit(rows), sets) - PLATEAUS[name]).abs()
     return [tuple(sets[i].tolist()) for i in off.argsort(stable=True)[:most].tolist()]

@@ -1,10 +1,11 @@
-"""Whether training again gives the same dictionary: directions of one seed against those of another.
+"""Consistency over seeds: whether training again gives the same decoder directions.
 
     pw_mcc = mean over pairs of dictionaries of  mean_i cos(W_dec[i], W'_dec[partner(i)])
 
-with partners by the one-to-one assignment of the largest sum of signed cosines, over the smaller side. Song et al.
-2025, 'Mechanistic interpretability should prioritize feature consistency', use |cos|. It needs no truth. It is no proof
-of validity: two runs may agree on what is wrong, and agreement rises where many latents stand for few directions.
+with partners from the one-to-one assignment that maximises the sum of signed cosines; the inner mean is over the
+smaller dictionary. Song et al. 2025, 'Mechanistic interpretability should prioritize feature consistency', use |cos|.
+No true features are needed. Agreement does not prove validity: two runs may agree on wrong directions, and agreement
+rises if many latents represent few directions.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from torch import Tensor
 from sae.numerics.matching import cosines, one_to_one
 
 _LARGEST = 5000
-"""Latents up to which pairs are matched: beyond, a pair takes minutes."""
+"""The most latents for which pairs are matched: above, one pair takes minutes."""
 
 
 def pairwise_mcc(directions: Sequence[Float[Tensor, "_ d_in"]]) -> float:
-    """`pw_mcc` of at least two dictionaries' decoder rows; NaN for fewer, and beyond `_LARGEST` latents."""
+    """`pw_mcc` of the decoder rows of two dictionaries or more; NaN for fewer, and above `_LARGEST` latents."""
     if len(directions) < 2 or max(map(len, directions)) > _LARGEST:
         return math.nan
     return math.fsum(agreement(a, b) for a, b in combinations(directions, 2)) / math.comb(len(directions), 2)
 
 
 def agreement(a: Float[Tensor, "n d_in"], b: Float[Tensor, "m d_in"]) -> float:
-    """Of two dictionaries."""
+    """The mean matched cosine of two dictionaries' decoder rows."""
     cosine = cosines(a, b)
     partner = one_to_one(cosine)
     has = (partner >= 0).nonzero()[:, 0]

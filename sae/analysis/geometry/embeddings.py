@@ -1,4 +1,4 @@
-"""How crowded a table of vectors is: token embeddings, or any rows.
+"""How crowded a table of vectors is: token embeddings, or the rows of any matrix.
 
     mean_cosine     mean over pairs i < j of |cos(w_i, w_j)|; sqrt(2 / (pi d)) for directions drawn at random
     nearest         mean over rows of max_j |cos(w_i, w_j)|; from :mod:`sae.analysis.geometry.geometry`, as is its
@@ -8,8 +8,8 @@
     dimensions      (sum_k l_k)^2 / sum_k l_k^2, the participation ratio of the eigenvalues of the covariance
 
 Intervals of the first two are of the bootstrap over rows (over rows' means: a pair counts for both of its rows). The
-controls are Gaussian rows, and rows ~ N(0, C) with C and the mean those of the table: what exceeds the second is more
-than the few loud directions that all tables have.
+controls are Gaussian rows, and Gaussian rows with the mean and covariance of the table: an excess over the second is
+not explained by the few directions of large variance that all tables have.
 """
 
 from __future__ import annotations
@@ -30,44 +30,52 @@ from sae.registry import UserError
 
 @dataclass(frozen=True)
 class Crowding:
-    """The measures of a table; those of a control are of its draws."""
+    """Measures of one table, or of a control with intervals over its draws."""
 
     mean_cosine: Interval
+    """Mean |cos| over all pairs of rows."""
     nearest: Interval
+    """Mean over rows of the largest |cos| with any other row."""
     largest: Interval
+    """Largest |cos| of any pair."""
     effective_rank: Interval
+    """Exponential of the entropy of the normalised singular values."""
     dimensions: Interval
+    """Participation ratio of the eigenvalues of the covariance."""
 
 
 @dataclass(frozen=True)
-class Crowded:
-    """A table, and the same measures of Gaussian rows and of rows of its covariance and mean."""
+class CrowdingWithControls:
+    """Measures of a table and of its two controls."""
 
     rows: Crowding
+    """The table itself."""
     random: Crowding
+    """Standard Gaussian rows."""
     matched: Crowding
+    """Gaussian rows with the table's mean and covariance."""
 
 
-def crowding(rows: Float[Tensor, "n d"], draws: int = 3, seed: int = 0) -> Crowded:
-    """Of a table of at least two rows with a length. Time is that of ``n^2 d`` products, `draws` times two more for the
-    controls."""
+def crowding(rows: Float[Tensor, "n d"], draws: int = 3, seed: int = 0) -> CrowdingWithControls:
+    """Measures a table and its controls; rows of zeros are ignored. Time is that of ``n^2 d`` products, ``1 + 2 draws``
+    times. Raises `UserError` if fewer than two rows are not zero."""
     rows = rows[rows.norm(dim=1) > 0].detach().float()
     if len(rows) < 2:
-        raise UserError("rows: fewer than two have a length, which leaves nothing to compare")
+        raise UserError("rows: fewer than two are not zero; give at least two rows to compare")
     mean, covariance = rows.mean(0), torch.cov(rows.double().T, correction=0)
     draw = generator("crowding", seed)
     random = [torch.randn(rows.shape, generator=draw).to(rows) for _ in range(draws)]
-    alike = [x.to(rows) + mean for x in matched_gaussian(covariance, len(rows), seed, draws)]
-    each = _each(rows)
-    own = Crowding(
-        *(Interval(float(v.mean()), *bootstrap(v.double().cpu().numpy(), derive("crowding", seed))) for v in each),
-        *(Interval(v, v, v) for v in (float(each[1].max()), *_ranks(rows))),
+    matched = [x.to(rows) + mean for x in matched_gaussian(covariance, len(rows), seed, draws)]
+    per_row = _mean_and_nearest(rows)
+    table = Crowding(
+        *(Interval(float(v.mean()), *bootstrap(v.double().cpu().numpy(), derive("crowding", seed))) for v in per_row),
+        *(Interval(v, v, v) for v in (float(per_row[1].max()), *_ranks(rows))),
     )
-    return Crowded(own, _drawn(random), _drawn(alike))
+    return CrowdingWithControls(table, _over_draws(random), _over_draws(matched))
 
 
-def _each(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Of each row, the mean |cos| with all others and the largest."""
+def _mean_and_nearest(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """For each row, the mean and the largest |cos| with all others."""
     directions = unit(rows)
     total = [(piece @ directions.T).abs().sum(1) for piece in directions.split(GEOMETRY_ROWS_AT_ONCE)]
     return (torch.cat(total) - 1) / (len(rows) - 1), nearest_cosine(rows)
@@ -81,10 +89,10 @@ def _ranks(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
     return float(entropy.exp()), float(variance.sum().square() / variance.square().sum())
 
 
-def _drawn(tables: list[Tensor]) -> Crowding:
-    """The measures of control tables, the interval over their draws."""
-    found: list[tuple[float, ...]] = []
+def _over_draws(tables: list[Tensor]) -> Crowding:
+    """The measures of a control, with intervals over its draws."""
+    measures: list[tuple[float, ...]] = []
     for rows in tables:
-        mean, nearest = _each(rows)
-        found.append((float(mean.mean()), float(nearest.mean()), float(nearest.max()), *_ranks(rows)))
-    return Crowding(*(of_draws(list(values)) for values in zip(*found, strict=True)))
+        mean, nearest = _mean_and_nearest(rows)
+        measures.append((float(mean.mean()), float(nearest.mean()), float(nearest.max()), *_ranks(rows)))
+    return Crowding(*(of_draws(list(values)) for values in zip(*measures, strict=True)))

@@ -1,10 +1,9 @@
-"""The geometry of features: how much of a dimension each has, which polytopes they form, which neurons they share.
+"""The geometry of features: dimensions per feature, polytopes, interference, and neurons shared by features.
 
-For rows W_i (true directions, a toy model's columns, or decoder rows) with unit rows w_i, after Elhage et al. 2022,
-'Toy Models of Superposition', where not said otherwise. Rows of length zero are no features: they have no
-dimensionality, no share in any neuron, and disturb nobody. Two notions are kept apart: interference and dimensionality
-do not depend on the basis; `effective_neurons` and `features_per_neuron` do, and mean something only where the
-basis does.
+Measures of rows W_i (true directions, a toy model's columns, or decoder rows) with unit rows w_i, after Elhage et al.
+2022, 'Toy Models of Superposition', unless noted. Rows of length zero are not features: they have no dimensionality, no
+weight on any neuron, and interfere with no feature. Interference and dimensionality do not depend on the basis;
+`effective_neurons` and `features_per_neuron` do, and are meaningful only in a privileged basis.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor
 from sae.numerics.matching import unit
 
 GEOMETRY_ROWS_AT_ONCE = 1024
+"""Rows of a matrix of cosines that are computed at once."""
 
 PLATEAUS = {
     "dedicated": 1.0,
@@ -38,16 +38,16 @@ def gram(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 
 
 def interference(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """``sum_{j != i} (w_i . W_j)^2``: what the other features write along each; 0 for one at right angles to all."""
+    """``sum_{j != i} (w_i . W_j)^2``: how much the other features write along each; 0 for one orthogonal to all."""
     between = (unit(rows) @ rows.T).square()
     return between.fill_diagonal_(0).sum(1)
 
 
 def dimensionality(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """``D_i = ||W_i||^2 / sum_j (w_i . W_j)^2``, the share of a dimension that a feature has; 0 for rows of zeros.
+    """``D_i = ||W_i||^2 / sum_j (w_i . W_j)^2``, the fraction of a dimension that a feature has; 0 for rows of zeros.
 
-    It is also its capacity, ``||W_i||^4 / sum_j (W_i . W_j)^2`` (Scherlis et al. 2022). The sum over features is at
-    most the rank, and equal to it where every dimension is used.
+    It equals the feature's capacity, ``||W_i||^4 / sum_j (W_i . W_j)^2`` (Scherlis et al. 2022). The sum over features
+    is at most the rank, and equal to it if every dimension is used.
     """
     square = rows.square().sum(1)
     total = (unit(rows) @ rows.T).square().sum(1)
@@ -55,31 +55,31 @@ def dimensionality(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
 
 
 def dimensions_per_feature(rows: Float[Tensor, "n d"]) -> float:
-    """``D* = d / ||W||_F^2``, which counts a feature of norm one as one."""
+    """``D* = d / ||W||_F^2``: dimensions divided by the number of features, a feature of norm one counting as one."""
     return rows.shape[1] / float(rows.square().sum())
 
 
 def nearest_cosine(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """``max_{j != i} |w_i . w_j|``: how nearly each row has a double or an opposite; its maximum is the coherence."""
+    """``max_{j != i} |w_i . w_j|``: the |cosine| of each row with the nearest other; the largest is the coherence."""
     directions = unit(rows)
-    found = torch.zeros(len(rows), device=rows.device, dtype=rows.dtype)
+    nearest = torch.zeros(len(rows), device=rows.device, dtype=rows.dtype)
     for start in range(0, len(rows), GEOMETRY_ROWS_AT_ONCE):
-        piece = (directions[start : start + GEOMETRY_ROWS_AT_ONCE] @ directions.T).abs()
-        own = torch.arange(len(piece), device=piece.device)
-        piece[own, start + own] = 0
-        found[start : start + GEOMETRY_ROWS_AT_ONCE] = piece.amax(1)
-    return found
+        cosine = (directions[start : start + GEOMETRY_ROWS_AT_ONCE] @ directions.T).abs()
+        i = torch.arange(len(cosine), device=cosine.device)
+        cosine[i, start + i] = 0
+        nearest[start : start + GEOMETRY_ROWS_AT_ONCE] = cosine.amax(1)
+    return nearest
 
 
 def expected_nearest(n: int, d: int) -> float:
-    """``sqrt(2 ln n / d)``, what `nearest_cosine` is on average for n uniform unit vectors in d dimensions, from above
-    and for ``ln n`` well below d. So exp(d eps^2 / 2) vectors are within eps of right angles: exponentially many. The
-    largest of all pairs, the coherence, is near ``sqrt(4 ln n / d)``, since there are n^2 of them."""
+    """``sqrt(2 ln n / d)``, an upper approximation of the mean `nearest_cosine` of n random unit vectors in d
+    dimensions, for ``ln n`` well below d. Hence exp(d eps^2 / 2) vectors have |cosines| below eps: exponentially many.
+    The coherence, the largest over all n^2 pairs, is near ``sqrt(4 ln n / d)``."""
     return math.sqrt(2 * math.log(n) / d)
 
 
 def plateau(d: float, tolerance: float = 0.02) -> str | None:
-    """The polytope of a dimensionality, by the nearest of `PLATEAUS`; None where none is within `tolerance`."""
+    """The polytope whose plateau is nearest to a dimensionality; None if none is within `tolerance`."""
     name = min(PLATEAUS, key=lambda name: abs(PLATEAUS[name] - d))
     return name if abs(PLATEAUS[name] - d) <= tolerance else None
 
@@ -104,25 +104,23 @@ def rank(rows: Float[Tensor, "n d"], tolerance: float = 1e-2) -> int:
 
 @dataclass(frozen=True)
 class Superposition:
-    """Three senses in which features can be in superposition, which are not the same.
-
-    `polysemantic`: some neuron takes part in several features. `spread`: some feature is spread over several neurons
-    (Olah et al. 2020, 'Zoom In'). `crowded`: there are more features than the dimensions they span (Elhage et al.);
-    then no change of basis can part them.
-    """
+    """Three senses in which features can be in superposition, which are not equivalent."""
 
     polysemantic: bool
+    """Some neuron has weight from several features."""
     spread: bool
+    """Some feature is spread over several neurons (Olah et al. 2020, 'Zoom In')."""
     crowded: bool
+    """There are more features than dimensions they span (Elhage et al.): no change of basis can separate them."""
 
 
 def superposition(
     rows: Float[Tensor, "n d"], represented: Bool[Tensor, " n"] | None = None, tolerance: float = 1e-2
 ) -> Superposition:
-    """Which senses hold of the `represented` rows; without it, of all that are not zero.
+    """Which senses hold for the `represented` rows; by default, for all rows that are not zero.
 
-    `crowded` implies `polysemantic`, and the converse fails: rotated orthonormal features are polysemantic and spread,
-    yet not crowded.
+    `crowded` implies `polysemantic`, but not conversely: rotated orthonormal features are polysemantic and spread, yet
+    not crowded.
     """
     kept = rows[rows.norm(dim=1) > 0 if represented is None else represented]
     return Superposition(

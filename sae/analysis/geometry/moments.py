@@ -1,8 +1,9 @@
-"""Sums over rows, from which covariances, means by position and what follows from them are read, part by part.
+"""Streaming first and second moments of activations, from which covariances and means by position are computed.
 
-Rows are parted (by document, say) so that every measure has an interval over parts that share nothing. Memory is that
-of ``n_parts (d^2 + n_positions d)`` numbers, however many rows there are. Sums are of float64, and about a shift (the
-mean of the first rows), since residual streams have coordinates whose mean is many times their deviation.
+Samples are divided into parts (by document, for example), so that every measure has an interval over parts that share
+no data. Memory is ``n_parts (d^2 + n_positions d)`` numbers, however many samples there are. Sums are in float64 and
+about a shift (the mean of the first batch), since residual streams have coordinates whose mean is many times their
+standard deviation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sae.numerics.seeds import generator
 
 
 class Moments:
-    """Number, sum and second moment of rows, by part and, the first two, by position."""
+    """Counts and sums of activations by part and position, and second moments by part."""
 
     def __init__(self, d: int, n_positions: int = 1, n_parts: int = 5) -> None:
         self.n_parts, self.n_positions = n_parts, n_positions
@@ -29,7 +30,7 @@ class Moments:
     def add(
         self, x: Float[Tensor, "rows d"], part: Int[Tensor, " rows"], position: Int[Tensor, " rows"] | None = None
     ) -> None:
-        """Takes in rows, each of a part (from 0) and at a position (from 0)."""
+        """Adds a batch; `part` and `position` (0 by default) are numbered from 0."""
         if self._shift is None:
             self._shift = x.mean(0).double().cpu()
         x, part = x.double().cpu() - self._shift, part.cpu().long()
@@ -37,29 +38,29 @@ class Moments:
         self.count.view(-1).index_add_(0, place, torch.ones(len(x), dtype=torch.float64))
         self.sum.view(-1, x.shape[1]).index_add_(0, place, x)
         for p in part.unique().tolist():
-            own = x[part == p]
-            self.second[p] += own.T @ own
+            x_part = x[part == p]
+            self.second[p] += x_part.T @ x_part
 
     @cached_property
     def _all(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.count.sum(0), self.sum.sum(0), self.second.sum(0)
 
     def covariance(self, part: int | None = None) -> Float[Tensor, "d d"]:
-        """Of a part, or of all rows. Asked for only when all rows are in."""
+        """The covariance of one part or of all samples; call it after the last `add`."""
         count, total, second = self._all if part is None else (self.count[part], self.sum[part], self.second[part])
         n, mean = count.sum(), total.sum(0) / count.sum()
         return second / n - torch.outer(mean, mean)
 
     def positional(self, part: int | None = None) -> Float[Tensor, "n_positions d"]:
-        """Means by position, less the mean over rows, each times the root of its share of the rows: their squares add
-        up to the variance between positions. Zero at a position without rows."""
+        """Means by position minus the overall mean, each times the square root of the position's share of the samples:
+        the squares add up to the variance between positions. Zero at positions without samples."""
         count, total, _ = self._all if part is None else (self.count[part], self.sum[part], self.second[part])
         n, mean = count.sum(), total.sum(0) / count.sum()
         return (total / count.clamp(min=1)[:, None] - mean) * (count / n).sqrt()[:, None]
 
 
 def directions_of(covariance: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """Variances, the largest first, and the principal directions in rows."""
+    """Eigenvalues in descending order, and the principal directions as rows."""
     values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0).clamp(min=0), vectors.flip(1).T.contiguous()
 
@@ -67,8 +68,8 @@ def directions_of(covariance: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"]
 def matched_gaussian(
     covariance: Float[Tensor, "d d"], n: int, seed: int, draws: int = 20
 ) -> list[Float[Tensor, "n d"]]:
-    """Random rows ``~ N(0, C)``, drawn `draws` times: as uneven as activations of that covariance, and without any
-    other structure of theirs."""
+    """`draws` matrices of random rows ``~ N(0, C)``: as anisotropic as activations of that covariance, without their
+    other structure."""
     values, vectors = directions_of(covariance)
     root = values.sqrt()[:, None] * vectors
     draw = generator("matched", seed)

@@ -1,16 +1,16 @@
-"""Directions in an order in which neighbours are alike, so that a matrix of cosines shows its blocks.
+"""Seriation: an order of directions in which neighbours are similar, so that a matrix of cosines shows its blocks.
 
     adjacent = mean over k of cos(w_{o(k)}, w_{o(k+1)})^2
 
-of the rows w of any matrix (neurons' weights, decoder rows) in the order o. An order can always be found in which that
-is above chance, in noise too; so it is held against the same rows in a random order, and against Gaussian rows of the
-same shape that were ordered likewise. Only what exceeds the second is structure.
+of the rows w of any matrix (neuron weights, decoder rows) in the order o. Ordering raises this above chance even in
+noise, so it is compared with the same rows in a random order and with Gaussian rows of the same shape ordered in the
+same way. Only an excess over the second is structure.
 
-Two ways. ``leaves``: average linkage on 1 - cos^2, the tree's branches flipped so that neighbouring leaves are nearest
-(Bar-Joseph et al. 2001; scipy's ``optimal_leaf_ordering``); its time grows with the cube of the rows, in one thread 2 s
-at 1024, 30 s at 2048, more than 5 minutes at 4096. ``chain``: from the row that has most in common with any, always to
-the nearest that is left; 4096 rows of 256 take about a second, and memory for one row of cosines. A chain takes the
-nearest first, which gives it a higher `adjacent` in noise (.039 against .033 at 1024 x 256) and strays at its end.
+There are two methods. ``leaves``: average linkage on 1 - cos^2, with the tree's branches flipped so that neighbouring
+leaves are nearest (Bar-Joseph et al. 2001; scipy's ``optimal_leaf_ordering``); its time is cubic in the rows: in one
+thread 2 s at 1024, 30 s at 2048, more than 5 minutes at 4096. ``chain``: start at one of the two most similar rows and
+always go to the nearest remaining row; 4096 rows of 256 take about a second, and memory for one row of cosines. The
+greedy chain has a higher `adjacent` in noise (.039 against .033 at 1024 x 256), and its last rows fit poorly.
 """
 
 from __future__ import annotations
@@ -30,22 +30,27 @@ from sae.registry import UserError
 Way = Literal["leaves", "chain"]
 
 MOST_LEAVES = 1024
-"""Rows up to which `leaves` is the way where none is asked for."""
+"""The most rows for which `leaves` is the default."""
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """An order of rows with the mean cos^2 of its neighbours, and the same of the two controls with 95% intervals."""
+    """An order of rows with the mean cos^2 of neighbours, and two controls with 95% intervals."""
 
     order: Int[Tensor, " n"]
+    """A permutation of the row numbers."""
     way: Way
+    """The method."""
     adjacent: float
+    """Mean cos^2 of neighbours in the order."""
     shuffled: Estimate
+    """`adjacent` of the same rows in random orders."""
     random: Estimate
+    """`adjacent` of ordered Gaussian rows."""
 
     @property
     def is_structured(self) -> bool:
-        """Whether neighbours are more alike than those of ordered Gaussian rows, beyond their interval."""
+        """Whether `adjacent` lies above the interval of ordered Gaussian rows."""
         return self.adjacent > self.random.high
 
 
@@ -54,10 +59,10 @@ def order_with_controls(
 ) -> Ordering:
     """The rows' order with its controls: `shuffles` random orders, `randoms` ordered Gaussian matrices.
 
-    Raises ``ValueError`` where fewer than three rows have a length.
+    Raises `UserError` if fewer than three rows are not zero.
     """
     if int((rows.norm(dim=1) > 0).sum()) < 3:
-        raise UserError("rows: fewer than three have a length, which leaves nothing to order")
+        raise UserError("rows: fewer than three are not zero; give at least three rows to order")
     way = way or ("leaves" if len(rows) <= MOST_LEAVES else "chain")
     order = seriation(rows, way)
     draw = generator("order", seed)
@@ -74,7 +79,7 @@ def adjacent(rows: Float[Tensor, "n d"], order: Int[Tensor, " n"]) -> float:
 
 
 def seriation(rows: Float[Tensor, "n d"], way: Way) -> Int[Tensor, " n"]:
-    """The order itself, a permutation of the rows."""
+    """The order of the rows, as a permutation of their numbers."""
     return _leaves(unit(rows.float())) if way == "leaves" and len(rows) > 1 else _chain(unit(rows.float()))
 
 
@@ -93,22 +98,22 @@ def _chain(directions: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
     left = torch.ones(len(directions), dtype=torch.bool, device=directions.device)
     for _ in range(len(directions) - 1):
         left[order[-1]] = False
-        alike = (directions @ directions[order[-1]]).square()
-        order.append(int(alike.masked_fill(~left, -1).argmax()))
+        similarity = (directions @ directions[order[-1]]).square()
+        order.append(int(similarity.masked_fill(~left, -1).argmax()))
     return torch.tensor(order)
 
 
 def _first(directions: Float[Tensor, "n d"]) -> int:
-    """Of the two rows that are most alike, the one that is less like any third: the chain goes on from the other."""
+    """Of the two most similar rows, the one less similar to any third row; the chain continues from the other."""
     best, pair = -1.0, (0, 0)
     for start in range(0, len(directions), 1024):
-        piece = (directions[start : start + 1024] @ directions.T).square()
-        rows = torch.arange(len(piece), device=piece.device)
-        piece[rows, start + rows] = -1
-        top, beside = piece.max(1)
+        similarity = (directions[start : start + 1024] @ directions.T).square()
+        rows = torch.arange(len(similarity), device=similarity.device)
+        similarity[rows, start + rows] = -1
+        top, nearest = similarity.max(1)
         if float(top.max()) > best:
             row = int(top.argmax())
-            best, pair = float(top.max()), (start + row, int(beside[row]))
-    alike = (directions[list(pair)] @ directions.T).square()
-    alike[:, list(pair)] = -1
-    return pair[int(alike.amax(1).argmin())]
+            best, pair = float(top.max()), (start + row, int(nearest[row]))
+    to_others = (directions[list(pair)] @ directions.T).square()
+    to_others[:, list(pair)] = -1
+    return pair[int(to_others.amax(1).argmin())]

@@ -1,10 +1,10 @@
-"""Which features a toy model represents, which of them it has merged, and in which polytopes they share dimensions.
+"""Features that a toy model represents, features that it merges, and the polytopes in which they share dimensions.
 
-Features are rows W_i of any length. Those that are represented form a graph, with an edge where two are not nearly at
-right angles; its connected parts are groups that share dimensions among themselves and with no other. A group is named
-by how many features it has and by the dimensions per feature on which they settle (Elhage et al. 2022, 'Toy Models of
-Superposition'). Polytopes that are products split into their factors, because these are at right angles: a square and
-an octahedron into digons, a triangular bipyramid into a triangle and a digon.
+Features are rows W_i of any length. The represented features form a graph, with an edge between two that are not nearly
+orthogonal; its connected components are groups that share dimensions among themselves and with no other feature. A
+group is named by its number of features and the dimensions per feature (Elhage et al. 2022, 'Toy Models of
+Superposition'). Polytopes that are products split into their factors, which are orthogonal: a square and an octahedron
+into digons, a triangular bipyramid into a triangle and a digon.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sae.analysis.geometry.geometry import dimensionality, rank
 from sae.numerics.matching import MERGED, unit
 
 _THRESHOLDS = (0.1, 0.5)
-"""Norms: a feature is ignored below the first, represented above the second, and in part between."""
+"""Norms: a feature is ignored below the first, represented above the second, and partly represented in between."""
 
 SETTLED = {
     ("dedicated", "dedicated"): (1, 1.0),
@@ -32,18 +32,21 @@ SETTLED = {
     ("hexagon", "hexagons"): (6, 1 / 3),
     ("square antiprism", "square antiprisms"): (8, 3 / 8),
 }
-"""The names of a polytope, with its corners and the dimensions of each."""
+"""For each polytope, named in the singular and plural, its number of corners and the dimensions per corner."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Features that share dimensions: which, how many dimensions they span, the mean dimensions per feature (merged
-    ones counted once), and the polytope they form, None where it is none of those known."""
+    """Features that share dimensions."""
 
     features: tuple[int, ...]
+    """The numbers of the features."""
     rank: int
+    """How many dimensions they span."""
     dimensionality: float
+    """Mean dimensions per feature; merged features count as one."""
     polytope: str | None
+    """The polytope they form; None if it is not in `SETTLED`."""
 
 
 def represented(rows: Float[Tensor, "n d"], threshold: float = _THRESHOLDS[1]) -> Bool[Tensor, " n"]:
@@ -52,16 +55,16 @@ def represented(rows: Float[Tensor, "n d"], threshold: float = _THRESHOLDS[1]) -
 
 
 def n_represented(rows: Float[Tensor, "n d"], thresholds: Sequence[float] = _THRESHOLDS) -> dict[float, int]:
-    """How many features have a norm above each threshold: a count that depends on it is no count."""
+    """How many features have a norm above each threshold; the count is meaningful if the thresholds agree."""
     return {threshold: int(represented(rows, threshold).sum()) for threshold in thresholds}
 
 
 def merge_parallel(
     rows: Float[Tensor, "n d"], cosine: float = MERGED, threshold: float = _THRESHOLDS[1]
 ) -> list[tuple[int, ...]]:
-    """The represented features in classes that point one way, by chains of cosines above `cosine`.
+    """The represented features in classes of one direction: connected components of cosines above `cosine`.
 
-    A class of several has one direction for all, as correlated features may; one latent finds them all."""
+    Correlated features may share a direction; a single latent then recovers them all."""
     directions = unit(rows.float())
     return _parts(directions @ directions.T > cosine, represented(rows, threshold))
 
@@ -74,17 +77,17 @@ def groups(
     tolerance: float = 0.03,
 ) -> list[Group]:
     """The groups of represented features, the largest first. Features with |cos| above `angle` share dimensions; those
-    with a cosine above `merge` count as one, the longest for all."""
+    with a cosine above `merge` count as one, represented by the longest."""
     directions = unit(rows.float())
     norm = rows.norm(dim=1)
     classes = merge_parallel(rows, merge, threshold)
     first = {max(same, key=lambda i: float(norm[i])): same for same in classes}
-    found: list[Group] = []
+    result: list[Group] = []
     for part in _parts((directions @ directions.T).abs() > angle, represented(rows, threshold)):
         corners = rows[[i for i in part if i in first]].float()
         d = float(dimensionality(corners).mean())
-        found.append(Group(part, rank(corners), d, _name(len(corners), d, tolerance)))
-    return sorted(found, key=lambda group: (-len(group.features), group.features))
+        result.append(Group(part, rank(corners), d, _name(len(corners), d, tolerance)))
+    return sorted(result, key=lambda group: (-len(group.features), group.features))
 
 
 def described(found: Sequence[Group]) -> str:
@@ -106,7 +109,7 @@ def _name(corners: int, d: float, tolerance: float) -> str | None:
 
 
 def _parts(edges: Bool[Tensor, "n n"], among: Bool[Tensor, " n"]) -> list[tuple[int, ...]]:
-    """The connected parts of a graph among some of its nodes, by their first node."""
+    """The connected components of a graph restricted to the nodes `among`, in the order of their first nodes."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 

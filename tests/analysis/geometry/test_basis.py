@@ -7,6 +7,7 @@ import torch
 
 from sae.analysis.geometry.basis import basis_alignment, kurtosis, max_share
 from sae.analysis.geometry.geometry import expected_nearest, nearest_cosine
+from sae.registry import UserError
 from sae.toys.base import random_directions
 from sae.toys.features.directions import rotation
 
@@ -44,7 +45,7 @@ def test_axes_are_told_from_any_other_basis():
     assert on.is_aligned and on.value > 0.9 and on.rotated < 0.4
     assert not off.is_aligned and off.rotated == pytest.approx(on.rotated, abs=0.05)
     assert on.low < on.rotated < on.high
-    with pytest.raises(ValueError, match="no other basis"):
+    with pytest.raises(UserError, match="no other basis"):
         basis_alignment(torch.ones(3, 1))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.analysis.geometry.cliques import antipodal, counts, look_for
+from sae.analysis.geometry.cliques import antipodal, counts, find_figures
 from sae.numerics.seeds import generator
 from sae.toys.features.directions import rotation
 
@@ -44,7 +44,7 @@ def test_every_planted_figure_is_found_once():
     rows, order = planted()
     assert sorted(map(tuple, antipodal(rows).tolist())) == sorted([where(order, 0, 1), where(order, 2, 3)])
     for name, originals in (("triangle", range(4, 7)), ("tetrahedron", range(7, 11)), ("pentagon", range(11, 16))):
-        assert look_for(name, rows).tolist() == [list(where(order, *originals))]
+        assert find_figures(name, rows).tolist() == [list(where(order, *originals))]
 
 
 def test_counts_stand_beside_those_of_random_rows_with_the_same_covariance():
@@ -61,7 +61,7 @@ def test_counts_stand_beside_those_of_random_rows_with_the_same_covariance():
 
 def test_a_set_that_is_too_far_from_its_figure_is_none():
     bent = polygon(5) @ torch.diag(torch.tensor([1.0, 0.7]))
-    assert len(look_for("pentagon", bent)) == 0 and len(look_for("pentagon", bent, tolerance=0.4)) == 1
+    assert len(find_figures("pentagon", bent)) == 0 and len(find_figures("pentagon", bent, tolerance=0.4)) == 1
 
 
 def test_random_rows_have_no_more_figures_than_chance():

@@ -10,6 +10,7 @@ import torch
 from sae.analysis.geometry.embeddings import crowding
 from sae.analysis.geometry.geometry import expected_nearest
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 
 
 def test_an_orthonormal_basis_has_no_cosines_and_nearly_full_rank():
@@ -43,5 +44,5 @@ def test_lengths_count_for_ranks_alone_and_a_single_row_is_refused():
     lengths = torch.rand(50, 1, generator=generator("l")) + 0.1
     a, b = crowding(rows), crowding(torch.cat([rows * lengths, torch.zeros(4, 8)]))
     assert a.rows.mean_cosine.value == pytest.approx(b.rows.mean_cosine.value, abs=1e-5)
-    with pytest.raises(ValueError, match="fewer than two"):
+    with pytest.raises(UserError, match="fewer than two"):
         crowding(torch.zeros(5, 4))

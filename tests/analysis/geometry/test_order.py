@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.analysis.geometry.order import adjacent, order_with_controls, seriation
+from sae.registry import UserError
 from sae.toys.features.directions import rotation
 
 
@@ -60,7 +61,7 @@ def test_an_order_is_a_permutation_that_neither_length_nor_sign_nor_basis_change
 def test_the_mean_of_neighbours_by_hand():
     rows = torch.tensor([[1.0, 0], [0, 2], [3, 3], [0, 0]])
     assert adjacent(rows, torch.tensor([0, 2, 1, 3])) == pytest.approx((0.5 + 0.5 + 0) / 3)
-    with pytest.raises(ValueError, match="fewer than three have a length"):
+    with pytest.raises(UserError, match="fewer than three are not zero"):
         order_with_controls(rows[[0, 1, 3]])
 
 

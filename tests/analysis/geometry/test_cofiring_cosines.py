@@ -1,4 +1,4 @@
-"""Latents that fire together: nearer to right angles where that was planted, as all others where it was not."""
+"""Latents that fire together are nearer to right angles if that was planted, and like all others if not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.analysis.geometry.company import Firings, company
+from sae.analysis.geometry.cofiring_cosines import FiringCounts, cofiring_cosines
 from sae.numerics.seeds import generator
 
 N, D, ROWS = 40, 24, 6000
@@ -21,11 +21,11 @@ def codes() -> Tensor:
     return on * torch.rand(ROWS, N, generator=draw).add(0.1)
 
 
-def firings(size: int = 1000) -> Firings:
-    found = Firings(N)
+def firings(size: int = 1000) -> FiringCounts:
+    counts = FiringCounts(N)
     for piece in codes().split(size):
-        found.add(piece)
-    return found
+        counts.add(piece)
+    return counts
 
 
 def orthogonal_within() -> Tensor:
@@ -34,14 +34,14 @@ def orthogonal_within() -> Tensor:
     return rows + 0.3 * torch.randn(N, D, generator=generator("rows")) / D**0.5
 
 
-def test_firings_count_rows_in_any_batches():
+def test_firings_are_counted_in_batches_of_any_size():
     z = (codes() > 0).float()
     for size in (7000, 333):
         assert torch.equal(firings(size).both, z.T @ z)
 
 
 def test_crowds_at_right_angles_within_are_below_both_controls():
-    found = company(orthogonal_within(), firings(), EVEN)
+    found = cofiring_cosines(orthogonal_within(), firings(), EVEN)
     assert found.n_together == 4 * 45 and found.n_apart == N * (N - 1) // 2 - 4 * 45
     assert found.difference.high < min(found.permuted.low, found.matched.low, 0)
     assert found.difference.value == pytest.approx(found.together.value - found.apart.value, abs=1e-6)
@@ -50,19 +50,19 @@ def test_crowds_at_right_angles_within_are_below_both_controls():
 
 def test_crowds_of_one_direction_each_are_above_them():
     rows = torch.eye(4, D).repeat_interleave(10, 0) + 0.1 * torch.randn(N, D, generator=generator("r")) / D**0.5
-    found = company(rows, firings(), EVEN)
+    found = cofiring_cosines(rows, firings(), EVEN)
     assert found.difference.low > max(found.permuted.high, found.matched.high, 0.9)
 
 
 def test_random_directions_are_inside_both():
-    found = company(torch.randn(N, D, generator=generator("random")), firings(), EVEN)
+    found = cofiring_cosines(torch.randn(N, D, generator=generator("random")), firings(), EVEN)
     assert found.permuted.low < found.difference.value < found.permuted.high
     assert found.matched.low < found.difference.value < found.matched.high
     assert abs(found.permuted.value) < 0.01 and abs(found.matched.value) < 0.02
 
 
 def test_without_such_pairs_it_is_not_known():
-    alone = Firings(3)
+    alone = FiringCounts(3)
     alone.add(torch.eye(3))
-    found = company(torch.eye(3), alone, torch.eye(3, dtype=torch.float64))
+    found = cofiring_cosines(torch.eye(3), alone, torch.eye(3, dtype=torch.float64))
     assert found.n_together == found.n_apart == 0 and found.difference.value != found.difference.value
