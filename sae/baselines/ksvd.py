@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.baseline import BaselineConfig, training_rows
-from sae.encoders.omp import OMP_ROWS_AT_ONCE, Omp
+from sae.encoders.omp import OMP_SAMPLES_AT_ONCE, Omp
 from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
@@ -105,7 +105,7 @@ def pursuit_codes(
     x: Float[Tensor, "batch d_in"], W_dec: Float[Tensor, "n_latents d_in"], k: int, tolerance: float
 ) -> Float[Tensor, "batch n_latents"]:
     """Codes by non-negative matching pursuit, computed in blocks of samples."""
-    pieces = [pursuit(r @ W_dec.T, W_dec, r.square().sum(-1), k, tolerance) for r in x.split(OMP_ROWS_AT_ONCE)]
+    pieces = [pursuit(r @ W_dec.T, W_dec, r.square().sum(-1), k, tolerance) for r in x.split(OMP_SAMPLES_AT_ONCE)]
     return torch.cat(pieces)
 
 

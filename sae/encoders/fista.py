@@ -2,9 +2,9 @@
 
     z = argmin_{z >= 0}  1/2 ||x - b_dec - z W_dec||^2 + l1 * sum_j ||W_dec[j]|| z_j
 
-solved by FISTA (Beck and Teboulle 2009) until the codes of a row stand still, followed by a threshold, and by least
-squares on what is left where ``debias`` is set. It tells how good a set of directions is when its encoder is not the
-limit; the oracle is read this way.
+solved by FISTA (Beck and Teboulle 2009) until the codes of a sample converge, then thresholded, then, with ``debias``,
+refitted by least squares on the latents that remain active. It shows how good a set of directions is where the encoder
+is not the limit; the oracle uses it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from sae.source import Source
 
 
 class Config(LassoConfig):
-    """Settings; `debias` gives back what the penalty took from the codes that are left after the threshold."""
+    """Replaces the encoder by a non-negative lasso."""
 
     kind: Literal["fista"] = "fista"
     debias: bool = False
+    """Whether to refit the codes above the threshold by non-negative least squares, which removes the shrinkage."""
 
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Fista:
         l1, threshold = self.raw(d, source)
@@ -35,16 +36,23 @@ class Config(LassoConfig):
 
 @dataclass(frozen=True, eq=False)
 class Fista(Dictionary):
-    """Non-negative lasso codes; `W_enc` and `b_enc` are the first step of the iteration, ``W_dec^T`` and
-    ``-l1 ||W_dec[j]||``."""
+    """Dictionary with non-negative lasso codes.
+
+    `W_enc` and `b_enc` are those of the first iteration, ``W_dec^T`` and ``-l1 ||W_dec[j]||``.
+    """
 
     kind: ClassVar[str] = "fista"
 
     l1: float = 0.01
+    """Penalty of the lasso, in units of the activations."""
     n_iterations: int = 100
+    """Maximum number of FISTA iterations per sample."""
     threshold: float = 0.0
+    """Codes up to this value are set to zero, in units of the activations."""
     tolerance: float = 0.0
+    """FISTA stops when no code of a sample changes by more than this share of the sample's largest code."""
     debias: bool = False
+    """Whether the codes above the threshold are refitted by non-negative least squares."""
 
     @classmethod
     def over(
@@ -57,7 +65,7 @@ class Fista(Dictionary):
         tolerance: float = 0.0,
         debias: bool = False,
     ) -> Fista:
-        """The dictionary that reads the directions `W_dec` (rows) with non-negative lasso codes."""
+        """The dictionary with the directions `W_dec` (one per row) and non-negative lasso codes."""
         b_enc = -l1 * W_dec.norm(dim=-1)
         return cls(
             W_dec.T.contiguous(),
@@ -78,7 +86,7 @@ class Fista(Dictionary):
         return debiased(z, correlation, self.W_dec, self.n_iterations, self.tolerance) if self.debias else z
 
     def multiply_adds(self) -> int:
-        """At most: a row that converges sooner costs less."""
+        """An upper bound: samples that converge early cost less."""
         refit = self.n_iterations if self.debias else 0
         return lasso_multiply_adds(self.W_dec, self.n_iterations + refit)
 

@@ -1,10 +1,11 @@
-"""Least squares on the support that one layer gives: it says what fires, the decoder says how much.
+"""Non-negative least squares on the support that one layer selects: the layer decides which latents fire, the decoder
+decides their codes.
 
-    S = {j : pre_j > threshold_j},  of these the k largest;    pre = (x - b_dec) W_enc + b_enc
+    S = {j : pre_j > threshold_j},  restricted to the k largest;    pre = (x - b_dec) W_enc + b_enc
     z = argmin_{z >= 0, z = 0 outside S} ||x - b_dec - z W_dec||^2
 
-Non-negative least squares by accelerated projected gradient (Lawson and Hanson 1974 state the problem). What differs
-from the dictionary's own encoder is the magnitudes alone, freed of the shrinkage that L1 leaves: the 'debiasing' of
+It is solved by accelerated projected gradient (Lawson and Hanson 1974 state the problem). Compared with the
+dictionary's own encoder only the magnitudes change: they no longer have the shrinkage of L1. This is the 'debiasing' of
 the lasso.
 """
 
@@ -27,16 +28,19 @@ from sae.source import Source
 
 
 class Config(EncoderConfig):
-    """Settings; `k` restricts the support to the largest codes of the dictionary's own encoder, where it is given.
-    At most `n_iterations`, fewer where no code changes by more than `tolerance` times the row's largest."""
+    """Replaces the codes of a one-layer encoder by least squares on their support."""
 
     kind: Literal["nnls"] = "nnls"
     k: int | None = Field(None, gt=0)
+    """Restricts the support to the `k` largest codes of the dictionary's own encoder; no restriction if None."""
     n_iterations: int = Field(200, gt=0)
+    """Maximum number of iterations per sample."""
     tolerance: float = Field(1e-4, ge=0)
+    """Iteration stops when no code of a sample changes by more than this share of the sample's largest code."""
 
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Dictionary:
-        """Codes that are a lasso's already have a support of their own, on which they are debiased."""
+        """The dictionary with least-squares codes. A lasso dictionary is returned with ``debias`` set, because its
+        codes have a support already. Raises `UserError` where the encoder of `d` is neither one layer nor a lasso."""
         tensors, settings = d.tensors(), d.settings()
         if "debias" in settings and self.k is None:
             return replace(d, debias=True)
@@ -46,8 +50,8 @@ class Config(EncoderConfig):
         one_layer = d.multiply_adds() == d.d_in * d.n_latents
         if not one_layer or set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"} or settings:
             raise UserError(
-                f"encoder 'nnls' takes its support from one layer, which a {d.kind!r} dictionary is not read by; "
-                "'fista' with debias = true takes it from a lasso"
+                f"encoder = 'nnls': needs a one-layer encoder, which a {d.kind!r} dictionary does not have; "
+                "use encoder 'fista' with debias = true"
             )
         k = min(self.k or d.n_latents, own_k, d.n_latents)
         layer = d.W_enc, d.W_dec, d.b_enc, d.b_dec
@@ -56,14 +60,18 @@ class Config(EncoderConfig):
 
 @dataclass(frozen=True, eq=False)
 class Nnls(Dictionary):
-    """Least-squares codes on a one-layer support."""
+    """Dictionary with least-squares codes on the support of one layer."""
 
     kind: ClassVar[str] = "nnls"
 
     threshold: Float[Tensor, " n_latents"]
+    """A latent is in the support where its pre-activation is above this."""
     k: int = 1
+    """Maximum size of the support."""
     n_iterations: int = 200
+    """Maximum number of iterations per sample."""
     tolerance: float = 0.0
+    """Iteration stops when no code of a sample changes by more than this share of the sample's largest code."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         centred = x - self.b_dec
@@ -72,7 +80,7 @@ class Nnls(Dictionary):
         return lasso(correlation, self.W_dec, self.n_iterations, self.tolerance, start=pre, support=pre > 0)
 
     def multiply_adds(self) -> int:
-        """At most: a row that converges sooner costs less."""
+        """An upper bound: samples that converge early cost less."""
         return self.d_in * self.n_latents + lasso_multiply_adds(self.W_dec, self.n_iterations)
 
     def settings(self) -> dict[str, float | int | str | bool]:

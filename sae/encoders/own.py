@@ -10,7 +10,7 @@ from sae.source import Source
 
 
 class Config(EncoderConfig):
-    """No settings."""
+    """Leaves the dictionary as it is; there are no settings."""
 
     kind: Literal["own"] = "own"
 

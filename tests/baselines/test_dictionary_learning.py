@@ -180,7 +180,7 @@ def test_rows_of_nothing_are_refused():
 
 @pytest.mark.slow
 def test_sharkeys_toy_from_twelve_thousand_rows():
-    """Means over three data seeds; the published row (one data seed, unsigned cosines) is .866 .975 .852 .81."""
+    """Means over three data seeds; the reference (one data seed, unsigned cosines) is .866 .975 .852 .81."""
     settings = {"n_latents": 512, "l1": 0.1, "units": "raw"}
     found: dict[str, list[list[float]]] = {"descent": [], "solve": []}
     for update, forget in (("descent", 0.5), ("solve", 2.0)):

@@ -172,11 +172,11 @@ def test_optimisation_costs_more_than_a_layer():
 def test_mistakes_are_told_in_one_line():
     with pytest.raises(ValueError, match="did you mean 'fista'"):
         start().with_encoder("fistaa")
-    with pytest.raises(ValueError, match="training rows are needed to set thresholds on"):
+    with pytest.raises(ValueError, match="training samples are needed to set thresholds on"):
         start().with_encoder("threshold")
     with pytest.raises(ValueError, match="to measure the unit of l1"):
         start().with_encoder("fista")
-    with pytest.raises(ValueError, match="a 'omp' dictionary is not read by"):
+    with pytest.raises(ValueError, match="a 'omp' dictionary does not have"):
         start().with_encoder("omp").with_encoder("nnls")
     with pytest.raises(ValueError, match=r"x: rows of width 5, but the dictionary takes 8"):
         start().with_encoder("fista", torch.randn(30, 5))
