@@ -1,6 +1,6 @@
-"""The noun `Method`: from a source to a dictionary. Training is one; every classical baseline is another.
+"""Interface of baselines: from a source to a dictionary without gradient training.
 
-Every method states its budget in its settings, and what was spent on the card (:mod:`sae.numerics.fit_cost`).
+Every baseline states its budget in its settings and its training cost on the card (:mod:`sae.numerics.fit_cost`).
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from sae.source import Source
 class BaselineConfig(KindSettings, ABC):
     """Settings of one classical method or control.
 
-    `needs` names what the source must provide (``truth`` for the oracle). `seeded` is False where the
-    result does not depend on the seed, so that the method is run once and not once a seed. `fits_targets` is True
-    where the method gives back a source's targets; the others give back what they read, which says nothing of a
-    transcoder, and are refused on a source that has targets.
-
-    A method that needs the truth was given what the others are to find: it is a ceiling, not a rival.
+    A method that needs the truth is given what the others have to find: it is a ceiling, not a rival.
     """
 
     interface: ClassVar[str] = "baselines"
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    """What the source must provide, such as ``truth`` for the oracle."""
     seeded: ClassVar[bool] = True
+    """Whether the result depends on the seed; a method that does not is run once, not once per seed."""
     fits_targets: ClassVar[bool] = False
+    """Whether the method reconstructs a source's targets. The others reconstruct their input, which says nothing of a
+    transcoder; they are refused on a source with targets."""
 
     @abstractmethod
-    def fit(self, source: Source, seed: int) -> Dictionary: ...
+    def fit(self, source: Source, seed: int) -> Dictionary:
+        """The dictionary, from training samples of the source."""
 
 
 def training_rows(source: Source, n_rows: int, seed: int) -> Float[Tensor, "rows d_in"]:
-    """`n_rows` training rows (fewer where the source is smaller); different seeds take different rows where
-    the source has them."""
+    """`n_rows` training samples (fewer where the source has fewer); different seeds take different samples where the
+    source has enough."""
     return training_pairs(source, n_rows, seed)[0]
 
 
 def training_pairs(
     source: Source, n_rows: int, seed: int
 ) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"]]:
-    """The same rows, and what is to be given back for each."""
+    """The same samples, and what a dictionary reconstructs for each."""
     batch = source.at_most(n_rows, "train", step=seed)
     return batch.acts.to(torch.float32).cpu(), batch.wanted.to(torch.float32).cpu()

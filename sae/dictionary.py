@@ -1,4 +1,4 @@
-"""The noun `Dictionary`: activations in, sparse non-negative codes out, and back."""
+"""Interface of dictionaries: activations to sparse non-negative codes, and back."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ D = TypeVar("D", bound="Dictionary")
 
 @dataclass(frozen=True, eq=False)
 class Dictionary(ABC):
-    """A trained dictionary, in units of the raw activations (any input scale is folded in).
+    """A trained dictionary, in units of the raw activations: any input scale is folded into its weights.
 
-    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, back again, or to the `d_out` of a
-    transcoder's target. Row j of `W_dec` is the direction of latent j. `card` says where the dictionary came from and
-    is saved with it.
+    ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, ``[..., n_latents] -> [...,
+    d_out]``, where ``d_out = d_in`` but for transcoders.
     """
 
     kind: ClassVar[str]
+    """The name of the kind, as configs and saved files give it."""
 
     W_enc: Float[Tensor, "d_in n_latents"]
+    """Encoder weights: column j reads latent j."""
     W_dec: Float[Tensor, "n_latents d_out"]
+    """Decoder weights: row j is the direction of latent j."""
     b_enc: Float[Tensor, " n_latents"]
+    """Encoder bias."""
     b_dec: Float[Tensor, " d_out"]
+    """Decoder bias."""
     card: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+    """Where the dictionary came from: source, settings, training cost, scores. Saved with it."""
 
     @property
     def d_in(self) -> int:
@@ -41,7 +46,7 @@ class Dictionary(ABC):
 
     @property
     def d_out(self) -> int:
-        """The width of what is reconstructed: `d_in`, but for transcoders between places of two widths."""
+        """Width of the reconstruction: `d_in`, but for transcoders between two widths."""
         return self.W_dec.shape[1]
 
     @property
@@ -49,7 +54,8 @@ class Dictionary(ABC):
         return self.W_dec.shape[0]
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]: ...
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """The codes of raw activations; non-negative."""
 
     def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_out"]:
         """``x_hat = z W_dec + b_dec``."""
@@ -58,18 +64,19 @@ class Dictionary(ABC):
     def reconstruct(
         self, x: Float[Tensor, "*batch d_in"], z: Float[Tensor, "*batch n_latents"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:
-        """``decode(encode(x))``, with `z` in place of the codes where it is given, and whatever of `x` passes beside
-        the codes: nothing, but for transcoders with a skip connection."""
+        """``decode(encode(x))``, with `z` in place of the codes where it is given; plus what a transcoder's skip
+        connection adds."""
         return self.decode(self.encode(x) if z is None else z)
 
     @abstractmethod
     def settings(self) -> dict[str, float | int | str | bool]:
-        """What :meth:`encode` needs beyond the tensors; saved beside them, and given back as keywords."""
+        """What :meth:`encode` needs besides the tensors; saved with them and passed to the class as keywords on
+        loading."""
 
     @classmethod
     def checked(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings as :meth:`settings` gives them, for numbers that come from elsewhere; a ``ValueError`` of one line
-        names one that is unknown or of another type than its default."""
+        """Settings from a file, once their names and types are those of :meth:`settings`. Raises `UserError` for one
+        that is unknown or of another type than its default."""
         own = [f for f in fields(cls) if f.name != "card"]
         defaults = {f.name: f.default for f in own if f.default is not MISSING}
         defaults |= {f.name: f.default_factory() for f in own if f.default_factory is not MISSING}
@@ -77,11 +84,11 @@ class Dictionary(ABC):
             if name not in defaults:
                 raise UserError(unknown(name, sorted(defaults), f"setting of {cls.kind!r}"))
             if not _alike(value, defaults[name]):
-                raise UserError(f"{name} = {repr(value)[:40]} is no setting of {cls.kind!r}")
+                raise UserError(f"{name} = {repr(value)[:40]} is not a valid value for this setting of {cls.kind!r}")
         return dict(settings)
 
     def multiply_adds(self) -> int:
-        """What it costs to encode one row; one layer unless a kind says otherwise."""
+        """Multiply-adds to encode one sample; those of one layer unless a kind says otherwise."""
         return self.d_in * self.n_latents
 
     def with_encoder(
@@ -127,7 +134,7 @@ class Dictionary(ABC):
 
 
 def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of the type of a default, and no number that is negative or not finite."""
+    """Whether a value has the type of a default; numbers must be finite and not negative."""
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
     if isinstance(default, int):

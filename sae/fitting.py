@@ -28,9 +28,9 @@ def fit(
 ) -> list[Dictionary]:
     """Trains dictionaries on activations and returns them, in units of the raw activations, on the CPU.
 
-    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair (x, y) of inputs and targets
-    for transcoders, or a `Source`. `kind` is the name of a dictionary kind (a file of ``sae/dictionaries/``, or one
-    registered from outside), or its config object, such as ``MyConfig(n_latents=512, l1=0.1)``.
+    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair (x, y) of inputs and
+    targets for transcoders, or a `Source`. `kind` is the name of a dictionary kind (a file of ``sae/dictionaries/``, or
+    one registered from outside), or its config object, such as ``MyConfig(n_latents=512, l1=0.1)``.
 
     `settings` are those of the kind (``l1`` for ``relu``) and of :class:`sae.training.config.TrainConfig` (``steps``,
     ``batch_size``, ``lr``, ...). A list in place of a value in which members of a stack may differ (``l1``) is a sweep:

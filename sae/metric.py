@@ -1,4 +1,4 @@
-"""The noun `Metric`: a family of scores, what it needs to be computed, and how."""
+"""Interface of metrics: a family of scores, and the evidence that it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.numerics.matching import Matching, cosines
-from sae.registry import KindSettings
+from sae.registry import KindSettings, configurable
 from sae.source import Batch, Source, Truth
 
 if TYPE_CHECKING:
@@ -23,22 +23,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a dictionary is scored against. Hashable by identity, so that work which depends on the evidence
-    alone (probes on the raw activations) can be done once and shared by every dictionary.
+    """What a dictionary is scored against.
 
-    Thresholds, latents and probes are chosen on `choose`; every number is measured on `test`.
+    Hashable by identity, so that work that depends on the evidence alone (probes on the raw activations) is done once
+    and shared by all dictionaries.
     """
 
     choose: Batch
+    """The validation split: thresholds, latents and probes are chosen on it."""
     test: Batch
+    """The test split: every score is measured on it."""
     truth: Truth | None = None
+    """What is known of the features."""
     labelled: tuple[Batch, Batch] | None = None
+    """Labelled samples, as (choose, test)."""
     model: Site | None = None
+    """The hook point that the activations come from."""
     subspaces: Float[Tensor, "n_subspaces k d_in"] | None = None
+    """Orthonormal bases of features with more than one dimension."""
 
     @property
     def provides(self) -> frozenset[str]:
-        """The subset of ``truth, parents, codes, labels, model, subspaces, targets`` that is here."""
+        """Which of ``truth, parents, codes, labels, model, subspaces, targets`` there are."""
         parents = None if self.truth is None else self.truth.parents
         present = {
             "truth": self.truth is not None,
@@ -53,17 +59,19 @@ class Evidence:
 
 
 def gather_evidence(source: Source, n_rows: int) -> Evidence:
-    """The evidence that a source offers: `n_rows` held-out rows, half to choose on and half to score on."""
+    """The evidence of a source: `n_rows` held-out samples, half for validation and half to score."""
     choose, test = source.at_most(n_rows // 2, "choose"), source.at_most(n_rows // 2, "test")
     return Evidence(choose, test, source.truth, source.labelled(), source.model(), source.subspaces)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One dictionary before the evidence; its codes and matches are computed once, whichever metrics ask."""
+    """One dictionary with the evidence; its codes and its matching are computed once and shared by all metrics."""
 
     dictionary: Dictionary
+    """The dictionary that is scored."""
     evidence: Evidence
+    """What it is scored against."""
 
     @cached_property
     def test_codes(self) -> Float[Tensor, "rows n_latents"]:
@@ -74,14 +82,14 @@ class Case:
         return encode(self.dictionary, self.evidence.choose.acts)
 
     def codes_of(self, batch: Batch) -> Float[Tensor, "rows n_latents"]:
-        """The dictionary's codes of a batch, which may be one that the case has encoded already."""
+        """The dictionary's codes of a batch; those of the two splits are computed once."""
         if batch is self.evidence.choose:
             return self.choose_codes
         return self.test_codes if batch is self.evidence.test else encode(self.dictionary, batch.acts)
 
     @cached_property
     def matching(self) -> Matching:
-        """The represented features against the latents; the evidence must have ``truth``."""
+        """The represented features matched with the latents; needs ``truth``."""
         truth = self.evidence.truth
         assert truth is not None
         feature = truth.represented.nonzero()[:, 0]
@@ -89,23 +97,25 @@ class Case:
 
 
 def mean(values: Tensor) -> float:
-    """The mean in float64; NaN of nothing."""
+    """The mean in float64; NaN for an empty tensor."""
     return float(values.double().mean())
 
 
 def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:
-    """``d.encode`` without gradients and in pieces, so that temporaries stay small."""
+    """``d.encode`` without gradients, some rows at a time, so that temporaries stay small."""
     with torch.no_grad():
         return torch.cat([d.encode(piece) for piece in acts.split(rows_at_once)])
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Named numbers, and named vectors with one entry per latent or per feature. A score that is undefined
-    (precision of a latent that never fires, say) is NaN, never a flattering default."""
+    """The scores of one family. An undefined score (the precision of a latent that never fires) is NaN, never a
+    flattering default."""
 
     scalars: Mapping[str, float] = field(default_factory=dict)
+    """Named numbers."""
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Named vectors with one entry per latent or per feature."""
 
 
 N_DECILES = 10
@@ -116,7 +126,7 @@ def decile_scores(
 ) -> dict[str, float]:
     """``<name>_decile_1``, the mean of the values of the rarest tenth of the features, to ``_10``, the most frequent.
 
-    NaNs are left out; NaN for a tenth that is empty. Nothing where a probability is unknown.
+    NaNs are left out; an empty tenth is NaN. Empty where a probability is unknown.
     """
     if not bool(torch.isfinite(probability).all()):
         return {}
@@ -125,20 +135,33 @@ def decile_scores(
 
 
 class MetricConfig(KindSettings, ABC):
-    """Settings of one family of scores. `needs` is checked against what the source provides before work starts.
-    `by_default` is False for a family that is computed only where it is asked for by name."""
+    """Settings of one family of scores. What it needs is checked against the source before any work starts."""
 
     interface: ClassVar[str] = "metrics"
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """All of these must be there, out of ``truth``, ``parents``, ``codes``, ``labels``, ``model``, ``subspaces``."""
+    """Evidence that must be there, all of it: of ``truth``, ``parents``, ``codes``, ``labels``, ``model``,
+    ``subspaces``."""
     needs_any: ClassVar[frozenset[str]] = frozenset()
-    """At least one of these must be there; empty means no such demand."""
+    """Evidence of which at least one must be there; empty means none is required."""
     by_default: ClassVar[bool] = True
+    """Whether the family is computed without being named; False means only where it is."""
 
     @abstractmethod
-    def score(self, case: Case) -> Scores: ...
+    def score(self, case: Case) -> Scores:
+        """The scores of one dictionary."""
 
     def served_by(self, provides: frozenset[str]) -> bool:
-        """Whether a source that provides this can serve the metric."""
+        """Whether evidence with these parts is enough for the metric."""
         return self.needs <= provides and (not self.needs_any or bool(self.needs_any & provides))
+
+    @property
+    def requirement(self) -> str:
+        """The evidence that is needed, in words."""
+        return " and ".join(sorted(self.needs)) or " or ".join(sorted(self.needs_any))
+
+
+def default_metrics(provides: frozenset[str]) -> list[MetricConfig]:
+    """Every family that is computed by default and that this evidence is enough for, with its default settings."""
+    every: list[MetricConfig] = [module.Config() for module in configurable("metrics").values()]
+    return [metric for metric in every if metric.by_default and metric.served_by(provides)]

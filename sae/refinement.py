@@ -1,14 +1,14 @@
-"""Refinement: from any trained dictionary, alternate sparse coding and dictionary update on the training data.
+"""Refinement: from a trained dictionary, alternates sparse coding and dictionary updates on the training data.
 
     z     = non-negative lasso codes of a batch, with a penalty that falls from step to step; debiased in the end
     A, B  = keep * A + z^T z,  keep * B + z^T (x - b_dec)
     W_dec = A^-1 B,  rows scaled to norm one
 
-Online dictionary learning (Mairal et al. 2010, algorithm 1, with the codes of algorithm 2's lasso), its update solved
-at once as in the method of optimal directions (Engan et al. 1999). An L1 autoencoder's directions are held back by its
-encoder of one layer and by shrinkage; here they follow from codes that end with neither. In the beginning the codes
-keep their shrinkage: without it, directions that explain a feature together have no reason to part. Latents that
-contribute less than what the badly reconstructed rows have in common give way to it. No truth is used.
+Online dictionary learning (Mairal et al. 2010, algorithm 1), its update solved exactly as in the method of optimal
+directions (Engan et al. 1999). The directions of an L1 autoencoder are limited by its one-layer encoder and by
+shrinkage; here they follow from codes that have neither at the end. Early codes keep their shrinkage: without it,
+directions that explain a feature together are not pushed apart. A latent that contributes less than a direction shared
+by badly reconstructed samples is replaced by that direction. The true features are not used.
 """
 
 from __future__ import annotations
@@ -32,44 +32,52 @@ from sae.registry import Settings
 from sae.source import Source, as_source
 
 WORST = 32
-"""Of how many rows one, the worst reconstructed, is remembered."""
+"""One of this many samples, the worst reconstructed, is kept as a candidate for a new direction."""
 ALONG = 0.7
-"""The cosine above which two residuals point along one direction."""
+"""The cosine above which two residuals share a direction."""
 _RIDGE = 1e-3
-"""Holds directions that were hardly seen where they are."""
+"""Ridge of the least squares, towards the old directions: those with few samples stay near where they were."""
 
 
 class RefineConfig(Settings):
-    """Settings. `l1` and `l1_end` (the penalty of the first and of the last step) and `threshold` are in units of the
-    mean norm of ``x - b_dec``. Latents are replaced every `replace_every` steps during the first share
-    `replace_until`; of two whose cosine is above `same` one counts as contributing nothing. Latents that fire in less
-    than a share `rare` of the rows at the end are dropped."""
+    """Settings of a refinement. Penalties and thresholds are in units of the mean norm of ``x - b_dec``."""
 
     steps: int = Field(40, gt=0)
+    """Alternations of sparse coding and dictionary update."""
     batch_size: int = Field(4096, gt=0)
+    """Samples of one step."""
     l1: float = Field(0.08, ge=0)
+    """The penalty of the first step."""
     l1_end: float = Field(0.015, ge=0)
+    """The penalty of the last step."""
     threshold: float = Field(0.03, ge=0)
+    """Codes below this are set to zero."""
     n_iterations: int = Field(100, gt=0)
+    """The most iterations of the lasso for a sample."""
     tolerance: float = Field(3e-3, ge=0)
+    """A sample has converged when no code changes by more than this share of its largest code."""
     replace_every: int = Field(2, gt=0)
+    """Steps between two replacements of latents."""
     replace_until: float = Field(0.7, ge=0, le=1)
+    """The share of the steps during which latents are replaced."""
     same: float = Field(0.9, gt=0, le=1)
+    """Of two latents whose cosine is above this, one counts as contributing nothing."""
     rare: float = Field(2e-5, ge=0, lt=1)
+    """Latents that fire in less than this share of the samples at the end are dropped."""
 
 
 def refine(d: Dictionary, x: Tensor | Source, seed: int = 0, **settings: Any) -> Dictionary:
-    """A dictionary whose directions and firing become right together; `d` is where it begins.
+    """The dictionary `d` with refined directions, encoded by ``fista``.
 
-    `x` is a matrix ``[rows, d_in]`` (a fifth of it is left out, as in :func:`sae.fit`) or a source; `settings` are
-    those of :class:`RefineConfig`. What comes out is read by ``fista``; :meth:`Dictionary.with_encoder` gives it
-    another encoder. It may have fewer latents than `d`: those that were not used are gone.
+    `x` is a matrix ``[rows, d_in]`` (a fifth of it is held out, as in :func:`sae.fit`) or a source; `settings` are
+    those of :class:`RefineConfig`. :meth:`Dictionary.with_encoder` gives the result another encoder. It may have fewer
+    latents than `d`: unused ones are dropped. Raises `UserError` where `x` does not fit.
     """
     return refined(d, as_source(x, d.d_in), RefineConfig(**settings), seed)
 
 
 def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> Fista:
-    """The same from settings."""
+    """The same from a config."""
     norm, state = mean_norm(d, source), Fit.of(d)
     threshold = config.threshold * norm
     for step in range(config.steps):
@@ -79,7 +87,9 @@ def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> F
         codes = sparse_codes(x - state.b_dec, state.W_dec, l1, threshold, config.n_iterations, config.tolerance)
         state.look(x, codes, shrunk=part < config.replace_until, keep=step / (step + 3))
         replaces = step % config.replace_every == 0 and part < config.replace_until
-        if not (replaces and state.replace(config.same)):  # else these codes knew nothing of the new directions
+        if not (
+            replaces and state.replace(config.same)
+        ):  # codes of before a replacement do not know the new directions
             state.solve(len(x))
     used = state.share > config.rare
     directions = state.W_dec[used] if bool(used.any()) else state.W_dec
@@ -91,8 +101,8 @@ def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> F
 
 
 def _fit_cost(d: Dictionary, source: Source, config: RefineConfig) -> FitCost:
-    """What a refinement adds: for a row of every step two lassos, the second to debias, and the statistics A and B;
-    for a step the solution of least squares."""
+    """The training cost of a refinement: for each sample of a step two lassos, the second to debias, and the statistics
+    A and B; for each step the solution of least squares."""
     n, d_in = d.n_latents, d.d_in
     norm, batch = taken(source, N_NORM), taken(source, config.batch_size)
     a_row = 2 * lasso_multiply_adds(d.W_dec, config.n_iterations) + n * (n + d_in)
@@ -103,22 +113,27 @@ def _fit_cost(d: Dictionary, source: Source, config: RefineConfig) -> FitCost:
 
 @dataclass
 class Fit:
-    """The directions, and what is remembered of the rows that were seen.
-
-    `second`, `cross` (A and B above), `n_rows` and `firings` are discounted alike. Where the dictionary has a decoder
-    bias it is the direction of one more latent, of code 1 in every row. `missing` are the residuals of the worst rows
-    since the last replacement.
-    """
+    """The directions, and statistics of the samples so far; older samples count less, by the factor `keep` of a
+    step."""
 
     W_dec: Float[Tensor, "n_latents d_in"]
+    """The directions, unit rows."""
     b_dec: Float[Tensor, " d_in"]
+    """The decoder bias."""
     biased: bool
+    """Whether the bias is fitted, as the direction of one more latent whose code is 1 in every sample."""
     second: Float[Tensor, "n n"]
+    """A, the second moments of the codes."""
     cross: Float[Tensor, "n d_in"]
+    """B, the products of codes and samples."""
     firings: Float[Tensor, " n_latents"]
+    """Number of samples in which each latent fires."""
     n_rows: float = 0.0
+    """Number of samples."""
     missing: list[Tensor] = field(default_factory=list[Tensor])
+    """Residuals of the worst samples since the last replacement."""
     n_looked: int = 0
+    """Number of samples since the last replacement."""
 
     @classmethod
     def of(cls, d: Dictionary) -> Fit:
@@ -135,11 +150,11 @@ class Fit:
 
     @property
     def share(self) -> Float[Tensor, " n_latents"]:
-        """Of the rows in which each latent fires."""
+        """The share of samples in which each latent fires."""
         return self.firings / max(self.n_rows, 1.0)
 
     def look(self, x: Float[Tensor, "rows d_in"], found: LassoCodes, shrunk: bool, keep: float) -> None:
-        """Adds rows and their codes to the statistics, and remembers the residuals of the worst."""
+        """Adds samples and their codes to the statistics, and keeps the residuals of the worst."""
         z = found.shrunk if shrunk else found.debiased
         codes = torch.cat([z, torch.ones_like(z[:, :1])], 1) if self.biased else z
         rows = x if self.biased else x - self.b_dec
@@ -152,7 +167,7 @@ class Fit:
         self.n_looked += len(x)
 
     def solve(self, batch_size: int) -> None:
-        """The directions of least squares; what was never seen stays as it is."""
+        """Sets the directions of least squares; a latent that never fired keeps its direction."""
         n = len(self.W_dec)
         before = torch.cat([self.W_dec, self.b_dec[None]]) if self.biased else self.W_dec
         after = fitted_directions(self.second, self.cross, before, _RIDGE * self.n_rows / batch_size)
@@ -161,7 +176,7 @@ class Fit:
             self.b_dec = after[n]
 
     def replace(self, same: float) -> int:
-        """Gives the latents that contribute least to directions that residuals share, as long as those would
+        """Replaces the latents that contribute least by directions that residuals share, as long as those would
         contribute more; returns how many."""
         energy = self.second.diagonal()[: len(self.W_dec)] / max(self.n_rows, 1.0)
         energy = torch.where(doubles(self.W_dec, energy, same), torch.zeros_like(energy), energy)
@@ -183,7 +198,7 @@ class Fit:
 def doubles(
     W_dec: Float[Tensor, "n_latents d_in"], energy: Float[Tensor, " n_latents"], same: float
 ) -> Bool[Tensor, " n_latents"]:
-    """Latents whose direction another one of larger energy has as well."""
+    """Latents whose direction another latent of larger energy shares."""
     alike = (W_dec @ W_dec.T > same).fill_diagonal_(False)
     place = torch.arange(len(energy), device=energy.device)
     larger = (energy > energy[:, None]) | ((energy == energy[:, None]) & (place < place[:, None]))
@@ -191,7 +206,7 @@ def doubles(
 
 
 def shared_directions(residuals: Float[Tensor, "rows d_in"]) -> Iterator[tuple[Float[Tensor, " d_in"], float]]:
-    """Directions that at least two of the residuals point along, with the energy of those, the largest first."""
+    """Directions shared by at least two residuals, with the energy of those residuals, the largest first."""
     norm = residuals.norm(dim=-1)
     towards = unit(residuals)
     alike = (towards @ towards.T > ALONG).float()

@@ -66,7 +66,7 @@ class KindSettings(Settings):
     """Base of the settings of a kind: every interface has one abstract subclass, which names its `interface`."""
 
     interface: ClassVar[str] = ""
-    """The plural folder that holds the kinds: ``sources``, ``dictionaries``, ``encoders``, ``baselines``, ``metrics``."""
+    """The folder of the kinds: ``sources``, ``dictionaries``, ``encoders``, ``baselines`` or ``metrics``."""
 
 
 _FOLDERS: dict[str, str] = {}
@@ -106,8 +106,9 @@ def register(config: type[KindSettings]) -> type[KindSettings]:
     """Adds a kind from outside the package, by its config class; usable as a decorator.
 
     The class derives from ``SourceConfig``, ``DictionaryConfig``, ``EncoderConfig``, ``BaselineConfig`` or
-    ``MetricConfig`` and has a field ``kind: Literal["name"] = "name"``. Where it builds a kind of dictionary of its own,
-    that class is defined in the same module, with ``kind: ClassVar[str] = "name"``, so that saved files can be loaded.
+    ``MetricConfig`` and has a field ``kind: Literal["name"] = "name"``. Where it builds a kind of dictionary of its
+    own, that class is defined in the same module, with ``kind: ClassVar[str] = "name"``, so that saved files can be
+    loaded.
 
     Raises `UserError` where the class is none of these or the name exists already.
     """
@@ -149,8 +150,8 @@ def load_plugin(file: str | Path) -> list[type[KindSettings]]:
 def fingerprint(settings: Settings) -> str | None:
     """The SHA-256 of the source code behind settings from outside the package; None for the package's own.
 
-    A file counts as a whole; of an installed package every Python file counts, since kinds may share code. It is part of
-    the key of every step that uses the kind.
+    A file counts as a whole; of an installed package every Python file counts, since kinds may share code. It is part
+    of the key of every step that uses the kind.
     """
     cls = type(settings)
     if not isinstance(settings, KindSettings) or cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
@@ -196,7 +197,7 @@ def _installed(interface: str) -> dict[str, ModuleType]:
 
 
 def _is_kind(value: Any) -> bool:
-    """Whether a value is the complete config class of a kind: of a known interface, with a name and nothing abstract."""
+    """Whether a value is the config class of a kind: of an interface, with a name, nothing abstract."""
     is_config = isinstance(value, type) and issubclass(value, KindSettings) and bool(value.interface)
     return is_config and not inspect.isabstract(value) and "kind" in value.model_fields
 
@@ -206,7 +207,8 @@ def _kind_of(config: Any) -> str:
     if not _is_kind(config):
         raise UserError(
             f"{getattr(config, '__name__', config)!r}: not the config class of a kind; derive it from SourceConfig, "
-            'DictionaryConfig, EncoderConfig, BaselineConfig or MetricConfig, with a field kind: Literal["name"] = "name"'
+            "DictionaryConfig, EncoderConfig, BaselineConfig or MetricConfig, with a field "
+            'kind: Literal["name"] = "name"'
         )
     return str(config.model_fields["kind"].default)
 

@@ -1,4 +1,4 @@
-"""Scores in one call: a dictionary, plain tensors, and every score that they allow."""
+"""Scoring in one call: a dictionary, plain tensors, and every score that they allow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.metric import Case, Evidence, MetricConfig
+from sae.metric import Case, Evidence, MetricConfig, default_metrics
 from sae.numerics.matching import unit
 from sae.numerics.seeds import Permutation, derive
-from sae.registry import UserError, config_class, configurable
+from sae.registry import UserError, config_class
 from sae.source import Batch, Truth
 
 
@@ -25,20 +25,20 @@ def score(
     labels: Tensor | Mapping[str, Tensor] | None = None,
     seed: int = 0,
     targets: Tensor | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str | MetricConfig] | None = None,
 ) -> dict[str, float]:
     """Every score that the given evidence allows, by name; NaN where one is undefined.
 
-    `x` ``[rows, d_in]`` are activations that `d` was not trained on. Half of them, drawn by `seed`, choose
-    thresholds and fit probes; the numbers are measured on the other half. `features` ``[n_features, d_in]``
-    are true directions of any length (zero: not represented), `codes` ``[rows, n_features]`` the true
-    coefficients of the rows, `labels` ``[rows]`` or a mapping from names to ``[rows]``: 0/1, or class ids.
-    `targets` ``[rows, d_in]`` are what `d` is to give back where that is not `x`: the reconstruction is held
-    against them, and `features`, as the decoder's rows, are directions in their space. `metrics` names the families
-    that are wanted (files of ``sae/metrics/``); without it, all but those that must be asked for, as ``legacy``.
+    `x` ``[rows, d_in]`` are activations that `d` was not trained on. One half, drawn by `seed`, is the validation
+    split, on which thresholds are chosen and probes are fitted; scores are measured on the other half. `features`
+    ``[n_features, d_in]`` are true directions of any length (zero: not represented), `codes` ``[rows, n_features]`` the
+    true coefficients, `labels` ``[rows]``, or a mapping from names to ``[rows]``: 0/1, or class ids. `targets`
+    ``[rows, d_in]`` are what a transcoder reconstructs; `features` are then directions in their space. `metrics` names
+    the families of scores (files of ``sae/metrics/``) or gives their config objects; without it, all that are computed
+    by default.
 
-    Raises ``ValueError`` where shapes do not fit, a value is NaN or infinite, or a family is unknown or lacks what it
-    needs.
+    Raises `UserError` where shapes do not fit, a value is NaN or infinite, or a family is unknown or lacks its
+    evidence.
     """
     named = {"label": labels} if isinstance(labels, Tensor) else dict(labels or {})
     check_evidence(d, x, features, codes, named, targets)
@@ -57,26 +57,26 @@ def score(
     case = Case(d, evidence)
     scores: dict[str, float] = {}
     with torch.no_grad():
-        for metric in chosen_metrics(metrics, evidence.provides):
+        for metric in _chosen_metrics(metrics, evidence.provides):
             scores |= metric.score(case).scalars
     return scores
 
 
-def chosen_metrics(metrics: Sequence[str] | None, provides: frozenset[str]) -> list[MetricConfig]:
-    """The families by name, or all that are computed by default and can be served."""
+def _chosen_metrics(metrics: Sequence[str | MetricConfig] | None, provides: frozenset[str]) -> list[MetricConfig]:
+    """The families by name or as they are; without any, all that are computed by default."""
     if metrics is None:
-        every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
-        return [metric for metric in every if metric.by_default and metric.served_by(provides)]
-    named: list[MetricConfig] = [config_class("sae.metrics", name)() for name in metrics]  # pyright: ignore
-    for name, metric in zip(metrics, named, strict=True):
-        if not metric.served_by(provides):
-            wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
-            raise UserError(f"metrics: {name!r} needs {wanted}, which is not given")
-    return named
+        return default_metrics(provides)
+    chosen = [config_class("metrics", one)() if isinstance(one, str) else one for one in metrics]
+    families = [family for family in chosen if isinstance(family, MetricConfig)]
+    for family in families:
+        if not family.served_by(provides):
+            name = str(family.model_dump()["kind"])
+            raise UserError(f"metrics: {name!r} needs {family.requirement}, which is not given")
+    return families
 
 
 def truth_of(features: Float[Tensor, "n_features d_in"], codes: Tensor | None) -> Truth:
-    """Unit directions, and the probabilities to fire that the codes show (NaN without them)."""
+    """Unit directions, and how often each feature is active in the codes (NaN without codes)."""
     represented = features.norm(dim=-1) > 0
     unknown = torch.full(represented.shape, torch.nan, device=features.device)
     probability = unknown if codes is None else (codes > 0).float().mean(0).to(features.device)
@@ -91,13 +91,13 @@ def check_evidence(
     labels: Mapping[str, Tensor],
     targets: Tensor | None,
 ) -> None:
-    """Refuses what does not fit together, in one line."""
+    """Raises `UserError` where the evidence does not fit together."""
     if x.ndim != 2 or x.shape[1] != d.d_in:
         raise UserError(f"x: shape {shape(x)}, but the dictionary takes [rows, {d.d_in}]")
     if targets is not None and targets.shape != x.shape:
         raise UserError(f"targets: shape {shape(targets)}, expected {shape(x)} as x has it")
     if len(x) < 2:
-        raise UserError(f"x: {len(x)} rows; at least 2 are needed, half to choose on and half to score on")
+        raise UserError(f"x: {len(x)} rows; at least 2 are needed, one for validation and one to score")
     if features is not None and (features.ndim != 2 or features.shape[1] != d.d_in):
         raise UserError(f"features: shape {shape(features)}, but the dictionary needs [n_features, {d.d_in}]")
     if features is not None and not bool(features.any()):

@@ -1,4 +1,4 @@
-"""The noun `Source`: where activations come from, and what is known of the features in them."""
+"""Interface of sources: where activations come from, and what is known of the features in them."""
 
 from __future__ import annotations
 
@@ -20,82 +20,89 @@ if TYPE_CHECKING:
     from sae.model.hooked import Site
 
 Split = Literal["train", "choose", "test"]
-"""`train` rows fit dictionaries; `choose` rows pick thresholds and fit probes; `test` rows are only ever scored."""
+"""`train` samples fit dictionaries; `choose` samples, the validation split, pick thresholds and fit probes; `test`
+samples are only scored."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of activations with whatever is known of them.
-
-    `codes` are the true coefficients, non-negative, zero where a feature is silent (toy sources only).
-    `labels` are named vectors with one entry a row: 0/1 for a binary property, class ids for many classes.
-    `targets` are what a dictionary is to give back where that is not `acts` itself: a transcoder's.
-    """
+    """A batch of activations with whatever is known of them."""
 
     acts: Float[Tensor, "batch d_in"]
+    """The activations."""
     codes: Float[Tensor, "batch n_features"] | None = None
+    """True coefficients, non-negative, zero where a feature is inactive (toy sources only)."""
     labels: Mapping[str, Tensor] = field(default_factory=dict)
+    """Named vectors with one entry per sample: 0/1 for a binary property, class ids for several classes."""
     targets: Float[Tensor, "batch d_in"] | None = None
+    """What a dictionary reconstructs where that is not `acts`: the output side of a transcoder."""
 
     @property
     def wanted(self) -> Float[Tensor, "batch d_in"]:
-        """What a dictionary is to give back: `targets`, or `acts` where there are none."""
+        """What a dictionary reconstructs: `targets`, or `acts` where there are none."""
         return self.acts if self.targets is None else self.targets
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the features of a source.
-
-    `directions` are unit rows. `represented` says which features the activations carry at all: recovery is
-    scored over those only. `probability` is the share of rows in which a feature is active. `parents` holds
-    the index of each feature's parent, -1 for none. Activations are ``codes @ directions + offset + noise`` where
-    `kind` is ``exact``; ``responses`` are the directions in which a nonlinear network answers to one feature alone,
-    which do not add up where features share neurons: there activations are only near to that sum.
-    """
+    """What is known of the features of a source: ``acts = codes @ directions + offset + noise``."""
 
     directions: Float[Tensor, "n_features d_in"]
+    """One unit row per feature."""
     represented: Bool[Tensor, " n_features"]
+    """Which features the activations represent at all; recovery is scored over those only."""
     probability: Float[Tensor, " n_features"]
+    """The share of samples in which each feature is active; NaN where unknown."""
     importance: Float[Tensor, " n_features"] | None = None
+    """The weight of each feature in the loss of the toy network that represents it."""
     parents: Int[Tensor, " n_features"] | None = None
+    """The index of each feature's parent, -1 for none."""
     offset: Float[Tensor, " d_in"] | None = None
+    """A constant that is added to every sample."""
     kind: Literal["exact", "responses"] = "exact"
+    """``exact`` where the equation holds; ``responses`` where directions are a nonlinear network's responses to one
+    feature alone, which do not add up where features share neurons, so that the equation holds only approximately."""
 
 
 class Source(ABC):
     """Yields activations ``[batch, d_in]`` as a pure function of (its own seed, split, step, size)."""
 
     d_in: int
+    """Width of the activations."""
     truth: Truth | None = None
+    """What is known of the features; None for activations of unknown origin."""
     subspaces: Float[Tensor, "n_subspaces k d_in"] | None = None
-    """Orthonormal bases of the subspaces of features that fill more than a direction, as a circle does."""
+    """Orthonormal bases of the subspaces of features that have more than one dimension, such as a circle."""
     n_rows: Mapping[Split, int | None] = {"train": None, "choose": None, "test": None}
-    """How many distinct rows each split has; None where they are drawn without end."""
+    """Number of distinct samples of each split; None where they are drawn without end."""
     has_targets: bool = False
-    """Whether every batch has `targets`: dictionaries of the source read one thing and give back another, of the
-    same width (a transcoder; Dunefsky, Chlenski and Nanda 2024). `truth` is then of the targets' space."""
+    """Whether every batch has `targets`, so that dictionaries are transcoders (Dunefsky, Chlenski and Nanda 2024): they
+    read one vector and reconstruct another of the same width. `truth` then belongs to the space of the targets."""
 
     @abstractmethod
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
-        """The `size` rows of one step. Finite sources walk their `train` rows in an order that is a
-        permutation of the split for each epoch, and the other splits in order, wrapping round."""
+        """The `size` samples of one step.
+
+        Finite sources go through their `train` samples in a new permutation each epoch, and through the other splits in
+        order, starting again at the end.
+        """
 
     def at_most(self, n: int, split: Split, step: int = 0) -> Batch:
-        """`n` rows of a split, or as many as it has."""
+        """`n` samples of a split, or all of them where it has fewer."""
         return self.batch(step, min(n, self.n_rows[split] or n), split)
 
     def labelled(self) -> tuple[Batch, Batch] | None:
-        """Rows with real labels, as (choose, test), where the source has any; toy sources have `codes` instead."""
+        """Labelled samples, as (choose, test), where the source has labels; toy sources have `codes` instead."""
         return None
 
     def model(self) -> Site | None:
-        """Where in a model the activations come from, to splice a dictionary in there, if they come from one."""
+        """The hook point of a model that the activations come from, to splice a dictionary in there; None for
+        others."""
         return None
 
 
 class TensorSource(Source):
-    """Rows of a matrix in memory; a fixed random split keeps held-out rows from training."""
+    """The rows of a matrix in memory, in a fixed random split: a share `heldout` of them is kept from training."""
 
     def __init__(
         self,
@@ -138,7 +145,7 @@ class TensorSource(Source):
 def as_source(given: Tensor | tuple[Tensor, Tensor] | Source, d_in: int | None = None) -> Source:
     """A source as it is; a matrix ``[rows, d_in]``, or a pair of inputs and targets, as a :class:`TensorSource`.
 
-    A fifth of the rows of a matrix is held out from training. Raises ``ValueError`` of one line where a matrix is not
+    A fifth of the rows of a matrix is held out from training. Raises `UserError` where a matrix is not
     finite, floating point and two-dimensional, or has another width than `d_in`.
     """
     if isinstance(given, Source):
@@ -167,30 +174,29 @@ def _check_matrix(name: str, matrix: Tensor) -> None:
 
 
 Progress = Callable[[int, int, str], None]
-"""How long work tells of itself: ``progress(done, total, unit)``; the caller draws the bar."""
+"""Called by long work to report itself: ``progress(done, total, unit)``; the caller draws the bar."""
 
 
 class SourceConfig(VersionedSettings, KindSettings, ABC):
-    """Settings of one kind of source.
-
-    `provides` tells, before any work starts, what a metric may ask for: ``truth``, ``parents``, ``codes``,
-    ``labels``, ``subspaces``, ``model``, and whether there are ``targets``. `stage` is the pipeline stage that prepares
-    it: ``generate`` for what is computed from the settings alone or read from a file of activations, ``stream`` for
-    what a model must be run for.
-    """
+    """Settings of one kind of source."""
 
     interface: ClassVar[str] = "sources"
     stage: ClassVar[Literal["generate", "stream"]] = "generate"
+    """The pipeline stage that prepares the source: ``generate`` computes it from its settings or reads a file of
+    activations, ``stream`` runs a model."""
     later: ClassVar[frozenset[str]] = frozenset({"target"})
     seed: int = 0
+    """Seed of the data: features, samples and splits."""
 
     @property
     @abstractmethod
-    def provides(self) -> frozenset[str]: ...
+    def provides(self) -> frozenset[str]:
+        """What metrics may use, known before any work starts: a subset of ``truth``, ``parents``, ``codes``,
+        ``labels``, ``subspaces``, ``model`` and ``targets``."""
 
     @property
     def nonlinear(self) -> str:
-        """Why no dictionary of directions is expected to find the features, as a clause; empty where one is."""
+        """Why no dictionary of directions can find the features, as a clause; empty where one can."""
         return ""
 
     def external_files(self) -> dict[str, Path]:
@@ -199,8 +205,8 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
 
     @abstractmethod
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
-        """Writes into `directory` what :meth:`open` needs. Interrupted, it goes on where it stopped."""
+        """Writes into `directory` what :meth:`open` needs. Called again after an interruption, it continues."""
 
     @abstractmethod
     def open(self, directory: Path, device: str) -> Source:
-        """The source, read from a directory that :meth:`prepare` filled."""
+        """The source, from a directory that :meth:`prepare` filled."""

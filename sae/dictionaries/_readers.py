@@ -1,4 +1,4 @@
-"""Dictionaries whose codes are those of another kind of dictionary: which kinds may serve."""
+"""Checks the kind whose encoder another dictionary uses (``standardised``, ``transcoder``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sae.registry import UserError, configurable, unknown
 
 
 def check_reader(kind: str, settings: Mapping[str, Any]) -> None:
-    """Refuses what cannot be the reading half of another dictionary: a kind that is not trained, or wrong settings."""
+    """Raises `UserError` where `kind` is not a trained kind or the settings are not its own."""
     readers = configurable("dictionaries")
     if kind not in readers:
         raise UserError(unknown(kind, readers, "kind that reads"))
