@@ -1,4 +1,4 @@
-"""From a config to the steps that it asks for; whatever cannot work is refused here, before any work starts."""
+"""From a config to its steps; errors in the config are found here, before any work starts."""
 
 from __future__ import annotations
 
@@ -31,38 +31,39 @@ STAGES: dict[str, Stage] = {
     "report": report,
     "bench": bench,
 }
+"""The stages by name, in the order of the work."""
 
 _Row = dict[str, Any]
-"""What identifies a dictionary in ``scores.csv``; None where a column does not apply."""
+"""The columns of ``scores.csv`` that identify a dictionary; None where a column does not apply."""
 
 
 def plan(config: Config, tier: str | None = None) -> list[Step]:
-    """The steps in the order of the work: sources, dictionaries, scores, and the report on them; where the tier of a
-    suite is given, its comparison of methods in place of the report.
+    """The steps of a config in the order of the work: sources, dictionaries, scores, probes and the report.
 
-    A pure function of the config and of the content of the files that it names. Raises ``ValueError`` or
-    ``FileNotFoundError`` of one line where a source cannot serve what is asked of it.
+    With `tier`, the tier of a suite, the last step is a comparison of methods in place of the report. The plan is a
+    pure function of the config and of the content of the files that it names. Raises `UserError` where a source lacks
+    what a metric, baseline or probe needs, and `MissingFileError` where a file does not exist.
     """
     sources = [_source(source) for source in config.sources]
     labels = labels_of([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
-    work = [_work(config, *of) for of in zip(config.sources, sources, labels, strict=True)]
-    rated = [each for on_one in work for each in on_one.rated]
+    work = [_source_steps(config, *of) for of in zip(config.sources, sources, labels, strict=True)]
+    scored = [each for of_source in work for each in of_source.scored]
     inputs = {f"source.{i}": step for i, step in enumerate(sources)}
-    inputs |= {f"probes.{step.key}": step for on_one in work for step in on_one.aside if step.stage == "probe"}
-    for i, each in enumerate(rated):
+    inputs |= {f"probes.{step.key}": step for each in work for step in each.source_probes if step.stage == "probe"}
+    for i, each in enumerate(scored):
         inputs |= {f"train.{i}": each.dictionary, f"score.{i}": each.score}
         inputs |= {} if each.probe is None else {f"probe.{i}": each.probe}
-    made = {step.name: step for on_one in work for step in on_one.made}
-    order = sorted(made.values(), key=lambda step: list(STAGES).index(step.stage))
-    scores = [each.score for each in rated]
-    probed = [step for on_one in work for step in on_one.probed]
+    dictionaries = {step.name: step for of_source in work for step in of_source.dictionaries}
+    in_order = sorted(dictionaries.values(), key=lambda step: list(STAGES).index(step.stage))
+    scores = [each.score for each in scored]
+    probes = [step for of_source in work for step in of_source.probes]
     last = _report(config, inputs) if tier is None else _bench(config, tier, inputs)
-    return [*sources, *order, *scores, *probed, last]
+    return [*sources, *in_order, *scores, *probes, last]
 
 
 @dataclass(frozen=True)
-class _Rated:
-    """A dictionary as one encoder reads it, and what is measured of it."""
+class _Scored:
+    """The steps that make a dictionary with one encoder, score it and probe it."""
 
     dictionary: Step
     score: Step
@@ -70,38 +71,40 @@ class _Rated:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What is done on one source: dictionaries as they are made and as they are read, what is measured of each, and
-    `aside` of them the examples for probes and the probes on the activations themselves."""
+class _SourceSteps:
+    """The steps that depend on one source."""
 
-    made: list[Step]
-    rated: list[_Rated]
-    aside: list[Step]
+    dictionaries: list[Step]
+    """Steps that make dictionaries: trained, refined, and with other encoders."""
+    scored: list[_Scored]
+    """The dictionaries to report."""
+    source_probes: list[Step]
+    """The examples for probes, and the probes on the activations themselves."""
 
     @property
-    def probed(self) -> list[Step]:
-        return [*self.aside, *(each.probe for each in self.rated if each.probe is not None)]
+    def probes(self) -> list[Step]:
+        return [*self.source_probes, *(each.probe for each in self.scored if each.probe is not None)]
 
 
-def _work(config: Config, settings: SourceConfig, source: Step, label: str) -> _Work:
-    """The steps on one source, which the tables name `label`; a ``ValueError`` where it cannot serve them."""
+def _source_steps(config: Config, settings: SourceConfig, source: Step, label: str) -> _SourceSteps:
+    """The steps on one source, called `label` in tables. Raises `UserError` where it lacks what they need."""
     _check_baselines(config.baselines, settings)
-    here: _Row = {"source": label, "data_seed": settings.seed}
+    source_row: _Row = {"source": label, "data_seed": settings.seed}
     scoring = {"n_rows": config.n_rows, "metrics": [m.model_dump(mode="json") for m in _metrics(config, settings)]}
-    work = _Work([], [], [])
-    given = None if config.probe is None else _examples(config.probe, settings, source)
-    if config.probe is not None and given is not None:
-        work.aside.extend([given, _probe(config.probe, given, None, here)])
-    for dictionary, row in [*_dictionaries(config, source), *_refinements(config, source), *_baselines(config, source)]:
-        work.made.append(dictionary)
-        for its_reading, its_row in _readings(config, source, dictionary, row):
-            identity = {"source": label, **its_row, "data_seed": settings.seed}
-            its_probe = None
-            if config.probe is not None and given is not None:
-                its_probe = _probe(config.probe, given, its_reading, identity)
-            work.made.append(its_reading)
-            work.rated.append(_Rated(its_reading, _score(source, its_reading, scoring, identity), its_probe))
-    return work
+    steps = _SourceSteps([], [], [])
+    examples_step = None if config.probe is None else _examples(config.probe, settings, source)
+    if config.probe is not None and examples_step is not None:
+        steps.source_probes.extend([examples_step, _probe(config.probe, examples_step, None, source_row)])
+    for made, made_row in [*_dictionaries(config, source), *_refinements(config, source), *_baselines(config, source)]:
+        steps.dictionaries.append(made)
+        for dictionary, encoded_row in _with_encoders(config, source, made, made_row):
+            row = {"source": label, **encoded_row, "data_seed": settings.seed}
+            probe_step = None
+            if config.probe is not None and examples_step is not None:
+                probe_step = _probe(config.probe, examples_step, dictionary, row)
+            steps.dictionaries.append(dictionary)
+            steps.scored.append(_Scored(dictionary, _score(source, dictionary, scoring, row), probe_step))
+    return steps
 
 
 def _source(source: SourceConfig) -> Step:
@@ -112,13 +115,14 @@ def _source(source: SourceConfig) -> Step:
 
 
 def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
-    """One step for every dictionary to train; those on one source with one training share batches: a group."""
+    """One step per dictionary to train, with its row; those with the same source and training settings are a group,
+    because they share batches."""
     pairs = list(product(config.dictionaries, config.trainings))
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
     labels = labels_of(merged, skip={"n_latents", "l1", "l0", "k"})
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
-        settings, how = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
-        together = Step("train", train.VERSION, {"train": how}, {"source": source})
+        settings, train_settings = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
+        group = Step("train", train.VERSION, {"train": train_settings}, {"source": source})
         row: _Row = {
             "method": label,
             "encoder": None,
@@ -127,12 +131,12 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
             "target_l0": settings.get("l0") or settings.get("k"),
             "seed": seed,
         }
-        content = {"dictionary": settings, "train": how, "seed": seed}
-        yield Step("train", train.VERSION, content, {"source": source}, f"train-{together.key}", _title(row)), row
+        content = {"dictionary": settings, "train": train_settings, "seed": seed}
+        yield Step("train", train.VERSION, content, {"source": source}, f"train-{group.key}", _title(row)), row
 
 
 def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
-    """One step for every dictionary that is to be refined; what is trained for it is a step of its own."""
+    """One step per dictionary to refine and refinement, with its row; the training before it is a separate step."""
     every = [{"kind": "refine", **settings.model_dump(mode="json")} for _, settings in config.refinements]
     trained = {step.key: (step, row) for step, row in _dictionaries(config, source)}
     for (dictionary, refinement), label in zip(config.refinements, labels_of(every, skip=set()), strict=True):
@@ -144,24 +148,24 @@ def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
             yield Step("refine", refine.VERSION, content, {"source": source, "dictionary": step}, "", _title(row)), row
 
 
-def _readings(config: Config, source: Step, dictionary: Step, row: _Row) -> Iterator[tuple[Step, _Row]]:
-    """A dictionary as each encoder reads it; where the config names none, as it is."""
+def _with_encoders(config: Config, source: Step, dictionary: Step, row: _Row) -> Iterator[tuple[Step, _Row]]:
+    """A dictionary with each encoder of the config, with its row; unchanged where the config names none."""
     if not config.encoders:
         yield dictionary, row
     every = [encoder.model_dump(mode="json") for encoder in config.encoders]
     for settings, label in zip(every, labels_of(every, skip=set()), strict=True):
-        own = {**row, "encoder": label}
+        encoded_row = {**row, "encoder": label}
         if settings["kind"] == "own":
-            yield dictionary, own
+            yield dictionary, encoded_row
             continue
         content = {"encoder": settings, "seed": row["seed"] or 0}
         group = Step("encode", encode.VERSION, content, {"source": source})
         inputs = {"source": source, "dictionary": dictionary}
-        yield Step("encode", encode.VERSION, content, inputs, f"encode-{group.key}", _title(own)), own
+        yield Step("encode", encode.VERSION, content, inputs, f"encode-{group.key}", _title(encoded_row)), encoded_row
 
 
 def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
-    """One step for every baseline and seed; a method that does not depend on the seed is run once."""
+    """One step per baseline and seed, with its row; a method that does not depend on the seed is run once."""
     every = [method.model_dump(mode="json") for method in config.baselines]
     labels = labels_of(every, skip={"n_latents"})
     for method, settings, label in zip(config.baselines, every, labels, strict=True):
@@ -179,24 +183,24 @@ def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
 
 
 def _examples(settings: ProbeTable, source: SourceConfig, step: Step) -> Step:
-    """What is probed of a source; a ``ValueError`` where there is nothing."""
+    """The step that gathers the examples of a source. Raises `UserError` where it has nothing to probe for."""
     tasks = settings.tasks
     files = {name: _content_hash(path, f"probe.tasks.{name}") for name, path in other_files(source, tasks).items()}
     if not files and not source.provides & {"codes", "labels"}:
-        raise UserError(f"probe: labels or known features are needed, {_lacks(source)}; give probe.tasks.labels")
+        raise UserError(f"probe: needs labels or known features, {_lacks(source)}; set probe.tasks.labels")
     if "shift" in settings.regimes and tasks.shift is None:
-        raise UserError("probe.regimes: 'shift' needs another distribution; give probe.tasks.shift or leave it out")
+        raise UserError("probe.regimes: 'shift' needs a second distribution; set probe.tasks.shift or leave it out")
     content = {"tasks": tasks.model_dump(mode="json"), "files": files}
     return Step("examples", examples.VERSION, content, {"source": step}, title=step.title)
 
 
-def _probe(settings: ProbeTable, given: Step, dictionary: Step | None, row: _Row) -> Step:
-    """The probes on a dictionary; without one, on the activations. Those of one source share its examples: a group."""
+def _probe(settings: ProbeTable, examples_step: Step, dictionary: Step | None, row: _Row) -> Step:
+    """The probes on a dictionary, or on the activations where it is None; those on the same examples are a group."""
     study = settings.model_dump(mode="json", exclude={"tasks"})
-    together = Step("probe", probe.VERSION, {"study": study}, {"examples": given})
-    inputs = {"examples": given} | ({} if dictionary is None else {"dictionary": dictionary})
+    group = Step("probe", probe.VERSION, {"study": study}, {"examples": examples_step})
+    inputs = {"examples": examples_step} | ({} if dictionary is None else {"dictionary": dictionary})
     title = "the activations" if dictionary is None else dictionary.title
-    return Step("probe", probe.VERSION, {"study": study, "row": row}, inputs, f"probe-{together.key}", title)
+    return Step("probe", probe.VERSION, {"study": study, "row": row}, inputs, f"probe-{group.key}", title)
 
 
 def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: _Row) -> Step:
@@ -207,17 +211,18 @@ def _score(source: Step, dictionary: Step, settings: Mapping[str, Any], row: _Ro
 
 
 def _report(config: Config, inputs: Mapping[str, Step]) -> Step:
-    return Step("report", report.VERSION, _told(config), inputs, title=config.name)
+    return Step("report", report.VERSION, _page_fields(config), inputs, title=config.name)
 
 
 def _bench(config: Config, tier: str, inputs: Mapping[str, Step]) -> Step:
     published = [row.model_dump(mode="json") for row in config.published]
-    content = {**_told(config), "tier": tier, "bench": config.bench.model_dump(mode="json"), "published": published}
+    settings = {"tier": tier, "bench": config.bench.model_dump(mode="json"), "published": published}
+    content = {**_page_fields(config), **settings}
     return Step("bench", bench.VERSION, content, inputs, title=f"{config.name}, {tier} tier")
 
 
-def _told(config: Config) -> dict[str, Any]:
-    """What a page says of its run."""
+def _page_fields(config: Config) -> dict[str, Any]:
+    """What a page shows of the config of its run."""
     return {
         "name": config.name,
         "title": config.title,
@@ -228,32 +233,32 @@ def _told(config: Config) -> dict[str, Any]:
 
 
 def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
-    """The metrics that are asked for, or all that the source can serve with their default settings."""
+    """The metrics of the config; by default every metric whose needs the source meets. Raises `UserError` otherwise."""
     if config.metrics is None:
         every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
         return [metric for metric in every if metric.by_default and metric.served_by(source.provides)]
     for metric in config.metrics:
         if not metric.served_by(source.provides):
-            wanted = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
-            raise UserError(f"score.metrics: {_kind(metric)!r} needs {wanted}, {_lacks(source)}")
+            needs = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
+            raise UserError(f"score.metrics: {_kind(metric)!r} needs {needs}, {_lacks(source)}; leave it out")
     return list(config.metrics)
 
 
 def _check_baselines(methods: Sequence[BaselineConfig], source: SourceConfig) -> None:
     for method in methods:
         if not method.needs <= source.provides:
-            wanted = " and ".join(sorted(method.needs))
-            raise UserError(f"baselines.kinds: {_kind(method)!r} needs {wanted}, {_lacks(source)}")
+            needs = " and ".join(sorted(method.needs))
+            raise UserError(f"baselines.kinds: {_kind(method)!r} needs {needs}, {_lacks(source)}; leave it out")
         if "targets" in source.provides and not method.fits_targets:
             raise UserError(
-                f"baselines.kinds: {_kind(method)!r} gives back what it reads, and the source {_kind(source)!r} has "
-                "targets to give back instead; take it out, or use 'linear'"
+                f"baselines.kinds: {_kind(method)!r} reconstructs its input, but the source {_kind(source)!r} has "
+                "targets to predict instead; leave it out, or use 'linear'"
             )
 
 
 def _lacks(source: SourceConfig) -> str:
-    provided = ", ".join(sorted(source.provides)) or "activations alone"
-    return f"which the source {_kind(source)!r} does not have: it provides {provided}"
+    provided = ", ".join(sorted(source.provides)) or "activations only"
+    return f"which the source {_kind(source)!r} does not have (it provides {provided})"
 
 
 def _kind(settings: Settings) -> str:
@@ -268,5 +273,5 @@ def _title(row: _Row) -> str:
 
 def _content_hash(file: Path, field: str) -> str:
     if not file.is_file():
-        raise MissingFileError(f"{field}: {file} does not exist, or is not a file")
+        raise MissingFileError(f"{field} = {str(file)!r}: does not exist or is not a file; correct the path")
     return sha256(file)

@@ -1,7 +1,7 @@
-"""Walks a plan: does what is missing, one group at a time, beside any other run that shares the folder.
+"""Runs a plan: does the missing steps group by group; several runs may share the output folder.
 
-Every group of steps belongs to one run at a time, by a lock that dies with its process. A step is finished or
-absent, so that a run which was killed at any moment is simply started again.
+A lock, released when its process dies, gives a group of steps to one run at a time. A step is either finished or
+absent, so a run that was killed at any moment can simply be started again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from sae.fitting import default_device
 from sae.registry import UserError
 
 POLL_SECONDS = 0.5
+"""Time between looks at steps that another run is working on."""
 
 
 def execution(table: RuntimeTable) -> Runtime:
-    """How the work is done on this machine; ``ValueError`` where it has no such device or a sink is missing."""
+    """The runtime for a ``[runtime]`` table; sets torch's threads.
+
+    Raises `UserError` where this machine has no such device or a sink is not installed.
+    """
     sinks.check_sinks(table.sinks)
     if table.threads is not None:
         torch.set_num_threads(table.threads)
@@ -35,12 +39,16 @@ def execution(table: RuntimeTable) -> Runtime:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise UserError(f"runtime.device = {table.device!r}: this machine has no such device; try auto") from None
+        raise UserError(f"runtime.device = {table.device!r}: no such device on this machine; use auto") from None
     return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks)
 
 
 def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> None:
-    """Does every step that is not done. Raises what a stage raises; its unfinished directory is left to go on with."""
+    """Does every step that is not done, after verifying those that are.
+
+    Raises what a stage raises; the unfinished directory is kept, and the next run continues from it. Raises `UserError`
+    where the folder is not writable or a finished step is damaged.
+    """
     store.create()
     for step in steps:
         if store.done(step):
@@ -52,14 +60,14 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> 
             waiting = False
             continue
         if groups and not waiting:
-            board.note(f"waiting for another run of {next(iter(groups))}{_by(store, next(iter(groups)))}")
+            board.note(f"waiting for another run to finish {next(iter(groups))}{_process(store, next(iter(groups)))}")
             waiting = True
         time.sleep(POLL_SECONDS)
-    _sweep_scratch(steps, store)
+    _remove_old_scratch(steps, store)
 
 
-def _sweep_scratch(steps: Sequence[Step], store: Store) -> None:
-    """Removes the scratch of runs that were killed between their last step and their own tidying."""
+def _remove_old_scratch(steps: Sequence[Step], store: Store) -> None:
+    """Removes the scratch folders left by runs that were killed after finishing a group."""
     for group in {group_of(step) for step in steps}:
         status = read_status(store.scratch(group))
         if status and all((store.root / name).is_dir() for name in status.steps):
@@ -69,46 +77,47 @@ def _sweep_scratch(steps: Sequence[Step], store: Store) -> None:
 
 
 def group_of(step: Step) -> str:
-    """The name under which a step is locked and has its scratch folder."""
+    """The name of a step's lock and scratch folder."""
     return step.group or step.name
 
 
 def ready(pending: Sequence[Step], done: Callable[[Step], bool]) -> Mapping[str, list[Step]]:
-    """The steps whose inputs are all done, by group, in the order of the plan."""
+    """The pending steps whose inputs are all done, by group, in the order of the plan."""
     groups: dict[str, list[Step]] = {}
     for step in pending:
-        if all(done(given) for given in step.inputs.values()):
+        if all(done(source) for source in step.inputs.values()):
             groups.setdefault(group_of(step), []).append(step)
     return groups
 
 
 def _work_if_free(group: str, steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> bool:
-    """Does a group's steps; False where another run is at them."""
+    """Does the steps of a group; False where another run is working on them."""
     with store.claim(group) as free:
-        if free and (missing := [step for step in steps if not store.done(step)]):  # looked at again, now locked
+        if free and (missing := [step for step in steps if not store.done(step)]):  # checked again under the lock
             _work(group, missing, store, runtime, board)
         return free
 
 
 def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> None:
-    """Each step is finished as soon as its stage yields it; an interruption leaves the rest, and the scratch."""
+    """Does the steps of a locked group. Each is finished as soon as the stage yields it, so that an interruption loses
+    only the others; the scratch folder is kept until all are finished."""
     scratch = store.scratch(group)
     scratch.mkdir(parents=True, exist_ok=True)
     jobs = [_job(step, store) for step in missing]
-    began = time.monotonic()
-    seen, timed = board.work(_title(missing), [step.name for step in missing], scratch), runtime.spans(missing[0].stage)
-    with seen as tell, timed:
-        for job in STAGES[missing[0].stage].run(jobs, scratch, runtime, tell):
-            store.commit(job.step, runtime.device, time.monotonic() - began)
-    undone = [step.name for step in missing if not store.done(step)]
-    assert not undone, f"the stage did not finish {undone}"
+    start, stage = time.monotonic(), missing[0].stage
+    shown = board.work(_title(missing), [step.name for step in missing], scratch)
+    with shown as progress, runtime.spans(stage):
+        for job in STAGES[stage].run(jobs, scratch, runtime, progress):
+            store.commit(job.step, runtime.device, time.monotonic() - start)
+    unfinished = [step.name for step in missing if not store.done(step)]
+    assert not unfinished, f"the stage did not finish {unfinished}"
     shutil.rmtree(scratch)
 
 
 def _job(step: Step, store: Store) -> Job:
     out = store.partial(step)
     out.mkdir(exist_ok=True)
-    return Job(step, {name: store.directory(given) for name, given in step.inputs.items()}, out)
+    return Job(step, {name: store.directory(source) for name, source in step.inputs.items()}, out)
 
 
 def _title(steps: Sequence[Step]) -> str:
@@ -116,48 +125,54 @@ def _title(steps: Sequence[Step]) -> str:
     return title if len(steps) == 1 else f"{title} and {len(steps) - 1} more"
 
 
-def _by(store: Store, group: str) -> str:
+def _process(store: Store, group: str) -> str:
     status = read_status(store.scratch(group))
     return f" (process {status.pid})" if status else ""
 
 
 StepState = Literal["done", "running", "stopped", "waiting", "damaged"]
+"""`waiting` steps have not started, `stopped` ones were interrupted, `damaged` ones fail verification."""
 
 
 @dataclass(frozen=True)
 class StepStanding:
-    """Where a step stands, and what there is to say about it."""
+    """State of a step."""
 
     step: Step
+    """The step."""
     state: StepState
+    """Its state."""
     status: Status | None = None
+    """Progress of its group, for a running or stopped step."""
     problem: str = ""
+    """What is wrong with a damaged step."""
 
 
 def standings(steps: Sequence[Step], store: Store) -> list[StepStanding]:
-    """Where every step stands, seen from outside: nothing is changed."""
-    held: dict[str, tuple[bool, Status | None]] = {}
-    return [_standing(step, store, held) for step in steps]
+    """The state of every step; changes nothing on disk."""
+    groups: dict[str, tuple[bool, Status | None]] = {}
+    return [_standing(step, store, groups) for step in steps]
 
 
-def _standing(step: Step, store: Store, held: dict[str, tuple[bool, Status | None]]) -> StepStanding:
+def _standing(step: Step, store: Store, groups: dict[str, tuple[bool, Status | None]]) -> StepStanding:
+    """The state of one step; `groups` caches whether each group is locked, and its status."""
     if store.done(step):
         try:
             store.verify(step)
-        except ValueError as error:
+        except UserError as error:
             return StepStanding(step, "damaged", problem=str(error))
         return StepStanding(step, "done")
     group = group_of(step)
-    if group not in held:
-        held[group] = (_is_held(store, group), read_status(store.scratch(group)))
-    running, status = held[group]
+    if group not in groups:
+        groups[group] = (_is_locked(store, group), read_status(store.scratch(group)))
+    running, status = groups[group]
     if status is None or step.name not in status.steps:
         return StepStanding(step, "waiting")
     return StepStanding(step, "running" if running else "stopped", status)
 
 
-def _is_held(store: Store, group: str) -> bool:
-    if not store.scratch(group).is_dir():  # the lock is left alone where nobody works
+def _is_locked(store: Store, group: str) -> bool:
+    if not store.scratch(group).is_dir():  # no run works on it: do not touch the lock
         return False
     with store.claim(group) as free:
         return not free

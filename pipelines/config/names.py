@@ -1,4 +1,4 @@
-"""What settings are called: by what tells them from the others of their kind, and in brief."""
+"""Full and short display names for settings."""
 
 from __future__ import annotations
 
@@ -9,43 +9,51 @@ from typing import Any
 
 
 def labels_of(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str]:
-    """The kind of each, with the fields in which those of its kind differ, so that no two settings of a sweep
-    look like seeds of one another; `skip` names fields that have columns of their own."""
+    """Labels such as ``relu lr=0.001``: the kind of each, with the fields in which settings of that kind differ.
+
+    Every setting of a sweep gets its own label, so that none is taken for another seed of a different one. Fields in
+    `skip` are left out, because tables show them in separate columns.
+    """
     labels: list[str] = []
-    for own in settings:
-        kind = own.get("kind")  # nested tables need not have any
-        alike = [other for other in settings if other.get("kind") == kind]
-        differ = [f for f in own if f not in skip and any(other.get(f) != own[f] for other in alike)]
-        labels.append(" ".join([*([kind] if kind else []), *(f"{f}={_value(own, alike, f)}" for f in differ)]))
+    for setting in settings:
+        kind = setting.get("kind")  # None for a nested table without kinds
+        same_kind = [other for other in settings if other.get("kind") == kind]
+        differ = [f for f in setting if f not in skip and any(other.get(f) != setting[f] for other in same_kind)]
+        words = [f"{field}={_value(setting, same_kind, field)}" for field in differ]
+        labels.append(" ".join([*([kind] if kind else []), *words]))
     return labels
 
 
-def _value(own: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], field: str) -> Any:
-    """What one setting has in a field; of a nested table its kind, and what its likes differ in."""
-    if not isinstance(own[field], Mapping):
-        return own[field]
-    tables = [other[field] for other in alike if isinstance(other[field], Mapping)]
-    label = labels_of(tables, skip=set())[tables.index(own[field])]
+def _value(setting: Mapping[str, Any], same_kind: Sequence[Mapping[str, Any]], field: str) -> Any:
+    """The value of a field; for a nested table its label among those of the settings of the same kind."""
+    if not isinstance(setting[field], Mapping):
+        return setting[field]
+    tables = [other[field] for other in same_kind if isinstance(other[field], Mapping)]
+    label = labels_of(tables, skip=set())[tables.index(setting[field])]
     return f"({label})" if " " in label else label
 
 
-def brief(methods: Iterable[str]) -> dict[str, str]:
-    """Each method with as few of its settings as tell it from the others of its kind, a word without its field:
-    ``relu lp`` for ``relu penalty=lp p_anneal=0.8`` where no other has ``penalty=lp``."""
-    alike: dict[str, dict[str, dict[str, str]]] = {}
+def short_labels(methods: Iterable[str]) -> dict[str, str]:
+    """Maps each label of a method to a short one, which keeps only as many settings as distinguish it from the others
+    of its kind, and leaves out the names of fields whose value is a word.
+
+    For example ``relu penalty=lp p_anneal=0.8`` becomes ``relu lp`` where no other method has ``penalty=lp``.
+    """
+    by_kind: dict[str, dict[str, dict[str, str]]] = {}
     for method in methods:
-        kind, *given = re.split(r" (?![^(]*\))", method)
-        pairs = (one.partition("=") for one in given)
-        alike.setdefault(kind, {})[method] = {name: value for name, _, value in pairs}
-    found: dict[str, str] = {}
-    for kind, settings in alike.items():
-        for name in reversed(list(dict.fromkeys(name for own in settings.values() for name in own))):
-            less = {method: {k: v for k, v in own.items() if k != name} for method, own in settings.items()}
-            if len({tuple(own.items()) for own in less.values()}) == len(settings):
-                settings = less
-        found |= {method: " ".join([kind, *starmap(_told, own.items())]) for method, own in settings.items()}
-    return found
+        kind, *words = re.split(r" (?![^(]*\))", method)
+        pairs = (word.partition("=") for word in words)
+        by_kind.setdefault(kind, {})[method] = {name: value for name, _, value in pairs}
+    labels: dict[str, str] = {}
+    for kind, settings in by_kind.items():
+        for name in reversed(list(dict.fromkeys(name for fields in settings.values() for name in fields))):
+            fewer = {method: {k: v for k, v in fields.items() if k != name} for method, fields in settings.items()}
+            if len({tuple(fields.items()) for fields in fewer.values()}) == len(settings):
+                settings = fewer
+        labels |= {method: " ".join([kind, *starmap(_word, fields.items())]) for method, fields in settings.items()}
+    return labels
 
 
-def _told(name: str, value: str) -> str:
+def _word(name: str, value: str) -> str:
+    """A field of a short label: the value alone where it is a word."""
     return value if value.isidentifier() and value not in ("True", "False", "None") else f"{name}={value}"

@@ -1,4 +1,4 @@
-"""TOML tables on their way to a class: overrides, sweeps, and mistakes told in one line."""
+"""From TOML tables to settings: overrides, sweeps, and validation errors in one line."""
 
 from __future__ import annotations
 
@@ -20,27 +20,32 @@ Table = dict[str, Any]
 
 
 def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
-    """A copy of `table` with each ``key.path=value`` set; in ``[[tables]]`` the value goes into every one."""
+    """A copy of `table` with each ``key.path=value`` set; for ``[[tables]]`` it is set in every one.
+
+    Raises `UserError` where an assignment is malformed or leads through a value.
+    """
     result = copy.deepcopy(dict(table))
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         *parents, name = path.strip().split(".")
         if not equals or not all([*parents, name]):
-            raise UserError(f"--set {assignment}: write key.path=value, for example train.steps=200")
+            raise UserError(f"--set {assignment}: not key.path=value; write for example --set train.steps=200")
         places: list[Any] = [result]
         for parent in parents:
-            below = [place.setdefault(parent, {}) for place in places]
-            places = [p for b in below for p in (cast(list[Any], b) if isinstance(b, list) else [b])]
+            children = [place.setdefault(parent, {}) for place in places]
+            places = [p for c in children for p in (cast(list[Any], c) if isinstance(c, list) else [c])]
             if not all(isinstance(place, dict) for place in places):
-                raise UserError(f"--set {assignment}: {parent!r} is a value, not a table with keys of its own")
+                raise UserError(f"--set {assignment}: {parent!r} is a value, not a table; correct the key")
         for place in places:
             place[name] = value_of(text.strip(), assignment)
     return result
 
 
 def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
-    """A copy of `table` with the values of `over` in place of its own, table by table; what is written for
-    ``[[tables]]`` goes into every one. A table of another kind takes the place of the whole."""
+    """A copy of `table` in which the values of `over` replace those of the same key, recursively.
+
+    A table in `over` for ``[[tables]]`` is merged into every one. A table with a different ``kind`` replaces the whole.
+    """
     result = copy.deepcopy(dict(table))
     for name, value in over.items():
         here = result.get(name)
@@ -58,26 +63,32 @@ def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
 
 
 def value_of(text: str, assignment: str) -> Any:
-    """A TOML value; a bare word, such as a path, is a string."""
+    """Parses a TOML value; a bare word, such as a path, is a string. Raises `UserError` for anything else."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         if re.fullmatch(r"""[^\s"'\[\]{},=#]+""", text):
             return text
-        raise UserError(f"--set {assignment}: {text!r} is neither a TOML value nor a bare word") from None
+        raise UserError(
+            f"--set {assignment}: {text!r} is neither a TOML value nor a bare word; "
+            "quote text, for example --set 'title=\"two words\"'"
+        ) from None
 
 
 def expand(cls: type[Settings], table: Mapping[str, Any], where: str) -> list[Table]:
-    """The settings of a sweep: the product over every list that stands in place of a single value."""
+    """The settings of a sweep: the product over every list given in place of a single value.
+
+    Raises `UserError` for an empty list.
+    """
     axes = {name: value for name, value in table.items() if _is_swept(cls, name, value)}
     for name, values in axes.items():
         if not values:
-            raise UserError(f"{where}.{name} = []: an empty list sweeps over nothing; give at least one value")
+            raise UserError(f"{where}.{name} = []: a sweep over no values; give at least one value")
     return [{**table, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
 
 
 def _is_swept(cls: type[Settings], name: str, value: Any) -> bool:
-    """Whether a list is a sweep, and not itself the value of a field that takes lists."""
+    """Whether a value is a list to sweep over, and not the value of a field that takes lists."""
     if not isinstance(value, list) or name not in cls.model_fields:
         return False
     items = cast(list[Any], value)
@@ -85,6 +96,7 @@ def _is_swept(cls: type[Settings], name: str, value: Any) -> bool:
 
 
 def _takes_lists(annotation: Any) -> bool:
+    """Whether the type of a field accepts a list."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return any(_takes_lists(choice) for choice in get_args(annotation))
@@ -95,59 +107,62 @@ def _takes_lists(annotation: Any) -> bool:
 
 
 def build(cls: type[S], table: Mapping[str, Any], where: str) -> S:
-    """The settings in `table`; a ``ValueError`` of one line tells the first mistake by field, value and remedy."""
+    """Validates `table`; `where` is its path in the file, for messages. Raises `UserError` for the first mistake."""
     try:
         return cls.model_validate(table)
     except ValidationError as error:
-        raise UserError(_told(error.errors()[0], cls, where)) from None
+        raise UserError(_message(error.errors()[0], cls, where)) from None
 
 
-def _told(mistake: ErrorDetails, cls: type[Settings], where: str) -> str:
-    path, reached = _followed(cls, [str(part) for part in mistake["loc"]])
+def _message(mistake: ErrorDetails, cls: type[Settings], where: str) -> str:
+    """One line for a validation error of pydantic: field, value, what is wrong."""
+    path, table_type = _resolve(cls, [str(part) for part in mistake["loc"]])
     field = ".".join([where, *path] if where else path)
     if mistake["type"] == "extra_forbidden":
         table = field.rpartition(".")[0]
-        return f"{field}: {unknown(path[-1], _keys(reached), f'key of [{table}]' if table else 'key')}"
+        return f"{field}: {unknown(path[-1], _keys(table_type), f'key of [{table}]' if table else 'key')}"
     if mistake["type"] == "missing":
         return f"{field} is missing: give it a value"
     if mistake["type"] == "union_tag_not_found":
         return f"{field}.kind is missing: give it a value"
     if mistake["type"] == "union_tag_invalid":
-        kinds = [c.model_fields["kind"].default for c in _choices(reached)]
+        kinds = [c.model_fields["kind"].default for c in _choices(table_type)]
         return f"{field}: {unknown(str(mistake.get('ctx', {})['tag']), kinds, 'kind')}"
     message = mistake["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("\n", " ")
     message = message.replace("valid dictionary", "table").replace("Tuple", "the list")
-    if not path:  # a rule between fields names them itself
+    if not path:  # a rule between fields: its message names them
         return f"{where}: {message}"
-    if mistake["type"] == "value_error" and isinstance(mistake["input"], Mapping):  # and so one of a nested table
+    if mistake["type"] == "value_error" and isinstance(mistake["input"], Mapping):  # the same in a nested table
         return f"{field}: {message}"
     return f"{field} = {mistake['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _followed(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]:
-    """The keys that a user wrote on the way to a mistake, and the type of the last table on it. Where a field takes
-    tables of several kinds, pydantic's path names the kind too."""
+def _resolve(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]:
+    """The keys as the user wrote them, from pydantic's path to a mistake, and the type of the innermost table.
+
+    Where a field takes tables of several kinds, pydantic's path has the kind as an additional part.
+    """
     keys: list[str] = []
-    reached: Any = cls
+    table_type: Any = cls
     for part in path:
-        named = {c.model_fields["kind"].default: c for c in _choices(reached) if "kind" in c.model_fields}
+        named = {c.model_fields["kind"].default: c for c in _choices(table_type) if "kind" in c.model_fields}
         if len(named) > 1 and part in named:
-            reached = named[part]
+            table_type = named[part]
             continue
         keys.append(part)
-        if part in _keys(reached):
-            reached = _keys(reached)[part].annotation
-    return keys, reached
+        if part in _keys(table_type):
+            table_type = _keys(table_type)[part].annotation
+    return keys, table_type
 
 
 def _choices(annotation: Any) -> list[type[Settings]]:
-    """The classes of settings that a field takes."""
+    """The settings classes that a field accepts."""
     if get_origin(annotation) in (Union, types.UnionType, Annotated):
         return [cls for choice in get_args(annotation) for cls in _choices(choice)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Settings) else []
 
 
-def _keys(reached: Any) -> Mapping[str, Any]:
-    """The known keys of a table, where its type is the only one that may stand there."""
-    choices = _choices(reached)
+def _keys(annotation: Any) -> Mapping[str, Any]:
+    """The known keys of a table; empty where it may be of several types."""
+    choices = _choices(annotation)
     return choices[0].model_fields if len(choices) == 1 else {}

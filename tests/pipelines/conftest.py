@@ -41,7 +41,7 @@ def tiny_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def results() -> Callable[[Path], dict[str, str]]:
-    """Hashes of the files of the finished steps in a folder, except those that hold times: logs, manifests and costs."""
+    """Hashes of the files of finished steps in a folder, except those that hold times: logs, manifests, costs."""
 
     def hashes(out: Path) -> dict[str, str]:
         folders = [f for f in out.glob("*-*") if f.suffix != ".partial" and not f.name.startswith("report")]

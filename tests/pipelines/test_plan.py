@@ -1,4 +1,4 @@
-"""What a plan holds, and what its keys do and do not depend on."""
+"""The steps of a plan, and what their keys do and do not depend on."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipelines.config.config import parse
 from pipelines.config.toml_tables import override
 from pipelines.plan import plan
 from pipelines.steps.step import Step
+from sae.registry import MissingFileError, UserError
 
 Given = dict[str, Any]
 
@@ -36,12 +37,12 @@ def test_the_steps_of_a_small_run(tiny: Given):
     assert count == {"generate": 1, "train": 7, "score": 7, "report": 1}
     known: set[str] = set()
     for step in steps:  # in the order of the work
-        assert all(given.name in known for given in step.inputs.values())
+        assert all(source.name in known for source in step.inputs.values())
         known.add(step.name)
     assert len(known) == len(steps)
 
 
-def test_what_trains_on_the_same_batches_shares_a_group(tiny: Given):
+def test_dictionaries_trained_on_the_same_batches_share_a_group(tiny: Given):
     steps = steps_of(tiny, "dictionary.n_latents=[16, 32]")
     groups: dict[str, list[Step]] = {}
     for step in steps:
@@ -56,7 +57,7 @@ def test_what_trains_on_the_same_batches_shares_a_group(tiny: Given):
     assert shared and all(before[s.name] == s.group for s in shared)  # the same lock, whatever the sweep
 
 
-def test_scores_belong_to_their_dictionaries(tiny: Given):
+def test_every_score_belongs_to_its_dictionary(tiny: Given):
     steps = steps_of(tiny, "source.seed=[0, 3]")
     report = steps[-1]
     n = sum(name.startswith("score.") for name in report.inputs)
@@ -90,16 +91,16 @@ def test_keys_do_not_depend_on_the_order_in_which_things_are_written(tiny: Given
     assert keys(steps_of(tiny)) == keys(steps_of(turned(tiny)))
     whole, decimal = (steps_of(tiny, f"dictionary.l1={l1}") for l1 in ("[1, 2]", "[1.0, 2.0]"))
     assert keys(whole, "train", "score") == keys(decimal, "train", "score")
-    written_out = steps_of(tiny, "train.warm_up=0.02", "dictionary.decoder=unit")  # the defaults, said aloud
+    written_out = steps_of(tiny, "train.warm_up=0.02", "dictionary.decoder=unit")  # the defaults, given explicitly
     assert keys(written_out, "train", "score") == keys(steps_of(tiny), "train", "score")
 
 
-def test_what_only_changes_the_execution_changes_no_key(tiny: Given):
+def test_runtime_settings_change_no_key(tiny: Given):
     for change in ("device=auto", "threads=2", "out=elsewhere", "checkpoint_seconds=7", 'sinks=["wandb"]'):
         assert keys(steps_of(tiny, f"runtime.{change}")) == keys(steps_of(tiny))
 
 
-def test_words_for_the_report_change_the_report_alone(tiny: Given):
+def test_settings_of_the_report_change_the_report_alone(tiny: Given):
     for change in ("report.best_by=f1", "title=T", "description=D", "name=other"):
         gone = keys(steps_of(tiny)) - keys(steps_of(tiny, change))
         assert gone == keys(steps_of(tiny), "report")
@@ -152,7 +153,7 @@ def test_the_content_of_a_named_file_is_part_of_the_key(tiny: Given, tmp_path: P
     file = tmp_path / "x.npy"
     tiny["source"] = {"kind": "tensor", "file": str(file)}
     tiny["score"]["metrics"] = ["reconstruction"]
-    with pytest.raises(FileNotFoundError, match=r"source\.file: .*x\.npy does not exist"):
+    with pytest.raises(MissingFileError, match=r"source\.file = .*x\.npy': does not exist"):
         steps_of(tiny)
     np.save(file, np.zeros((50, 4), dtype=np.float32))
     zeros = keys(steps_of(tiny))
@@ -161,26 +162,26 @@ def test_the_content_of_a_named_file_is_part_of_the_key(tiny: Given, tmp_path: P
     assert not keys(steps_of(tiny)) & zeros
 
 
-def test_what_a_source_cannot_serve_is_refused_by_both_names(tiny: Given, tmp_path: Path):
+def test_a_metric_or_baseline_that_a_source_cannot_serve_is_an_error_that_names_both(tiny: Given, tmp_path: Path):
     np.save(tmp_path / "x.npy", np.zeros((50, 4), dtype=np.float32))
     tiny["source"] = {"kind": "tensor", "file": str(tmp_path / "x.npy")}
-    with pytest.raises(ValueError, match=r"'recovery' needs truth.*'tensor'"):
+    with pytest.raises(UserError, match=r"'recovery' needs truth.*'tensor'"):
         steps_of(tiny)
     del tiny["score"]["metrics"]
     served = next(s for s in steps_of(tiny) if s.stage == "score").config["metrics"]
     assert [m["kind"] for m in served] == ["coherence", "cost", "reconstruction"]
     tiny["baselines"]["kinds"] = ["oracle"]
-    with pytest.raises(ValueError, match=r"'oracle' needs truth.*'tensor'"):
+    with pytest.raises(UserError, match=r"'oracle' needs truth.*'tensor'"):
         steps_of(tiny)
 
 
-def test_methods_that_give_back_their_input_are_refused_where_there_are_targets(tiny: Given, tmp_path: Path):
+def test_methods_that_reconstruct_their_input_are_refused_where_there_are_targets(tiny: Given, tmp_path: Path):
     x = torch.randn(50, 4)
     save_file({"x": x, "y": 2 * x}, tmp_path / "x.safetensors")
     pairs = {"kind": "tensor", "file": str(tmp_path / "x.safetensors"), "name": "x", "target": "y"}
     tiny |= {"source": pairs, "score": {}, "baselines": {"kinds": ["linear", "neurons"]}}
-    message = r"baselines.kinds: 'neurons' gives back what it reads, and the source 'tensor' has targets .* 'linear'"
-    with pytest.raises(ValueError, match=message) as error:
+    message = r"baselines.kinds: 'neurons' reconstructs its input, but the source 'tensor' has targets .* 'linear'"
+    with pytest.raises(UserError, match=message) as error:
         steps_of(tiny)
     assert "\n" not in str(error.value)
     tiny["baselines"] = {"kinds": ["linear"]}
@@ -192,7 +193,7 @@ def test_methods_that_give_back_their_input_are_refused_where_there_are_targets(
     assert ["target" in source for source in sources] == [True, False]
 
 
-def test_sources_of_nested_tables_are_told_apart_in_few_words(tiny: dict[str, Any]):
+def test_labels_of_sources_with_nested_tables_are_short(tiny: dict[str, Any]):
     source = {"kind": "features", "n_features": 4, "d_in": 4}
     tree = {"kind": "tree", "parents": [-1, 0, 0, 0], "probability": 0.1}
     activities = [tree, {**tree, "scaled": True}, {"kind": "fixed", "k": 2}]
@@ -205,14 +206,14 @@ def test_sources_of_nested_tables_are_told_apart_in_few_words(tiny: dict[str, An
     ]
 
 
-def test_nested_tables_without_a_kind_are_told_apart_by_what_differs(tiny: dict[str, Any]):
+def test_labels_of_nested_tables_without_a_kind_show_what_differs(tiny: dict[str, Any]):
     network = {"kind": "network", "n_features": 4, "activity": {"kind": "independent", "probability": 0.1}}
     tiny["source"] = [{**network, "network": {"hidden": [n]}} for n in (2, 3)]
     names = {step.config["row"]["source"] for step in plan(parse(tiny)) if step.stage == "score"}
     assert names == {"network network=hidden=[2]", "network network=hidden=[3]"}
 
 
-def test_a_family_that_must_be_asked_for_is_not_scored_by_default(tiny: Given):
+def test_a_metric_that_is_off_by_default_is_scored_on_request_only(tiny: Given):
     def families(*assignments: str) -> set[str]:
         table = {name: value for name, value in tiny.items() if name != "score"}
         [*scored] = (step for step in steps_of(table, *assignments) if step.stage == "score")

@@ -220,7 +220,7 @@ def interrupted_at(nth: int, function: Callable[..., None]) -> Callable[..., Non
     return call
 
 
-def test_a_sweep_changed_while_interrupted_continues_the_members_it_keeps(tiny: Given, tmp_path: Path, results: Results):
+def test_a_sweep_changed_while_interrupted_continues_the_members_kept(tiny: Given, tmp_path: Path, results: Results):
     changed, whole = tmp_path / "changed", tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_checkpoint", interrupted_at(4, train._checkpoint))
