@@ -93,7 +93,7 @@ def test_changed_labels_are_other_examples(tmp_path: Path, tiny_models: dict[str
         "baselines": {"kinds": ["pca"]},
         "probe": {"tasks": {"labels": [str(tmp_path / "y.csv")]}},
     }  # fmt: skip
-    with pytest.raises(FileNotFoundError, match=r"probe.tasks.labels.0: .*y.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"probe.tasks.labels.0 = .*y.csv': does not exist"):
         plan(parse(table))
     names: list[str] = []
     for label in (0, 1):
@@ -101,7 +101,7 @@ def test_changed_labels_are_other_examples(tmp_path: Path, tiny_models: dict[str
         names += [s.name for s in plan(parse(table)) if s.stage == "examples"]
     assert names[0] != names[1]
     del table["probe"]["tasks"]
-    with pytest.raises(ValueError, match=r"probe: labels or known features are needed, .*probe.tasks.labels"):
+    with pytest.raises(ValueError, match=r"probe: needs labels or known features, .*probe.tasks.labels"):
         plan(parse(table))
 
 
@@ -111,7 +111,7 @@ def test_changed_labels_are_other_examples(tmp_path: Path, tiny_models: dict[str
         ({"ks": [1]}, r"probe.ks: 'ks' is not a known key of \[probe\]: did you mean 'k'"),
         ({"rankers": ["means"]}, r"probe.rankers = .*'means' is not a known ranker"),
         ({"probes": ["svm"]}, r"probe.probes"),
-        ({"regimes": ["shift"]}, r"probe.regimes: 'shift' needs another distribution; give probe.tasks.shift"),
+        ({"regimes": ["shift"]}, r"probe.regimes: 'shift' needs a second distribution; set probe.tasks.shift"),
         ({"tasks": {"labels": ["a.csv"]}}, r"probe.tasks.labels: only a source of kind 'transformer' reads texts"),
         ({"tasks": {"shift": {"probability": 2}}}, r"probe.tasks.shift"),
     ],
