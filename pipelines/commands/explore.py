@@ -1,4 +1,4 @@
-"""The command `sae explore`: pages on a dictionary's latents. Nothing heavy is imported before it is called."""
+"""The command `sae explore`: pages on the latents of a dictionary. Nothing heavy is imported before it is called."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def explore(
     neurons: _Neurons = False,
     set: Set = None,
 ) -> None:
-    """Write pages on the latents of a dictionary: where each fires, with whom, what it stands for, what it does.
+    """Write pages on the latents of a dictionary: where each fires and with which others, what it means, what it does.
 
-    Open index.html in a browser; nothing is fetched from anywhere.
+    Open index.html in a browser; the pages work offline.
 
     Parameters
     ----------
     dictionary
-        A saved dictionary of any readable format, a step of a run, or a run's best/; hf://owner/name on the hub.
+        A saved dictionary in any readable format, a step's directory, or a run's best/; hf://owner/name on the hub.
     config
-        The TOML file whose source the latents are looked at on, on its held-out rows.
+        A TOML file, or the name of a config that `sae configs` lists; its source provides the held-out samples.
     out
-        The folder of the pages; beside the steps of the run if it is not given.
+        The folder of the pages; by default next to the steps of the run.
     latents
-        How many latents have a page, drawn from all, or their numbers: 200, or 3,17,42.
+        How many latents, sampled at random, get a page, such as 200; or their indices, such as 3,17,42.
     tokens
-        How many held-out tokens, or rows, are looked at.
+        How many held-out tokens, or samples, to use.
     neurons
         Also write pages on the neurons of the same hook point.
     set
@@ -46,7 +46,7 @@ def explore(
     """
     from pipelines import explore as dashboards
     from pipelines.config.config import read_config
-    from pipelines.config.suites import find_config
+    from pipelines.config.shipped import find_config
     from pipelines.explore.command import looked_at
     from pipelines.steps.progress import Board
 

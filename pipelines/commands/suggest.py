@@ -1,7 +1,7 @@
-"""A suggestion of the right sparsity for a config: a sweep of targets by the steps of any run, and its evidence.
+"""Suggests a target L0 for a config from a sweep of targets, and writes the sweep as a figure and as JSON.
 
-The sweep is a config like another (the source, ``[train]`` and widths of the one given, a list of targets), so that
-its dictionaries lie among those of other runs, and suggesting again trains nothing.
+The sweep is itself a config: the source, ``[train]`` and widths of the user's, with a list of targets. Its steps are
+stored like those of any run, so running it again trains nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 from pipelines import runner
 from pipelines.config.config import Config, parse
 from pipelines.plan import plan
-from pipelines.report.settings_table import ScoredRow, Setting, settings_of
+from pipelines.report.settings_table import Setting, read_scored_row, settings_of
 from pipelines.report.style import FAINT, canvas, marks, plain_log, styled, to_bytes
 from pipelines.steps.progress import Board
 from pipelines.steps.source_steps import open_source
@@ -36,62 +36,73 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE = "decoder_cosine"
+"""The score whose minimum is sought."""
 _SEEDS = [0, 1, 2]
 N_TARGETS = 8
+"""Targets in the first sweep, where the user gives none."""
 ROUNDS = 3
-"""A sweep that is not given is looked at, and widened or filled in around the minimum, at most so often."""
-AIMS = frozenset({"k", "l0", "l1", "l0_coefficient"})
-"""Fields that say how sparse: the sweep's own to set."""
+"""Without given targets, the most sweeps to train: the first grid, then targets added around or beyond its minimum."""
+SPARSITY_FIELDS = frozenset({"k", "l0", "l1", "l0_coefficient"})
+"""Fields that set the sparsity of a dictionary; the sweep replaces them."""
 
 
 @dataclass(frozen=True)
 class SparsityCurve:
-    """The settings of one source, method and width from sparse to dense, and what they suggest."""
+    """A sweep over the target L0 for one source, method and width."""
 
     sweep: Sequence[Setting]
-    found: Suggestion
+    """The settings in order of increasing target."""
+    suggestion: Suggestion
+    """The minimum of `SCORE` over the sweep."""
 
     @property
     def title(self) -> str:
+        """Source, method and width as text."""
         first = self.sweep[0]
         return f"{first.source}, {first.label}, {first.n_latents} latents"
 
     @property
     def true_l0(self) -> float:
-        """NaN where the source does not know."""
+        """Mean number of active features per sample; NaN where the source does not know it."""
         return self.sweep[0].mean("true_l0")
 
 
 def run(
     settings: Config, kind: str, targets: Sequence[int] | None, root: Path, board: Board
 ) -> tuple[list[SparsityCurve], Path]:
-    """Trains and scores what is missing of the sweep; the curves, and the folder where their evidence lies."""
+    """Trains and scores the missing dictionaries of the sweep; returns the curves and the folder with their figures.
+
+    `kind` is the kind of dictionary to train, and `targets` the values of L0, or None for a grid refined around its
+    minimum. Raises `UserError` where the config has no width, the kind has no target, or fewer than three are given.
+    """
     store, runtime = Store(root), runner.execution(settings.runtime)
     widths = list(dict.fromkeys(d.n_latents for d in settings.dictionaries))
     if not widths:
-        raise UserError("dictionary.n_latents is missing: how wide are the dictionaries to be?")
+        raise UserError("dictionary.n_latents is missing: give the width of the dictionaries, for example 512")
     if targets is not None and len(set(targets)) < 3:
-        raise UserError("--targets: a minimum needs three targets at least, one on each side of it")
+        raise UserError(
+            f"--targets {','.join(map(str, targets))}: fewer than three; give a target on each side of the minimum"
+        )
     folder = root / f"{settings.name}-suggestion"
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: in the way of the evidence; move it, or give the config another name")
+        raise UserError(f"{folder}: exists and is not a folder; move it, or rename the config")
     if targets is not None:
-        asked = {width: sorted(set(targets)) for width in widths}
-        curves = _sweep(settings, kind, asked, store, runtime, board)
+        by_width = {width: sorted(set(targets)) for width in widths}
+        curves = _sweep(settings, kind, by_width, store, runtime, board)
     else:
-        # A grid depends on the width of the source, which is known once it is there.
+        # The grid depends on the source's d_in, which is known once the source is prepared.
         steps = plan(_config(settings, kind, {width: [1] for width in widths}))
         sources = [step for step in steps if step.stage in ("generate", "stream")]
         runner.run(sources, store, runtime, board)
         d_in = open_source(store.directory(sources[0]), "cpu").d_in
-        asked = {width: grid(width, d_in) for width in widths}
-        curves = _sweep(settings, kind, asked, store, runtime, board)
+        by_width = {width: target_grid(width, d_in) for width in widths}
+        curves = _sweep(settings, kind, by_width, store, runtime, board)
         for _ in range(ROUNDS - 1):
-            added = {n: [t for c in curves if c.sweep[0].n_latents == n for t in more(c)] for n in widths}
+            added = {n: [t for c in curves if c.sweep[0].n_latents == n for t in more_targets(c)] for n in widths}
             if not any(added.values()):
                 break
-            asked = {n: sorted({*asked[n], *added[n]}) for n in widths}
-            curves = _sweep(settings, kind, asked, store, runtime, board)
+            by_width = {n: sorted({*by_width[n], *added[n]}) for n in widths}
+            curves = _sweep(settings, kind, by_width, store, runtime, board)
     _write(folder, curves)
     return curves, folder
 
@@ -99,51 +110,55 @@ def run(
 def _sweep(
     settings: Config, kind: str, targets: Mapping[int, Sequence[int]], store: Store, runtime: Runtime, board: Board
 ) -> list[SparsityCurve]:
-    """Does the steps of a sweep that are not done, all but the report, and reads its curves."""
+    """Does the missing steps of a sweep, except its report, and returns its curves."""
     steps = plan(_config(settings, kind, targets))[:-1]
     runner.run(steps, store, runtime, board)
     return list(_curves([step for step in steps if step.stage == "score"], store))
 
 
-def grid(n_latents: int, d_in: int) -> list[int]:
-    """Targets from about 1/32 of the most that can be told apart, half the smaller of `n_latents` and `d_in`."""
-    most = max(min(n_latents, d_in) / 2, min(n_latents, 4))
-    return sorted({max(1, round(t)) for t in np.geomspace(max(1.0, most / 32), most, N_TARGETS).tolist()})
+def target_grid(n_latents: int, d_in: int) -> list[int]:
+    """Targets spaced evenly in log L0, from 1/32 of the largest to the largest.
+
+    The largest is half the smaller of `n_latents` and `d_in`: denser codes cannot be identified.
+    """
+    largest = max(min(n_latents, d_in) / 2, min(n_latents, 4))
+    return sorted({max(1, round(t)) for t in np.geomspace(max(1.0, largest / 32), largest, N_TARGETS).tolist()})
 
 
-def more(curve: SparsityCurve) -> list[int]:
-    """Targets to add: beyond an end at which the minimum may be, or between those around a clear one."""
+def more_targets(curve: SparsityCurve) -> list[int]:
+    """Targets to add: beyond the end of the sweep where the minimum may be, or around a clear minimum."""
     targets = [round(_target(s)) for s in curve.sweep]
-    low, high, found = targets[0], targets[-1], curve.found
-    most = curve.sweep[0].n_latents or high
-    if found.verdict == "low end":
+    low, high, suggestion = targets[0], targets[-1], curve.suggestion
+    n_latents = curve.sweep[0].n_latents or high
+    if suggestion.verdict == "low end":
         return sorted({max(1, round(low / f)) for f in (1.5, 2.2, 3.3)} - set(targets))
-    if found.verdict == "high end":
-        return sorted({min(most, round(high * f)) for f in (1.3, 1.7, 2.2)} - set(targets))
-    if found.verdict == "flat":
+    if suggestion.verdict == "high end":
+        return sorted({min(n_latents, round(high * f)) for f in (1.3, 1.7, 2.2)} - set(targets))
+    if suggestion.verdict == "flat":
         return []
-    below, above = max(t for t in targets if t <= found.low), min(t for t in targets if t >= found.high)
+    below, above = max(t for t in targets if t <= suggestion.low), min(t for t in targets if t >= suggestion.high)
     return sorted({round(t) for t in np.geomspace(below, above, 7).tolist()} - set(targets))
 
 
 def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -> Config:
-    """The sweep as a config of its own; the settings of a dictionary of the kind are kept but for its sparsity."""
+    """The config of the sweep: the settings of the user's first dictionary of this kind, except its sparsity."""
     try:
         cls = config_class("sae.dictionaries", kind)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"--kind: {error}") from None
     assert issubclass(cls, DictionaryConfig)
-    aim = "k" if issubclass(cls, SelectingConfig) else "l0"
-    if aim not in cls.model_fields:
-        raise UserError(f"--kind {kind}: has no target of L0 to sweep over; try batchtopk")
-    given = settings.given.get("dictionary", [])
-    own = next((t for t in (given if isinstance(given, list) else [given]) if t.get("kind") == kind), {"kind": kind})
-    kept = {name: value for name, value in own.items() if name not in AIMS | {"n_latents"}}
+    target = "k" if issubclass(cls, SelectingConfig) else "l0"
+    if target not in cls.model_fields:
+        raise UserError(f"--kind {kind}: this kind has no target L0 to sweep over; use batchtopk")
+    tables = settings.given.get("dictionary", [])
+    tables = tables if isinstance(tables, list) else [tables]
+    dictionary = next((table for table in tables if table.get("kind") == kind), {"kind": kind})
+    fixed = {name: value for name, value in dictionary.items() if name not in SPARSITY_FIELDS | {"n_latents"}}
     seeds = list(settings.seeds) if len(settings.seeds) > 1 else _SEEDS
     table = {
         "name": settings.name,
         "source": settings.given["source"],
-        "dictionary": [{**kept, "n_latents": width, aim: list(values)} for width, values in targets.items()],
+        "dictionary": [{**fixed, "n_latents": width, target: list(values)} for width, values in targets.items()],
         "train": {**settings.given.get("train", {}), "seeds": seeds},
         "score": {"n_rows": settings.n_rows, "metrics": ["reconstruction", "coherence"]},
     }
@@ -151,17 +166,13 @@ def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -
 
 
 def _curves(scored: Sequence[Step], store: Store) -> Iterator[SparsityCurve]:
+    """One curve for each source, method and width among finished score steps."""
     sweeps: dict[Any, list[Setting]] = {}
-    for s in settings_of([_row(store.directory(step) / "scores.json") for step in scored]):
+    for s in settings_of([read_scored_row(store.directory(step)) for step in scored]):
         sweeps.setdefault((s.source, s.label, s.n_latents, s.others), []).append(s)
     for sweep in sweeps.values():
         sweep.sort(key=_target)
         yield SparsityCurve(sweep, suggest([_target(s) for s in sweep], [s.samples[SCORE] for s in sweep]))
-
-
-def _row(file: Path) -> ScoredRow:
-    content = json.loads(file.read_text())
-    return ScoredRow(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
 
 
 def _target(s: Setting) -> float:
@@ -170,25 +181,25 @@ def _target(s: Setting) -> float:
 
 
 def _write(folder: Path, curves: Sequence[SparsityCurve]) -> None:
-    """Leaves ``suggestion.json`` and a figure of each curve."""
+    """Writes ``suggestion.json`` and a figure of each curve."""
     folder.mkdir(parents=True, exist_ok=True)
-    told: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for i, curve in enumerate(curves):
         name = f"suggestion-{i}" if len(curves) > 1 else "suggestion"
         figure = draw_sweep(curve)
         for form in ("svg", "png"):
             write_atomically(folder / f"{name}.{form}", to_bytes(figure, form))
         sweep = [{"target_l0": _target(s), "l0": s.mean("l0"), SCORE: s.samples[SCORE]} for s in curve.sweep]
-        known = curve.true_l0 if math.isfinite(curve.true_l0) else None
-        numbers = {k: v if v != math.inf else None for k, v in asdict(curve.found).items()}
-        told.append({"of": curve.title, **numbers, "true_l0": known, "sentence": sentence(curve), "sweep": sweep})
-    write_atomically(folder / "suggestion.json", (json.dumps(told, indent=1) + "\n").encode())
+        true_l0 = curve.true_l0 if math.isfinite(curve.true_l0) else None
+        numbers = {k: v if v != math.inf else None for k, v in asdict(curve.suggestion).items()}
+        entries.append({"of": curve.title, **numbers, "true_l0": true_l0, "sentence": sentence(curve), "sweep": sweep})
+    write_atomically(folder / "suggestion.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
 @styled
 def draw_sweep(curve: SparsityCurve) -> Figure:
-    """decoder_cosine against the target: means with 95% intervals, a dot for each seed, the interval of the suggestion
-    shaded, and the true L0 where it is known."""
+    """Plots decoder_cosine against the target: means with 95% intervals, a dot for each seed, the suggestion with its
+    interval shaded, and the true L0 where it is known."""
     figure, (ax,) = canvas(5.6, 4.0)
     colour, marker = marks([curve.sweep[0].label])[curve.sweep[0].label]
     x = np.array([_target(s) for s in curve.sweep])
@@ -198,18 +209,19 @@ def draw_sweep(curve: SparsityCurve) -> Figure:
     ax.plot(x, mean, color=colour, marker=marker, ms=5)
     for target, s in zip(x, curve.sweep, strict=True):
         ax.scatter([target] * len(s.samples[SCORE]), s.samples[SCORE], s=9, color=colour, alpha=0.5, linewidths=0)
-    ax.set(xscale="log", xlabel="target l0, active latents per row", ylabel=SCORE)
+    ax.set(xscale="log", xlabel="target L0 (active latents per sample)", ylabel=SCORE)
     ax.set_ylim(bottom=0)
     plain_log(ax.xaxis)
     lines: list[tuple[float, str, str]] = []
-    if curve.found.l0 is not None:
-        ax.axvspan(curve.found.low, curve.found.high, color=colour, alpha=0.1, lw=0, zorder=0)
-        lines.append((curve.found.l0, f"suggested {curve.found.l0:.3g}", colour))
+    found = curve.suggestion
+    if found.l0 is not None:
+        ax.axvspan(found.low, found.high, color=colour, alpha=0.1, lw=0, zorder=0)
+        lines.append((found.l0, f"suggested {found.l0:.3g}", colour))
     if math.isfinite(curve.true_l0):
         lines.append((curve.true_l0, f"true {curve.true_l0:.3g}", FAINT))
     for at, _, ink in lines:
         ax.axvline(at, color=ink, lw=1, ls=(0, (4, 3)), zorder=0)
-    # The two lie together where the method works: their names go to either side.
+    # The two lines coincide where the method works, so their labels go to opposite sides.
     sides = ("right", "left") if len(lines) > 1 else ("center",)
     for (at, text, ink), side in zip(sorted(lines), sides, strict=False):
         ax.text(at, 1.015, f" {text} ", color=ink, ha=side, va="bottom", transform=ax.get_xaxis_transform())
@@ -217,25 +229,25 @@ def draw_sweep(curve: SparsityCurve) -> Figure:
 
 
 def sentence(curve: SparsityCurve) -> str:
-    """What the curve says, and what to do."""
-    found, known = curve.found, math.isfinite(curve.true_l0)
+    """The result of the sweep as one sentence, with what to do where there is none."""
+    found, known = curve.suggestion, math.isfinite(curve.true_l0)
     first, last = (f"{_target(s):g}" for s in (curve.sweep[0], curve.sweep[-1]))
-    true = f"; the true L0 is {curve.true_l0:.3g}" if known else ""
+    truth = f"; the true L0 is {curve.true_l0:.3g}" if known else ""
     if found.l0 is not None:
-        off = f" ({100 * (found.l0 / curve.true_l0 - 1):+.0f}%)" if known else ""
-        bounds = f"{found.low:.3g} to {found.high:.3g}"
-        return f"suggested L0: {found.l0:.3g}, between {bounds} by {found.n_seeds} seeds{true}{off}"
+        error = f" ({100 * (found.l0 / curve.true_l0 - 1):+.0f}%)" if known else ""
+        interval = f"{found.low:.3g} to {found.high:.3g}"
+        return f"suggested L0: {found.l0:.3g}, interval {interval} from {found.n_seeds} seeds{truth}{error}"
     if found.verdict == "flat":
         return (
-            f"flat: no L0 from {first} to {last} stands out ({SCORE} rises by {100 * found.depth:.1f}% on its "
-            f"shallower side, by {found.n_seeds} seeds), so none is suggested; try more steps or seeds{true}"
+            f"flat: no clear minimum from L0 = {first} to {last} ({SCORE} rises by only {100 * found.depth:.1f}% on "
+            f"one side, {found.n_seeds} seeds), so no L0 is suggested; try more steps or seeds{truth}"
         )
-    at, beyond = (first, "lower") if found.verdict == "low end" else (last, "higher")
-    return f"no minimum: {SCORE} is least at the end of the sweep, {at}; give {beyond} --targets as well{true}"
+    end, direction = (first, "lower") if found.verdict == "low end" else (last, "higher")
+    return f"no minimum: {SCORE} is smallest at the end of the sweep, {end}; add {direction} --targets{truth}"
 
 
 def print_suggestion(curves: Sequence[SparsityCurve], folder: Path, console: Console) -> None:
-    """Prints each curve as a table, what it says, and where the evidence lies."""
+    """Prints each curve as a table and a sentence, and the folder with the figures."""
     for curve in curves:
         scores = [name for name in ("l0", SCORE, "fvu", "dead") if math.isfinite(curve.sweep[0].mean(name))]
         table = Table(title=escape(curve.title), title_justify="left", title_style="italic", box=None, pad_edge=False)
@@ -248,4 +260,4 @@ def print_suggestion(curves: Sequence[SparsityCurve], folder: Path, console: Con
             table.add_row(f"{_target(s):g}", *numbers)
         console.print(table)
         console.print(sentence(curve), markup=False, highlight=False)
-    console.print(f"evidence: {folder}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"figures: {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Encoders and refinement in a config: rows beside one another, fitted in steps of their own."""
+"""Encoders and refinement in a config: a row for each, fitted in separate steps."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from pipelines.plan import plan
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
+from sae.registry import UserError
 
 Given = dict[str, Any]
 
 
 @pytest.fixture
 def several(tiny: Given) -> Given:
-    """One dictionary and its refinement, each read in four ways; two seeds."""
+    """A config of one dictionary and its refinement, each with four encoders, and two seeds."""
     dictionary = {**tiny["dictionary"], "l1": 0.1, "refine": {"steps": 2, "batch_size": 128}}
     encoders = ["own", "fista", {"kind": "omp", "k": [1, 2]}]
     metrics = ["reconstruction", "recovery", "firing", "cost"]
     return {**tiny, "dictionary": dictionary, "encoder": encoders, "score": {"n_rows": 400, "metrics": metrics}}
 
 
-def run(given: Given, out: Path) -> tuple[list[Step], list[dict[str, str]]]:
-    config = parse(given)
+def run(table: Given, out: Path) -> tuple[list[Step], list[dict[str, str]]]:
+    config = parse(table)
     steps = plan(config)
     runner.run(steps, Store(out), runner.execution(config.runtime), Board(Console(quiet=True)))
     with (Store(out).directory(steps[-1]) / "scores.csv").open() as f:
@@ -44,12 +45,12 @@ def test_every_dictionary_is_a_row_for_every_encoder(several: Given, tmp_path: P
     assert list(rows[0])[:8] == [
         *("source", "method", "encoder", "n_latents", "l1", "target_l0", "seed", "data_seed"),
     ]
-    read = ["own", "fista", "omp k=1", "omp k=2"]
+    encoders = ["own", "fista", "omp k=1", "omp k=2"]
     for method, n_seeds in (("relu", 2), ("relu+refine", 2), ("random", 2), ("neurons", 1)):
-        assert [r["encoder"] for r in rows if r["method"] == method] == read * n_seeds
+        assert [r["encoder"] for r in rows if r["method"] == method] == encoders * n_seeds
     by_encoder = {r["encoder"]: r for r in rows if r["method"] == "relu" and r["seed"] == "1"}
-    assert len({r["mcc"] for r in by_encoder.values()}) == 1, "the directions are the same"
-    assert len({r["f1"] for r in by_encoder.values()}) > 1, "the firing is not"
+    assert len({r["mcc"] for r in by_encoder.values()}) == 1, "the decoders are the same"
+    assert len({r["f1"] for r in by_encoder.values()}) > 1, "the codes differ"
     cost = {name: float(r["encoder_cost"]) for name, r in by_encoder.items()}
     assert cost["own"] == 1 < cost["omp k=1"] < cost["omp k=2"] < cost["fista"]
     assert float(by_encoder["omp k=1"]["l0"]) <= 1
@@ -60,7 +61,7 @@ def test_every_dictionary_is_a_row_for_every_encoder(several: Given, tmp_path: P
     assert stages == sorted(stages, key=["generate", "train", "refine", "encode", "score", "report"].index)
 
 
-def test_running_again_is_a_no_op_and_elsewhere_the_same_bytes(several: Given, tmp_path: Path, results: Any):
+def test_running_again_does_nothing_and_elsewhere_writes_the_same_bytes(several: Given, tmp_path: Path, results: Any):
     several["encoder"] = ["own", {"kind": "threshold", "n_rows": 256, "layer": "learned", "steps": 5}]
     run(several, tmp_path / "a")
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "a").rglob("*.safetensors")}
@@ -76,14 +77,14 @@ def test_without_encoders_nothing_is_added(tiny: Given):
     assert {s.config["row"]["encoder"] for s in steps if s.stage == "score"} == {None}
 
 
-def test_the_own_encoder_may_be_left_out(several: Given):
+def test_the_trained_encoder_may_be_left_out(several: Given):
     several["encoder"] = "fista"
     steps = plan(parse(several))
     assert sum(s.stage == "train" for s in steps) == sum(s.stage == "encode" for s in steps) - 2, "two are refined"
     assert {s.config["row"]["encoder"] for s in steps if s.stage == "score"} == {"fista"}
 
 
-def test_an_encoder_changes_its_own_keys_alone(several: Given):
+def test_an_encoder_changes_no_other_keys(several: Given):
     def keys(stage: str) -> set[str]:
         return {s.key for s in plan(parse(several)) if s.stage == stage}
 
@@ -111,8 +112,8 @@ def test_a_sweep_over_refinements_is_labelled(several: Given):
         ({"dictionary": {"kind": "relu", "n_latents": 4, "l1": 1, "refine": {"step": 3}}}, ["did you mean 'steps'"]),
     ],
 )
-def test_mistakes_are_told_before_any_work(tiny: Given, change: Given, words: list[str]):
-    with pytest.raises(ValueError) as caught:
+def test_mistakes_are_errors_before_any_work(tiny: Given, change: Given, words: list[str]):
+    with pytest.raises(UserError) as caught:
         parse({**tiny, **change})
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 

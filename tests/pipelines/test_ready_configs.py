@@ -1,4 +1,4 @@
-"""Every config that the project ships can be planned; what each reaches stands in its comment."""
+"""Every shipped config can be planned."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
 def test_a_ready_config_plans(file: Path, tmp_path: Path, tiny_models: dict[str, Path]):
     text = tmp_path / "text.txt"
     text.write_text("w1 w2.")
-    given = [f"source.model={tiny_models['llama']}", f"source.text={text}"] if "local" in file.stem else []
+    overrides = [f"source.model={tiny_models['llama']}", f"source.text={text}"] if "local" in file.stem else []
     if file.stem == "probes-local":
         labels = tmp_path / "labels.jsonl"
         labels.write_text('{"text": "w1", "labels": {"y": 1}}\n')
-        given.append(f"source.labels={labels}")
-    config = read_config(file, given)
+        overrides.append(f"source.labels={labels}")
+    config = read_config(file, overrides)
     assert config.name == file.stem
     stages = {step.stage for step in plan(config)}
     assert {"train", "score", "report"} < stages and stages & {"generate", "stream"}

@@ -1,4 +1,4 @@
-"""The results that the README claims, reproduced from the ready configs through the command's own path."""
+"""The results that the README claims, reproduced from the shipped configs through the pipeline."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def both_cores():
     torch.set_num_threads(1)
 
 
-def scores(name: str, out: Path, *given: str) -> list[dict[str, str]]:
-    config = read_config(CONFIGS / f"{name}.toml", given)
+def scores(name: str, out: Path, *overrides: str) -> list[dict[str, str]]:
+    config = read_config(CONFIGS / f"{name}.toml", overrides)
     steps = plan(config)
     runner.run(steps, Store(out), runner.execution(config.runtime), QUIET)
     with (Store(out).directory(steps[-1]) / "scores.csv").open() as f:
@@ -47,8 +47,8 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def test_the_demo_tells_its_story(tmp_path: Path):
-    """The ends and the middle of the sweep."""
+def test_the_demo_shows_too_little_the_right_and_too_much_sparsity(tmp_path: Path):
+    """The two ends and the middle of the sweep."""
     rows = scores("demo", tmp_path, "dictionary.n_latents=128", "dictionary.l1=[0.1, 2.0, 32.0]", "train.seeds=0")
     best = {l1: mean(of(rows, "mcc", method="relu", n_latents=128, l1=l1)) for l1 in (0.1, 2.0, 32.0)}
     error = {l1: mean(of(rows, "fvu", method="relu", n_latents=128, l1=l1)) for l1 in best}
@@ -67,16 +67,16 @@ def corr_50() -> Source:
 
 
 def error_of_the_truth(source: Source, k: int) -> float:
-    """Squared error of the true dictionary whose exact codes are cut to the k a row that are largest over the batch."""
+    """Squared error of the true dictionary with only the k largest exact codes per sample, selected over the batch."""
     batch = source.batch(0, 20_000, "test")
     assert batch.codes is not None and source.truth is not None
     largest = batch.codes.flatten().topk(k * 20_000).values[-1]
-    kept = batch.codes * (batch.codes >= largest)
-    return float((batch.acts - kept @ source.truth.directions).square().sum(1).mean())
+    sparse = batch.codes * (batch.codes >= largest)
+    return float((batch.acts - sparse @ source.truth.directions).square().sum(1).mean())
 
 
 def test_below_its_l0_the_truth_reconstructs_as_badly_as_published():
-    """'Sparse but wrong': the true dictionary held to 5 of 11 active features has a squared error of 4.88."""
+    """'Sparse but wrong': the true dictionary limited to 5 of 11 active features has a squared error of 4.88."""
     source = corr_50()
     codes = source.batch(0, 20_000, "test").codes
     assert codes is not None and float((codes > 0).sum(1).float().mean()) == pytest.approx(11, abs=0.3)
@@ -98,12 +98,12 @@ def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("both_cores")
-def test_decoder_rows_are_least_alike_at_the_true_l0(tmp_path: Path):
-    """'Sparse but wrong', where c_dec has its minimum. About two minutes on two cores."""
+def test_the_decoder_cosine_is_smallest_at_the_true_l0(tmp_path: Path):
+    """'Sparse but wrong': the minimum of c_dec. About two minutes on two cores."""
     given = ["source.seed=0", "train.steps=2000", "train.lr=3e-3", "train.seeds=[0, 1]"]
     config = read_config(CONFIGS / "suites" / "corr-50.toml", given)
     [curve], _ = suggest.run(config, "batchtopk", [5, 7, 9, 11, 13, 16, 20], tmp_path, QUIET)
-    assert curve.found.l0 == pytest.approx(11.1, rel=0.15), suggest.sentence(curve)
+    assert curve.suggestion.l0 == pytest.approx(11.1, rel=0.15), suggest.sentence(curve)
 
 
 @pytest.mark.slow
@@ -134,8 +134,8 @@ def test_sharkeys_toy_in_the_middle_of_the_grid(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("both_cores")
-def test_directions_and_firing_are_right_together(tmp_path: Path):
-    """About twenty minutes on two cores: `python -m pytest -m slow -k right_together`."""
+def test_refinement_recovers_directions_and_firing_together(tmp_path: Path):
+    """About twenty minutes on two cores: `python -m pytest -m slow -k recovers_directions`."""
     given = 'dictionary={kind="relu", n_latents=512, l1=0.1, decoder_bias=false, refine=true}'
     rows = scores("suites/sharkey-512", tmp_path, given, 'baselines.kinds=["random", "oracle"]', "source.seed=0")
     refined = {"method": "relu+refine", "n_latents": 512}

@@ -1,4 +1,4 @@
-"""A run on a source with targets, from the table to the scores."""
+"""Runs on sources with targets, from the config to the scores."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipelines.runner import execution, run
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
+from sae.registry import UserError
 from tests.transcoding import Mlp
 
 
@@ -43,10 +44,10 @@ def test_pairs_of_a_file(tiny: dict[str, Any], tmp_path: Path):
     steps = work(tiny, tmp_path / "runs")
     for step in (s for s in steps if s.stage == "train"):
         d = sae.load(tmp_path / "runs" / step.name)
-        assert d.card["source"]["target"] == "y"  # what it maps from and to
+        assert d.card["source"]["target"] == "y"  # the card names what it predicts
         assert d.encode(torch.zeros(2, 8)).shape == (2, d.n_latents)
     scores = linear_scores(steps, tmp_path / "runs")
-    assert 0 < scores["fvu"] < 0.5  # most of so small an MLP is linear, but not all
+    assert 0 < scores["fvu"] < 0.5  # most of this small MLP is linear, but not all
 
 
 @pytest.mark.parametrize("order", ["forward", "backward"])
@@ -59,7 +60,7 @@ def test_two_hooks_of_a_model(tiny: dict[str, Any], tmp_path: Path, tiny_models:
                       "target": target, "separator": "|", "context": 16}  # fmt: skip
     tiny |= {"baselines": {"kinds": ["linear"]}, "score": {"n_rows": 200}}
     if order == "backward":
-        with pytest.raises(ValueError, match=r"source\.target: target .* comes before hook"):
+        with pytest.raises(UserError, match=r"source\.target: target .* comes before hook"):
             work(tiny, tmp_path / "runs")
         return
     scores = linear_scores(work(tiny, tmp_path / "runs"), tmp_path / "runs")
