@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sae.analysis.suggestion import SHALLOW, suggest
+from sae.registry import UserError
 
 TARGETS = [3, 4, 5, 7, 9, 12, 16, 22]
 
@@ -94,5 +95,5 @@ def test_a_minimum_of_zero_is_deep():
     ],
 )
 def test_what_is_too_little(l0s: list[float], values: list[list[float]], word: str):
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(UserError, match=word):
         suggest(l0s, values)

@@ -1,1 +1,1 @@
-"""Dictionaries in a running model: splicing, edits and attribution."""
+"""Dictionaries spliced into a running model, edits of their codes, and attribution."""

@@ -1,11 +1,12 @@
-"""What each latent contributes to a number that is read off the logits.
+"""Attribution of a scalar function of the logits to the latents of spliced dictionaries.
 
     gradient:    z_j dm/dz_j                                      (one backward pass for all dictionaries)
     integrated:  z_j mean over a in (0, 1) of dm/dz_j at a z     (Sundararajan, Taly and Yan 2017; from zero)
 
-The derivative is the model's own, with every dictionary's error kept in its place: what an edit of z_j would do, to
-first order, for ``gradient``; and ``integrated`` adds up, over a place's latents, to what the number loses when all of
-them are ablated at once. Both as Marks et al. 2024 use them, who cut the path through later errors, which here stays.
+The derivative is that of the model itself, with every dictionary's error added back: ``gradient`` is to first order the
+drop of m when z_j is ablated, and ``integrated``, summed over a place's latents, is the drop of m when all of them are
+ablated together. Both follow Marks et al. 2024, except that the paper stops gradients through later errors and here
+they pass.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ from sae.model.hooked import Model
 from sae.registry import UserError
 
 Number = Callable[[Float[Tensor, "rows n_tokens d_vocab"]], Float[Tensor, ""]]
-"""What is asked about: a function of the logits, differentiable, with a single value."""
+"""The attributed quantity: a differentiable function of the logits with a single value."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What the latents of one place contribute at every position, beside their codes; `error` is the same for what the
-    latents do not write, ``(x - decode(z)) . dm/dx``, to first order: a transcoder's skip is part of it."""
+    """Contributions of the latents of one place at every position."""
 
     codes: SparseCodes
+    """The codes."""
     effect: SparseCodes
+    """The contribution of each code."""
     error: Float[Tensor, "rows n_tokens"]
+    """The first-order contribution of what the latents do not write, ``(x - decode(z)) . dm/dx``; a transcoder's skip
+    connection is part of it."""
 
 
 def attribute(
@@ -45,23 +49,24 @@ def attribute(
     number: Number,
     method: Literal["gradient", "integrated"] = "gradient",
     steps: int = 16,
-    **given: Any,
+    **splice_options: Any,
 ) -> dict[str, Attribution]:
-    """The contribution of every latent of every place to ``number(logits)``; `given` goes to :func:`splice`.
+    """The contribution of every latent of every place to ``number(logits)``; `splice_options` go to :func:`splice`.
 
-    ``integrated`` takes `steps` forward and backward passes for each place, the others being left as they are.
+    ``integrated`` takes `steps` forward and backward passes for each place, with the other places left unchanged.
+    Raises `UserError` for an unknown method, or if `number` does not return one differentiable value.
     """
     if method not in ("gradient", "integrated"):
-        raise UserError(f"method {method!r}: 'gradient' or 'integrated'")
+        raise UserError(f"method = {method!r}: unknown method; choose 'gradient' or 'integrated'")
     whole = _Probe()
-    with torch.enable_grad(), splice(model, places, instead=whole, **given) as spliced:
+    with torch.enable_grad(), splice(model, places, instead=whole, **splice_options) as spliced:
         whole.run(spliced, tokens, number)
     out = dict[str, Attribution]()
     for place, codes in whole.codes.items():
         slope = whole.slopes[place]
         if method == "integrated":
             slope, probe = torch.zeros_like(slope), _Probe()
-            with torch.enable_grad(), splice(model, {place: places[place]}, instead=probe, **given) as spliced:
+            with torch.enable_grad(), splice(model, {place: places[place]}, instead=probe, **splice_options) as spliced:
                 for i in range(steps):
                     probe.at = (i + 0.5) / steps
                     probe.run(spliced, tokens, number)
@@ -77,7 +82,7 @@ def attribute(
 
 @dataclass
 class _Probe:
-    """Forward and backward passes in which every place's codes are `at` times what they are."""
+    """Forward and backward passes with every place's codes multiplied by `at`."""
 
     at: float = 1.0
     leaves: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -91,19 +96,21 @@ class _Probe:
     def run(self, spliced: Spliced, tokens: Tensor, number: Number) -> None:
         value = number(spliced.bridge(tokens, return_type="logits"))
         if value.numel() != 1 or not value.requires_grad:
-            raise UserError(f"number: one differentiable value expected, not {list(value.shape)}")
-        asked = [*self.leaves.values(), *self.written.values()]
-        slopes = torch.autograd.grad(value, asked, allow_unused=True, materialize_grads=True)
+            raise UserError(
+                f"number: returned shape {list(value.shape)}; return one differentiable value of the logits"
+            )
+        inputs = [*self.leaves.values(), *self.written.values()]
+        slopes = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
         n = len(self.leaves)
         self.codes = dict(spliced.codes)
         self.slopes = dict(zip(self.leaves, slopes[:n], strict=True))
         self.errors = {
-            place: (slope * left).sum(-1)
-            for (place, left), slope in zip(self.unexplained.items(), slopes[n:], strict=True)
+            place: (slope * error).sum(-1)
+            for (place, error), slope in zip(self.unexplained.items(), slopes[n:], strict=True)
         }
 
     def __call__(self, place: str, d: Dictionary, z: Tensor, acts: Tensor) -> Tensor:
-        """Activations that depend on the codes through a leaf alone, and are what they were where `at` is 1."""
+        """Activations that depend on the codes only through a leaf tensor, and are unchanged if `at` is 1."""
         z = z.detach()
         x_hat = d.decode(z).detach()
         self.leaves[place] = (self.at * z).requires_grad_()

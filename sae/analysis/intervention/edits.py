@@ -1,7 +1,7 @@
-"""What may be done to the codes of a spliced dictionary: each is a function of the codes and of the dictionary.
+"""Edits of the codes of a spliced dictionary.
 
-An edit maps codes ``[positions, n_latents]`` to codes of the same shape; any function of that form is one. Edits are
-made in the order in which they are given.
+An edit is any function of the codes ``[positions, n_latents]`` and the dictionary that returns codes of the same shape.
+Several edits are applied in the order of the sequence.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from sae.registry import UserError
 
 _Codes = Float[Tensor, "positions n_latents"]
 Edit = Callable[[_Codes, Dictionary], _Codes]
+"""A function ``edit(z, dictionary) -> z``."""
 
 
 @dataclass(frozen=True)
 class _OfLatents:
-    """An edit of a few latents; what it does to them is `new`."""
+    """An edit of a few latents; `new` returns their new codes."""
 
     latents: tuple[int, ...]
     new: Callable[[Tensor, Dictionary], Tensor]
@@ -30,7 +31,7 @@ class _OfLatents:
     def __call__(self, z: Tensor, d: Dictionary) -> Tensor:
         wrong = [j for j in self.latents if not 0 <= j < d.n_latents]
         if wrong:
-            raise UserError(f"latent {wrong[0]}: the dictionary has latents 0 to {d.n_latents - 1}")
+            raise UserError(f"latent {wrong[0]}: does not exist; give numbers from 0 to {d.n_latents - 1}")
         index = torch.tensor(self.latents, device=z.device)
         return z.index_copy(-1, index, self.new(z[..., index], d).to(z.dtype))
 
@@ -41,17 +42,17 @@ def zero(*latents: int) -> Edit:
 
 
 def clamp(*latents: int, value: float) -> Edit:
-    """Holds latents at a value, at every position: ``z_j = value``."""
+    """Sets latents to a value at every position: ``z_j = value``."""
     return _OfLatents(latents, lambda z, d: torch.full_like(z, value))
 
 
 def scale(*latents: int, by: float) -> Edit:
-    """Makes latents stronger or weaker where they fire: ``z_j = by z_j``."""
+    """Multiplies latents by a factor: ``z_j = by z_j``."""
     return _OfLatents(latents, lambda z, d: z * by)
 
 
 def add(*latents: int, amount: float) -> Edit:
-    """Adds to latents, at every position: ``z_j = z_j + amount``."""
+    """Adds an amount to latents at every position: ``z_j = z_j + amount``."""
     return _OfLatents(latents, lambda z, d: z + amount)
 
 
@@ -66,7 +67,7 @@ def steer(*latents: int, amount: float) -> Edit:
 
 
 def only(latents: Sequence[int]) -> Edit:
-    """Ablates every latent but these."""
+    """Ablates all other latents: ``z_j = 0`` for j not in `latents`."""
 
     def edit(z: Tensor, d: Dictionary) -> Tensor:
         index = torch.tensor(list(latents), device=z.device, dtype=torch.long)

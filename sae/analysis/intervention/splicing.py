@@ -1,16 +1,16 @@
-"""Dictionaries in a running model: what they read, what their latents do, and what happens when those are edited.
+"""Splices dictionaries into a running model, to record their codes and to edit them.
 
     with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": [zero(17)]}) as spliced:
         logits = model.bridge(tokens)
     spliced.codes["blocks.3.hook_resid_post"]      # of the last forward pass, sparse
 
-With ``error=True`` what the dictionary leaves unexplained stays where it is, so that only edits change anything:
+With ``error=True`` the reconstruction error is added back, so that only edits change the activations:
 
     x' = x + (decode(edit(z)) - decode(z)),   z = encode(x)
 
-which is x itself, to the bit, where there is no edit; its derivative with respect to x is then the identity. With
-``error=False`` the reconstruction stands in for the activations: ``x' = decode(edit(z))``, with a transcoder's skip.
-Positions that a dictionary never saw in training (special tokens, the first of a row) pass unchanged in both.
+which is bit for bit x without edits; its derivative with respect to x is then the identity. With ``error=False`` the
+reconstruction replaces the activations: ``x' = decode(edit(z))``, plus a transcoder's skip connection. Positions that a
+dictionary never saw in training (special tokens, the first of a row) pass unchanged in both cases.
 """
 
 from __future__ import annotations
@@ -31,29 +31,36 @@ from sae.model.hooked import Model, check_spliceable
 from sae.registry import UserError
 
 Places = Mapping[str, Dictionary]
-"""Dictionaries by hook point; those that map one hook to another (transcoders) by ``"hook -> target"``."""
+"""Dictionaries by hook point; the key of a transcoder, from one hook point to another, is ``"hook -> target"``."""
 
 Instead = Callable[[str, Dictionary, Tensor, Tensor], Tensor]
-"""What goes on at a place's kept positions, in place of what edits make of them: a function of the place, the
-dictionary, its codes, and the activations that stood there."""
+"""A function ``instead(place, dictionary, codes, activations)`` that returns the new activations at a place's kept
+positions; it replaces edits."""
 
 
 @dataclass(eq=False)
 class Spliced:
-    """A model with dictionaries in it. `codes` are those of the last forward pass, before any edit."""
+    """A model with dictionaries spliced in."""
 
     bridge: Any
+    """The TransformerLens Bridge of the model."""
     places: Places
+    """The dictionary of each place."""
     edits: Mapping[str, Sequence[Edit]]
+    """The edits of each place, in order."""
     error: bool
+    """Whether the reconstruction error is added back."""
     select: Mapping[str, PositionSelection]
+    """The positions at which each place's dictionary is applied."""
     codes: dict[str, SparseCodes] = field(default_factory=dict[str, SparseCodes])
+    """The codes of each place in the last forward pass, before any edit."""
     instead: Instead | None = None
+    """A function that replaces edits; None to apply `edits`."""
     _tokens: Tensor | None = None
     _read: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def kept(self, place: str) -> Bool[Tensor, "rows n_tokens"]:
-        """The positions at which the place's dictionary is asked, in the present forward pass."""
+        """The positions at which the place's dictionary is applied in the current forward pass."""
         assert self._tokens is not None
         select, tokens = self.select[place], self._tokens
         # A pass of a single token is a step of generation, not the start of a row.
@@ -61,7 +68,7 @@ class Spliced:
         return replace(select, drop_first=select.drop_first and starts)(tokens).kept
 
     def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
-        """A reading hook where a dictionary reads elsewhere than it writes, and a writing hook for each."""
+        """A writing hook for each place, and a reading hook if the dictionary reads at another hook point."""
         hooks: list[tuple[str, Callable[..., Any]]] = []
         for place in self.places:
             hook, target = ends(place)
@@ -70,7 +77,7 @@ class Spliced:
         return hooks
 
     def see(self, module: Any, args: tuple[Any, ...]) -> None:
-        """Remembers the tokens of a forward pass, from the embedding that they go into."""
+        """Stores the tokens of a forward pass; a pre-hook of the embedding."""
         self._tokens = args[0]
         self._read.clear()
 
@@ -85,13 +92,13 @@ class Spliced:
 
         def write(acts: Tensor, hook: Any) -> Tensor | None:
             if start != target and place not in self._read:
-                raise UserError(f"{place}: {target!r} comes before {start!r} in a forward pass")
+                raise UserError(f"places: {target!r} comes before {start!r} in a forward pass; give a later target")
             return self._through(place, acts, acts.flatten(2) if start == target else self._read.pop(place))
 
         return write
 
     def _through(self, place: str, acts: Tensor, read: Tensor) -> Tensor | None:
-        """What goes on in the place of the activations; None where they go on untouched."""
+        """The new activations; None if they are unchanged."""
         d, kept = self.places[place], self.kept(place)
         x = read[kept].float()
         z = d.encode(x)
@@ -124,29 +131,27 @@ def splice(
 ) -> Generator[Spliced]:
     """Within the block, forward passes of the model go through the dictionaries at their hook points.
 
-    `model` is a :class:`sae.model.hooked.Model` or a TransformerLens Bridge. `places` names the hook point of each
-    dictionary,
-    or ``"hook -> target"`` for one that reads at one hook point and writes at another (a transcoder). `edits` are those
-    of each place, see :mod:`sae.analysis.intervention.edits`. Which positions pass unchanged is what each
-    dictionary's card says of
-    its training, unless `special` token ids and `drop_first` say otherwise; padding is known by its token alone.
-    `instead` takes the place of edits, for what needs more than the codes.
+    `model` is a :class:`sae.model.hooked.Model` or a TransformerLens Bridge. The keys of `places` are hook points, or
+    ``"hook -> target"`` for a transcoder that reads at one hook point and writes at another. `edits` holds one edit or
+    several for a place, see :mod:`sae.analysis.intervention.edits`. The positions that pass unchanged are those left
+    out in the dictionary's training, according to its card, unless `special` token ids and `drop_first` are given;
+    padding is recognised by its token alone. `instead` replaces edits, for changes that need more than the codes.
 
-    Raises ``ValueError`` of one line: an unknown hook point, a width that does not fit, an edit of no place.
+    Raises `UserError` for an unknown hook point, widths that differ, or edits of a place without a dictionary.
     """
     bridge = model.bridge if isinstance(model, Model) else model
     wrapped = model if isinstance(model, Model) else Model("the model", bridge, str(bridge.cfg.device))
     _check(wrapped, places)
-    given = {place: [edit] if callable(edit) else list(edit) for place, edit in (edits or {}).items()}
-    for place in given:
+    by_place = {place: [edit] if callable(edit) else list(edit) for place, edit in (edits or {}).items()}
+    for place in by_place:
         if place not in places:
-            raise UserError(f"edits: {place!r} has no dictionary; there is one at {', '.join(map(repr, places))}")
+            raise UserError(f"edits: {place!r} has no dictionary; edit one of {', '.join(map(repr, places))}")
     select = dict[str, PositionSelection]()
     for place, d in places.items():
         card = _trained_on(d, bridge)
         first = card.drop_first if drop_first is None else drop_first
         select[place] = PositionSelection(card.special if special is None else tuple(special), first)
-    spliced = Spliced(bridge, places, given, error, select, instead=instead)
+    spliced = Spliced(bridge, places, by_place, error, select, instead=instead)
     with ExitStack() as stack:
         stack.callback(bridge.embed.register_forward_pre_hook(spliced.see).remove)
         stack.enter_context(bridge.hooks(fwd_hooks=spliced.hooks()))
@@ -154,13 +159,13 @@ def splice(
 
 
 def ends(place: str) -> tuple[str, str]:
-    """Where a dictionary reads, and where it writes."""
+    """The hook points at which the dictionary of a place reads and writes."""
     hook, _, target = place.partition("->")
     return hook.strip(), (target or hook).strip()
 
 
 def _trained_on(d: Dictionary, bridge: Any) -> PositionSelection:
-    """The positions that a dictionary's card says it was trained on; all where it does not say."""
+    """The positions that the dictionary was trained on, according to its card; all if the card does not say."""
     source = d.card.get("source", {})
     if source.get("kind") != "transformer":
         return PositionSelection((), False)
@@ -174,5 +179,8 @@ def _check(model: Model, places: Places) -> None:
         widths = {name: model.width(name) for name in {hook: None, target: None}}
         for name, width, does in ((hook, d.d_in, "reads"), (target, d.d_out, "writes")):
             if widths[name] != width:
-                raise UserError(f"{name!r} has width {widths[name]}, but the dictionary {does} {width}")
+                raise UserError(
+                    f"places: {name!r} has width {widths[name]}, but the dictionary {does} {width}; "
+                    "give a hook point of that width"
+                )
         check_spliceable(target)

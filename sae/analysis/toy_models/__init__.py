@@ -1,1 +1,1 @@
-"""Measurements of toy models: phases, adversarial examples, loss by number of active features, hedging."""
+"""Measures of toy models: phases, adversarial robustness, loss by number of active features, hedging."""

@@ -1,8 +1,8 @@
 """Errors by the number of features that are active at once.
 
-Features that share a polytope disturb each other in two ways. A feature alone leaks into the others' outputs, which a
-bias can take away; two at once add up to something that is neither, which nothing can (Elhage et al. 2022, 'Toy Models
-of Superposition', on interference). The mean over rows with exactly k active features keeps the two apart.
+Features in superposition interfere in two ways. A single active feature leaks into the outputs of others, which a bias
+can correct; two active features add up to a vector that is neither, which nothing can correct (Elhage et al. 2022, 'Toy
+Models of Superposition', on interference). Means over samples with exactly k active features separate the two.
 """
 
 from __future__ import annotations
@@ -18,35 +18,40 @@ from sae.sources.network import Hidden
 
 
 class Stratum(NamedTuple):
-    """The rows with `n_active` active features: how many, and the mean of a quantity with half its 95% interval."""
+    """The samples with one number of active features."""
 
     n_active: int
+    """The number of active features."""
     n_rows: int
+    """The number of samples."""
     mean: float
+    """The mean of the quantity."""
     half: float
+    """Half the width of its 95% interval."""
 
 
 def mean_by_active(
     values: Float[Tensor, " batch"], n_active: Int[Tensor, " batch"], least_rows: int = 30
 ) -> list[Stratum]:
-    """The mean of `values` over the rows of each number of active features that has at least `least_rows`."""
-    found: list[Stratum] = []
+    """The mean of `values` for each number of active features that at least `least_rows` samples have."""
+    strata: list[Stratum] = []
     for k in n_active.unique().tolist():
-        of = values[n_active == k].double()
-        if len(of) >= max(least_rows, 2):
-            found.append(Stratum(k, len(of), float(of.mean()), 1.96 * float(of.std()) / math.sqrt(len(of))))
-    return found
+        group = values[n_active == k].double()
+        if len(group) >= max(least_rows, 2):
+            half = 1.96 * float(group.std()) / math.sqrt(len(group))
+            strata.append(Stratum(k, len(group), float(group.mean()), half))
+    return strata
 
 
 @torch.no_grad()
 def network_losses(source: Hidden, size: int) -> tuple[Float[Tensor, " size"], Int[Tensor, " size"]]:
-    """The source's network's own loss on each of `size` held-out rows, whose mean is the loss it was trained on, and
-    how many features are active in each."""
+    """The network's loss on each of `size` held-out samples (their mean is its training loss), and the number of active
+    features of each."""
     x = source.inputs.rows(0, size, "test")
     y, population = source.network(x[None]).output[0], source.config.population()
-    wanted = population.task.target(x)
+    target = population.task.target(x)
     if population.task.loss == "cross_entropy":
-        losses = -(wanted * y.log_softmax(-1)).sum(-1)
+        losses = -(target * y.log_softmax(-1)).sum(-1)
     else:
-        losses = ((y - wanted).square() * population.importance[source.index]).mean(-1)
+        losses = ((y - target).square() * population.importance[source.index]).mean(-1)
     return losses, (x != 0).sum(1)

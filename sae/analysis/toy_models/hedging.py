@@ -1,19 +1,19 @@
-"""How much of what new latents stand for the old ones had carried, from a dictionary and a wider one alone.
+"""The rate of feature hedging, from a dictionary and a wider one, without known features.
 
-A narrow dictionary W ``[n, d_in]`` is trained on with m new latents, W' ``[n + m, d_in]``. Where its latents had
-hedged, they give up what the new ones now say: they move within the span of the new directions. With unit rows, P the
-projection on that span and P_0 on that of as many Gaussian vectors,
+A narrow dictionary W ``[n, d_in]`` is trained further with m new latents, W' ``[n + m, d_in]``. Latents that had mixed
+in other features drop the parts that new latents now represent: they move within the span of the new directions. With
+unit rows, P the projection on that span and P_0 the projection on the span of as many Gaussian vectors,
 
     moved     = mean_i ||P (W'_i - W_i)|| / mean_i ||W_i||,    i = 1 ... n
     by_chance = the mean over `n_draws` of the same with P_0
     rate      = (moved - by_chance) / (1 - by_chance)
 
-Chanin et al. 2025, 'Feature hedging: correlated features break narrow sparse autoencoders'; 50 draws, as in their
-code. That cuts the rate off at 0; here it is not, so that the mean over dictionaries that do not hedge is 0 and not
-above. The new latents must be fewer than dimensions: from d_in on, every span is the whole space and P = P_0.
+Chanin et al. 2025, 'Feature hedging: correlated features break narrow sparse autoencoders'; 50 draws, as in their code.
+Their code clips the rate at 0; here it may be negative, so that its mean over dictionaries that do not hedge is 0. The
+new latents must be fewer than the dimensions: with d_in or more, the span is the whole space and P = P_0.
 
-Without truth the rate cannot tell hedging from any other reason for which old latents turn towards new ones; the score
-`hedged` of :mod:`sae.metrics.hedging` can, where the features are known.
+The rate does not distinguish hedging from other reasons for which old latents move towards new ones; with known
+features, the score `hedged` of :mod:`sae.metrics.hedging` does.
 """
 
 from __future__ import annotations
@@ -32,32 +32,34 @@ from sae.registry import UserError
 
 @dataclass(frozen=True)
 class Hedging:
-    """The rate and the two numbers that it is made of."""
+    """The hedging rate and its two components."""
 
     rate: float
+    """``(moved - by_chance) / (1 - by_chance)``; about 0 without hedging."""
     moved: float
+    """Mean movement of the old latents within the span of the new ones, relative to their length."""
     by_chance: float
+    """The same for the span of as many random directions."""
 
 
 def hedging_rate(
     narrow: Dictionary, extended: Dictionary, *, matched: bool = True, n_draws: int = 50, seed: int = 0
 ) -> Hedging:
-    """The hedging rate of `narrow` as `extended` shows it.
+    """The hedging rate of `narrow`, measured with `extended`.
 
-    `matched` says that the first latents of `extended` are those of `narrow`, trained on; where it was trained from the
-    start, ``matched=False`` pairs them one to one by their cosines, and what has no partner is new.
+    By default the first latents of `extended` are those of `narrow` after further training. For an `extended` that was
+    trained from scratch, ``matched=False`` pairs latents one to one by their cosines; latents without a partner are
+    new.
 
-    Raises ``ValueError`` of one line where the widths do not allow it.
+    Raises `UserError` if the two have different `d_in`, or if `extended` does not have 1 to d_in - 1 more latents.
     """
     n_new = extended.n_latents - narrow.n_latents
     if extended.d_in != narrow.d_in:
-        raise UserError(f"extended: d_in is {extended.d_in}, but that of narrow {narrow.d_in}; give two of one space")
+        raise UserError(f"extended: d_in is {extended.d_in}, but narrow has {narrow.d_in}; give two of the same d_in")
     if not 0 < n_new < narrow.d_in:
-        raise UserError(
-            f"extended: {n_new} latents more than narrow; give one with 1 to {narrow.d_in - 1} more, fewer than d_in"
-        )
+        raise UserError(f"extended: {n_new} latents more than narrow; give one with 1 to {narrow.d_in - 1} more")
     if n_draws < 1:
-        raise UserError(f"n_draws: {n_draws}, but chance takes at least 1")
+        raise UserError(f"n_draws = {n_draws}: fewer than 1; give at least 1")
     before, after = (unit(d.W_dec.detach().double().cpu()) for d in (narrow, extended))
     if not matched:
         partner = one_to_one(cosines(before, after))

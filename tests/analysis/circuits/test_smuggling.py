@@ -7,6 +7,7 @@ import torch
 
 from sae.analysis.circuits.smuggling import smuggling, solu
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 
 
 def test_solu_is_x_times_its_softmax():
@@ -43,5 +44,5 @@ def test_the_share_is_that_of_the_definition():
 
 
 def test_what_does_not_vary_is_refused():
-    with pytest.raises(ValueError, match="do not vary"):
+    with pytest.raises(UserError, match="do not vary"):
         smuggling(torch.ones(10, 3), torch.ones(10, 3))

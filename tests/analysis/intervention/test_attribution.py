@@ -13,6 +13,7 @@ import sae
 from sae.analysis.intervention.attribution import attribute
 from sae.analysis.intervention.edits import scale, zero
 from sae.model.hooked import Model
+from sae.registry import UserError
 from tests.analysis.intervention.test_splicing import HOOK, NEXT, dictionary, logits, tokens
 
 
@@ -72,5 +73,5 @@ def test_latents_bias_and_error_make_up_the_slope_along_the_activations(model: M
 
 def test_what_cannot_be_asked_is_said(model: Model) -> None:
     x = tokens(model)
-    with pytest.raises(ValueError, match="one differentiable value"):
+    with pytest.raises(UserError, match="return one differentiable value"):
         attribute(model, {HOOK: dictionary()}, x, lambda logits: logits[0, 0])

@@ -16,6 +16,7 @@ from sae.dictionaries.relu import Relu
 from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model
+from sae.registry import UserError
 
 HOOK, NEXT = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 
@@ -148,7 +149,7 @@ def test_a_transcoder_reads_at_one_hook_and_writes_at_another(model: Model) -> N
     with sae.splice(model, {place: d}, error=False) as spliced:
         _, cache = spliced.bridge.run_with_cache(x, names_filter=lambda n: n in (start, end))
     assert torch.allclose(cache[end], d.decode(d.encode(cache[start])), atol=1e-5)
-    with pytest.raises(ValueError, match="comes before"), sae.splice(model, {f"{end} -> {start}": d}):
+    with pytest.raises(UserError, match="comes before"), sae.splice(model, {f"{end} -> {start}": d}):
         logits(model, x)
 
 
@@ -174,10 +175,10 @@ def test_a_bridge_alone_text_and_generation(tiny_models: Mapping[str, Path]) -> 
 def test_it_can_be_differentiated_and_the_derivative_is_the_models_own(model: Model) -> None:
     x = tokens(model)
 
-    def slope(**given: object) -> Tensor:
+    def slope(**options: object) -> Tensor:
         start = torch.zeros(3, 9, 16, requires_grad=True)
         hooks = [("blocks.0.hook_resid_pre", lambda acts, hook: acts + start)]
-        with sae.splice(model, {HOOK: dictionary()}, **given), model.bridge.hooks(fwd_hooks=hooks):
+        with sae.splice(model, {HOOK: dictionary()}, **options), model.bridge.hooks(fwd_hooks=hooks):
             value = model.bridge(x, return_type="logits")[..., 7].sum()
         return torch.autograd.grad(value, start)[0]
 
@@ -189,21 +190,21 @@ def test_it_can_be_differentiated_and_the_derivative_is_the_models_own(model: Mo
 def test_what_cannot_be_is_said_in_one_line(model: Model) -> None:
     x = tokens(model)
     with (
-        pytest.raises(ValueError, match="has width 16, but the dictionary reads 8"),
+        pytest.raises(UserError, match="has width 16, but the dictionary reads 8"),
         sae.splice(model, {HOOK: dictionary(d_in=8)}),
     ):
         pass
-    with pytest.raises(ValueError, match="hook point"), sae.splice(model, {"blocks.0.hook_resid": dictionary()}):
+    with pytest.raises(UserError, match="hook point"), sae.splice(model, {"blocks.0.hook_resid": dictionary()}):
         pass
     with (
-        pytest.raises(ValueError, match="has no dictionary"),
+        pytest.raises(UserError, match="has no dictionary"),
         sae.splice(model, {HOOK: dictionary()}, edits={NEXT: zero(1)}),
     ):
         pass
-    with pytest.raises(ValueError, match="latent 24"), sae.splice(model, {HOOK: dictionary()}, edits={HOOK: zero(24)}):
+    with pytest.raises(UserError, match="latent 24"), sae.splice(model, {HOOK: dictionary()}, edits={HOOK: zero(24)}):
         logits(model, x)
     resid_mid = {"blocks.0.hook_resid_mid": dictionary()}
-    with pytest.raises(ValueError, match="would not reach"), sae.splice(model, resid_mid):
+    with pytest.raises(UserError, match="would not reach"), sae.splice(model, resid_mid):
         pass
     clean = logits(model, x)
     assert torch.equal(clean, logits(model, x)), "nothing is left behind"

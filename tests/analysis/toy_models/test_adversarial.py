@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sae.analysis.toy_models.adversarial import attack, vulnerability
+from sae.registry import UserError
 from sae.toys.features.directions import CORNERS, rotation
 
 PENTAGON = CORNERS["pentagon"]
@@ -61,8 +62,8 @@ def test_pieces_and_the_basis_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"give \[n, m\], \[n\] and \[rows, n\]"):
+    with pytest.raises(UserError, match=r"give \[n, m\], \[n\] and \[batch, n\]"):
         attack(PENTAGON, torch.zeros(2), torch.zeros(3, 5))
     still = attack(torch.eye(2), torch.zeros(2), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="leaves nothing to compare"):
+    with pytest.raises(UserError, match="give a model whose loss rises"):
         vulnerability(still, still)

@@ -8,6 +8,7 @@ import torch
 import sae
 from sae.analysis.toy_models.hedging import hedging_rate
 from sae.dictionaries.relu import Relu
+from sae.registry import UserError
 from sae.toys.base import random_directions
 
 D_IN = 50
@@ -80,14 +81,14 @@ def test_latents_in_another_order_are_paired_where_asked_for():
     [
         (torch.eye(2, 5), torch.eye(2, 5), "extended: 0 latents more than narrow; give one with 1 to 4 more"),
         (torch.eye(5)[:1], torch.rand(6, 5), "extended: 5 latents more than narrow"),
-        (torch.eye(2, 5), torch.eye(3, 4), "extended: d_in is 4, but that of narrow 5"),
+        (torch.eye(2, 5), torch.eye(3, 4), "extended: d_in is 4, but narrow has 5"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(narrow: torch.Tensor, extended: torch.Tensor, message: str):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         hedging_rate(*pair(narrow, extended))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="n_draws: 0"):
+    with pytest.raises(UserError, match="n_draws = 0"):
         hedging_rate(*pair(torch.eye(2, 5), torch.eye(3, 5)), n_draws=0)
 
 

@@ -18,6 +18,7 @@ from sae.analysis.toy_models.phases import (
     phase_of,
     predicted,
 )
+from sae.registry import UserError
 
 N = 400_000
 CONFIGURATIONS = {
@@ -101,5 +102,5 @@ def test_a_blurred_point_is_called_confused():
 
 @pytest.mark.parametrize(("p", "r", "n"), [(0.0, 1.0, 2), (1.1, 1.0, 2), (0.5, 0.0, 2), (0.5, 1.0, 4)])
 def test_what_is_no_system_is_refused(p: float, r: float, n: int):
-    with pytest.raises(ValueError, match="give 0 < p <= 1, r > 0, and 2 or 3"):
+    with pytest.raises(UserError, match="give 0 < p <= 1, r > 0, and 2 or 3"):
         phase_losses(p, r, n)
