@@ -231,9 +231,9 @@ def test_facts_hold_the_models_scores(tmp_path: Path):
         ({"task": {"kind": "adition"}}, "'adition' is not a known kind: did you mean 'addition'?"),
         (
             {"task": ADDITION | {"n_train": 9_900}},
-            "source.task: n_train + n_test = 10100 is more than",
+            "source.task: n_train + n_test = 10100: there are only 10000 pairs",
         ),
-        ({"model": {"n_heads": 1, "d_head": 1}}, "source.model: d_model = None with learned embeddings"),
+        ({"model": {"n_heads": 1, "d_head": 1}}, "source.model: d_model = None: does not fit embedding"),
     ],
 )
 def test_mistakes_are_told_before_any_work(change: dict[str, Any], message: str):

@@ -1,1 +1,1 @@
-"""Toys of attention: small attention-only transformers, and the algorithmic tasks that they are trained on."""
+"""Attention toys: small attention-only transformers, and the algorithmic tasks that they are trained on."""

@@ -1,12 +1,12 @@
-"""What is known of activations before attention: ``x = W_E[t] + W_pos[p]``, one of each group in every row.
+"""The known features of activations before attention: ``x = W_E[t] + W_pos[p]``, one token and one position per sample.
 
-Of one-of-K groups only differences are told apart: with m the mean of a group's rows, weighted by how often each
-occurs,
+Activations determine a one-of-K group only up to a constant. With m the mean of a group's rows, weighted by how often
+each occurs,
 
     f_i = (W_i - m) / |W_i - m|,    c_i = |W_i - m| where i occurs,    offset = sum of the groups' m
 
-so that ``x = codes @ directions + offset`` is exact and the offset is the mean of x. What never occurs, and what is its
-group alone, is not represented.
+so that ``x = codes @ directions + offset`` holds exactly and the offset is the mean of x. An element that never occurs,
+or always does, is not represented.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ GROUPS = {
     r"hook_pos_embed|pos_embed\.hook_out": ("position",),
     r"blocks\.0\.(hook_in|hook_resid_pre|ln1\.hook_(in|out)|attn\.hook_in|attn\.[qkv]\.hook_in)": ("token", "position"),
 }
-"""Which embeddings pass a hook point."""
+"""The embeddings that a hook point carries, by a pattern of its name."""
 
 
 def groups_at(hook: str) -> tuple[str, ...]:
-    """The groups of features at a hook point before attention; none behind it."""
+    """The groups of features at a hook point before attention; empty at later ones."""
     return next((groups for pattern, groups in GROUPS.items() if re.fullmatch(pattern, hook)), ())
 
 
 class Embedding:
-    """The features of the groups, tokens first, in one table.
+    """The features of all groups as one table, tokens first.
 
-    `tables` are the groups' rows ``[K, d_in]``, `shares` how often each of them occurs.
+    Args:
+        tables: Embedding rows ``[K, d_in]`` of each group.
+        shares: Share of samples in which each element of a group occurs.
+        device: Device of the directions and codes.
     """
 
     def __init__(
@@ -55,10 +58,10 @@ class Embedding:
         self.truth = Truth(unit(rows).to(device), (size > 0).to(device), share.to(device), offset=offset.to(device))
 
     def codes(self, token: Int[Tensor, " batch"], position: Int[Tensor, " batch"]) -> Float[Tensor, "batch n_features"]:
-        """The coefficients of rows with these tokens at these positions."""
-        which = {"token": token, "position": position}
+        """The codes of samples with these tokens at these positions."""
+        index = {"token": token, "position": position}
         parts = (
-            torch.nn.functional.one_hot(which[group], len(size)) * size
+            torch.nn.functional.one_hot(index[group], len(size)) * size
             for group, size in zip(self.groups, self.sizes, strict=True)
         )
         return torch.cat(list(parts), dim=1)

@@ -1,8 +1,8 @@
-"""Predictors without a network, to hold a model's loss against: induction written by hand, and Markov skip trigrams.
+"""Baseline predictors without a network: hand-written induction, and skip trigrams by counting.
 
-Induction looks for the longest context (at most ``order - 1`` tokens) that occurred earlier in the row and says what
-followed it there; where nothing matches it says nothing. Skip trigrams are counted: of every token a seen anywhere
-before and the current token b, how often answer c follows; the pair with the surest table speaks.
+Induction finds the longest context (at most ``order - 1`` tokens) that occurred earlier in the row and predicts the
+tokens that followed it there; without a match its prediction is uniform. Skip trigrams count how often answer c follows
+if token a occurred anywhere before and the current token is b; the pair (a, b) with the lowest entropy predicts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from sae.source import Split
 from sae.toys.attention.task import TokenTask
 
 DOUBT = 0.01
-"""What is added to every count."""
+"""Pseudo-count added to every count."""
 COUNTED_ROWS = 5_000
+"""Largest number of training rows in which skip trigrams are counted."""
 
 
 def induction(
     tokens: Int[Tensor, "rows n_tokens"], order: int, d_vocab_out: int
 ) -> Float[Tensor, "rows n_tokens d_vocab_out"]:
-    """Probabilities of the next token, by the successors of the longest matches; uniform where there are none."""
+    """Probabilities of the next token from the successors of the longest matches; uniform if there are none."""
     rows, n = tokens.shape
     equal = (tokens[:, :, None] == tokens[:, None, :]).int()
     length = torch.zeros(rows, n, n, dtype=torch.int)
@@ -42,7 +43,7 @@ def induction(
 
 
 class SkipTrigrams:
-    """Tables of answers for each token seen before and each current one ``[d_vocab, d_vocab, d_vocab_out]``."""
+    """Probabilities of answers for each earlier and current token, ``[d_vocab, d_vocab, d_vocab_out]``, by counting."""
 
     def __init__(self, task: TokenTask, tokens: Int[Tensor, "rows n_tokens"]) -> None:
         counts = torch.zeros(task.d_vocab, task.d_vocab, task.d_vocab_out)
@@ -55,11 +56,11 @@ class SkipTrigrams:
         self.entropy = -(self.tables * self.tables.log()).sum(-1)
 
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> Float[Tensor, "rows n_tokens d_vocab_out"]:
-        """The probabilities that the surest pair gives; at the first position there is none, so uniform."""
+        """The probabilities of the pair with the lowest entropy; uniform at the first position, which has no pair."""
         seen = _seen(tokens, len(self.tables))
-        doubt = self.entropy.T[tokens].masked_fill(~seen, math.inf)
-        found = self.tables[doubt.argmin(-1), tokens]
-        return torch.where(seen.any(-1, keepdim=True), found, torch.full_like(found, 1 / found.shape[-1]))
+        entropy = self.entropy.T[tokens].masked_fill(~seen, math.inf)
+        p = self.tables[entropy.argmin(-1), tokens]
+        return torch.where(seen.any(-1, keepdim=True), p, torch.full_like(p, 1 / p.shape[-1]))
 
 
 def _seen(tokens: Tensor, d_vocab: int) -> Tensor:
@@ -69,21 +70,26 @@ def _seen(tokens: Tensor, d_vocab: int) -> Tensor:
 
 
 def _normalised(counts: Tensor) -> Tensor:
-    doubted = counts + DOUBT
-    return doubted / doubted.sum(-1, keepdim=True)
+    smoothed = counts + DOUBT
+    return smoothed / smoothed.sum(-1, keepdim=True)
 
 
 def predictor_losses(task: TokenTask, seed: int, tokens: Int[Tensor, "rows n_tokens"]) -> Mapping[str, float]:
-    """The mean loss in nats an answer of each predictor on held-out rows: ``uniform``, ``skip_trigrams``, and, where
-    answers are next tokens, ``induction_2`` and ``induction_3``, which match one token and up to two."""
+    """The mean loss of each predictor on held-out rows, in nats per answer.
+
+    The predictors are ``uniform``, ``skip_trigrams`` and, if answers are next tokens, ``induction_2`` and
+    ``induction_3``, which match one token and up to two.
+    """
     split: Split = "train"
     counted = task.batch(seed, split, 0, min(task.limit(split) or COUNTED_ROWS, COUNTED_ROWS))
     answers = task.answers(tokens)
-    said = {"skip_trigrams": SkipTrigrams(task, counted)(tokens)}
+    predictions = {"skip_trigrams": SkipTrigrams(task, counted)(tokens)}
     following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
     if bool(((answers == following) | (answers == NOTHING)).all()):
-        said |= {f"induction_{n}": induction(tokens, n, task.d_vocab_out) for n in (2, 3)}
-    asked = answers != NOTHING
-    found = {name: p[asked].gather(1, answers[asked][:, None]).log().neg() for name, p in said.items()}
-    means = {name: float(loss.double().mean()) for name, loss in found.items()}
+        predictions |= {f"induction_{n}": induction(tokens, n, task.d_vocab_out) for n in (2, 3)}
+    has_answer = answers != NOTHING
+    losses = {
+        name: p[has_answer].gather(1, answers[has_answer][:, None]).log().neg() for name, p in predictions.items()
+    }
+    means = {name: float(loss.double().mean()) for name, loss in losses.items()}
     return {"uniform": math.log(task.d_vocab_out), **means}

@@ -1,7 +1,7 @@
-"""The most recent of a class: ``A ... B -> A``.
+"""The most recent token of a class: ``A ... B -> A``.
 
-Tokens are uniform over `n_a` of class A, `n_b` of class B and `n_other` others, and BOS begins the row. At every B
-behind some A the answer is the last A before it. A head must attend by class and by position together, and copy.
+Tokens are uniform over `n_a` tokens of class A, `n_b` of class B and `n_other` others, after BOS. At every B that comes
+after an A, the answer is the last A before it. A head must attend by class and by position together, and copy.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 
 class Recent(TokenTask):
-    """Settings."""
+    """Settings of the most-recent-token task."""
 
     kind: Literal["recent"] = "recent"
     n_a: int = Field(8, gt=1)
+    """Number of tokens of class A."""
     n_b: int = Field(4, gt=0)
+    """Number of tokens of class B."""
     n_other: int = Field(8, ge=0)
+    """Number of other tokens, without BOS."""
     length: int = Field(17, ge=5)
+    """Tokens per row, with BOS."""
 
     @property
     def n_tokens(self) -> int:
@@ -56,26 +60,26 @@ class Recent(TokenTask):
         return torch.where(self._is_b(tokens), self._recent(tokens), NOTHING)
 
     def labels(self, tokens: TokenBatch) -> Labels:
-        """``recent``: the last A up to the position; ``distance`` to it; ``is_b``. They make sense behind an A."""
+        """``recent``: the last A up to the position; ``distance`` to it; ``is_b``. Undefined before the first A."""
         recent = self._recent(tokens)
         place = torch.arange(self.length).expand_as(tokens)
         distance = place - torch.where(tokens < self.n_a, place, 0).cummax(1).values
-        found = {"recent": recent, "distance": distance.to(tokens), "is_b": self._is_b(tokens).to(tokens)}
-        return {name: torch.where(recent == NOTHING, NOTHING, label) for name, label in found.items()}
+        labels = {"recent": recent, "distance": distance.to(tokens), "is_b": self._is_b(tokens).to(tokens)}
+        return {name: torch.where(recent == NOTHING, NOTHING, label) for name, label in labels.items()}
 
     def _is_b(self, tokens: Tensor) -> Tensor:
         return (tokens >= self.n_a) & (tokens < self.n_a + self.n_b)
 
     def _recent(self, tokens: TokenBatch) -> TokenBatch:
-        """The last A up to each position, ``NOTHING`` where there was none."""
+        """The last A up to each position, ``NOTHING`` before the first."""
         is_a = tokens < self.n_a
         where = torch.where(is_a, torch.arange(self.length), 0).cummax(1).values
         return torch.where(is_a.cumsum(1) > 0, tokens.gather(1, where), NOTHING)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
-        edges = {"A": self.n_a, "B": self.n_b, "other": self.n_other, "BOS": 1}
-        begin, found = 0, dict[str, tuple[int, ...]]()
-        for name, n in edges.items():
-            found[name] = tuple(range(begin, begin + n))
-            begin += n
-        return found
+        sizes = {"A": self.n_a, "B": self.n_b, "other": self.n_other, "BOS": 1}
+        first, classes = 0, dict[str, tuple[int, ...]]()
+        for name, n in sizes.items():
+            classes[name] = tuple(range(first, first + n))
+            first += n
+        return classes

@@ -1,9 +1,9 @@
-"""Repeated random sequences, the task of induction: ``... A B ... A -> B``.
+"""Repeated random sequences, the induction task: ``... A B ... A -> B``.
 
-Behind BOS a random sequence is repeated until the row is full. Its length differs from row to row, so that no
-position tells where to look: a model must find the earlier occurrence by content, which takes a head that looks at
-the previous token and one in the layer above that matches (Elhage et al. 2021; Olsson et al. 2022). The loss is
-defined from the first token that occurs for the second time, and there tokens determine what follows.
+After BOS a random sequence is repeated until the row is full. Its length differs between rows, so positions do not
+determine where to look: a model must find the earlier occurrence by content. This takes a head that attends to the
+previous token and a head in a later layer that matches (Elhage et al. 2021; Olsson et al. 2022). The loss is defined
+from the first token of the second repetition on, where the tokens determine the next one.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 
 class Repeats(TokenTask):
-    """Settings: `vocabulary` tokens, sequences of `shortest` to `longest` of them, rows of `length` with BOS."""
+    """Settings of the induction task."""
 
     kind: Literal["repeats"] = "repeats"
     vocabulary: int = Field(32, gt=1)
+    """Number of tokens, without BOS."""
     shortest: int = Field(6, gt=1)
+    """Smallest length of the repeated sequence."""
     longest: int = Field(12, gt=1)
+    """Largest length of the repeated sequence."""
     length: int = Field(25, ge=5)
+    """Tokens per row, with BOS."""
 
     @model_validator(mode="after")
     def _possible(self) -> Repeats:
         if not self.shortest <= self.longest <= self.length - 3:
             raise UserError(
-                f"shortest = {self.shortest}, longest = {self.longest}, length = {self.length}: they must rise, and "
-                "a row must hold BOS, the longest sequence and two tokens more"
+                f"shortest = {self.shortest}, longest = {self.longest}, length = {self.length}: a row holds BOS, the "
+                "longest sequence and two more tokens; set shortest <= longest <= length - 3"
             )
         return self
 
@@ -66,12 +70,12 @@ class Repeats(TokenTask):
         return torch.nn.functional.pad(repeated, (1, 0), value=self.bos)
 
     def period(self, tokens: TokenBatch) -> Tensor:
-        """The length of each row's sequence ``[rows]``: the shortest whose repetition the row is."""
-        found = torch.full(tokens.shape[:1], self.longest)
+        """The length of each row's sequence ``[rows]``: the smallest period of the row."""
+        shortest = torch.full(tokens.shape[:1], self.longest)
         for period in range(self.longest, self.shortest - 1, -1):
             repeats = (tokens[:, 1 + period :] == tokens[:, 1:-period]).all(1)
-            found = torch.where(repeats, period, found)
-        return found
+            shortest = torch.where(repeats, period, shortest)
+        return shortest
 
     def _second(self, tokens: TokenBatch) -> Tensor:
         """Whether each position is in the second repetition or later."""
@@ -82,13 +86,13 @@ class Repeats(TokenTask):
         return torch.where(self._second(tokens), following, NOTHING)
 
     def labels(self, tokens: TokenBatch) -> Labels:
-        """``second``: whether the token repeats; ``previous`` token; ``target``: what follows, the token after the
-        earlier occurrence. They make sense where the answer does and, but for the target, before: there it is the
-        vocabulary's size, for none yet. Not at BOS and not at the last position, where nothing follows."""
+        """``second``: whether the position is in the second repetition or later; ``previous`` token; ``target``: the
+        next token there, which is the token after the earlier occurrence, and `vocabulary` in the first repetition.
+        Undefined at BOS and at the last position."""
         second = self._second(tokens)
         previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=NOTHING)
         following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
         target = torch.where(second, following, self.vocabulary)
         inside = (torch.arange(self.length) > 0) & (torch.arange(self.length) < self.length - 1)
-        found = {"second": second.to(tokens), "previous": previous, "target": target}
-        return {name: torch.where(inside, label, NOTHING) for name, label in found.items()}
+        labels = {"second": second.to(tokens), "previous": previous, "target": target}
+        return {name: torch.where(inside, label, NOTHING) for name, label in labels.items()}

@@ -1,5 +1,8 @@
-"""A trained attention toy on disk: ``model.json`` with its settings and scores, ``model.safetensors``; and, while it is
-trained, ``model.partial.safetensors`` to go on from. Nothing in them can execute."""
+"""A trained attention toy on disk: ``model.json`` with settings and scores, and ``model.safetensors``.
+
+During training there is also ``model.partial.safetensors``, from which interrupted training continues. None of these
+files can execute code.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,26 @@ AnyTask = Annotated[Addition | SkipTrigram | Recent | Repeats, Field(discriminat
 
 HEADER, WEIGHTS, PARTIAL = "model.json", "model.safetensors", "model.partial.safetensors"
 CHECKPOINT_STEPS = 1000
+"""Steps between checkpoints."""
 TEST_ROWS = 2000
-"""At most so many held-out rows of each split measure a trained model."""
+"""Largest number of held-out rows of each split on which a trained model is measured."""
 
 
 class Toy(NamedTuple):
-    """A trained model, what it was trained on, and how well it does on held-out rows."""
+    """A trained attention toy with its task and its scores on held-out rows."""
 
     model: Model
+    """The network as a TransformerLens model."""
     network: Network
+    """The network in plain torch."""
     task: TokenTask
+    """The task that it was trained on."""
     seed: int
+    """Seed of the training."""
     scores: Mapping[str, float]
+    """The scores of :func:`~sae.toys.attention.training.evaluate` on held-out rows."""
     predictors: Mapping[str, float]
-    """The losses of predictors without a network on the same rows."""
+    """The losses of predictors without a network on the same rows, in nats per answer."""
 
 
 def train_toy(
@@ -56,37 +65,40 @@ def train_toy(
     progress: Progress,
     device: str,
 ) -> None:
-    """Trains a model into the directory, where it is not there yet; interrupted, it goes on where it stopped."""
+    """Trains a model and saves it in the directory, unless it is there already; continues interrupted training."""
     if (directory / HEADER).is_file():
         return
-    work = Training(task, model, training, seed, device)
+    loop = Training(task, model, training, seed, device)
     if (directory / PARTIAL).is_file():
-        work.restore(_read(directory / PARTIAL))
-    for _ in work.run():
-        if work.step % CHECKPOINT_STEPS == 0 and work.step < training.steps:
-            _write(directory / PARTIAL, {name: t.cpu().contiguous() for name, t in work.state().items()})
-        if work.step % 50 == 0 or work.step == training.steps:
-            progress(work.step, training.steps, "steps")
+        loop.restore(_read(directory / PARTIAL))
+    for _ in loop.run():
+        if loop.step % CHECKPOINT_STEPS == 0 and loop.step < training.steps:
+            _write(directory / PARTIAL, {name: t.cpu().contiguous() for name, t in loop.state().items()})
+        if loop.step % 50 == 0 or loop.step == training.steps:
+            progress(loop.step, training.steps, "steps")
     rows = held_out(task, seed)
-    scores, predictors = evaluate(work.network, task, rows), predictor_losses(task, seed, rows)
-    _write(directory / WEIGHTS, {n: p.detach().cpu().contiguous() for n, p in work.network.named_parameters()})
-    given = {"task": task, "model": model, "training": training}
-    settings = {name: table.model_dump(mode="json") for name, table in given.items()}
+    scores, predictors = evaluate(loop.network, task, rows), predictor_losses(task, seed, rows)
+    _write(directory / WEIGHTS, {n: p.detach().cpu().contiguous() for n, p in loop.network.named_parameters()})
+    tables = {"task": task, "model": model, "training": training}
+    settings = {name: table.model_dump(mode="json") for name, table in tables.items()}
     _record(directory / HEADER, {**settings, "seed": seed, "scores": scores, "predictors": predictors})
     (directory / PARTIAL).unlink(missing_ok=True)
 
 
 def held_out(task: TokenTask, seed: int) -> Int[Tensor, "rows n_tokens"]:
-    """Rows that the task's model is not trained on."""
+    """The validation and test rows on which the task's model is measured."""
     splits: tuple[Split, ...] = ("choose", "test")
     return torch.cat([task.batch(seed, s, 0, min(task.limit(s) or TEST_ROWS, TEST_ROWS)) for s in splits])
 
 
 def load_toy(directory: Path, device: str = "cpu") -> Toy:
-    """The trained model of a directory; a ``ValueError`` or ``FileNotFoundError`` of one line where there is none."""
+    """The trained attention toy in a directory.
+
+    Raises `MissingFileError` if there is none, and `UserError` if its file of weights is damaged.
+    """
     file = directory / HEADER
     if not file.is_file():
-        raise MissingFileError(f"{file}: no trained attention toy is here; prepare the source first")
+        raise MissingFileError(f"{file}: no trained attention toy is here; run its config first")
     header = json.loads(file.read_text())
     task: TokenTask = TypeAdapter[Any](AnyTask).validate_python(header["task"])
     network = Network(AttentionModelConfig(**header["model"]), task, generator("attention", "load"))
@@ -103,7 +115,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"{file}: not a whole safetensors file ({error}); delete it and prepare the source") from None
+        raise UserError(
+            f"{file}: not a whole safetensors file ({error}); delete its folder and run its config again"
+        ) from None
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:

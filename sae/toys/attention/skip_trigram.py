@@ -1,13 +1,14 @@
 """Skip trigrams that share their first token: ``A ... B -> C``.
 
-A is token 0, B one of k, C = B + k, and BOS begins the row. Tokens are uniform, but that once A was seen, every B is
-followed by its C. The loss is defined at B: there the next token is C where A was seen, and uniform where not, so
-that the best predictor loses ln(2k + 1) without A and nothing with it.
+A is token 0, B one of k tokens, C = B + k, and BOS is the first token of a row. Tokens are uniform, except that after
+the first A every B is followed by its C. The loss is defined at B: the next token is C if A occurred before and uniform
+otherwise, so the best predictor loses ln(2k + 1) before A and 0 after it.
 
-What a head brings from A does not depend on B, but by how much it attends to A does. One head of one dimension can so
-move the logits along one line; two heads reach three corners of a square, and with them three trigrams. It is the toy
-of 'Attention head superposition' (Circuits Updates, May 2023; an update of July found the two heads and took the name
-back). A published generator forces C after the next B alone and has the loss at all positions, most of them noise.
+What a head copies from A does not depend on B, only how strongly it attends to A does. One head of dimension 1 can
+therefore move the logits along one line only; two heads reach three corners of a square, and with them three trigrams.
+It is the toy of 'Attention head superposition' (Circuits Updates, May 2023; the July update found the two-head solution
+and withdrew the name). A published generator forces C only after the next B and takes the loss at all positions, most
+of which are noise.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from sae.toys.attention.task import Labels, TokenBatch, TokenTask
 
 
 class SkipTrigram(TokenTask):
-    """Settings: `k` trigrams, rows of `length` tokens with BOS."""
+    """Settings of the skip-trigram task."""
 
     kind: Literal["skip_trigram"] = "skip_trigram"
     k: int = Field(3, gt=0)
+    """Number of trigrams."""
     length: int = Field(11, ge=5)
+    """Tokens per row, with BOS."""
 
     @property
     def n_tokens(self) -> int:
@@ -71,13 +74,13 @@ class SkipTrigram(TokenTask):
         return torch.where(self._is_b(tokens), following, NOTHING)
 
     def labels(self, tokens: TokenBatch) -> Labels:
-        """``a_seen``, ``b``: which B is current, 0 for none; ``trigram``: which is complete but for its C, 0 for none.
-        They make sense everywhere but at BOS."""
+        """``a_seen``: whether A occurred; ``b``: the current B, 0 for none; ``trigram``: the same after A, 0 before it.
+        Undefined at BOS only."""
         seen, b = self._seen(tokens), torch.where(self._is_b(tokens), tokens, 0)
-        found = {"a_seen": seen.to(tokens), "b": b, "trigram": b * seen}
-        for label in found.values():
+        labels = {"a_seen": seen.to(tokens), "b": b, "trigram": b * seen}
+        for label in labels.values():
             label[:, 0] = NOTHING
-        return found
+        return labels
 
     def _seen(self, tokens: TokenBatch) -> Tensor:
         return (tokens == 0).cumsum(1) > 0

@@ -1,4 +1,4 @@
-"""The noun `TokenTask`: rows of tokens to train a small transformer on, and all that is known of them."""
+"""Interface of token tasks: rows of tokens to train a small transformer on, with answers and labels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ Labels = Mapping[str, TokenBatch]
 
 
 class TokenTask(Settings, ABC):
-    """Settings of a task. Rows of tokens are drawn; what is to be predicted at each position, and what is true
-    there, are pure functions of the tokens, so that tokens alone need be kept."""
+    """Settings of a task on rows of tokens.
+
+    Only the tokens are random: the answer to predict at each position and the labels are pure functions of the tokens.
+    """
 
     @property
     def name(self) -> str:
-        """The kind."""
+        """The kind of the task."""
         return str(self.model_dump()["kind"])
 
     @property
@@ -33,50 +35,53 @@ class TokenTask(Settings, ABC):
     @property
     @abstractmethod
     def d_vocab(self) -> int:
-        """How many tokens there are."""
+        """Number of different tokens."""
 
     @property
     @abstractmethod
     def d_vocab_out(self) -> int:
-        """How many answers there are, from 0."""
+        """Number of different answers, counted from 0."""
 
     @property
     def bos(self) -> int | None:
-        """The token that begins every row and says nothing, where there is one."""
+        """The constant first token of every row; None if there is none."""
         return None
 
     @abstractmethod
     def limit(self, split: Split) -> int | None:
-        """How many distinct rows a split has; None where they are drawn without end."""
+        """Number of distinct rows in a split; None if rows are drawn without limit."""
 
     @abstractmethod
     def batch(self, seed: int, split: Split, step: int, size: int) -> TokenBatch:
-        """The rows of one step, a function of these arguments. A task with a limit walks its ``train`` rows in a new
-        order every epoch and the other splits in order; no row is in two splits. One without draws afresh."""
+        """The rows of one step, a pure function of the arguments.
+
+        A task with a limit goes through its ``train`` rows in a new order every epoch and through the other splits in
+        order; no row is in two splits. A task without a limit draws new rows for every step.
+        """
 
     @abstractmethod
     def answers(self, tokens: TokenBatch) -> TokenBatch:
-        """What is to be predicted at each position, :data:`~sae.model.hooked.NOTHING` where no loss is defined."""
+        """The answer to predict at each position, :data:`~sae.model.token_rows.NOTHING` where no loss is defined."""
 
     @abstractmethod
     def labels(self, tokens: TokenBatch) -> Labels:
-        """What is true at each position, by name: 0/1 or class ids, ``NOTHING`` where it makes no sense."""
+        """Labels of each position by name: 0/1 or class ids, ``NOTHING`` where undefined."""
 
     def floor(self, tokens: TokenBatch) -> Float[Tensor, "rows n_tokens"]:
-        """The loss in nats of the best predictor at each position with an answer: 0 where tokens determine it."""
+        """The lowest possible expected loss in nats at each position with an answer: 0 where tokens determine it."""
         return (self.answers(tokens) * 0).float()
 
     def places(self) -> Mapping[str, tuple[int, ...]]:
-        """Positions that belong together, by name, for figures."""
+        """Groups of positions by name, for figures."""
         return {"": tuple(range(self.n_tokens))}
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
-        """Tokens that belong together, by name, for figures; what is left out is not shown."""
+        """Groups of tokens by name, for figures; tokens in no group are not shown."""
         return {"tokens": tuple(range(self.d_vocab))}
 
 
 def defined(labels: Labels) -> Tensor:
-    """The positions ``[rows, n_tokens]`` at which all labels make sense."""
+    """Whether all labels are defined, for each position ``[rows, n_tokens]``."""
     [first, *others] = labels.values()
     at = first != NOTHING
     for label in others:

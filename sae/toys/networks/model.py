@@ -1,4 +1,4 @@
-"""Many toy networks of one shape as one: parameters with a leading axis of instances, and batched products."""
+"""A stack of toy networks of one shape: parameters with a leading axis of instances, and batched products."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Pass(NamedTuple):
-    """What a forward pass gives: every hidden layer, and the output."""
+class ForwardPass(NamedTuple):
+    """The hidden layers and the output of a forward pass."""
 
     hidden: list[Float[Tensor, "n_instances batch _"]]
+    """The activations of every hidden layer that was run, first to last."""
     output: Float[Tensor, "n_instances batch n_outputs"]
+    """The output, or the last hidden layer that was run if the pass was cut short."""
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """Instances of one network. `parameters` holds ``W_1 [n_instances, n_in, n_out], b_1 [n_instances, n_out], ...,
-    W_out, b_out``; `embedding` is the same for all."""
+    """A stack of instances of one network."""
 
     config: NetworkConfig
+    """Settings of the network."""
     parameters: Mapping[str, Tensor]
+    """``W_1 [n_instances, n_in, n_out], b_1 [n_instances, n_out], ..., W_out, b_out``."""
     embedding: Float[Tensor, "n_features d_embed"] | None = None
+    """The fixed embedding, the same for all instances; None if the network has none."""
 
     @classmethod
     def initialise(
         cls, config: NetworkConfig, n_features: int, n_outputs: int, seeds: Sequence[int], seed: int = 0
     ) -> Networks:
-        """Instances that begin as their seeds say, whatever others there are; the embedding is that of `seed`."""
+        """One untrained instance per entry of `seeds`, independent of the other entries; `seed` draws the embedding."""
         first = config.embed or n_features
         members = [_member(config, first, first if config.residual else n_outputs, s) for s in seeds]
         return cls(
@@ -56,7 +60,7 @@ class Networks:
         return len(self.parameters["W_1"])
 
     def instance(self, i: int) -> Networks:
-        """One of them, as a stack of one."""
+        """Instance i as a stack of one."""
         return replace(self, parameters={name: p[i : i + 1] for name, p in self.parameters.items()})
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Networks:
@@ -64,7 +68,7 @@ class Networks:
 
     @property
     def W(self) -> Float[Tensor, "n_instances n_features d_hidden"]:
-        """What each feature writes into the first hidden layer, before its activation function: rows of ``E W_1``."""
+        """What each feature adds to the first hidden layer before its activation function: the rows of ``E W_1``."""
         first = self.parameters["W_1"]
         return first if self.embedding is None else self.embedding @ first
 
@@ -73,9 +77,12 @@ class Networks:
         x: Float[Tensor, "#n_instances batch n_features"],
         drop: Callable[[Tensor], Tensor] | None = None,
         depth: int | None = None,
-    ) -> Pass:
-        """Runs rows of each instance through it. `drop` is what dropout does to a hidden layer; with `depth`, layers
-        behind that many are not run, and the output is the last of them."""
+    ) -> ForwardPass:
+        """Runs every instance on its rows of `x`.
+
+        `drop` applies dropout to a hidden layer. With `depth` only that many hidden layers are run, and the output is
+        the last of them.
+        """
         config, p = self.config, self.parameters
         act = _ACTIVATIONS[config.activation]
         stream = x if self.embedding is None else x @ self.embedding
@@ -85,13 +92,13 @@ class Networks:
             h = h if drop is None else drop(h)
             hidden.append(h)
         if depth is not None:
-            return Pass(hidden, h)
+            return ForwardPass(hidden, h)
         out = p["W_1"].mT if config.tied else p["W_out"]
         y = _affine(h, out, p.get("b_out"))
         if config.residual:
             y = stream + y
             y = y if self.embedding is None else y @ self.embedding.T
-        return Pass(hidden, _ACTIVATIONS[config.output](y))
+        return ForwardPass(hidden, _ACTIVATIONS[config.output](y))
 
 
 def _affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
@@ -100,7 +107,7 @@ def _affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
 
 
 def _member(config: NetworkConfig, n_in: int, n_out: int, seed: int) -> dict[str, Tensor]:
-    """The parameters of one instance."""
+    """The initial parameters of one instance."""
     draw = generator("network", seed)
     widths = [n_in, *config.hidden]
     parameters: dict[str, Tensor] = {}
@@ -121,7 +128,7 @@ def _weights(config: NetworkConfig, n_in: int, n_out: int, draw: torch.Generator
 
 
 def embedding(config: NetworkConfig, n_features: int, seed: int) -> Float[Tensor, "n_features d_embed"] | None:
-    """The fixed embedding of a source's seed, where there is any."""
+    """The fixed embedding drawn from a source's seed; None if the network has none."""
     if config.embed is None:
         return None
     rows = torch.randn(n_features, config.embed, generator=generator("embedding", seed))

@@ -1,9 +1,9 @@
-"""What a toy network is to compute from its features: pure functions of rows, by name.
+"""Functions of the features that toy networks learn to compute, by name.
 
-Features come signed or not as the source draws them. Tasks on sets take neighbours: ``and`` of (0, 1), (2, 3), ...;
-``all_and`` of every pair. Elhage et al. 2022, 'Toy Models of Superposition'; Jermyn, Schiefer and Hubinger 2022,
-'Engineering Monosemanticity in Toy Models' (``identity``, ``reproject`` and ``absolute`` behind an embedding); Braun
-et al. 2025 (``plus_relu``: compressed computation).
+Features are signed or not, as the source draws them. Tasks on sets use neighbouring features: ``and`` is the AND of (0,
+1), of (2, 3), and so on; ``all_and`` is that of every pair. Elhage et al. 2022, 'Toy Models of Superposition'; Jermyn,
+Schiefer and Hubinger 2022, 'Engineering Monosemanticity in Toy Models' (``identity``, ``reproject`` and ``absolute``
+behind an embedding); Braun et al. 2025 (``plus_relu``: compressed computation).
 """
 
 from __future__ import annotations
@@ -25,34 +25,38 @@ _Rows = Float[Tensor, "*batch n_features"]
 Outputs = Float[Tensor, "*batch n_outputs"]
 
 N_CLASSES = 5
-"""The values that ``one_hot`` tells apart: 1 to 5."""
+"""Number of values that ``one_hot`` distinguishes: 1 to 5."""
 REPROJECTED = 8
-"""By what factor ``reproject`` has fewer outputs than there are features."""
+"""Number of features per output of ``reproject``."""
 
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """A function of rows of features.
-
-    `n_outputs` gives its width from the number of features, `size` is what that number must be a multiple of.
-    `is_binary` says that outputs are properties which hold or not, which can be probed for.
-    """
+    """A function of samples of features that a network learns to compute."""
 
     target: Callable[[_Rows], Outputs]
+    """The function."""
     n_outputs: Callable[[int], int] = lambda n: n
+    """The number of outputs for a number of features."""
     size: int = 1
+    """The number of features must be a multiple of this."""
     is_binary: bool = False
+    """Whether outputs are 0 or 1, so that they can serve as labels for probes."""
     loss: Literal["mse", "cross_entropy"] = "mse"
+    """The loss that networks are trained with."""
 
 
 def task(name: str, n_features: int) -> FeatureTask:
-    """The task of a name; a ``ValueError`` of one line where there is none, or it does not fit the features."""
+    """The task of this name.
+
+    Raises `UserError` if there is no such task or the number of features does not fit it.
+    """
     if name not in TASKS:
         raise UserError(unknown(name, TASKS, "task"))
-    found = TASKS[name]
-    if n_features % found.size or n_features < found.size:
-        raise UserError(f"task = {name!r} takes features by {found.size}; n_features = {n_features} is no multiple")
-    return found
+    known = TASKS[name]
+    if n_features % known.size or n_features < known.size:
+        raise UserError(f"n_features = {n_features}: task = {name!r} needs a multiple of {known.size}")
+    return known
 
 
 def _sets(size: int) -> Callable[[_Rows], Float[Tensor, "*batch n_sets size"]]:
@@ -89,13 +93,13 @@ def _on(sets: Callable[[_Rows], Tensor], reduce: Callable[[Tensor], Tensor]) -> 
 
 
 def _one_hot(x: _Rows) -> Outputs:
-    """Of every feature with values 1 to 5, which one it has; nothing where it is silent."""
+    """One-hot code of the value 1 to 5 of every feature; zeros where the feature is 0."""
     values = torch.arange(1, N_CLASSES + 1, device=x.device)
     return (x.round()[..., None] == values).to(x.dtype).flatten(-2)
 
 
 def _classified(x: _Rows) -> Outputs:
-    """The class of the largest feature, as a row with a single 1; a last class of its own where none is active."""
+    """One-hot code of the index of the largest feature; the last class if no feature is active."""
     largest, index = x.max(-1)
     n = x.shape[-1]
     return torch.nn.functional.one_hot(torch.where(largest > 0, index, n), n + 1).to(x.dtype)
@@ -117,7 +121,7 @@ REDUCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "max": (_largest, False),
     "max_absolute": (_largest_magnitude, False),
 }
-"""Functions of a pair, and whether they are properties that hold or not."""
+"""Functions of a pair of features, and whether they are binary."""
 
 TASKS: dict[str, FeatureTask] = {
     "identity": FeatureTask(lambda x: x),
@@ -131,11 +135,11 @@ TASKS: dict[str, FeatureTask] = {
     **{name: FeatureTask(_on(_sets(2), f), lambda n: n // 2, 2, yes) for name, (f, yes) in REDUCTIONS.items()},
     **{f"all_{name}": FeatureTask(_on(_pairs, f), _of_pairs, 1, yes) for name, (f, yes) in REDUCTIONS.items()},
 }
-"""Every task by its name."""
+"""All tasks by name."""
 
 
 def output_names(name: str, n_features: int) -> list[str]:
-    """What the outputs of a task are called: ``and(0,1)``, ``x3=2``, ``class 4``, ``y7``."""
+    """Display names of the outputs of a task: ``and(0,1)``, ``x3=2``, ``class 4``, ``y7``."""
     n = task(name, n_features).n_outputs(n_features)
     if name == "one_hot":
         return [f"x{i}={v}" for i in range(n_features) for v in range(1, N_CLASSES + 1)]

@@ -1,8 +1,8 @@
-"""Training many toy networks at once on rows of features.
+"""Training of many toy networks at once.
 
-Instances share their batches, as members of a stack of dictionaries do: an instance comes out the same whatever else is
-trained beside it, but for rounding. Those with another law of features get rows of that law, drawn from the same random
-numbers. All losses are added up, so that no instance feels another.
+All instances see the same batches, like the members of a stack of dictionaries, so an instance is trained the same,
+up to rounding, whatever other instances are in the stack. Instances with different feature distributions get samples
+of their own distribution from the same random numbers. The loss is the sum over instances, so gradients do not mix.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from torch import Tensor
 from sae.numerics.seeds import generator
 from sae.source import Split
 from sae.toys.features.law import Law
-from sae.toys.networks.model import Networks, Pass
+from sae.toys.networks.model import ForwardPass, Networks
 from sae.toys.networks.settings import TrainingConfig
 from sae.toys.networks.tasks import FeatureTask
 
 N_LOGGED = 100
-"""How often in its course training yields."""
+"""About how often training yields its state."""
 _PIECE = 2048
-"""How many rows are measured at once; the same for any number of instances, so that all meet the same rows."""
+"""Samples measured at once; the same for any number of instances, so that all are measured on the same samples."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Rows of features: the law of their codes, and whether each code gets a sign. With `unit`, rows have length one.
-    Equal settings give equal rows for every (seed, split, step)."""
+    """Samples of features for a toy network, a pure function of (seed, split, step)."""
 
     law: Law
+    """The distribution of the codes."""
     seed: int
+    """Seed of the samples."""
     signed: bool = False
+    """Whether each code gets a random sign."""
     unit: bool = False
+    """Whether samples are scaled to length one."""
 
     def rows(self, step: int, size: int, split: Split = "train") -> Float[Tensor, "size n_features"]:
         draw = generator("network", self.seed, split, step)
@@ -48,41 +51,50 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """What instances are trained on: `inputs`, the different kinds of rows, and `which` of them each instance has;
-    `importance` of every output in its loss, and its `dropout`, `hidden_l1` and `weight_decay`."""
+    """The inputs, task and per-instance settings of the instances that are trained together."""
 
     task: FeatureTask
+    """The function that the networks learn."""
     inputs: Sequence[Inputs]
+    """The different distributions of inputs."""
     which: Int[Tensor, " n_instances"]
+    """Index into `inputs` for each instance."""
     importance: Float[Tensor, "n_instances n_outputs"]
+    """Weight of each output in the loss of each instance."""
     dropout: Float[Tensor, " n_instances"]
+    """Dropout probability of each instance."""
     hidden_l1: Float[Tensor, " n_instances"]
+    """Weight of the L1 penalty on the hidden layers of each instance."""
     weight_decay: Float[Tensor, " n_instances"]
+    """Weight decay of each instance."""
 
     def rows(self, step: int, size: int, split: Split = "train") -> Float[Tensor, "#n_instances size n_features"]:
-        """The rows of every instance; a view of shape 1 where all have the same."""
-        drawn = torch.stack([inputs.rows(step, size, split) for inputs in self.inputs])
-        return drawn if len(drawn) == 1 else drawn[self.which]
+        """The samples of every instance; a leading axis of 1 if all have the same."""
+        x = torch.stack([inputs.rows(step, size, split) for inputs in self.inputs])
+        return x if len(x) == 1 else x[self.which]
 
-    def loss(self, found: Pass, x: Float[Tensor, "#n_instances batch n_features"]) -> Float[Tensor, " n_instances"]:
-        """The mean error of every instance over rows and outputs, weighted by importance."""
-        wanted = self.task.target(x)
+    def loss(
+        self, result: ForwardPass, x: Float[Tensor, "#n_instances batch n_features"]
+    ) -> Float[Tensor, " n_instances"]:
+        """The mean squared error of every instance over samples and outputs, weighted by importance, or the mean
+        cross-entropy over samples."""
+        target = self.task.target(x)
         if self.task.loss == "cross_entropy":
-            return -(wanted * found.output.log_softmax(-1)).sum(-1).mean(-1)
-        error = (found.output - wanted).square().mean(1)
+            return -(target * result.output.log_softmax(-1)).sum(-1).mean(-1)
+        error = (result.output - target).square().mean(1)
         return (error * self.importance).mean(-1)
 
-    def penalty(self, found: Pass) -> Float[Tensor, " n_instances"]:
+    def penalty(self, result: ForwardPass) -> Float[Tensor, " n_instances"]:
         """The weighted mean L1 norm of the hidden layers."""
-        return self.hidden_l1 * torch.stack([h.abs().sum(-1).mean(-1) for h in found.hidden]).sum(0)
+        return self.hidden_l1 * torch.stack([h.abs().sum(-1).mean(-1) for h in result.hidden]).sum(0)
 
     @cached_property
-    def drops(self) -> bool:
+    def uses_dropout(self) -> bool:
         return bool(self.dropout.any())
 
-    def dropping(self, draw: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-        """Inverted dropout, by the same numbers for every instance; None where there is none."""
-        if not self.drops:
+    def dropout_layer(self, draw: torch.Generator) -> Callable[[Tensor], Tensor] | None:
+        """Inverted dropout with the same random numbers for every instance; None if no instance uses dropout."""
+        if not self.uses_dropout:
             return None
         p = self.dropout[:, None, None]
 
@@ -93,42 +105,45 @@ class Population:
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """Where training stands: after `step` steps the networks, and the loss of the last batch."""
+class NetworkState:
+    """State of the training of a stack of networks."""
 
     step: int
+    """Number of steps made."""
     networks: Networks
+    """The networks after these steps, sharing memory with those in training."""
     loss: Float[Tensor, " n_instances"]
+    """The loss on the batch of this step; at the end, on the last batch without dropout."""
 
 
-def train_networks(networks: Networks, population: Population, config: TrainingConfig) -> Iterator[Trained]:
-    """Trains, and yields before the first step, about `N_LOGGED` times on the way, and at the end.
+def train_networks(networks: Networks, population: Population, config: TrainingConfig) -> Iterator[NetworkState]:
+    """Trains the networks; yields the state before the first step, about `N_LOGGED` times in all, and at the end.
 
-    The networks that are yielded share their memory with those in training: copy what is to be kept.
+    The networks that are yielded share memory with those in training: copy what you keep.
     """
     parameters = {name: p.clone().requires_grad_() for name, p in networks.parameters.items()}
     networks = networks.with_parameters(parameters)
     adam = torch.optim.Adam(parameters.values(), lr=config.lr, fused=True)
-    kept = {name: population.weight_decay.view(-1, *[1] * (p.ndim - 1)) for name, p in parameters.items()}
+    decay = {name: population.weight_decay.view(-1, *[1] * (p.ndim - 1)) for name, p in parameters.items()}
     fixed = None if config.n_samples is None else population.rows(0, config.n_samples)
     every = max(1, config.steps // N_LOGGED)
     for step in range(config.steps):
         x = population.rows(step, config.batch_size) if fixed is None else fixed
-        drop = population.dropping(generator("dropout", population.inputs[0].seed, step))
-        found = networks(x, drop)
-        loss = population.loss(found, x)
+        drop = population.dropout_layer(generator("dropout", population.inputs[0].seed, step))
+        result = networks(x, drop)
+        loss = population.loss(result, x)
         if step % every == 0:
-            yield Trained(step, _plain(networks), loss.detach())
+            yield NetworkState(step, _plain(networks), loss.detach())
         adam.zero_grad()
-        (loss + population.penalty(found)).sum().backward()
+        (loss + population.penalty(result)).sum().backward()
         rate = config.rate(step)
         adam.param_groups[0]["lr"] = rate
         with torch.no_grad():
             for name, p in parameters.items():
-                p.mul_(1 - rate * kept[name])
+                p.mul_(1 - rate * decay[name])
         adam.step()
     trained = _plain(networks)
-    yield Trained(config.steps, trained, measure(trained, population, config))
+    yield NetworkState(config.steps, trained, measure(trained, population, config))
 
 
 def _plain(networks: Networks) -> Networks:
@@ -139,10 +154,10 @@ def _plain(networks: Networks) -> Networks:
 def measure(
     networks: Networks, population: Population, config: TrainingConfig, split: Split = "train", n_rows: int = 0
 ) -> Float[Tensor, " n_instances"]:
-    """The loss without dropout: on `n_rows` rows of a split, or without any on what the last step was trained on."""
+    """The loss without dropout on at least `n_rows` samples of a split, or if that is 0 on the last training batch."""
     if not n_rows:
-        few = config.n_samples is not None
-        x = population.rows(0 if few else config.steps - 1, config.n_samples or config.batch_size)
+        fixed = config.n_samples is not None
+        x = population.rows(0 if fixed else config.steps - 1, config.n_samples or config.batch_size)
         return population.loss(networks(x), x)
     total = torch.zeros(networks.n_instances)
     pieces = list(_pieces(population, split, n_rows))
@@ -155,21 +170,21 @@ def measure(
 def unexplained(
     networks: Networks, population: Population, split: Split = "test", n_rows: int = 8192
 ) -> Float[Tensor, " n_instances"]:
-    """The fraction of variance unexplained, ``sum (y - task(x))^2 / sum (task(x) - mean)^2`` over rows and outputs,
-    unweighted; NaN for classes."""
+    """The fraction of variance unexplained, ``sum (y - task(x))^2 / sum (task(x) - mean)^2`` over samples and outputs,
+    unweighted; NaN for tasks with classes."""
     if population.task.loss == "cross_entropy":
         return torch.full((networks.n_instances,), torch.nan)
     error = torch.zeros(networks.n_instances)
     sums, squares, n = torch.zeros(()), torch.zeros(()), 0
     for x in _pieces(population, split, n_rows):
-        wanted = population.task.target(x)
-        error += (networks(x).output - wanted).square().sum((1, 2))
-        sums, squares, n = sums + wanted.double().sum(1), squares + wanted.double().square().sum(1), n + x.shape[1]
+        target = population.task.target(x)
+        error += (networks(x).output - target).square().sum((1, 2))
+        sums, squares, n = sums + target.double().sum(1), squares + target.double().square().sum(1), n + x.shape[1]
     variance = (squares - sums.square() / n).sum(-1)
     return (error / variance).float()
 
 
 def _pieces(population: Population, split: Split, n_rows: int) -> Iterator[Tensor]:
-    """At least `n_rows` rows of a split, `_PIECE` at a time."""
+    """At least `n_rows` samples of a split, `_PIECE` at a time."""
     for step in range(-(-n_rows // _PIECE)):
         yield population.rows(step, _PIECE, split)

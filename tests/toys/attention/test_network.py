@@ -1,4 +1,4 @@
-"""The attention-only model: the same through the Bridge, nothing in it but attention, training that can be resumed."""
+"""The attention-only model: equal through the Bridge, attention only, and training that resumes exactly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CASES: dict[str, tuple[TokenTask, AttentionModelConfig]] = {
 def case(request: pytest.FixtureRequest) -> tuple[TokenTask, Network]:
     task, config = CASES[request.param]
     network = Network(config, task, generator("test", 0))
-    for name, parameter in network.named_parameters():  # biases begin at zero, which would hide them
+    for name, parameter in network.named_parameters():  # biases are initially zero, which would hide errors in them
         if name.startswith("b_") and parameter.requires_grad:
             parameter.data.normal_(generator=generator("bias", name))
     return task, network
@@ -48,7 +48,7 @@ def test_the_bridge_gives_the_same_logits_and_losses(case: tuple[TokenTask, Netw
     torch.testing.assert_close(model.losses(rows)[0].mean(), loss.detach())
 
 
-def test_nothing_is_in_the_model_but_embeddings_and_attention(case: tuple[TokenTask, Network]):
+def test_the_model_has_only_embeddings_and_attention(case: tuple[TokenTask, Network]):
     task, network = case
     model, rows = bridged(network, "toy", "cpu"), text(task)
     _, cache = model.bridge.run_with_cache(rows.tokens)
@@ -86,7 +86,7 @@ def test_later_positions_alone_have_the_same_logits(case: tuple[TokenTask, Netwo
     torch.testing.assert_close(network(tokens, 3), network(tokens)[:, 3:])
 
 
-def test_one_hot_embeddings_stay_fixed_and_let_nothing_pass_but_through_heads():
+def test_one_hot_embeddings_stay_fixed_and_have_no_direct_path_to_the_answers():
     task, config = CASES["one hot"]
     training = Training(task, config, AttentionTrainingConfig(steps=3), 0, "cpu")
     list(training.run())
@@ -96,13 +96,13 @@ def test_one_hot_embeddings_stay_fixed_and_let_nothing_pass_but_through_heads():
     assert not bool(network.W_pos.any()) and not bool((network.W_E @ network.W_U).any())
 
 
-@pytest.mark.parametrize("given", [{"d_model": 8, "embedding": "one_hot"}, {}])
-def test_a_width_goes_with_learned_embeddings_alone(given: dict[str, object]):
-    with pytest.raises(ValueError, match="give a width to learned embeddings, and none to one_hot ones"):
-        AttentionModelConfig(n_heads=1, d_head=1, **given)  # pyright: ignore
+@pytest.mark.parametrize("settings", [{"d_model": 8, "embedding": "one_hot"}, {}])
+def test_a_width_goes_with_learned_embeddings_only(settings: dict[str, object]):
+    with pytest.raises(ValueError, match="set d_model for learned embeddings and leave it out for one_hot"):
+        AttentionModelConfig(n_heads=1, d_head=1, **settings)  # pyright: ignore
 
 
-def test_training_is_a_function_of_the_seed_and_goes_on_bit_for_bit():
+def test_training_is_a_function_of_the_seed_and_resumes_bit_for_bit():
     task, model = CASES["narrow"]
     config = AttentionTrainingConfig(steps=12, batch_size=16)
 

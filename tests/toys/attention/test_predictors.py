@@ -1,4 +1,4 @@
-"""Predictors without a network: against loops, and where their loss is known."""
+"""Baseline predictors: against plain loops, and on tasks where their loss is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sae.toys.attention.skip_trigram import SkipTrigram
 @pytest.mark.parametrize("order", [2, 3, 5])
 def test_induction_is_the_vote_of_the_longest_matches(order: int):
     tokens = torch.randint(3, (40, 12), generator=torch.Generator().manual_seed(0))
-    said = induction(tokens, order, 3)
+    predicted = induction(tokens, order, 3)
     for r, row in enumerate(tokens.tolist()):
         for p in range(12):
             votes = [0, 0, 0]
@@ -28,7 +28,7 @@ def test_induction_is_the_vote_of_the_longest_matches(order: int):
                         votes[row[j + 1]] += 1
                     break
             expected = [(v + DOUBT) / (sum(votes) + 3 * DOUBT) for v in votes]
-            assert said[r, p].tolist() == pytest.approx(expected)
+            assert predicted[r, p].tolist() == pytest.approx(expected)
 
 
 def test_induction_solves_most_of_repeats_and_better_with_two_tokens_of_context():

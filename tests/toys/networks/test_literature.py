@@ -1,7 +1,7 @@
-"""What 'Toy Models of Superposition' (Elhage et al. 2022) and those after it report, reproduced.
+"""Results of 'Toy Models of Superposition' (Elhage et al. 2022) and later papers, reproduced.
 
-The slow ones train at full size: `python -m pytest -m slow tests/networks`. `python -m benchmarks.toys` prints the
-figures themselves.
+The slow tests train at full size: `python -m pytest -m slow tests/toys/networks`. `python -m benchmarks.toys` prints
+the numbers.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def test_the_sparser_the_features_the_more_are_represented():
     rows = best_rows(source)
     n = (rows.norm(dim=2) > 0.5).sum(1).tolist()
     assert n[0] == 5 and n == sorted(n) and 11 <= n[-1] <= 15
-    kept = rows[2][rows[2].norm(dim=1) > 0.5]
-    unit = kept / kept.norm(dim=1, keepdim=True)
+    represented = rows[2][rows[2].norm(dim=1) > 0.5]
+    unit = represented / represented.norm(dim=1, keepdim=True)
     assert int((unit @ unit.T < -0.95).sum()) // 2 >= 3, "antipodal pairs at S = .9"
 
 
 @pytest.mark.slow
 def test_equal_features_settle_in_antipodal_pairs():
-    """At p = .28; and nowhere is there more than one dimension's worth a dimension."""
+    """At p = .28; the dimensionalities never sum to more than d_hidden."""
     source = trained(
         200, 1, network={"hidden": [20]}, instances=4, vary={"activity.probability": [1, 0.43, 0.28, 0.12, 0.05]}
     )
@@ -85,7 +85,7 @@ def test_equal_features_settle_in_antipodal_pairs():
 
 
 def test_two_features_share_a_dimension_where_the_closed_form_says_so():
-    """Away from the border by a factor of two: opposite where p < 4r/(2 + 5r), or 4/(5 + 2r) for r above 1."""
+    """Opposite where p < 4r/(2 + 5r), or 4/(5 + 2r) for r above 1; tested a factor of two away from the border."""
     ratios, densities = [0.1, 0.3, 1.0, 3.0, 10.0], [0.01, 0.03, 0.1, 0.3, 1.0]
     source = trained(
         2,
@@ -134,12 +134,12 @@ def test_squares_are_for_gelu_what_corners_are_for_relu():
 
 
 def test_a_dictionary_finds_the_corners_of_a_pentagon_that_was_learned():
-    """With spare latents and enough penalty; with too little it reconstructs better and finds less."""
+    """With spare latents and enough penalty; with less penalty it reconstructs better and recovers less."""
     import sae
 
     source = trained(5, 0.05, network={"hidden": [2]}, instances=8, training={"steps": 2000})
     found = sae.fit(
-        source, "relu", n_latents=10, l1=[0.01, 0.3], seeds=[0, 1], steps=3000, batch_size=512, lr=3e-3, **AS_IT_IS
+        source, "relu", n_latents=10, l1=[0.01, 0.3], seeds=[0, 1], steps=3000, batch_size=512, lr=3e-3, **UNSCALED
     )
     x = source.batch(0, 10_000, "test")
     assert source.truth is not None and bool(source.truth.represented.all())
@@ -150,4 +150,4 @@ def test_a_dictionary_finds_the_corners_of_a_pentagon_that_was_learned():
     assert max(s["mmcs_latents"] for s in low) < min(s["mmcs_latents"] for s in high)
 
 
-AS_IT_IS = {"input_scale": "none", "centre": "none"}
+UNSCALED = {"input_scale": "none", "centre": "none"}

@@ -1,4 +1,4 @@
-"""Stacks of toy networks: one by one, by hand, and turned."""
+"""Stacks of toy networks: against single networks, by hand, and rotated."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_stack_is_its_instances_written_out(settings: dict):
         torch.testing.assert_close(n.instance(i)(X[i][None]).output[0], found.output[i])
 
 
-def test_rows_shared_by_all_are_rows_of_each():
+def test_samples_shared_by_all_equal_samples_for_each():
     n = networks(hidden=[2])
     torch.testing.assert_close(n(X[:1]).output, n(X[:1].repeat(3, 1, 1)).output)
 
 
-def test_a_turned_hidden_layer_is_the_same_network_only_where_it_is_linear():
+def test_a_rotated_hidden_layer_is_the_same_network_only_if_it_is_linear():
     """The basis of a linear hidden layer is arbitrary, that of a nonlinear one is privileged."""
     turn = rotation(3, generator("turn"))
     for activation, same in (("linear", True), ("relu", False), ("gelu", False)):
@@ -64,7 +64,7 @@ def test_a_turned_hidden_layer_is_the_same_network_only_where_it_is_linear():
         assert torch.allclose(n(X).output, turned(X).output, atol=1e-5) == same
 
 
-def test_an_instance_begins_alike_in_any_company():
+def test_the_initial_values_of_an_instance_do_not_depend_on_the_others():
     config = NetworkConfig(hidden=(4, 3), tied=False)
     many, one = (Networks.initialise(config, 5, 2, seeds) for seeds in ([0, 1, 2], [1]))
     for name, p in one.parameters.items():
@@ -86,16 +86,19 @@ def test_embeddings_have_unit_rows_and_the_tight_one_spreads_evenly():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"hidden": [4, 3]}, "tied weights have one hidden layer; set tied = false"),
-        ({"hidden": [4], "embed": 8}, "not tied; set tied = false"),
-        ({"hidden": [4], "tied": False, "residual": True}, "set output = 'linear', output_bias = false"),
-        ({"hidden": [4], "hidden_bias_start": -1}, "set hidden_bias = true"),
+        ({"hidden": [4, 3]}, "tied weights allow only one hidden layer; set tied = false"),
+        ({"hidden": [4], "embed": 8}, "tied = true: not possible with an embedding .*; set tied = false"),
+        (
+            {"hidden": [4], "tied": False, "residual": True},
+            "set output = 'linear', output_bias = false",
+        ),
+        ({"hidden": [4], "hidden_bias_start": -1}, "hidden_bias_start = -1: .*; set hidden_bias = true"),
         ({"hidden": []}, "at least 1 item"),
         ({"hidden": [0]}, "greater than 0"),
         ({"hidden": [4], "dropout": 1.0}, "less than 1"),
     ],
 )
-def test_what_no_network_can_be_is_refused(settings: dict, problem: str):
+def test_inconsistent_settings_are_errors(settings: dict, problem: str):
     with pytest.raises(ValueError, match=problem):
         NetworkConfig(**settings)
 

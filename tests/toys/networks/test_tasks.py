@@ -1,4 +1,4 @@
-"""What toy networks are to compute, against plain Python."""
+"""The functions that toy networks learn, against plain Python."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_values_as_one_of_five():
     assert y[1].argmax(1).tolist()[:2] == [2, 1] and float(y[1, 2].sum()) == 0
 
 
-def test_the_class_is_the_largest_feature_and_silence_is_a_class():
+def test_the_class_is_the_largest_feature_or_a_last_class_for_none():
     y = TASKS["classify"].target(torch.tensor([[0.0, 0.3, 0.9], [0.0, 0.0, 0.0], [0.4, 0.1, 0.0]]))
     assert y.argmax(1).tolist() == [1 + 1, 3, 0] and y.sum(1).tolist() == [1, 1, 1]
 
@@ -72,8 +72,8 @@ def test_widths_names_and_stacks_agree(name: str):
         assert set(y.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_what_does_not_fit_is_refused():
+def test_unknown_and_unfitting_tasks_are_errors():
     with pytest.raises(ValueError, match="'adn' is not a known task: did you mean 'and'"):
         task("adn", 4)
-    with pytest.raises(ValueError, match="takes features by 3; n_features = 4"):
+    with pytest.raises(ValueError, match="n_features = 4: task = 'max_of_three' needs a multiple of 3"):
         task("max_of_three", 4)

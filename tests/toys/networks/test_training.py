@@ -1,4 +1,4 @@
-"""Training of toy networks: what every instance is trained on, and that it feels no other."""
+"""Training of toy networks: the inputs of every instance, and its independence of the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def trained(**settings) -> dict[str, torch.Tensor]:
     return Config(**{**PENTAGON, "training": SHORT, **settings}).tensors()
 
 
-def test_an_instance_comes_out_alike_in_any_company():
+def test_the_training_of_an_instance_does_not_depend_on_the_others():
     densities = [1, 0.3, 0.05]
     alone = trained(instances=1, activity={"kind": "independent", "probability": 0.3})
     many = trained(instances=2, vary={"activity.probability": densities})
@@ -42,7 +42,7 @@ def test_points_have_their_own_laws_from_the_same_draws_and_share_rows_where_the
     rows = population.rows(3, 500)
     assert torch.equal(rows[0], rows[3]) and torch.equal(rows[4], rows[7])
     dense, sparse = rows[0], rows[4]
-    assert bool(((sparse > 0) <= (dense > 0)).all()), "what fires rarely fires where it would fire more often"
+    assert bool(((sparse > 0) <= (dense > 0)).all()), "a sparse feature fires only where the dense one does"
     assert 0.4 < float((dense > 0).float().mean()) < 0.6 and 0.05 < float((sparse > 0).float().mean()) < 0.15
     assert population.importance[:, 0].tolist() == [1, 1, 2, 2, 1, 1, 2, 2]
     assert not torch.equal(population.rows(3, 500, "test"), rows)
@@ -77,21 +77,21 @@ def test_cross_entropy_is_torchs():
     )
     population, networks = config.population(), config.begin()
     x = population.rows(0, 64)
-    logits, wanted = networks(x).output[0], config.computes.target(x[0]).argmax(1)
+    logits, target = networks(x).output[0], config.computes.target(x[0]).argmax(1)
     torch.testing.assert_close(
-        population.loss(networks(x), x)[0], torch.nn.functional.cross_entropy(logits, wanted), rtol=1e-5, atol=1e-6
+        population.loss(networks(x), x)[0], torch.nn.functional.cross_entropy(logits, target), rtol=1e-5, atol=1e-6
     )
     assert bool(unexplained(networks, population).isnan().all())
 
 
 def test_dropout_keeps_the_mean_and_differs_by_instance():
     config = Config(**PENTAGON, instances=1, vary={"network.dropout": [0.0, 0.5]})
-    drop = config.population().dropping(generator("drop"))
+    drop = config.population().dropout_layer(generator("drop"))
     assert drop is not None
     h = drop(torch.ones(2, 20_000, 3))
     assert bool((h[0] == 1).all()) and set(h[1].unique().tolist()) == {0.0, 2.0}
     assert float(h[1].mean()) == pytest.approx(1, abs=0.03)
-    assert Config(**PENTAGON).population().dropping(generator("drop")) is None
+    assert Config(**PENTAGON).population().dropout_layer(generator("drop")) is None
 
 
 def test_weight_decay_shortens_and_when_negative_lengthens():
@@ -104,7 +104,7 @@ def test_a_penalty_on_the_hidden_layer_makes_it_smaller():
     assert float(size[1]) < float(size[0])
 
 
-def test_few_samples_are_all_there_is():
+def test_with_n_samples_every_step_uses_the_same_samples():
     config = Config(**PENTAGON, instances=1, training={"steps": 3, "n_samples": 6})
     population = config.population()
     states = [(s.step, s.loss.clone()) for s in train_networks(config.begin(), population, config.training)]
