@@ -22,6 +22,9 @@ MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errn
 """Errors of the operating system that are about the user's machine: a full disk, a folder that cannot be written."""
 
 
+_PLUGINS: set[Path] = set()
+
+
 def _version() -> str:
     import sae
 
@@ -63,6 +66,7 @@ def launch(
         Show the traceback of every error.
     """
     for file in plugin or []:
+        _PLUGINS.add(file.resolve())
         load_plugin(file)
     command, bound, *_ = app.parse_args(tokens, exit_on_error=False, print_error=False)
     command(*bound.args, **bound.kwargs)
@@ -92,8 +96,13 @@ def main() -> None:
 
 
 def _report_bug() -> None:
-    """Prints the traceback of an error that no user's mistake explains, and where to report it; exit code 1."""
+    """Prints the traceback of an error that is not a mistake of the user, and whose it is; exit code 1."""
     traceback.print_exc()
+    frames = traceback.extract_tb(sys.exc_info()[2])
+    outside = [frame for frame in frames if Path(frame.filename).resolve() in _PLUGINS]
+    if outside:
+        print(f"sae: the error arose in the plugin {outside[-1].filename}, line {outside[-1].lineno}", file=sys.stderr)
+        sys.exit(1)
     system = f"sae {_version()}, Python {platform.python_version()}, {platform.system()}"
     print(
         f"sae: this is a bug of sae, not a mistake of yours; please report it with the lines above ({system})",

@@ -14,9 +14,9 @@ from pipelines.stages import bench, encode, examples, generate, probe, refine, r
 from pipelines.steps.step import Stage, Step
 from pipelines.steps.store import sha256
 from sae.baseline import BaselineConfig
-from sae.metric import MetricConfig
+from sae.metric import MetricConfig, default_metrics
 from sae.probing.sources import other_files
-from sae.registry import MissingFileError, Settings, UserError, configurable
+from sae.registry import MissingFileError, Settings, UserError, fingerprint
 from sae.source import SourceConfig
 
 STAGES: dict[str, Stage] = {
@@ -90,7 +90,8 @@ def _source_steps(config: Config, settings: SourceConfig, source: Step, label: s
     """The steps on one source, called `label` in tables. Raises `UserError` where it lacks what they need."""
     _check_baselines(config.baselines, settings)
     source_row: _Row = {"source": label, "data_seed": settings.seed}
-    scoring = {"n_rows": config.n_rows, "metrics": [m.model_dump(mode="json") for m in _metrics(config, settings)]}
+    metrics = _metrics(config, settings)
+    scoring = {"n_rows": config.n_rows, "metrics": [m.model_dump(mode="json") for m in metrics], **_plugins(*metrics)}
     steps = _SourceSteps([], [], [])
     examples_step = None if config.probe is None else _examples(config.probe, settings, source)
     if config.probe is not None and examples_step is not None:
@@ -109,7 +110,7 @@ def _source_steps(config: Config, settings: SourceConfig, source: Step, label: s
 
 def _source(source: SourceConfig) -> Step:
     files = {name: _content_hash(path, f"source.{name}") for name, path in source.external_files().items()}
-    config = {"source": source.model_dump(mode="json"), "files": files}
+    config = {"source": source.model_dump(mode="json"), "files": files, **_plugins(source)}
     version = STAGES[source.stage].VERSION
     return Step(source.stage, version, config, title=f"{_kind(source)} data_seed={source.seed}")
 
@@ -131,7 +132,7 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
             "target_l0": settings.get("l0") or settings.get("k"),
             "seed": seed,
         }
-        content = {"dictionary": settings, "train": train_settings, "seed": seed}
+        content = {"dictionary": settings, "train": train_settings, "seed": seed, **_plugins(dictionary)}
         yield Step("train", train.VERSION, content, {"source": source}, f"train-{group.key}", _title(row)), row
 
 
@@ -153,12 +154,12 @@ def _with_encoders(config: Config, source: Step, dictionary: Step, row: _Row) ->
     if not config.encoders:
         yield dictionary, row
     every = [encoder.model_dump(mode="json") for encoder in config.encoders]
-    for settings, label in zip(every, labels_of(every, skip=set()), strict=True):
+    for encoder, settings, label in zip(config.encoders, every, labels_of(every, skip=set()), strict=True):
         encoded_row = {**row, "encoder": label}
         if settings["kind"] == "own":
             yield dictionary, encoded_row
             continue
-        content = {"encoder": settings, "seed": row["seed"] or 0}
+        content = {"encoder": settings, "seed": row["seed"] or 0, **_plugins(encoder)}
         group = Step("encode", encode.VERSION, content, {"source": source})
         inputs = {"source": source, "dictionary": dictionary}
         yield Step("encode", encode.VERSION, content, inputs, f"encode-{group.key}", _title(encoded_row)), encoded_row
@@ -178,7 +179,7 @@ def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
                 "target_l0": None,
                 "seed": seed if method.seeded else None,
             }
-            content = {"method": settings, "seed": seed}
+            content = {"method": settings, "seed": seed, **_plugins(method)}
             yield Step("train", train.VERSION, content, {"source": source}, title=_title(row)), row
 
 
@@ -235,11 +236,10 @@ def _page_fields(config: Config) -> dict[str, Any]:
 def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
     """The metrics of the config; by default every metric whose needs the source meets. Raises `UserError` otherwise."""
     if config.metrics is None:
-        every: list[MetricConfig] = [module.Config() for module in configurable("sae.metrics").values()]
-        return [metric for metric in every if metric.by_default and metric.served_by(source.provides)]
+        return default_metrics(source.provides)
     for metric in config.metrics:
         if not metric.served_by(source.provides):
-            needs = " and ".join(sorted(metric.needs)) or " or ".join(sorted(metric.needs_any))
+            needs = metric.requirement
             raise UserError(f"score.metrics: {_kind(metric)!r} needs {needs}, {_lacks(source)}; leave it out")
     return list(config.metrics)
 
@@ -259,6 +259,16 @@ def _check_baselines(methods: Sequence[BaselineConfig], source: SourceConfig) ->
 def _lacks(source: SourceConfig) -> str:
     provided = ", ".join(sorted(source.provides)) or "activations only"
     return f"which the source {_kind(source)!r} does not have (it provides {provided})"
+
+
+def _plugins(*settings: Settings) -> dict[str, Any]:
+    """The ``plugins`` entry of a step's config: fingerprints of kinds that come from outside the package.
+
+    Empty where there are none, so that the keys of steps of built-in kinds do not change.
+    """
+    fingerprints = {_kind(each): fingerprint(each) for each in settings}
+    plugins = {kind: value for kind, value in fingerprints.items() if value is not None}
+    return {"plugins": plugins} if plugins else {}
 
 
 def _kind(settings: Settings) -> str:

@@ -1,0 +1,213 @@
+"""Kinds from outside: by `register`, by a file, by an entry point; the same rules, keys that know their source code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+import sae
+from sae import registry, testing
+from sae.encoder import EncoderConfig
+from sae.registry import KindSettings, UserError, configurable, fingerprint, kinds, load_plugin, register
+from sae.source import Source
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "kinds"
+CHECKS = {
+    "spikes_source": testing.check_source,
+    "root_dictionary": lambda config: testing.check_dictionary(config),
+    "relative_encoder": testing.check_encoder,
+    "differences_baseline": testing.check_baseline,
+    "entropy_metric": testing.check_metric,
+}
+SETTINGS = {"root_dictionary": {"n_latents": 16, "l1": 0.1}, "differences_baseline": {"n_latents": 9}}
+CONFIG = """
+name = "outside"
+encoder = ["own", "relative"]
+[source]
+kind = "spikes"
+n_features = 12
+d_in = 8
+[dictionary]
+kind = "root"
+n_latents = 16
+l1 = 0.1
+[train]
+steps = 30
+batch_size = 64
+[baselines]
+kinds = ["differences"]
+[score]
+n_rows = 400
+metrics = ["entropy", "recovery"]
+[runtime]
+device = "cpu"
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    yield
+    registry._installed.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+
+def load_example(name: str) -> type[KindSettings]:
+    [config] = load_plugin(EXAMPLES / f"{name}.py")
+    return config
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_example_of_each_interface_obeys_the_rules(name: str):
+    config = load_example(name)
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 40
+    kind = str(config.model_fields["kind"].default)
+    assert configurable(config.interface)[kind].Config is config
+    CHECKS[name](config(**SETTINGS.get(name, {})))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_config_object_takes_the_place_of_a_name():
+    config = load_example("root_dictionary")
+    x = torch.randn(400, 8)
+    how = {"steps": 20, "batch_size": 64}
+    [by_object] = sae.fit(x, config(n_latents=12, l1=0.1), **how)  # pyright: ignore
+    [by_name] = sae.fit(x, "root", n_latents=12, l1=0.1, **how)
+    assert torch.equal(by_object.W_dec, by_name.W_dec)
+    with pytest.raises(UserError, match="l1: a config object has all its settings"):
+        sae.fit(x, config(n_latents=12, l1=0.1), l1=0.2)  # pyright: ignore
+    with pytest.raises(UserError, match="n_latents is missing"):
+        sae.fit(x, "root", l1=0.2)
+    entropy = load_example("entropy_metric")()
+    assert sae.score(by_object, x, metrics=[entropy]) == sae.score(by_object, x, metrics=["entropy"])  # pyright: ignore
+    assert 0 < sae.score(by_object, x, metrics=["entropy"])["firing_entropy"] <= 1
+
+
+def test_a_saved_dictionary_of_a_kind_from_outside_loads_while_the_kind_is_known(tmp_path: Path):
+    config = load_example("relative_encoder")
+    [d] = sae.fit(torch.randn(400, 8), n_latents=12, l1=0.1, steps=20, batch_size=64)
+    e = d.with_encoder(config(), None)
+    sae.save(e, tmp_path)
+    x = torch.randn(5, 8)
+    assert torch.equal(sae.load(tmp_path).encode(x), e.encode(x))
+    registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(UserError, match="'relative' is not a known kind of dictionary"):
+        sae.load(tmp_path)
+
+
+def test_what_cannot_be_registered_is_refused_in_one_line(tmp_path: Path):
+    class Fista(EncoderConfig):
+        kind: Literal["fista"] = "fista"
+
+        def fit(self, d: sae.Dictionary, source: Source | None, seed: int) -> sae.Dictionary:
+            return d
+
+    class Nameless(EncoderConfig):
+        def fit(self, d: sae.Dictionary, source: Source | None, seed: int) -> sae.Dictionary:
+            return d
+
+    with pytest.raises(UserError, match="kind 'fista' of encoders exists already"):
+        register(Fista)
+    with pytest.raises(UserError, match="'Nameless': not the config class of a kind"):
+        register(Nameless)
+    with pytest.raises(UserError, match="there is no such file"):
+        load_plugin(tmp_path / "none.py")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="it defines no kind"):
+        load_plugin(tmp_path / "empty.py")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):  # the user's own bug keeps its traceback
+        load_plugin(tmp_path / "broken.py")
+    assert register(load_example("entropy_metric")), "the same class again is no conflict"
+
+
+def test_the_source_code_of_a_kind_is_its_fingerprint(tmp_path: Path):
+    text = (EXAMPLES / "entropy_metric.py").read_text()
+    prints = []
+    for content in (text, text, text + "# changed\n"):
+        registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        file = tmp_path / f"m{len(prints)}.py"
+        file.write_text(content)
+        [config] = load_plugin(file)
+        prints.append(fingerprint(config()))
+    assert prints[0] == prints[1] != prints[2] and prints[0] is not None
+    assert fingerprint(kinds("metrics")["recovery"].Config()) is None
+
+
+def distribution(folder: Path, entry_points: str, **modules: str) -> None:
+    """A package as pip leaves it: modules, and the metadata that names its entry points."""
+    info = folder / "outside_kinds-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-kinds\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    for name, content in modules.items():
+        (folder / f"{name}.py").write_text(content)
+
+
+def run_sae(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    import os
+
+    checkout = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([checkout, *([str(path)] if path else [])])}
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def test_from_a_config_to_scores_with_all_five_by_entry_point(tmp_path: Path):
+    names = {"spikes_source": "Spikes", "root_dictionary": "Root", "relative_encoder": "Relative"}
+    names |= {"differences_baseline": "Differences", "entropy_metric": "Entropy"}
+    lines = [
+        f"[sae.{'dictionaries' if 'dictionary' in module else module.rpartition('_')[2] + 's'}]\n"
+        f"{cls.lower()} = {module}:{cls}Config\n"
+        for module, cls in names.items()
+    ]
+    distribution(tmp_path / "site", "\n".join(lines), **{name: (EXAMPLES / f"{name}.py").read_text() for name in names})
+    (tmp_path / "outside.toml").write_text(CONFIG)
+    done = run_sae("run", "outside.toml", "--out", "runs", cwd=tmp_path, path=tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    assert "root" in done.stdout and "differences" in done.stdout
+    scores = (tmp_path / "runs/outside/scores.csv").read_text()
+    assert "firing_entropy" in scores.splitlines()[0] and "relative" in scores
+
+
+def test_an_entry_point_that_takes_a_name_is_refused(tmp_path: Path):
+    text = (EXAMPLES / "entropy_metric.py").read_text().replace('"entropy"', '"recovery"')
+    distribution(tmp_path / "site", "[sae.metrics]\nrecovery = entropy_metric:EntropyConfig\n", entropy_metric=text)
+    (tmp_path / "outside.toml").write_text(CONFIG)
+    done = run_sae("plan", "outside.toml", cwd=tmp_path, path=tmp_path / "site")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "kind 'recovery' of metrics exists already" in done.stderr
+
+
+def test_plugins_are_files_on_the_command_line_and_part_of_the_keys(tmp_path: Path):
+    plugins = []
+    for name in CHECKS:
+        (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
+        plugins += ["--plugin", f"{name}.py"]
+    (tmp_path / "outside.toml").write_text(CONFIG)
+
+    def plan() -> dict[str, list[str]]:
+        done = run_sae(*plugins, "plan", "outside.toml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        steps = [line.split()[0] for line in done.stdout.splitlines() if "-" in line.split()[0]]
+        return {stage: [s for s in steps if s.startswith(stage)] for stage in ("generate", "train", "encode", "score")}
+
+    assert run_sae("plan", "outside.toml", cwd=tmp_path).returncode == 2, "without the plugins the kinds are unknown"
+    before = plan()
+    assert plan() == before
+    with (tmp_path / "relative_encoder.py").open("a") as f:
+        f.write("# another version\n")
+    after = plan()
+    assert after["generate"] == before["generate"] and after["train"] == before["train"]
+    assert not set(after["encode"]) & set(before["encode"])
+    assert len(set(after["score"]) & set(before["score"])) == 2, "only what uses the plugin has another key"
+
+
+def test_a_config_cannot_name_a_plugin(tmp_path: Path):
+    (tmp_path / "outside.toml").write_text('plugin = "x.py"\n' + CONFIG)
+    done = run_sae("plan", "outside.toml", cwd=tmp_path)
+    assert done.returncode == 2 and "'plugin' is not a known key" in done.stderr
