@@ -1,1 +1,1 @@
-"""A suite's results: methods side by side on several data sets, with what chance leaves of their differences."""
+"""Results of a benchmark suite: methods compared on several data sets, with tests of their differences."""

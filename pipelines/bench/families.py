@@ -1,8 +1,8 @@
-"""What is compared: a method with its whole sweep of sparsity, read at one setting of it, or at one L0.
+"""Method families: one method with all settings of its sparsity sweep, evaluated at one of them or at a given L0.
 
-No setting is chosen on the data that it is scored on. For each data set the penalty of a sweep is the one that has the
-best mean on the *other* data sets, so that every data set counts, and none for its own choice. Of a single data set
-that is impossible: it chooses for itself, which the tables say.
+No setting is chosen on the data that it is scored on. For each data set, the penalty is the one with the best mean
+score on the *other* data sets: every data set counts, but never for its own choice. With a single data set this is
+impossible; the penalty is then chosen on the same data, which the tables state.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.bench.sweep_curve import Frontier, shared_range
+from pipelines.bench.sweep_curve import SweepCurve, shared_range
 from pipelines.report.scores import goodness
 from pipelines.report.settings_table import ScoredRow, Setting, Value
 from sae.numerics.paired_tests import Groups, Parts, nested_mean, variance_parts
@@ -24,20 +24,23 @@ Cells = Mapping[Value, Mapping[Value, Mapping[str, float]]]
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Settings that differ in their penalty alone: one method at one width, as one encoder reads it."""
+    """Settings that differ only in their penalty: one method at one width with one encoder."""
 
     label: str
+    """Name on tables and figures; it includes the width where a method has several."""
     settings: tuple[Setting, ...]
+    """The settings in the order of their penalty."""
     cells: tuple[Cells, ...]
-    """Of each setting."""
+    """The scores of each setting."""
 
     @property
     def first(self) -> Setting:
-        """Stands for what all its settings share."""
+        """The first setting, for the properties that all settings share."""
         return self.settings[0]
 
     @property
     def is_swept(self) -> bool:
+        """Whether there is more than one setting."""
         return len(self.settings) > 1
 
     @property
@@ -46,15 +49,15 @@ class Family:
         return sorted({d for cells in self.cells for d in cells}, key=str)
 
     def mean(self, i: int, data: Value, score: str) -> float:
-        """Of the i-th setting on one data set, over its seeds; NaN where there is none."""
+        """Mean of a score over the seeds of the i-th setting on one data set; NaN if there is none."""
         return mean_interval([s.get(score, math.nan) for s in self.cells[i].get(data, {}).values()]).mean
 
     def groups(self, i: int, score: str) -> Groups:
-        """Of the i-th setting: for each data set, the values of its seeds."""
+        """The values of a score at the i-th setting: for each data set, those of its seeds."""
         return [[s.get(score, math.nan) for s in self.cells[i].get(d, {}).values()] for d in self.data]
 
-    def picked(self, score: str) -> dict[Value, int]:
-        """For each data set, the setting that is best by a score on the others."""
+    def best_on_other_data(self, score: str) -> dict[Value, int]:
+        """For each data set, the index of the setting with the best mean score on the other data sets."""
         return {d: self._best([e for e in self.data if e != d] or [d], score) for d in self.data}
 
     def _best(self, data: Sequence[Value], score: str) -> int:
@@ -65,84 +68,88 @@ class Family:
 
     @cached_property
     def seeds(self) -> list[Value]:
+        """The initial seeds of all settings, in order."""
         return sorted({seed for cells in self.cells for by_seed in cells.values() for seed in by_seed}, key=str)
 
-    def frontier(self, data: Value, seed: Value, score: str) -> Frontier:
-        """A score along the sweep, of one seed on one data set."""
+    def curve(self, data: Value, seed: Value, score: str) -> SweepCurve:
+        """A score along the sweep for one seed on one data set."""
         every = [cells.get(data, {}).get(seed, {}) for cells in self.cells]
-        return Frontier.through([(s.get("l0", math.nan), s.get(score, math.nan)) for s in every])
+        return SweepCurve.through([(s.get("l0", math.nan), s.get(score, math.nan)) for s in every])
 
-    def frontiers(self, score: str) -> dict[Value, list[Frontier]]:
-        """The curves of every data set, one a seed."""
-        return {d: [self.frontier(d, seed, score) for seed in self.seeds] for d in self.data}
+    def curves(self, score: str) -> dict[Value, list[SweepCurve]]:
+        """For each data set, one curve per seed."""
+        return {d: [self.curve(d, seed, score) for seed in self.seeds] for d in self.data}
 
 
 def families_of(settings: Sequence[Setting], rows: Sequence[ScoredRow]) -> list[Family]:
     """The families of one source, in the order in which they first appear."""
-    together: dict[tuple[object, ...], list[Setting]] = {}
+    groups: dict[tuple[object, ...], list[Setting]] = {}
     for s in settings:
-        together.setdefault((s.method, s.encoder, s.n_latents, s.others), []).append(s)
-    labels = [group[0].label for group in together.values()]
-    found: list[Family] = []
-    for group in together.values():
+        groups.setdefault((s.method, s.encoder, s.n_latents, s.others), []).append(s)
+    labels = [group[0].label for group in groups.values()]
+    families: list[Family] = []
+    for group in groups.values():
         several = labels.count(group[0].label) > 1 and group[0].n_latents
         label = f"{group[0].label}, {group[0].n_latents}" if several else group[0].label
         ordered = sorted(group, key=lambda s: s.penalty[0][1] if s.penalty else 0.0)
-        found.append(Family(label, tuple(ordered), tuple(_cells(s, rows) for s in ordered)))
-    return found
+        families.append(Family(label, tuple(ordered), tuple(_cells(s, rows) for s in ordered)))
+    return families
 
 
 def _cells(setting: Setting, rows: Sequence[ScoredRow]) -> Cells:
-    found: dict[Value, dict[Value, Mapping[str, float]]] = {}
+    cells: dict[Value, dict[Value, Mapping[str, float]]] = {}
     for i in setting.members:
         identity = rows[i].identity
-        found.setdefault(identity.get("data_seed"), {})[identity.get("seed")] = rows[i].scores
-    return found
+        cells.setdefault(identity.get("data_seed"), {})[identity.get("seed")] = rows[i].scores
+    return cells
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A family as it is compared: for each data set the values of its seeds, and where they were read."""
+    """A family evaluated at a chosen penalty or at a given L0."""
 
     family: Family
+    """The family that is evaluated."""
     groups: Mapping[str, Groups]
+    """By score: for each data set, the values of its seeds."""
     where: str = ""
-    """The penalty at which it is read, as a few words; several where data sets chose differently."""
+    """The chosen penalty as text, such as ``l1 = 2``; several if data sets chose differently, empty at a given L0."""
 
     def estimate(self, score: str) -> Estimate:
-        """The mean over data sets and its interval; without any value a NaN."""
+        """Mean over data sets with its interval; NaN if there is no value."""
         return nested_mean(self.groups.get(score, []))
 
     def parts(self, score: str) -> Parts:
-        """How far data sets differ, and seeds on one."""
+        """Standard deviations over data sets, and over seeds within one data set."""
         return variance_parts(self.groups.get(score, []))
 
     def goodness(self, score: str) -> float:
+        """The mean, negated for scores where less is better; minus infinity if there is no value."""
         return goodness(self.estimate(score).mean, score)
 
 
 def chosen_setting(family: Family, names: Sequence[str], by: str) -> Entry:
-    """The family at the penalty that the other data sets choose by a score."""
-    picked = family.picked(by)
+    """The family with, for each data set, the penalty that is best on the other data sets by the score `by`."""
+    best = family.best_on_other_data(by)
     groups = {
-        name: [[s.get(name, math.nan) for s in family.cells[i].get(d, {}).values()] for d, i in picked.items()]
+        name: [[s.get(name, math.nan) for s in family.cells[i].get(d, {}).values()] for d, i in best.items()]
         for name in names
     }
-    return Entry(family, groups, _where([family.settings[i] for i in picked.values()]))
+    return Entry(family, groups, _where([family.settings[i] for i in best.values()]))
 
 
 def at_matched_l0(family: Family, names: Sequence[str], l0: Mapping[Value, float]) -> Entry:
-    """The family at a given L0 of each data set, read between the neighbouring points of its sweep, seed by seed."""
+    """The family at a given L0 of each data set, interpolated between points of the sweep for each seed."""
     groups = {
-        name: [[f.at(l0[d]) for f in curves] for d, curves in family.frontiers(name).items() if d in l0]
+        name: [[curve.at(l0[d]) for curve in curves] for d, curves in family.curves(name).items() if d in l0]
         for name in names
     }
     return Entry(family, groups)
 
 
 def areas(families: Sequence[Family], score: str) -> tuple[tuple[float, float], Mapping[str, Groups]]:
-    """The range of L0 that every sweep reaches on every data set, and each sweep's mean score over it."""
-    swept = {f.label: f.frontiers(score) for f in families if f.is_swept}
+    """The range of L0 that every sweep covers on every data set, and the mean score of each sweep over it."""
+    swept = {f.label: f.curves(score) for f in families if f.is_swept}
     every = [curve for by_data in swept.values() for curves in by_data.values() for curve in curves]
     low, high = shared_range(every)
     groups = {
@@ -153,18 +160,18 @@ def areas(families: Sequence[Family], score: str) -> tuple[tuple[float, float], 
 
 
 def true_l0(families: Sequence[Family]) -> dict[Value, float]:
-    """The mean number of active features of each data set, as every dictionary's scores repeat it."""
-    found: dict[Value, float] = {}
+    """Mean number of active features of each data set, taken from the scores of any dictionary."""
+    by_data: dict[Value, float] = {}
     for family in families:
         for i in range(len(family.settings)):
             for d in family.data:
                 value = family.mean(i, d, "true_l0")
                 if math.isfinite(value):
-                    found.setdefault(d, value)
-    return found
+                    by_data.setdefault(d, value)
+    return by_data
 
 
 def _where(settings: Sequence[Setting]) -> str:
-    """The penalties of several settings, each once, the most frequent first."""
+    """The penalties of several settings as text, without repeats, the most frequent first."""
     texts = [f"{name} = {value:.4g}" for s in settings for name, value in s.penalty[:1]]
     return ", ".join(sorted(set(texts), key=lambda text: (-texts.count(text), text)))

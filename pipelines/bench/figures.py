@@ -1,4 +1,4 @@
-"""The figures of a suite: pure functions from a comparison to a figure, None where there is nothing to show."""
+"""The figures of a suite: pure functions from a comparison to a figure; None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 N_GRID = 40
 DECILES = range(1, 11)
 MOST_CURVES = 6
-"""Methods that a figure follows feature by feature, beside chance and ceiling."""
+"""Largest number of methods in the figure of the deciles, not counting chance and ceilings."""
 MOST_ROWS = 18
-"""Methods in the figure of the seeds."""
+"""Largest number of methods in the figure of all dictionaries."""
 
 
 _FLOOR = {"explained_variance": 0.0}
-"""Scores without a lower end are drawn down to here; what lies below stands at the edge, with its value."""
+"""Lower end of the axis for scores without a lower bound; smaller values are drawn there with a label."""
 
 
 @styled
 def draw_sweep_curves(c: Comparison, score: str) -> Figure | None:
-    """A score against L0: the mean over data sets of each sweep with its 95% band, every run as a dot, methods without
-    a sweep as marks with their intervals."""
+    """A score against L0: the mean of each sweep over data sets with its 95% band, a dot for each dictionary, and a
+    mark with its interval for each method without a sweep."""
     swept = [e.family for e in c.entries if e.family.is_swept]
     alone = [e for e in c.entries if not e.family.is_swept and e.estimate("l0").mean > 0]
     alone = [e for e in alone if math.isfinite(e.estimate(score).mean)]
@@ -59,7 +59,7 @@ def draw_sweep_curves(c: Comparison, score: str) -> Figure | None:
         text = e.family.label if inside else f"{e.family.label} ↓ {y.mean:.3g}"
         labels.append((x.mean, max(y.mean, floor), text, colour))
         paths.append([(x.mean, max(y.mean, floor))])
-    ax.set(xscale="log", xlabel="l0, active latents per row", ylabel=score)
+    ax.set(xscale="log", xlabel="l0, active latents per sample", ylabel=score)
     plain_log(ax.xaxis)
     if math.isfinite(floor):
         ax.set_ylim(bottom=floor - 0.03)
@@ -71,16 +71,16 @@ def draw_sweep_curves(c: Comparison, score: str) -> Figure | None:
 
 
 def _band(ax: Axes, family: Family, score: str, colour: str, marker: str) -> list[tuple[float, float]]:
-    """Draws a sweep; returns the points of its mean."""
-    by_data = family.frontiers(score)
-    curves = [curve for some in by_data.values() for curve in some if len(curve.log_l0)]
+    """Draws a sweep and returns the points of its mean."""
+    by_data = family.curves(score)
+    curves = [curve for seeds in by_data.values() for curve in seeds if len(curve.log_l0)]
     for curve in curves:
         ax.scatter(np.exp(curve.log_l0), curve.score, s=5, color=colour, alpha=0.35, lw=0)
     low, high = shared_range(curves)
     if not low < high:
         return []
     grid = np.exp(np.linspace(math.log(low), math.log(high), N_GRID))
-    means = [nested_mean([[curve.at(float(x)) for curve in some] for some in by_data.values()]) for x in grid]
+    means = [nested_mean([[curve.at(float(x)) for curve in seeds] for seeds in by_data.values()]) for x in grid]
     mean, half = (np.array([getattr(m, name) for m in means]) for name in ("mean", "half"))
     half = np.nan_to_num(half)
     ax.fill_between(grid, mean - half, mean + half, color=colour, alpha=0.16, lw=0)
@@ -90,9 +90,9 @@ def _band(ax: Axes, family: Family, score: str, colour: str, marker: str) -> lis
 
 
 @styled
-def seeds(c: Comparison, score: str, published: Sequence[tuple[str, float]] = ()) -> Figure | None:
-    """Every dictionary as a dot, a row for each method, a shade for each data set; mean and 95% interval above them.
-    What papers report stands below, hollow, and is not ours."""
+def draw_dictionaries(c: Comparison, score: str, published: Sequence[tuple[str, float]] = ()) -> Figure | None:
+    """Every dictionary as a dot, one row per method and one level per data set, with the mean and its 95% interval.
+    Values reported in papers are hollow marks below the line."""
     entries = [e for e in c.entries if math.isfinite(e.estimate(score).mean)]
     entries = sorted(entries, key=lambda e: -e.goodness(score))[:MOST_ROWS]
     if not entries:
@@ -128,8 +128,8 @@ def _short(e: Entry, c: Comparison) -> str:
 
 @styled
 def draw_deciles(c: Comparison, stem: str, name: str) -> Figure | None:
-    """A score by tenths of the features from rare to frequent, with intervals; random directions are the null of the
-    suite and whatever knows the features its ceiling, both drawn in."""
+    """A score by tenths of the features, from rare to frequent, with intervals. Random directions and ceilings are
+    drawn dashed."""
     curves = [e for e in _followed(c) if all(math.isfinite(e.estimate(f"{stem}{i}").mean) for i in DECILES)]
     if not curves:
         return None
@@ -140,9 +140,9 @@ def draw_deciles(c: Comparison, stem: str, name: str) -> Figure | None:
         estimates = [e.estimate(f"{stem}{i}") for i in DECILES]
         mean, half = (np.array([getattr(m, what) for m in estimates]) for what in ("mean", "half"))
         colour, marker = look[e.family.label]
-        aside = e.family.first.kind in ("random",) or e.family.first.is_ceiling(c.by)
+        is_reference = e.family.first.kind in ("random",) or e.family.first.is_ceiling(c.by)
         ax.fill_between(DECILES, mean - np.nan_to_num(half), mean + np.nan_to_num(half), color=colour, alpha=0.15, lw=0)
-        ax.plot(DECILES, mean, color=colour, marker=marker, ms=4, lw=1.2, ls=(0, (4, 3)) if aside else "-")
+        ax.plot(DECILES, mean, color=colour, marker=marker, ms=4, lw=1.2, ls=(0, (4, 3)) if is_reference else "-")
         paths.append([(float(i), float(m)) for i, m in zip(DECILES, mean, strict=True)])
         at = 1 + int((k + 0.5) / len(curves) * 9)
         labels.append((float(at), float(mean[at - 1]), e.family.label, colour))
@@ -155,15 +155,15 @@ def draw_deciles(c: Comparison, stem: str, name: str) -> Figure | None:
 
 
 def _followed(c: Comparison) -> list[Entry]:
-    """The best entries, with the null and the ceilings."""
-    aside = [e for e in c.entries if e.family.first.kind == "random" or e.family.first.is_ceiling(c.by)]
-    best = [e for e in c.fair if e not in aside][:MOST_CURVES]
-    return [*best, *aside[:3]]
+    """The best entries, then random directions and ceilings."""
+    references = [e for e in c.entries if e.family.first.kind == "random" or e.family.first.is_ceiling(c.by)]
+    best = [e for e in c.fair if e not in references][:MOST_CURVES]
+    return [*best, *references[:3]]
 
 
 @styled
-def cost(c: Comparison, score: str, against: str = "train_samples") -> Figure | None:
-    """A score against what it took to train, with intervals: up and to the left is better."""
+def draw_cost(c: Comparison, score: str, against: str = "train_samples") -> Figure | None:
+    """A score against the training cost, with intervals: up and to the left is better."""
     shown = [e for e in c.fair if e.estimate(against).mean > 0 and math.isfinite(e.estimate(score).mean)]
     if len(shown) < 3:
         return None
@@ -177,7 +177,7 @@ def cost(c: Comparison, score: str, against: str = "train_samples") -> Figure | 
     ceilings = [e for e in c.entries if e.family.first.is_ceiling(c.by) and math.isfinite(e.estimate(score).mean)]
     for e in ceilings[:1]:
         ax.axhline(e.estimate(score).mean, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
-    what: Mapping[str, Any] = {"train_samples": "rows seen in training", "train_flops": "floating-point operations"}
+    what: Mapping[str, Any] = {"train_samples": "training samples", "train_flops": "floating-point operations"}
     ax.set(xscale="log", xlabel=what.get(against, against), ylabel=score)
     plain_log(ax.xaxis)
     ax.margins(x=0.12)

@@ -1,4 +1,4 @@
-"""The numbers of a comparison as text: cells with their intervals, a table to cite, files with everything."""
+"""The numbers of a comparison as text: table cells with intervals, a Markdown table, and CSV files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ CANONICAL = (
     *("absorption_full", "absorption_fraction", "subspace_cosine", "probe_auc_latent"),
     *("pw_mcc", "train_samples", "train_flops", "seconds", "bytes"),
 )
-"""The columns of the table that one cites, where a suite has them."""
+"""The columns of the main table, where a suite has them."""
 
 COUNTED = frozenset(["train_rows", "train_samples", "train_flops", "bytes"])
-"""Scores that are told in thousands, millions and so on."""
+"""Scores that are shown with a unit prefix: k, M, G."""
 
 
 class BenchCell(NamedTuple):
-    """A mean as text, its interval as text, whether it is the best of its column, everything as a hint."""
+    """A score of an entry as text."""
 
     text: str
+    """The mean."""
     interval: str
+    """Its 95% interval."""
     best: bool
+    """Whether it is the best mean of its column, not counting ceilings."""
     hint: str
+    """Mean, intervals and standard deviations in full."""
     value: float
+    """The mean as a number; NaN if the score is not defined."""
 
 
 def bench_cells(entry: Entry, names: Sequence[str], best: dict[str, float]) -> list[BenchCell]:
@@ -45,22 +50,23 @@ def bench_cells(entry: Entry, names: Sequence[str], best: dict[str, float]) -> l
 
 
 def best_of(entries: Iterable[Entry], names: Sequence[str]) -> dict[str, float]:
-    """The best mean of each score that is better one way, among entries that were given nothing of what is asked."""
-    found: dict[str, float] = {}
+    """The best goodness of each score that has a better direction, over all entries except ceilings."""
+    best: dict[str, float] = {}
     for name in names:
         known = score_of(name)
         if known is not None and known.better:
             fair = [e.goodness(name) for e in entries if not e.family.first.is_ceiling(name)]
-            found[name] = max(fair, default=-math.inf)
-    return found
+            best[name] = max(fair, default=-math.inf)
+    return best
 
 
 def bench_cell(name: str, groups: Groups, best: float | None = None) -> BenchCell:
+    """The cell of a score; `best` is the best goodness of its column."""
     e, parts = nested_mean(groups), variance_parts(groups)
     if e.n == 0:
         return BenchCell(UNDEFINED, "", False, "not defined here", math.nan)
     low, high = nested_bootstrap(groups, seed=derive("bench", name) % 2**32)
-    hint = f"{name} {e.mean:.6g}, 95% interval {e.low:.6g} to {e.high:.6g} of {e.n} {_unit(groups, e.n)}"
+    hint = f"{name} {e.mean:.6g}, 95% interval {e.low:.6g} to {e.high:.6g} over {e.n} {_unit(groups, e.n)}"
     hint += f", bootstrap {low:.6g} to {high:.6g}; sd over data sets {parts.data:.3g}, over seeds {parts.seed:.3g}"
     is_best = best is not None and goodness(e.mean, name) == best
     return BenchCell(
@@ -73,26 +79,26 @@ def _unit(groups: Groups, n: int) -> str:
 
 
 def interval(e: Estimate, name: str = "") -> str:
-    """``[.911, .934]``; ``(one)`` where a single value has none, nothing where all values are the same. It ends at 1
-    for scores of which more is better: all are shares, cosines or correlations."""
+    """``[.911, .934]``; ``(one)`` for a single value, empty where all values are equal. The upper end is at most 1 for
+    scores where more is better: all of them are shares, cosines or correlations."""
     if e.n < 2:
         return "(one)"
     if e.half == 0:
         return ""
     known = score_of(name)
     high = min(e.high, 1.0) if known is not None and known.better == "more" else e.high
-    told = count_text if name in COUNTED else number
-    return f"[{_bare(told(e.low))}, {_bare(told(high))}]"
+    text = count_text if name in COUNTED else number
+    return f"[{_bare(text(e.low))}, {_bare(text(high))}]"
 
 
 def _bare(text: str) -> str:
-    """Without a zero before the point, to save width."""
+    """Drops the zero before the decimal point."""
     text = text.replace("-", MINUS)
     return text.replace("0.", ".", 1) if text.lstrip(MINUS).startswith("0.") else text
 
 
 def count_text(value: float) -> str:
-    """A large number in thousands (k), millions (M), and so on."""
+    """A number with three significant digits and a unit prefix: 1.54M."""
     if not math.isfinite(value):
         return UNDEFINED
     step = 0 if abs(value) < 1000 else min(6, int(math.log10(abs(value)) // 3))
@@ -100,24 +106,24 @@ def count_text(value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """``< .001``, three decimals, a dash where there is none."""
+    """A p-value with three decimals: ``.012``, ``< .001``; a dash for NaN."""
     if math.isnan(p):
         return UNDEFINED
     return "< .001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
 
 
 def present(comparison: Comparison, names: Sequence[str]) -> list[str]:
-    """Those of some scores that any entry has."""
+    """Those of the scores that at least one entry has."""
     return [n for n in names if any(math.isfinite(e.estimate(n).mean) for e in comparison.entries)]
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
-    """The canonical table of each source, to be pasted where it is cited."""
+    """The main table of each source in Markdown."""
     parts: list[str] = []
     for c in comparisons:
         names = present(c, CANONICAL)
         best = best_of(c.entries, names)
-        head = ["method", "read at", *names]
+        head = ["method", "penalty", *names]
         lines = [f"### {c.source}, {c.n_data} data sets" if c.n_data > 1 else f"### {c.source}", ""]
         lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for e in c.entries:
@@ -129,7 +135,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def write_table(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Every score of every entry, one a line: at the chosen penalty, at the common L0, and the mean over the sweep."""
+    """Writes one line per entry and score: at the chosen penalty, at the common L0, and averaged over the sweep."""
     columns = ("mean", "low", "high", "boot_low", "boot_high", "sd_data", "sd_seed", "n")
     with path.open("w", newline="", encoding="utf-8") as f:
         out = csv.writer(f, lineterminator="\n")
@@ -152,7 +158,7 @@ def _numbers(name: str, groups: Groups) -> list[float]:
 
 
 def write_tests(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Every paired test, one a line."""
+    """Writes one line per paired test."""
     columns = ("difference", "low", "high", "effect", "p", "p_holm", "p_ranks", "wins", "losses", "n_data")
     with path.open("w", newline="", encoding="utf-8") as f:
         out = csv.writer(f, lineterminator="\n")
@@ -160,10 +166,10 @@ def write_tests(comparisons: Sequence[Comparison], path: Path) -> None:
         for c in comparisons:
             for t in c.tests:
                 assert c.leader is not None
-                out.writerow([c.source, t.score, c.leader.family.label, t.entry.family.label, *_tested(t)])
+                out.writerow([c.source, t.score, c.leader.family.label, t.entry.family.label, *_test_numbers(t)])
 
 
-def _tested(t: Test) -> list[Any]:
+def _test_numbers(t: Test) -> list[Any]:
     e = t.paired.estimate
     exact = map(_exact, (e.mean, e.low, e.high, t.paired.effect, t.paired.p, t.p_holm, t.paired.p_ranks))
     return [*exact, t.paired.wins, t.paired.losses, e.n]

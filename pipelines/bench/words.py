@@ -1,11 +1,11 @@
-"""What a comparison says, in sentences that are computed from it."""
+"""The findings of a comparison as sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from pipelines.bench.comparison import SECOND, Comparison, Test
+from pipelines.bench.comparison import SECOND_SCORE, Comparison, Test
 from pipelines.bench.families import Entry
 from pipelines.bench.tables import interval, p_value
 from pipelines.report.findings import number
@@ -14,11 +14,11 @@ _LEVEL = 0.05
 
 
 def comparison_sentences(c: Comparison) -> list[str]:
-    """The most important first; none where no entry has the score."""
+    """The findings, the most important first; none if no entry has the score."""
     if c.leader is None:
         return []
-    found = [_leader(c), _differences(c), _baseline(c), _ceiling(c), _second(c), _fidelity(c), _chance(c)]
-    return [sentence for sentence in found if sentence]
+    sentences = [_leader(c), _differences(c), _baseline(c), _ceiling(c), _second(c), _fidelity(c), _chance(c)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _leader(c: Comparison) -> str:
@@ -26,19 +26,22 @@ def _leader(c: Comparison) -> str:
     where = f" at {c.leader.where}" if c.leader.where else ""
     data = f"over {c.n_data} data sets" if c.n_data > 1 else "on one data set"
     best = f"{c.leader.family.label}{where} is the best of {len(c.fair)} methods {data}"
-    return f"By {c.by}, {best}: {_told(c.leader, c.by)}."
+    return f"By {c.by}, {best}: {_with_interval(c.leader, c.by)}."
 
 
 def _differences(c: Comparison) -> str:
     tests = [t for t in c.tests if t.score == c.by and not math.isnan(t.p_holm)]
     if not tests:
-        return "On one data set no difference can be tested against another." if c.n_data < 2 else ""
+        return "With one data set, differences between methods cannot be tested." if c.n_data < 2 else ""
     clear = [t for t in tests if t.p_holm < _LEVEL]
     unclear = [t for t in tests if t.p_holm >= _LEVEL]
-    text = f"It is ahead of {len(clear)} of {len(tests)} beyond chance (paired t-tests over data sets, Holm, 5%)"
+    text = (
+        f"It is significantly better than {len(clear)} of {len(tests)} other methods (paired t-tests over data sets, "
+        "Holm-adjusted, 5%)"
+    )
     names = ", ".join(f"{t.entry.family.label} (p {p_value(t.p_holm)})" for t in unclear[:4])
     more = f" and {len(unclear) - 4} more" if len(unclear) > 4 else ""
-    return f"{text}; it cannot be told apart from {names}{more}." if unclear else f"{text}."
+    return f"{text}; the difference is not significant for {names}{more}." if unclear else f"{text}."
 
 
 def _baseline(c: Comparison) -> str:
@@ -50,33 +53,35 @@ def _baseline(c: Comparison) -> str:
     test = _test(c, second, c.by)
     gap = f" The difference is {_gap(test)}." if test is not None else ""
     noun = "trained dictionary" if c.leader is classical[0] else "classical method"
-    return f"The best {noun} is {second.family.label} with {_told(second, c.by)}, behind {first.family.label}.{gap}"
+    score = _with_interval(second, c.by)
+    return f"The best {noun} is {second.family.label} with {score}, behind {first.family.label}.{gap}"
 
 
 def _ceiling(c: Comparison) -> str:
-    above = [e for e in c.entries if e.family.first.is_ceiling(c.by) and e.goodness(SECOND) > -math.inf]
+    above = [e for e in c.entries if e.family.first.is_ceiling(c.by) and e.goodness(SECOND_SCORE) > -math.inf]
     if not above:
         return ""
-    texts = [f"{e.family.label} {_told(e, SECOND)}" for e in above]
-    return f"Given what is to be found, {SECOND} reaches: {'; '.join(texts)}."
+    texts = [f"{e.family.label} {_with_interval(e, SECOND_SCORE)}" for e in above]
+    return f"{SECOND_SCORE} of the ceilings: {'; '.join(texts)}."
 
 
 def _second(c: Comparison) -> str:
-    """Whether the leader leads in firing too."""
-    if c.leader is None or c.by == SECOND:
+    """Whether the leader is also the best by `SECOND_SCORE`."""
+    if c.leader is None or c.by == SECOND_SCORE:
         return ""
-    having = [e for e in c.fair if e.goodness(SECOND) > -math.inf]
+    having = [e for e in c.fair if e.goodness(SECOND_SCORE) > -math.inf]
     if not having:
         return ""
-    best = max(having, key=lambda e: e.goodness(SECOND))
+    best = max(having, key=lambda e: e.goodness(SECOND_SCORE))
+    score = _with_interval(best, SECOND_SCORE)
     if best is c.leader:
-        return f"It is first by {SECOND} too: {_told(best, SECOND)}."
-    own = f"{c.leader.family.label} has {_told(c.leader, SECOND)}"
-    return f"By {SECOND}, {best.family.label} is first ({_told(best, SECOND)}); {own}."
+        return f"It is also the best by {SECOND_SCORE}: {score}."
+    of_leader = f"{c.leader.family.label} has {_with_interval(c.leader, SECOND_SCORE)}"
+    return f"By {SECOND_SCORE}, {best.family.label} is the best ({score}); {of_leader}."
 
 
 def _fidelity(c: Comparison) -> str:
-    """Whether explained variance would have chosen the same method."""
+    """Whether explained variance would choose the same method."""
     name = "explained_variance"
     having = [e for e in c.fair if e.goodness(name) > -math.inf and not e.family.first.is_ceiling(name)]
     if c.leader is None or len(having) < 2:
@@ -86,20 +91,23 @@ def _fidelity(c: Comparison) -> str:
         return ""
     return (
         f"Reconstruction would choose {best.family.label} (explained variance {number(best.estimate(name).mean)}), "
-        f"whose {c.by} is {_told(best, c.by)}."
+        f"whose {c.by} is {_with_interval(best, c.by)}."
     )
 
 
 def _chance(c: Comparison) -> str:
-    """What chance alone reaches, and which cause of chance is the larger."""
+    """The score of random directions, and the spread over data sets and seeds."""
     random = c.of("random")
-    null = f"Random directions reach {_told(random[0], c.by)}." if random else ""
+    null = f"Random directions reach {_with_interval(random[0], c.by)}." if random else ""
     if c.leader is None:
         return null
     parts = c.leader.parts(c.by)
     if math.isnan(parts.data) or math.isnan(parts.seed):
         return null
-    both = f"The leader's {c.by} varies by {parts.data:.2g} over data sets and {parts.seed:.2g} over initial seeds."
+    both = (
+        f"The standard deviation of the best method's {c.by} is {parts.data:.2g} over data sets and {parts.seed:.2g} "
+        "over initial seeds."
+    )
     return f"{null} {both}".strip()
 
 
@@ -117,18 +125,18 @@ def _gap(t: Test) -> str:
     )
 
 
-def _told(e: Entry, score: str) -> str:
+def _with_interval(e: Entry, score: str) -> str:
     """A mean with its interval."""
     mean = e.estimate(score)
     return f"{number(mean.mean)} {interval(mean, score)}".strip()
 
 
 def several(comparisons: Sequence[Comparison]) -> str:
-    """Whether one method leads on every source of a suite."""
+    """Which method is the best on how many sources of a suite."""
     leaders = [c.leader.family.label for c in comparisons if c.leader is not None]
     if len(leaders) < 2:
         return ""
     if len(set(leaders)) == 1:
-        return f"{leaders[0]} leads on all {len(leaders)} sources."
+        return f"{leaders[0]} is the best on all {len(leaders)} sources."
     counts = sorted(((leaders.count(label), label) for label in set(leaders)), reverse=True)
-    return "Leaders: " + ", ".join(f"{label} on {n}" for n, label in counts) + f" of {len(leaders)} sources."
+    return "Best methods: " + ", ".join(f"{label} on {n}" for n, label in counts) + f" of {len(leaders)} sources."

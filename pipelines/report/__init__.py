@@ -1,1 +1,1 @@
-"""The report of a run: tables, figures, pages and the terminal."""
+"""Report of a run: tables, figures, the page, and terminal output."""

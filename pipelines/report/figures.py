@@ -1,4 +1,4 @@
-"""The figures of a report: pure functions from data to a figure, None where there is nothing to show."""
+"""The figures of a report: pure functions from data to a figure; None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 @styled
-def draw_frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float | None = None) -> Figure | None:
-    """A score against l0, one line for each method and width along its sweep, one point for each baseline.
+def draw_against_l0(settings: Sequence[Setting], y: str, name: str, ceiling: float | None = None) -> Figure | None:
+    """A score against L0: one line per method and width along its sweep, one point per baseline.
 
-    Values above `ceiling` are drawn at the upper edge with the number beside them.
+    Values above `ceiling` are drawn at the upper edge, labelled with their value.
     """
     shown = [s for s in settings if s.mean("l0") > 0 and math.isfinite(s.mean(y))]
     if len(shown) < 2:
@@ -52,14 +52,14 @@ def draw_frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float
         half[mean > top] = np.nan
         ax.errorbar(x, mean.clip(max=top), half, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
         ax.plot(x, mean.clip(max=top), color=colour, marker=marker, ms=9 if marker == "*" else 5, lw=1.3, clip_on=False)
-        # A score is labelled where it peaks; errors all meet at both ends, so those in the middle.
+        # Scores are labelled at their maximum. Error curves meet at both ends, so they are labelled in the middle.
         end = int(mean.argmax()) if ceiling is None else len(line) // 2
         text = f"{line[0].label} {line[0].n_latents}" if line[0].label in several else line[0].label
         if crowded and line[0].label in named:
             text = str(line[0].n_latents)
         named |= {line[0].label} if line[0].penalty else set()
         labels.append((x[end], min(mean[end], top), text if mean[end] <= top else f"{text} ↑ {mean[end]:.3g}", colour))
-    ax.set(xscale="log", xlabel="l0, active latents per row", ylabel=name)
+    ax.set(xscale="log", xlabel="l0, active latents per sample", ylabel=name)
     plain_log(ax.xaxis)
     if ceiling is not None:
         ax.set_ylim(0, ceiling * 1.04)
@@ -70,7 +70,7 @@ def draw_frontier(settings: Sequence[Setting], y: str, name: str, ceiling: float
 
 
 def _lines(settings: Sequence[Setting]) -> list[list[Setting]]:
-    """Settings that belong on one line: the sweep of one method at one width; a baseline on its own."""
+    """Groups settings into lines: the sweep of one method at one width; each baseline alone."""
     lines: dict[Any, list[Setting]] = {}
     for s in settings:
         key = (s.label, s.n_latents, s.others, None if s.penalty else "alone")
@@ -87,7 +87,7 @@ def _true_l0(ax: Axes, settings: Sequence[Setting]) -> None:
 
 @styled
 def heat_map(settings: Sequence[Setting]) -> Figure | None:
-    """Both directions of mmcs over l1 and width, one row of panels for each trained method."""
+    """`mmcs_truth` and `mmcs_latents` over penalty and width, one row of panels per trained method."""
     trained = [s for s in settings if not s.is_baseline and s.penalty and math.isfinite(s.mean("mmcs_truth"))]
     labels = list(dict.fromkeys(s.label for s in trained))
     if not any(_is_grid([s for s in trained if s.label == label]) for label in labels):
@@ -97,32 +97,32 @@ def heat_map(settings: Sequence[Setting]) -> Figure | None:
     figure, axes = canvas(min(11.4, 2 * (1.0 + 0.52 * n_cells[0]) + 0.8), height, 2, len(labels))
     image = None
     for i, label in enumerate(labels):
-        of = [s for s in trained if s.label == label]
+        of_method = [s for s in trained if s.label == label]
         for ax, score in zip(axes[2 * i : 2 * i + 2], ("mmcs_truth", "mmcs_latents"), strict=True):
-            image = _heat(ax, of, score)
+            image = _heat(ax, of_method, score)
             ax.set_title(f"{label}: {score}" if len(labels) > 1 else score)
     bar = figure.colorbar(cast(Any, image), ax=axes, shrink=0.85, aspect=18, pad=0.015)
     cast(Any, bar.outline).set_visible(False)
     return figure
 
 
-def _is_grid(of: Sequence[Setting]) -> bool:
-    return len({s.penalty[0] for s in of}) > 1 or len({s.n_latents for s in of}) > 1
+def _is_grid(settings: Sequence[Setting]) -> bool:
+    return len({s.penalty[0] for s in settings}) > 1 or len({s.n_latents for s in settings}) > 1
 
 
-def _heat(ax: Axes, of: Sequence[Setting], score: str) -> Any:
-    """One panel; the best cell is framed."""
+def _heat(ax: Axes, settings: Sequence[Setting], score: str) -> Any:
+    """One panel; the best cell has a frame."""
     from matplotlib.patches import Rectangle
 
-    penalties = sorted({s.penalty[0][1] for s in of})
-    widths = sorted({s.n_latents or 0 for s in of}, reverse=True)
+    penalties = sorted({s.penalty[0][1] for s in settings})
+    widths = sorted({s.n_latents or 0 for s in settings}, reverse=True)
     grid = np.full((len(widths), len(penalties)), np.nan)
-    for s in of:
+    for s in settings:
         grid[widths.index(s.n_latents or 0), penalties.index(s.penalty[0][1])] = s.mean(score)
     image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(len(penalties)), [f"{p:.3g}" for p in penalties], rotation=0 if len(penalties) < 9 else 60)
     ax.set_yticks(range(len(widths)), [str(w) for w in widths])
-    ax.set(xlabel=of[0].penalty[0][0], ylabel="latents")
+    ax.set(xlabel=settings[0].penalty[0][0], ylabel="latents")
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
@@ -137,25 +137,25 @@ def _heat(ax: Axes, of: Sequence[Setting], score: str) -> Any:
 
 @styled
 def cosine_matrix(cosine: Array, matched: NDArray[np.int64], probability: Array) -> Figure | None:
-    """Features against latents, features from frequent to rare, every latent in the column of its feature.
+    """Cosines of features (from frequent to rare) and latents, which are in the order of their matched features.
 
-    `cosine` is ``[n_features, n_latents]`` over the represented features; `matched` the latent of each, -1 for
-    none. More than 600 features are thinned evenly.
+    `cosine` is ``[n_features, n_latents]`` over the represented features; `matched` is the latent matched to each
+    feature, -1 for none. Of more than 600 features an evenly spaced subset is shown.
     """
     if not cosine.size:
         return None
     by_frequency = np.argsort(-probability, kind="stable")
-    kept = by_frequency[np.linspace(0, len(by_frequency) - 1, min(600, len(by_frequency))).round().astype(int)]
-    partners = matched[kept][matched[kept] >= 0]
-    # Latents without a feature come last, those most like some feature first.
+    features = by_frequency[np.linspace(0, len(by_frequency) - 1, min(600, len(by_frequency))).round().astype(int)]
+    partners = matched[features][matched[features] >= 0]
+    # Latents without a feature come last, in the order of their largest cosine with any feature.
     rest = np.setdiff1d(np.arange(cosine.shape[1]), matched)
     rest = rest[np.argsort(-cosine[:, rest].max(0), kind="stable")][: max(1200 - len(partners), 0)]
-    image = cosine[np.ix_(kept, np.concatenate([partners, rest]))]
+    image = cosine[np.ix_(features, np.concatenate([partners, rest]))]
     figure, (ax,) = canvas(5.6, 4.0)
     shown = ax.imshow(image, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     if len(rest):
         ax.axvline(len(partners) - 0.5, color=FAINT, lw=0.8, ls=(0, (4, 3)))
-        ax.text(len(partners), 1.015, "without a feature", color=FAINT, va="bottom", transform=ax.get_xaxis_transform())
+        ax.text(len(partners), 1.015, "unmatched", color=FAINT, va="bottom", transform=ax.get_xaxis_transform())
     ax.set(xlabel="latents, in the order of their features", ylabel="features, from frequent to rare")
     ax.grid(False)
     bar = figure.colorbar(shown, ax=ax, shrink=0.7, aspect=22, pad=0.02, label="cosine")
@@ -165,12 +165,12 @@ def cosine_matrix(cosine: Array, matched: NDArray[np.int64], probability: Array)
 
 @styled
 def recovery(curves: Mapping[str, tuple[Array, Array]]) -> Figure | None:
-    """How well features are recovered, rare to frequent: label -> (probability, best cosine) of every feature.
+    """Recovery of features against their frequency: label -> (probability, best cosine) of every feature.
 
-    The first entry is drawn feature by feature and in tenths with bootstrap intervals, the others in tenths.
-    Where all features fire equally often, they are ranked by their own recovery instead.
+    Curves are means over tenths of the features; the first one also shows single features and bootstrap intervals.
+    If all features are equally frequent, they are sorted by their recovery instead.
     """
-    # On a log axis a feature that is never active has no place.
+    # A log axis cannot show a feature that is never active.
     curves = {k: (p[p > 0], best[p > 0]) for k, (p, best) in curves.items() if (p > 0).any()}
     if not curves:
         return None
@@ -192,7 +192,7 @@ def recovery(curves: Mapping[str, tuple[Array, Array]]) -> Figure | None:
     for level in (0.8, 0.9):
         ax.axhline(level, color=FAINT, lw=0.7, ls=(0, (4, 3)), zorder=0)
     ax.set(ylabel="cosine of the best latent", ylim=(min(0.0, *(y for path in paths for _, y in path)), 1.03))
-    ax.set_xlabel("share of rows in which the feature is active" if varied else "share of features, the best first")
+    ax.set_xlabel("share of samples in which the feature is active" if varied else "share of features, best first")
     if varied:
         ax.set_xscale("log")
         plain_log(ax.xaxis)
@@ -206,7 +206,7 @@ def _method(label: str) -> str:
 
 
 def _tenths(ax: Axes, p: Array, best: Array, colour: str, marker: str, first: bool) -> tuple[Array, Array]:
-    """Means over tenths of the features from rare to frequent, at the geometric mean of their frequencies."""
+    """Draws means over tenths of the features, from rare to frequent, at the geometric mean of their frequencies."""
     parts = [part for part in np.array_split(np.argsort(p, kind="stable"), 10) if len(part)]
     x = np.array([np.exp(np.log(p[part]).mean()) for part in parts])
     y = np.array([best[part].mean() for part in parts])
@@ -220,7 +220,7 @@ def _tenths(ax: Axes, p: Array, best: Array, colour: str, marker: str, first: bo
 
 @styled
 def densities(latents: Mapping[str, Array], features: Array | None) -> Figure | None:
-    """How often latents fire, as histograms on a log axis, with the true features behind where they are known."""
+    """Histograms of firing frequencies on a log axis; those of the true features are in grey if they are known."""
     latents = {k: v for k, v in latents.items() if len(v)}
     everything = [*latents.values(), *([] if features is None else [features])]
     positive = np.concatenate([v[v > 0] for v in everything]) if latents else np.zeros(0)
@@ -238,7 +238,7 @@ def densities(latents: Mapping[str, Array], features: Array | None) -> Figure | 
         text = label + (f" ({dead:.0%} dead)" if dead >= 0.005 else "")
         share = np.full(len(density), 1 / len(density))
         ax.hist(density, bins, weights=share, histtype="step", color=look[_method(label)][0], lw=1.5, label=text)
-    ax.set(xscale="log", xlabel="share of rows in which it fires", ylabel="share of latents")
+    ax.set(xscale="log", xlabel="share of samples in which it fires", ylabel="share of latents")
     plain_log(ax.xaxis)
     figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=1.2, columnspacing=1.2)
     return figure
@@ -246,8 +246,8 @@ def densities(latents: Mapping[str, Array], features: Array | None) -> Figure | 
 
 @styled
 def loss_curves(logs: Mapping[float, Sequence[Sequence[Mapping[str, float]]]], penalty: str) -> Figure | None:
-    """Loss and l0 while training: penalty -> one log for each seed, each a sequence of records."""
-    logs = {k: kept for k, runs in sorted(logs.items()) if (kept := [run for run in runs if len(run) > 1])}
+    """Loss and L0 during training: penalty -> one log per seed, each a sequence of records."""
+    logs = {k: long for k, runs in sorted(logs.items()) if (long := [run for run in runs if len(run) > 1])}
     panels = [name for name in ("loss", "l0") if any(name in r for runs in logs.values() for run in runs for r in run)]
     if not panels:
         return None
@@ -267,7 +267,7 @@ def loss_curves(logs: Mapping[float, Sequence[Sequence[Mapping[str, float]]]], p
                 last = pairs[-1] if pairs else None
             if last is not None:
                 ends.append((*last, f"{penalty} = {value:.3g}" if penalty else "", colour))
-        ax.set(yscale="log", xlabel="training rows seen", title=name)
+        ax.set(yscale="log", xlabel="training samples", title=name)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(thousands())
         plain_log(ax.yaxis)
@@ -279,8 +279,8 @@ def loss_curves(logs: Mapping[float, Sequence[Sequence[Mapping[str, float]]]], p
 def bars(
     settings: Sequence[Setting], scores: Mapping[str, str], name: str, chance: float | None = None
 ) -> Figure | None:
-    """Several scores side by side, a row for each score and a mark for each setting, with 95% intervals; one grey
-    stroke where a score is the same for all."""
+    """Several scores: one row per score and one mark per setting, with 95% intervals; a grey stroke where the score is
+    the same for all settings."""
     rows = {score: text for score, text in scores.items() if any(math.isfinite(s.mean(score)) for s in settings)}
     if not rows:
         return None

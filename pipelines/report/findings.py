@@ -1,4 +1,4 @@
-"""What the scores say, in sentences that are computed from them."""
+"""The findings of a report as sentences that are computed from the scores."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from sae.numerics.statistics import Estimate, difference
 
 MINUS, UNDEFINED = "−", "–"  # noqa: RUF001
 _NEAR = 1.25
-"""Latents count as too dense above this factor of the true L0, and as too sparse below its inverse."""
+"""L0 counts as too dense above this multiple of the true L0, and as too sparse below its inverse."""
 SPREAD = 1.5
-"""From how many latents a property on the findings tell."""
+"""Number of latents per property above which the findings mention it."""
 MISSED = 0.05
-"""How far the AUC of a latent may be below what can be read off the activations before a feature counts as missed."""
+"""Difference in AUC between nearest neighbours and the best latent above which features count as missed."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best setting of one source by one score; a ceiling is never the best."""
+    """The best settings of one source by one score; a ceiling is never the best."""
 
     score: str
+    """The score."""
     best: Setting
+    """The best setting."""
     trained: Setting | None
+    """The best trained setting."""
     baseline: Setting | None
+    """The best baseline."""
     oracle: Setting | None
+    """The best oracle."""
     copies: tuple[Setting, ...]
+    """Settings that copy the activations exactly, if that makes them ceilings of the score."""
     n_compared: int
+    """Number of settings that have the score, without ceilings."""
 
 
 def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
-    """The verdict on the settings of one source, None where no setting but a ceiling has the score."""
+    """The verdict on the settings of one source; None if only ceilings have the score."""
     order = ranked(settings, score)
     fair = [s for s in order if not s.is_ceiling(score)]
     if not fair:
@@ -50,22 +57,25 @@ def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
 
 
 def sentences(settings: Sequence[Setting], verdict: Verdict, nonlinear: str = "") -> list[str]:
-    """The findings on one source, the most important first. `nonlinear` says why its features are no directions."""
-    found = [_best(verdict), _against_baseline(verdict), _nonlinear(settings, nonlinear), _ceiling(verdict)]
+    """The findings on one source, the most important first.
+
+    `nonlinear` is the reason why the features of the source are not directions, empty if they are.
+    """
+    findings = [_best(verdict), _against_baseline(verdict), _nonlinear(settings, nonlinear), _ceiling(verdict)]
     if verdict.trained is not None:
         sweep = sweep_of(settings, verdict.trained)
-        found += [_sparsity(sweep, verdict), _reconstruction(sweep, verdict), _edge(sweep, verdict)]
-        found += [_dead(verdict.trained), _model(verdict.trained), _probes(verdict.trained)]
-    return [sentence for sentence in found if sentence]
+        findings += [_sparsity(sweep, verdict), _reconstruction(sweep, verdict), _edge(sweep, verdict)]
+        findings += [_dead(verdict.trained), _model(verdict.trained), _probes(verdict.trained)]
+    return [sentence for sentence in findings if sentence]
 
 
 def sweep_of(settings: Sequence[Setting], centre: Setting) -> list[Setting]:
-    """The settings that differ from `centre` in their penalty alone, in its order."""
-    same = [s for s in settings if _but_penalty(s) == _but_penalty(centre) and s.penalty]
+    """The settings that differ from `centre` only in their penalty, in the order of the penalty."""
+    same = [s for s in settings if _without_penalty(s) == _without_penalty(centre) and s.penalty]
     return sorted(same, key=lambda s: s.penalty[0][1])
 
 
-def _but_penalty(s: Setting) -> tuple[object, ...]:
+def _without_penalty(s: Setting) -> tuple[object, ...]:
     return s.source, s.method, s.encoder, s.n_latents, s.others, [name for name, _ in s.penalty]
 
 
@@ -80,7 +90,7 @@ def _against_baseline(v: Verdict) -> str:
     if v.baseline is None:
         return "No baseline was run to compare it with."
     if v.trained is None:
-        return "No dictionary was trained: these are baselines alone."
+        return "No dictionary was trained; all results are baselines."
     name = f"the best baseline, {v.baseline.title} ({number(v.baseline.mean(v.score))})"
     gap = difference(v.trained.samples[v.score], v.baseline.samples[v.score])
     sign = -1 if (known := score_of(v.score)) and known.better == "less" else 1
@@ -89,15 +99,15 @@ def _against_baseline(v: Verdict) -> str:
     size = number(abs(gap.mean))
     if math.isnan(gap.half):
         order = "better" if ahead else "worse"
-        return f"{subject} is {order} than {name} by {size}; one seed gives no interval."
+        return f"{subject} is {order} than {name} by {size}; with one seed there is no interval."
     ends = f"95% interval of the difference {number(gap.low)} to {number(gap.high)}".replace("-", MINUS)
     if gap.low <= 0 <= gap.high:
-        return f"{subject} cannot be told apart from {name}: {ends}."
-    return f"{subject} {'beats' if ahead else 'loses to'} {name} by {size}; {ends}."
+        return f"{subject} does not differ significantly from {name}: {ends}."
+    return f"{subject} is {'better' if ahead else 'worse'} than {name} by {size}; {ends}."
 
 
 def _nonlinear(settings: Sequence[Setting], why: str) -> str:
-    """What was to be expected where features are no directions, and whether it came so."""
+    """For features that are not directions: the expectation, and what the scores show."""
     if not why:
         return ""
     expected = f"No linear dictionary is expected to find these features: {why}."
@@ -106,29 +116,32 @@ def _nonlinear(settings: Sequence[Setting], why: str) -> str:
     if not by_label or not by_error or math.isnan(ceiling := by_label[0].mean("probe_auc_nearest")):
         return expected
     latent, closest = by_label[0].mean("probe_auc_latent"), by_error[0]
-    read = "do not read its labels" if ceiling - latent > MISSED else "read its labels all the same"
+    result = "do not predict the labels" if ceiling - latent > MISSED else "predict the labels nevertheless"
     return (
-        f"{expected} Single latents {read}: AUC {number(latent)} at best, where nearest neighbours among the "
+        f"{expected} Single latents {result}: AUC {number(latent)} at best, while nearest neighbours on the "
         f"activations reach {number(ceiling)}. The lowest fvu, {number(closest.mean('fvu'))}, is that of "
-        f"{closest.title}; there the AUC is {number(closest.mean('probe_auc_latent'))}, and a label is spread over "
-        f"{number(closest.mean('latents_per_feature'))} latents.{_tiled(trained)}"
+        f"{closest.title}; its AUC is {number(closest.mean('probe_auc_latent'))}, and a label is spread over "
+        f"{number(closest.mean('latents_per_feature'))} latents.{_latents_per_subspace(trained)}"
     )
 
 
-def _tiled(trained: Sequence[Setting]) -> str:
-    """How many latents share a subspace in the narrowest dictionary that has any there, and in the widest."""
+def _latents_per_subspace(trained: Sequence[Setting]) -> str:
+    """Number of latents per subspace in the narrowest dictionary that has any there, and in the widest."""
     score = "latents_per_subspace"
     widths = sorted((s.n_latents or 0, s.mean(score)) for s in trained if s.mean(score) > 0)
     if not widths or widths[0][0] == widths[-1][0]:
         return ""
     (narrow, few), (wide, many) = widths[0], widths[-1]
-    return f" A subspace is cut among {number(few)} latents where there are {narrow}, {number(many)} where {wide}."
+    return (
+        f" A subspace is divided among {number(few)} latents in dictionaries of {narrow}, and among {number(many)} in "
+        f"dictionaries of {wide}."
+    )
 
 
 def _ceiling(v: Verdict) -> str:
     if v.copies:
         names = " and ".join(dict.fromkeys(s.label for s in v.copies))
-        return f"A ceiling, not a rival: {names} with {v.copies[0].n_latents} latents copy the activations exactly."
+        return f"{names} with {v.copies[0].n_latents} latents: a ceiling, because it copies the activations exactly."
     if v.oracle is None:
         return ""
     name = "oracle" if v.oracle.kind == "oracle" else f"ceiling {v.oracle.label}"
@@ -136,7 +149,7 @@ def _ceiling(v: Verdict) -> str:
 
 
 def _sparsity(sweep: Sequence[Setting], v: Verdict) -> str:
-    """Where along the sweep the latents are too dense, near, and too sparse."""
+    """Which penalties give too large, about right, and too small an L0."""
     known = [(s, s.mean("l0") / s.mean("true_l0")) for s in sweep if s.mean("true_l0") > 0]
     known = [(s, ratio) for s, ratio in known if math.isfinite(ratio)]
     if len(known) < 2 or v.trained is None:
@@ -144,15 +157,16 @@ def _sparsity(sweep: Sequence[Setting], v: Verdict) -> str:
     dense = [s for s, ratio in known if ratio > _NEAR]
     sparse = [s for s, ratio in known if ratio < 1 / _NEAR]
     nearest = min(known, key=lambda pair: abs(math.log(max(pair[1], 1e-9))))[0]
-    parts = [f"at {_span(dense, sweep)} the latents are too dense (l0 {_range(dense, 'l0')})"] if dense else []
-    parts += [f"at {_span(sparse, sweep)} too sparse (l0 {_range(sparse, 'l0')})"] if sparse else []
-    parts += [f"nearest is {_at(nearest)} (l0 {number(nearest.mean('l0'))})"]
-    width = f" With {v.trained.n_latents} latents," if v.trained.n_latents else ""
-    return f"A row has {number(nearest.mean('true_l0'))} active features.{width} {'; '.join(parts)}."
+    parts = [f"{_span(dense, sweep)} is too dense (l0 {_range(dense, 'l0')})"] if dense else []
+    parts += [f"{_span(sparse, sweep)} is too sparse (l0 {_range(sparse, 'l0')})"] if sparse else []
+    parts += [f"{_at(nearest)} is the nearest (l0 {number(nearest.mean('l0'))})"]
+    width = f" With {v.trained.n_latents} latents:" if v.trained.n_latents else ""
+    true = number(nearest.mean("true_l0"))
+    return f"On average {true} features are active in a sample.{width} {'; '.join(parts)}."
 
 
 def _reconstruction(sweep: Sequence[Setting], v: Verdict) -> str:
-    """Whether the lowest error would have picked the same dictionary."""
+    """Whether the lowest error selects the same dictionary."""
     by_error = ranked(sweep, "fvu")
     if len(by_error) < 2 or v.score in ("fvu", "explained_variance") or v.trained is None:
         return ""
@@ -160,8 +174,8 @@ def _reconstruction(sweep: Sequence[Setting], v: Verdict) -> str:
     if lowest is v.trained:
         return f"The same setting has the lowest fvu of its sweep, {number(lowest.mean('fvu'))}."
     return (
-        f"Reconstruction alone would pick another: the lowest fvu of the sweep, {number(lowest.mean('fvu'))}, is at "
-        f"{_at(lowest)}, where {v.score} is {number(lowest.mean(v.score))}."
+        f"Reconstruction alone would select another setting: the lowest fvu of the sweep, "
+        f"{number(lowest.mean('fvu'))}, is at {_at(lowest)}, where {v.score} is {number(lowest.mean(v.score))}."
     )
 
 
@@ -169,20 +183,20 @@ def _edge(sweep: Sequence[Setting], v: Verdict) -> str:
     if len(sweep) < 2 or v.trained not in (sweep[0], sweep[-1]):
         return ""
     end = "smallest" if v.trained is sweep[0] else "largest"
-    return f"The best {v.trained.penalty[0][0]} is the {end} that was tried: the sweep may end too early."
+    return f"The best {v.trained.penalty[0][0]} is the {end} of the sweep: a wider sweep may find a better one."
 
 
 def _dead(s: Setting) -> str:
     dead = s.mean("dead")
-    return f"{dead:.0%} of the latents of {s.title} fire on no test row." if dead >= 0.01 else ""
+    return f"{dead:.0%} of the latents of {s.title} fire on no test sample." if dead >= 0.01 else ""
 
 
 def _model(s: Setting) -> str:
     if math.isnan(s.mean("ce_increase")):
         return ""
-    kept = s.mean("ce_recovered_mean")
+    recovered = s.mean("ce_recovered_mean")
     return f"Spliced into the model, {s.title} raises the loss by {number(s.mean('ce_increase'))} nats per token" + (
-        f", which keeps {number(kept)} of what mean ablation loses." if math.isfinite(kept) else "."
+        f"; relative to mean ablation it recovers {number(recovered)} of the loss." if math.isfinite(recovered) else "."
     )
 
 
@@ -195,10 +209,10 @@ def _probes(s: Setting) -> str:
     more = f", {most[0]} of its latents {number(most[1])}" if most else ""
     spread, nearest = s.mean("latents_per_feature"), s.mean("probe_auc_nearest")
     several = f" A property is spread over {number(spread)} latents." if spread > SPREAD else ""
-    near = "" if math.isnan(nearest) else f", nearest neighbours there {number(nearest)}"
+    near = "" if math.isnan(nearest) else f", nearest neighbours on them {number(nearest)}"
     return (
-        f"As probes, the best single latent of {s.title} reaches AUC {number(latent)}{more}; logistic regression on "
-        f"the raw activations {number(raw)}{near}.{several}"
+        f"As a probe, the best single latent of {s.title} reaches AUC {number(latent)}{more}; logistic regression on "
+        f"the raw activations reaches {number(raw)}{near}.{several}"
     )
 
 
@@ -207,37 +221,37 @@ def _at(s: Setting) -> str:
     return f"{name} = {value:.4g}"
 
 
-def _span(some: Sequence[Setting], sweep: Sequence[Setting]) -> str:
-    """``l1 <= 0.5``, ``l1 >= 4``, or the values one by one where they are neither end."""
-    name, values = some[0].penalty[0][0], [s.penalty[0][1] for s in some]
-    if len(some) > 1 and list(some) == list(sweep[: len(some)]):
+def _span(settings: Sequence[Setting], sweep: Sequence[Setting]) -> str:
+    """``l1 <= 0.5`` or ``l1 >= 4`` if the settings are one end of the sweep, else their values."""
+    name, values = settings[0].penalty[0][0], [s.penalty[0][1] for s in settings]
+    if len(settings) > 1 and list(settings) == list(sweep[: len(settings)]):
         return f"{name} ≤ {values[-1]:.4g}"
-    if len(some) > 1 and list(some) == list(sweep[-len(some) :]):
+    if len(settings) > 1 and list(settings) == list(sweep[-len(settings) :]):
         return f"{name} ≥ {values[0]:.4g}"
     return f"{name} = {', '.join(f'{v:.4g}' for v in values)}"
 
 
-def _range(some: Sequence[Setting], score: str) -> str:
-    means = sorted(s.mean(score) for s in some)
+def _range(settings: Sequence[Setting], score: str) -> str:
+    means = sorted(s.mean(score) for s in settings)
     low, high = number(means[0]), number(means[-1])
     return low if low == high else f"{low} to {high}"
 
 
 def decimals(x: float) -> int:
-    """How many decimals make three significant digits, three for what lies between 0 and 1."""
+    """Number of decimals for three significant digits; three for values between 0 and 1."""
     size = abs(x)
     return 3 if size < 1.0005 else 2 if size < 10 else 1 if size < 100 else 0
 
 
 def number(x: float) -> str:
-    """A number to three significant digits, at most three decimals; a dash where there is none."""
+    """A number with three significant digits and at most three decimals; a dash for NaN."""
     if not math.isfinite(x):
         return UNDEFINED if math.isnan(x) else "∞"
     return f"{x:.3g}" if abs(x) >= 1e5 else f"{x:.{decimals(x)}f}"
 
 
 def with_interval(e: Estimate) -> str:
-    """``0.912 ± 0.004``, without the second part where there is no interval."""
+    """``0.912 ± 0.004``; the mean alone if there is no interval."""
     if not math.isfinite(e.half):
         return number(e.mean)
     return f"{number(e.mean)} ± {e.half:.{decimals(e.mean)}f}"

@@ -1,4 +1,4 @@
-"""Which figures a report shows of one source: what each is drawn from, and how to read it."""
+"""The figures of one source in a report, with their data, titles and captions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from pipelines.report import figures
 from pipelines.report.findings import Verdict, sweep_of
+from pipelines.report.picture import Picture
 from pipelines.report.portraits import FirstSeedDictionary
 from pipelines.report.scores import ordered_scores
-from pipelines.report.settings_table import Setting, champions
+from pipelines.report.settings_table import Setting, best_per_method
 from pipelines.report.style import Array
 from pipelines.steps.source_steps import kind_of, open_source
 from sae.files import load
@@ -27,45 +28,39 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Picture(NamedTuple):
-    """A figure with its file name (without ending), its title, and a caption that says how to read it."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-
 @dataclass(frozen=True)
 class ReportedDictionary:
-    """Where one dictionary's source, training and scores lie."""
+    """The step directories of one dictionary."""
 
     source: Path
+    """Directory of its source."""
     train: Path
+    """Directory of its train step."""
     score: Path
+    """Directory of its score step."""
 
     def vectors(self) -> dict[str, Tensor]:
-        """The vectors among its scores, by name; none where no metric gave any."""
+        """The vectors that metrics wrote, by name; empty if there are none."""
         from safetensors.torch import load_file
 
         file = self.score / "vectors.safetensors"
         return load_file(file) if file.is_file() else {}
 
     def scores(self) -> dict[str, float]:
-        """Its scores by name, without those that are undefined."""
-        found = json.loads((self.score / "scores.json").read_text())["scores"]
-        return {name: float(value) for name, value in found.items() if value is not None}
+        """The defined scores by name."""
+        scores = json.loads((self.score / "scores.json").read_text())["scores"]
+        return {name: float(value) for name, value in scores.items() if value is not None}
 
     def log(self) -> list[Mapping[str, float]]:
-        """The records of its training; none for a baseline."""
+        """The records of the training log; empty for a baseline."""
         file = self.train / "log.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def pictures(settings: Sequence[Setting], verdict: Verdict, places: Sequence[ReportedDictionary]) -> Iterator[Picture]:
-    """The figures of the settings of one source for which there are data.
+    """The figures of one source for which there are data.
 
-    Where a figure shows a single dictionary of a setting, it is that of the first seed, not the best one.
+    Figures of a single dictionary show the first seed of a setting, not the best one.
     """
     drawn = (
         _portrait(settings, verdict, places),
@@ -87,7 +82,7 @@ _Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
 
 
 def _portrait(settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
-    """What a source shows of itself, where its kind has a portrait, and of dictionaries in it."""
+    """The figures specific to the kind of source: of the source itself, and of dictionaries trained on it."""
     place = places[v.best.members[0]]
     portrait = kinds("pipelines.report.portraits").get(kind_of(place.source))
     if portrait is None:
@@ -100,7 +95,7 @@ def _portrait(settings: Sequence[Setting], v: Verdict, places: Sequence[Reported
 def _candidates(
     settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]
 ) -> Iterator[FirstSeedDictionary]:
-    """The best dictionary and, where it is another, the trained one that reconstructs best."""
+    """The best dictionary and, if it is a different one, the trained dictionary with the lowest error."""
     trained = [s for s in settings if not s.is_baseline and math.isfinite(s.mean("fvu"))]
     nearest = min(trained, key=lambda s: s.mean("fvu"), default=v.best)
     for s in [v.best] if nearest is v.best else [v.best, nearest]:
@@ -109,24 +104,25 @@ def _candidates(
 
 
 def _frontiers(settings: Sequence[Setting], v: Verdict) -> _Drawn:
-    how = "Each line is one method at one width along its sweep, each lone mark a baseline; bars are 95% intervals."
-    dashes = " The dashed line marks the number of features that are truly active."
+    lines = "Each line is one method at one width along its sweep, each single mark a baseline; bars are 95% intervals."
+    dashes = " The dashed line marks the mean number of active features."
     true = dashes if any(s.mean("true_l0") > 0 for s in settings) else ""
-    error = f"Lower is a better reconstruction, further left a sparser one; 1 is no better than the mean. {how}{true}"
-    yield "l0-fvu", "Sparsity against error", error, figures.draw_frontier(settings, "fvu", "fvu", ceiling=1.2)
-    found = f"Higher means that latents point where the features do. {how}{true}"
-    yield "l0-mcc", "Sparsity against recovery", found, figures.draw_frontier(settings, "mcc", "mcc")
-    loss = f"Higher means that the model keeps more of its predictions. {how}"
-    figure = figures.draw_frontier(settings, "ce_recovered_mean", "ce_recovered_mean")
-    yield "l0-ce-recovered", "Sparsity against the model's loss", loss, figure
+    axes = "Lower is a better reconstruction, further left a sparser one; 1 is no better than the mean."
+    caption = f"{axes} {lines}{true}"
+    yield "l0-fvu", "Error against sparsity", caption, figures.draw_against_l0(settings, "fvu", "fvu", ceiling=1.2)
+    caption = f"Higher means that latents are better aligned with features. {lines}{true}"
+    yield "l0-mcc", "Recovery against sparsity", caption, figures.draw_against_l0(settings, "mcc", "mcc")
+    caption = f"Higher means that the model's loss increases less. {lines}"
+    figure = figures.draw_against_l0(settings, "ce_recovered_mean", "ce_recovered_mean")
+    yield "l0-ce-recovered", "Recovered loss against sparsity", caption, figure
 
 
 def _heat_map(settings: Sequence[Setting]) -> _Drawn:
     caption = (
-        "Mean over seeds. Left: how near the best latent comes to each feature, which more latents can only raise. "
-        "Right: how near each latent is to some feature, which spare latents lower. The best cell is framed."
+        "Means over seeds. Left: cosine of each feature with its best latent; additional latents can only raise it. "
+        "Right: cosine of each latent with its best feature; superfluous latents lower it. The best cell has a frame."
     )
-    yield "mmcs", "Recovery over penalty and width", caption, figures.heat_map(settings)
+    yield "mmcs", "Recovery by penalty and width", caption, figures.heat_map(settings)
 
 
 def _cosines(v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
@@ -140,19 +136,19 @@ def _cosines(v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     represented = vectors["recovery.represented"].bool()
     cosine = cosines(truth.directions[represented], load(place.train / "dictionary").W_dec)
     matched = vectors["recovery.matched_latent"][represented]
-    figure = figures.cosine_matrix(latex_array(cosine), matched.numpy(), latex_array(truth.probability[represented]))
+    figure = figures.cosine_matrix(_array(cosine), matched.numpy(), _array(truth.probability[represented]))
     caption = (
-        f"The best dictionary ({v.best.title}, first seed). A dark red diagonal is a feature found by a latent of "
-        "its own; blue and red off it is what latents share with other features, in part unavoidable where "
-        "features outnumber dimensions."
+        f"The best dictionary ({v.best.title}, first seed). Dark red on the diagonal: the feature has a latent of "
+        "its own. Blue and red off the diagonal: cosines of latents with other features, which are unavoidable in "
+        "part if there are more features than dimensions."
     )
-    yield "cosines", "Features and latents, paired", caption, figure
+    yield "cosines", "Cosines of features and latents", caption, figure
 
 
 def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     shown = [
         v.best,
-        *(s for s in champions(settings, v.score) if s.label != v.best.label and not s.is_ceiling(v.score)),
+        *(s for s in best_per_method(settings, v.score) if s.label != v.best.label and not s.is_ceiling(v.score)),
     ]
     curves: dict[str, tuple[Array, Array]] = {}
     for s in shown[:6]:
@@ -160,11 +156,11 @@ def _recovery(settings: Sequence[Setting], v: Verdict, places: Sequence[Reported
         if "recovery.best_cosine" in vectors:
             represented = vectors["recovery.represented"].bool()
             pair = vectors["recovery.probability"][represented], vectors["recovery.best_cosine"][represented]
-            curves[s.title if s is v.best else s.label] = (latex_array(pair[0]), latex_array(pair[1]))
+            curves[s.title if s is v.best else s.label] = (_array(pair[0]), _array(pair[1]))
     caption = (
-        "The best setting of each method, first seed. Rare features are seen less often and are found last; where "
-        "all are equally frequent they are ranked by how well they are found. Dashes mark .8 and .9, at which a "
-        "feature counts as recovered. The band is a 95% bootstrap interval over features."
+        "The best setting of each method, first seed. Rare features have fewer training samples and are harder to "
+        "recover; if all features are equally frequent, they are sorted by recovery. The dashed lines mark .8 and .9, "
+        "the thresholds of recovered_80 and recovered_90. The band is a 95% bootstrap interval over features."
     )
     yield "recovery", "Recovery by frequency", caption, figures.recovery(curves)
 
@@ -175,14 +171,14 @@ def _densities(v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     for s in (v.trained, v.baseline):
         vectors = {} if s is None else places[s.members[0]].vectors()
         if s is not None and "reconstruction.density" in vectors:
-            density[s.title] = latex_array(vectors["reconstruction.density"])
+            density[s.title] = _array(vectors["reconstruction.density"])
         if "recovery.probability" in vectors:
-            features = latex_array(vectors["recovery.probability"][vectors["recovery.represented"].bool()])
+            features = _array(vectors["recovery.probability"][vectors["recovery.represented"].bool()])
     caption = (
-        "The best trained dictionary and the best baseline, first seed. A latent that stands for a feature fires "
-        "as often as it does"
-        + (", which is the grey histogram" if features is not None else "")
-        + "; mass to its right are latents that fire for more than one thing."
+        "The best trained dictionary and the best baseline, first seed. A latent that represents one feature fires as "
+        "often as the feature is active"
+        + (" (grey histogram)" if features is not None else "")
+        + "; latents that fire more often than any feature respond to several."
     )
     yield "density", "How often latents fire", caption, figures.densities(density, features)
 
@@ -194,33 +190,33 @@ def _losses(settings: Sequence[Setting], v: Verdict, places: Sequence[ReportedDi
     name = v.trained.penalty[0][0] if v.trained.penalty else ""
     logs = {(s.penalty[0][1] if s.penalty else 0.0): [places[i].log() for i in s.members] for s in sweep}
     caption = (
-        f"Every seed of {v.trained.label} with {v.trained.n_latents} latents, on the training batches. The loss "
-        "holds the penalty, so lines of different penalties compare in shape, not in height; a loss that still "
-        "falls at the end asks for more steps."
+        f"Every seed of {v.trained.label} with {v.trained.n_latents} latents, on training batches. The loss includes "
+        "the penalty: compare the shape of lines of different penalties, not their height. If the loss still falls at "
+        "the end, train for more steps."
     )
-    yield "training", "While training", caption, figures.loss_curves(logs, name)
+    yield "training", "Training curves", caption, figures.loss_curves(logs, name)
 
 
 def _bars(settings: Sequence[Setting], v: Verdict) -> _Drawn:
-    shown = champions(settings, v.score)[:6]
-    kept = {"ce_recovered_mean": "against mean ablation", "ce_recovered_zero": "against zero ablation"}
+    shown = best_per_method(settings, v.score)[:6]
+    names = {"ce_recovered_mean": "relative to mean ablation", "ce_recovered_zero": "relative to zero ablation"}
     caption = (
-        "The best setting of each method: 1 is the model's own loss, 0 the loss with the activations replaced by "
-        "their mean, or by zero, which flatters every method alike."
+        "The best setting of each method. 1: the loss of the unmodified model; 0: the loss with the activations "
+        "replaced by their mean or by zero. Zero ablation raises the loss more, so shares relative to it are larger."
     )
-    figure = figures.bars(shown, kept, "share of the loss recovered")
-    yield "ce-recovered", "What the model keeps", caption, figure
+    figure = figures.bars(shown, names, "share of the loss recovered")
+    yield "ce-recovered", "Loss recovered", caption, figure
     caption = (
-        "Held-out AUC, mean over the probed properties, for the best setting of each method. Above: probes on the "
-        "raw activations, a grey stroke since they are the same for all. Below: probes on latents. The dashed line "
-        "is chance, where the shuffled control belongs."
+        "Held-out AUC, mean over the probed properties, for the best setting of each method. Top: probes on the raw "
+        "activations (grey strokes, because they are the same for all). Bottom: probes on latents. The dashed line is "
+        "chance; the control with shuffled labels should be there."
     )
     figure = figures.bars(shown, _probes(settings), "AUC", chance=0.5)
     yield "probes", "Latents as probes", caption, figure
 
 
 def _probes(settings: Sequence[Setting]) -> dict[str, str]:
-    words = {
+    names = {
         "logistic": "logistic regression, raw",
         "diff_means": "difference of means, raw",
         "neuron": "best coordinate, raw",
@@ -228,15 +224,15 @@ def _probes(settings: Sequence[Setting]) -> dict[str, str]:
         "latent": "best single latent",
         "shuffled": "shuffled labels",
     }
-    names = ordered_scores(name for s in settings for name in s.scores if name.startswith("probe_auc_"))
-    stems = {name: name.removeprefix("probe_auc_") for name in names}
-    return {name: words.get(stem, _probe_of(stem)) for name, stem in stems.items()}
+    scores = ordered_scores(name for s in settings for name in s.scores if name.startswith("probe_auc_"))
+    stems = {score: score.removeprefix("probe_auc_") for score in scores}
+    return {score: names.get(stem, _probe_name(stem)) for score, stem in stems.items()}
 
 
-def _probe_of(stem: str) -> str:
+def _probe_name(stem: str) -> str:
     k = stem.removeprefix("k")
     return f"regression on {k} latent{'s' if k != '1' else ''}" if k.isdigit() else stem
 
 
-def latex_array(tensor: Tensor) -> Array:
+def _array(tensor: Tensor) -> Array:
     return tensor.double().cpu().numpy().astype(np.float64)

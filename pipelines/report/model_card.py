@@ -1,4 +1,4 @@
-"""The card of a dictionary: what is added to it once the dictionary is scored, and its entries as printed lines."""
+"""The card of a dictionary: entries that are added after scoring, and its entries as printed lines."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from pathlib import Path
 from typing import Any
 
 FACTS = ("model_revision", "processing", "excluded_token_ids", "unique_tokens", "transformer_lens", "transformers")
-"""What a source of a model's activations knows beyond its settings."""
+"""Entries of a source's ``source.json`` that are copied to the card."""
 
 
-def flatten(rows: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings in lines of their own, named by their path."""
-    found: list[tuple[str, Any]] = []
-    for name, value in rows.items():
+def flatten(entries: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as a flat list of dotted paths and values."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in entries.items():
         if isinstance(value, Mapping) and value and prefix.count(".") < 4:
-            found += flatten(value, f"{prefix}{name}.")
+            flat += flatten(value, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", value))
-    return found
+            flat.append((f"{prefix}{name}", value))
+    return flat
 
 
 def shorten(value: Any) -> str:
+    """A value as one printable line of at most 200 characters."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return "".join(c if c.isprintable() else " " for c in text[:200]) + ("..." if len(text) > 200 else "")
 
 
 def complete_card(dictionary: Path, source: Path, scores: Mapping[str, float]) -> None:
-    """Adds to a saved dictionary's card what is known once it is scored: its scores, and the facts of its source."""
+    """Adds the scores and the facts of the source to the card of a saved dictionary."""
     from sae.files.native import HEADER, read_header
     from sae.numerics.atomic_write import write_atomically
 

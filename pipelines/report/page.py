@@ -1,4 +1,4 @@
-"""The report as one self-contained page: tables, figures and words, nothing fetched from anywhere."""
+"""The report as one self-contained HTML page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipelines.report.findings import UNDEFINED, Verdict, decimals, number
+from pipelines.report.picture import ShownFigure
 from pipelines.report.probes import ProbeTables
 from pipelines.report.scores import ordered_scores, score_of
 from pipelines.report.settings_table import Setting, ranked
@@ -16,71 +17,86 @@ from pipelines.report.style import FAINT, INK, RULE
 from pipelines.steps.store import versions
 from sae.registry import kinds
 
+if TYPE_CHECKING:
+    import jinja2
+
 MAIN = (
     *("l0", "fvu", "dead", "mmcs_truth", "mmcs_latents", "mcc", "recovered_90", "f1_chosen"),
     *("ce_increase", "ce_recovered_mean", "kl", "probe_auc_k16"),
 )
-"""The scores of the table that one reads first; the others are folded away."""
+"""The scores of the first table; the table of all scores is collapsed."""
 
-LABELS_ALONE = ("probe_auc_latent", "latents_per_feature", "subspace_cosine", "latents_per_subspace")
-"""What one reads first where there are labels and no direction to be recovered."""
+ONLY_LABELS = ("probe_auc_latent", "latents_per_feature", "subspace_cosine", "latents_per_subspace")
+"""Scores of the first table where there are labels, but neither feature directions nor a model."""
 
 COST = "encoder_cost"
 
 REM_PER_POINT = 0.092
-"""The size at which every figure stands on the page, so that their letters are equally large."""
-
-
-class ShownFigure(NamedTuple):
-    """A figure on the page."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
+"""Scale of figures on the page; the same for all, so that their text has one size."""
 
 
 class Section(NamedTuple):
-    """What the page says of one source."""
+    """The part of the page on one source."""
 
     source: str
+    """Name of the source."""
     findings: Sequence[str]
+    """Sentences, the most important first."""
     settings: Sequence[Setting]
+    """All settings of the source."""
     verdict: Verdict | None
+    """The best settings; None if no setting but a ceiling has the score."""
     figures: Sequence[ShownFigure]
+    """The figures."""
     probes: ProbeTables | None = None
+    """The results of a probe study."""
 
 
 class ScoreCell(NamedTuple):
-    """A score of a setting as text; `best` where no other fair setting of the source has a better mean."""
+    """A score of a setting as text."""
 
     text: str
+    """The mean."""
     half: str
+    """Half the width of the 95% interval; empty if there is none."""
     best: bool
+    """Whether it is the best mean of its column, not counting ceilings."""
     hint: str
+    """Mean and interval in full."""
     value: float
+    """The mean as a number; NaN if the score is not defined."""
 
 
 class SettingLine(NamedTuple):
     """A setting as a line of a table."""
 
     setting: Setting
+    """The setting."""
     note: str
+    """``ceiling``, ``baseline`` or nothing."""
     cells: Sequence[ScoreCell]
+    """One cell for each score."""
+
+
+def template_environment(**filters: Any) -> jinja2.Environment:
+    """The environment of the page templates, with the filters `prose`, `breakable` and those given."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("pipelines", "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(prose=prose, breakable=breakable, **filters)
+    return environment
 
 
 def render(
     config: Mapping[str, Any], sections: Sequence[Section], score: str, manifests: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The page. `config` is the report step's, `score` what named the best, `manifests` those of training."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("pipelines", "templates")
-    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(prose=prose, breakable=breakable, plain="{:.4g}".format)
+    """The page. `config` is that of the report step, `score` the score that selects the best dictionary, `manifests`
+    those of the train steps."""
+    templates = template_environment(plain="{:.4g}".format)
     everything = [s for section in sections for s in section.settings]
     names = ordered_scores(n for s in everything for n, e in s.scores.items() if e.n)
-    return page.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         config=config,
         sections=[
             {
@@ -105,16 +121,16 @@ def render(
 
 
 def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
-    """The scores of the first table; with encoders of different cost, firing as it is and that cost; without a truth
-    or a model, what labels say."""
+    """The scores of the first table: `MAIN`; also `f1` and the cost if encoders differ in cost; also `ONLY_LABELS` if
+    there are neither feature directions nor a model."""
     differ = len({s.mean(COST) for s in settings if COST in s.scores and not s.is_baseline}) > 1
     more = ("f1", COST) if differ else ()
-    more += () if {"mcc", "ce_increase"} & set(names) else LABELS_ALONE
+    more += () if {"mcc", "ce_increase"} & set(names) else ONLY_LABELS
     return [n for n in (*MAIN, *more) if n in names] or list(names[:10])
 
 
 def setting_lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[SettingLine]:
-    """The settings, best first, with the best of every column marked; a ceiling is never the best."""
+    """The settings, best first, with the best of each column marked; a ceiling is never the best."""
     order = ranked(settings, score)
     order += [s for s in settings if s not in order]
     best: dict[str, float] = {}
@@ -137,64 +153,66 @@ def _cell(s: Setting, name: str, best: float | None) -> ScoreCell:
 
 
 def note(s: Setting, score: str) -> str:
+    """``ceiling``, ``baseline`` or nothing."""
     return "ceiling" if s.is_ceiling(score) else "baseline" if s.is_baseline else ""
 
 
 def _facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What was run, in a few numbers."""
     trained, baselines = (
-        sum(dict((s.but_encoder, len(s.members)) for s in settings if s.is_baseline == own).values())
-        for own in (False, True)
+        sum(dict((s.without_encoder, len(s.members)) for s in settings if s.is_baseline == is_baseline).values())
+        for is_baseline in (False, True)
     )
     seeds = {len(s.members) for s in settings if not s.is_baseline} or {len(s.members) for s in settings}
     n_sources = len({s.source for s in settings})
     devices = sorted({str(m["device"]) for m in manifests if "device" in m})
-    found = [("dictionaries trained", str(trained)), ("baselines and controls", str(baselines))]
-    found += [
+    facts = [("dictionaries trained", str(trained)), ("baselines and controls", str(baselines))]
+    facts += [
         ("seeds each" if max(seeds) > 1 else "seed each", " to ".join(map(str, sorted({min(seeds), max(seeds)}))))
     ]
-    found += [("sources", str(n_sources))] if n_sources > 1 else []
-    found += [("trained on", " and ".join(devices))] if devices else []
-    return [(what, value) for what, value in found if value != "0"]
+    facts += [("sources", str(n_sources))] if n_sources > 1 else []
+    facts += [("trained on", " and ".join(devices))] if devices else []
+    return [(name, value) for name, value in facts if value != "0"]
 
 
 def methods(settings: Iterable[Setting]) -> list[tuple[str, str]]:
-    """Every source and method in words: the first paragraph of what its own file says."""
-    found: dict[str, str] = {}
+    """The kind of every source and method with the first paragraph of its module's docstring."""
+    descriptions: dict[str, str] = {}
     for s in settings:
         for kind in (s.source.partition(" ")[0], s.kind):
             for package in ("sae.sources", "sae.dictionaries", "sae.baselines"):
                 if kind in kinds(package):
-                    found[kind] = first_paragraph(kinds(package)[kind].__doc__ or "")
-    return list(found.items())
+                    descriptions[kind] = first_paragraph(kinds(package)[kind].__doc__ or "")
+    return list(descriptions.items())
 
 
 def first_paragraph(text: str) -> str:
+    """The first paragraph of a docstring on one line."""
     return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
 
 
 def families(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The definitions of the scores as their own files state them, for the families that occur."""
-    own = {name: inspect.cleandoc(module.__doc__ or "") for name, module in kinds("sae.metrics").items()}
-    return [(kind, text) for kind, text in own.items() if any(re.search(rf"\b{n}\b", text) for n in names)]
+    """The docstrings of the metric modules that define any of the scores."""
+    texts = {kind: inspect.cleandoc(module.__doc__ or "") for kind, module in kinds("sae.metrics").items()}
+    return [(kind, text) for kind, text in texts.items() if any(re.search(rf"\b{n}\b", text) for n in names)]
 
 
 def prose(text: str) -> Any:
-    """Escaped text in which what stands in (double) backticks is code."""
+    """Escaped text with everything in (double) backticks as code."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"``?([^`]+)``?", r"<code>\1</code>", str(escape(text))))
 
 
 def breakable(name: str) -> Any:
-    """A score's name that may be broken after an underscore."""
+    """A score's name with possible line breaks after underscores."""
     from markupsafe import Markup, escape
 
     return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def inline(svg: str, prefix: str) -> Any:
-    """A figure as part of the page: its own ids, the page's ink and font, no reference to anything outside."""
+    """An SVG document as part of a page: ids with a prefix, colours and font of the page, no external references."""
     from markupsafe import Markup
 
     svg = svg[svg.index("<svg") :]
@@ -205,25 +223,25 @@ def inline(svg: str, prefix: str) -> Any:
     points = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # pyright: ignore[reportOptionalSubscript]
     svg = re.sub(r'width="[\d.]+pt"', f'style="width: {points * REM_PER_POINT:.2f}rem"', svg, count=1)
     svg = re.sub(r' height="[\d.]+pt"', "", svg, count=1)
-    for own, of_page in ((INK, "currentColor"), (FAINT, "var(--faint)"), (RULE, "var(--rule)")):
-        svg = svg.replace(own, of_page)
+    for of_figure, of_page in ((INK, "currentColor"), (FAINT, "var(--faint)"), (RULE, "var(--rule)")):
+        svg = svg.replace(of_figure, of_page)
     return Markup(svg)
 
 
 def toml(table: Mapping[str, Any], path: str = "") -> str:
-    """A table as TOML, values first, then tables; what is None is left out."""
+    """A table as TOML, values first, then tables; None values are left out."""
     nested = {k: v for k, v in table.items() if isinstance(v, Mapping) or _is_tables(v)}
     text = "".join(f"{k} = {_value(v)}\n" for k, v in table.items() if k not in nested and v is not None)
     for key, value in nested.items():
-        whole = f"{path}.{key}" if path else key
-        header = f"\n[{whole}]\n" if isinstance(value, Mapping) else f"\n[[{whole}]]\n"
-        each = [value] if isinstance(value, Mapping) else value
-        text += "".join(header + toml(cast(Mapping[str, Any], t), whole) for t in each)
+        name = f"{path}.{key}" if path else key
+        header = f"\n[{name}]\n" if isinstance(value, Mapping) else f"\n[[{name}]]\n"
+        tables = [value] if isinstance(value, Mapping) else value
+        text += "".join(header + toml(cast(Mapping[str, Any], t), name) for t in tables)
     return text
 
 
 def _is_tables(value: Any) -> bool:
-    """Whether a value is a list of tables and of nothing else."""
+    """Whether a value is a non-empty list of tables."""
     if not isinstance(value, list | tuple):
         return False
     entries = cast(Sequence[Any], value)

@@ -1,4 +1,4 @@
-"""What probe studies found, for the report: one table of every result, their summary, and a figure."""
+"""Probe studies in the report: a CSV file of all results, a summary, tables of the page, and a figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipelines.report.settings_table import Setting, champions
+from pipelines.report.picture import Picture
+from pipelines.report.settings_table import IDENTITY, Setting, best_per_method
 from pipelines.report.style import FAINT, INK, canvas, label_ends, plain_log, styled
 from pipelines.steps.step import Job
 from sae.numerics.statistics import Estimate
@@ -25,24 +26,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_SHOWN = 4
-"""Dictionaries whose probes the page tells of; the others are in the files."""
+"""Largest number of dictionaries in the tables of the page; the files have all of them."""
 FILE, SUMMARY = "probes.csv", "probes.json"
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 @dataclass
-class Probed:
-    """The results on the activations of one source (over its data seeds), and of each dictionary by its number."""
+class StudyResults:
+    """The results of a probe study on one source."""
 
     raw: list[ProbeResult] = field(default_factory=list[ProbeResult])
-    own: dict[int, list[ProbeResult]] = field(default_factory=dict[int, list[ProbeResult]])
+    """Probes on the activations, over all data seeds."""
+    of_dictionary: dict[int, list[ProbeResult]] = field(default_factory=dict[int, list[ProbeResult]])
+    """Probes on the latents of each dictionary, by the dictionary's number."""
 
 
-def gather_studies(job: Job) -> dict[str, Probed]:
-    """What the probe steps among a report's inputs left, by source; a table of it all goes into its directory."""
-    found: dict[str, Probed] = {}
+def gather_studies(job: Job) -> dict[str, StudyResults]:
+    """The results of the probe steps among a report's inputs, by source; also writes all of them as ``probes.csv``."""
+    studies: dict[str, StudyResults] = {}
     rows: list[list[Any]] = []
-    identity = ("source", "method", "encoder", "n_latents", "l1", "target_l0", "seed", "data_seed")
     seeds = {step.config["row"]["data_seed"] for name, step in job.step.inputs.items() if name.startswith("probes.")}
     for name, step in job.step.inputs.items():
         kind, _, number = name.partition(".")
@@ -50,19 +52,19 @@ def gather_studies(job: Job) -> dict[str, Probed]:
             continue
         row = step.config["row"]
         results = read_results(job.inputs[name] / FILE)
-        known = ["" if row.get(column) is None else row[column] for column in identity]
-        rows += [[*known, *("" if v != v else v for v in result)] for result in results]
-        if len(seeds) > 1:  # features of different draws of a source have nothing but their numbers in common
+        identity = ["" if row.get(column) is None else row[column] for column in IDENTITY]
+        rows += [[*identity, *("" if v != v else v for v in result)] for result in results]
+        if len(seeds) > 1:  # features with the same number differ between the data seeds of a source
             results = [r._replace(task=f"{r.task} (data_seed {row['data_seed']})") for r in results]
-        probed = found.setdefault(row["source"], Probed())
+        study = studies.setdefault(row["source"], StudyResults())
         if kind == "probes":
-            probed.raw += results
+            study.raw += results
         else:
-            probed.own[int(number)] = results
+            study.of_dictionary[int(number)] = results
     if rows:
-        own = {"method": "probe", "seed": "draw"}
-        _write(job.out / FILE, [*identity, *(own.get(name, name) for name in ProbeResult._fields)], rows)
-    return found
+        renamed = {"method": "probe", "seed": "draw"}
+        _write(job.out / FILE, [*IDENTITY, *(renamed.get(name, name) for name in ProbeResult._fields)], rows)
+    return studies
 
 
 def _write(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -70,19 +72,20 @@ def _write(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         csv.writer(out, lineterminator="\n").writerows([header, *rows])
 
 
-def summarised(probed: Probed, settings: Mapping[str, Sequence[int]]) -> Summary:
-    """The summary of a source, with its dictionaries by the titles of their settings."""
-    return summary(probed.raw, {title: [probed.own[i] for i in members] for title, members in settings.items()})
+def study_summary(study: StudyResults, settings: Mapping[str, Sequence[int]]) -> Summary:
+    """The summary of a source; `settings` maps the title of each setting to the numbers of its dictionaries."""
+    of_settings = {title: [study.of_dictionary[i] for i in members] for title, members in settings.items()}
+    return summary(study.raw, of_settings)
 
 
-def write_summaries(summaries: Mapping[str, Summary], said: Mapping[str, Sequence[str]], file: Path) -> None:
-    """As JSON, with the answers in words; what is undefined is null."""
-    content = {source: {"answers": said[source], **_plain(found)} for source, found in summaries.items()}
+def write_summaries(summaries: Mapping[str, Summary], findings: Mapping[str, Sequence[str]], file: Path) -> None:
+    """Writes summaries and findings as JSON; undefined numbers are null."""
+    content = {source: {"answers": findings[source], **_plain(found)} for source, found in summaries.items()}
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def answers(directory: Path, source: str) -> list[str]:
-    """What a report's directory says of the probes on a source; nothing where there was no study."""
+    """The findings of the probe study on a source, from a report's directory; empty without a study."""
     file = directory / SUMMARY
     return json.loads(file.read_text()).get(source, {}).get("answers", []) if file.is_file() else []
 
@@ -98,55 +101,64 @@ def _plain(value: Any) -> Any:
 
 
 class _Row(NamedTuple):
-    """A line of the page's tables: names, then cells of text."""
+    """A line of the page's tables."""
 
     names: Sequence[str]
+    """What the line is about."""
     cells: Sequence[str]
+    """Its numbers as text."""
     is_control: bool = False
+    """Whether it is a control."""
 
 
 class ProbeTables(NamedTuple):
-    """What the page says of a study: sentences, the probes' table and that of what a dictionary adds."""
+    """The part of the page on a probe study."""
 
     findings: Sequence[str]
+    """Sentences, one per dictionary."""
     regimes: Sequence[str]
+    """Columns of `outcomes`."""
     outcomes: Sequence[_Row]
+    """Test AUC of every probe in each regime."""
     columns: Sequence[str]
+    """Columns of `helps`."""
     helps: Sequence[_Row]
+    """The effect of adding the probes on a dictionary, for each dictionary and regime."""
 
 
-def probes_of(found: Summary, settings: Sequence[Setting], score: str) -> ProbeTables:
-    shown = studied(settings, score)
+def probe_tables(found: Summary, settings: Sequence[Setting], score: str) -> ProbeTables:
+    """The tables and findings of a study for the dictionaries that the page shows."""
+    shown = shown_dictionaries(settings, score)
     regimes, outcomes = outcome_rows(found, shown)
     return ProbeTables(_sentences(found, shown), regimes, outcomes, HELP, help_rows(found, shown))
 
 
-def studied(settings: Sequence[Setting], score: str) -> list[str]:
-    """The dictionaries of which the page tells what probes make of them: the best of each trained method."""
-    best = champions(settings, score)
+def shown_dictionaries(settings: Sequence[Setting], score: str) -> list[str]:
+    """The titles of the dictionaries that the page shows: the best of each trained method."""
+    best = best_per_method(settings, score)
     return [s.title for s in [s for s in best if not s.is_baseline][:MOST_SHOWN] or best[:1]]
 
 
 def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[_Row]]:
-    """The mean test AUC of every probe in each regime, over all of its levels."""
+    """The regimes, and the mean test AUC of every probe in each of them over all levels."""
     regimes = _regimes(found)
     rows: dict[tuple[str, str], dict[str, Estimate]] = {}
     for o in found.outcomes:
         if o.condition.level is None and o.setting in ("", *shown):
             rows.setdefault((o.setting, o.method), {})[o.condition.regime] = o.auc
     lines = [
-        _Row((setting or "activations", method), [_estimate(own.get(r)) for r in regimes], is_control(method))
-        for (setting, method), own in rows.items()
+        _Row((setting or "activations", method), [_estimate(by_regime.get(r)) for r in regimes], is_control(method))
+        for (setting, method), by_regime in rows.items()
     ]
     return regimes, lines
 
 
 def help_rows(found: Summary, shown: Sequence[str]) -> list[_Row]:
-    """Whether each dictionary's probes help, in each regime."""
+    """The effect of adding the probes on each dictionary, in each regime."""
     return [_help_row(h) for h in found.helps if h.condition.level is None and h.setting in shown]
 
 
-HELP = ("without", "with", "alone", "with - without", "p (Wilcoxon)", "d_z", "won-lost-tied", "taken", "no validation")
+HELP = ("without", "with", "alone", "with - without", "p (Wilcoxon)", "d_z", "won-lost-tied", "chosen", "no validation")
 
 
 def _help_row(h: Help) -> _Row:
@@ -157,13 +169,13 @@ def _help_row(h: Help) -> _Row:
 
 
 def _sentences(found: Summary, shown: Sequence[str]) -> list[str]:
-    """The answer in words, for each dictionary in the regime that was studied first."""
+    """One finding per dictionary, for the first regime."""
     regime = _regimes(found)[0]
     return [
-        f"Probes, {regime}: with those of {h.setting} added, the AUC of what validation takes changes from "
-        f"{h.without.mean:.3f} by {_signed(h.added.difference, h.added.half)} over {h.added.n} tasks "
-        f"(Wilcoxon p = {_number(h.added.wilcoxon_p)}); alone they are {_signed(h.alone.difference, h.alone.half)} "
-        f"from {_reference(found)}."
+        f"Probes in the {regime} regime: adding those on {h.setting} changes the AUC of the probe with the best "
+        f"validation AUC from {h.without.mean:.3f} by {_signed(h.added.difference, h.added.half)}, over {h.added.n} "
+        f"tasks (Wilcoxon p = {_number(h.added.wilcoxon_p)}); the best of them alone differs from {_reference(found)} "
+        f"by {_signed(h.alone.difference, h.alone.half)}."
         for h in found.helps
         if h.condition == Condition(regime, None) and h.setting in shown
     ]
@@ -191,21 +203,21 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "undefined"
 
 
-def learning(found: Summary, settings: Sequence[Setting], score: str) -> Iterator[tuple[str, str, str, Figure]]:
-    """How many rows a probe needs, where that was studied: a figure with its name, title and caption."""
-    best = studied(settings, score)[0]
-    figure = curves(found, best)
+def learning_curves(found: Summary, settings: Sequence[Setting], score: str) -> Iterator[Picture]:
+    """The figure of AUC against the number of training samples, if the study varied it."""
+    best = shown_dictionaries(settings, score)[0]
+    figure = draw_learning_curves(found, best)
     caption = (
-        "Mean over tasks, bands are 95% intervals over them. Chosen: what validation takes among the probes on the "
-        f"activations, without and with those of {best}. Dashed: controls."
+        "Means over tasks with 95% intervals. Chosen: the probe with the best validation AUC among those on the "
+        f"activations, without and with the probes on {best}. Dashed: controls."
     )
     if figure is not None:
-        yield "probe-rows", "How many rows a probe needs", caption, figure
+        yield Picture("probe-rows", "How many samples a probe needs", caption, figure)
 
 
 @styled
-def curves(found: Summary, setting: str) -> Figure | None:
-    """Test AUC against the number of training rows, with 95% intervals over tasks."""
+def draw_learning_curves(found: Summary, setting: str) -> Figure | None:
+    """Test AUC against the number of training samples, with 95% intervals over tasks."""
     lines = _curves(found, setting)
     if not lines or len(next(iter(lines.values()))) < 2:
         return None
@@ -220,7 +232,7 @@ def curves(found: Summary, setting: str) -> Figure | None:
         ax.fill_between(n, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
         ax.plot(n, mean, color=colour, ls=style, marker="o", ms=3)
         ends.append((n[-1], mean[-1], name, colour))
-    ax.set(xscale="log", xlabel="training rows, half of them positive", ylabel="test AUC, mean over tasks")
+    ax.set(xscale="log", xlabel="training samples, half of them positive", ylabel="test AUC, mean over tasks")
     ax.set_ylim(min(0.45, *(e.mean for points in lines.values() for e in points.values())) - 0.02, 1.02)
     plain_log(ax.xaxis)
     label_ends(ax, ends)
@@ -230,7 +242,7 @@ def curves(found: Summary, setting: str) -> Figure | None:
 def _curves(found: Summary, setting: str) -> dict[str, dict[float, Estimate]]:
     sparse = [o.method for o in found.outcomes if o.setting == setting and o.method[1:].isdigit()]
     middle = sorted(set(sparse), key=lambda m: int(m[1:]))[len(set(sparse)) // 2] if sparse else ""
-    kept = {("", _reference(found)), ("", "shuffled"), (setting, middle), (setting, f"untrained_{middle}")}
+    shown = {("", _reference(found)), ("", "shuffled"), (setting, middle), (setting, f"untrained_{middle}")}
     lines: dict[str, dict[float, Estimate]] = {}
 
     def put(name: str, condition: Condition, value: Estimate) -> None:
@@ -238,7 +250,7 @@ def _curves(found: Summary, setting: str) -> dict[str, dict[float, Estimate]]:
             lines.setdefault(name, {})[condition.level] = value
 
     for o in found.outcomes:
-        if (o.setting, o.method) in kept:
+        if (o.setting, o.method) in shown:
             put(o.method, o.condition, o.auc)
     for h in found.helps:
         if h.setting == setting:

@@ -1,4 +1,4 @@
-"""Every known score: which way it is better, what it means, and the order in which tables show it."""
+"""All known scores: direction, meaning, and the order of table columns."""
 
 from __future__ import annotations
 
@@ -9,146 +9,156 @@ from typing import Literal, NamedTuple
 
 
 class ScoreInfo(NamedTuple):
-    """Which way a score is better ("" for neither), and what it says."""
+    """Direction and meaning of a score."""
 
     better: Literal["more", "less", ""]
+    """Whether more or less is better; empty if neither is."""
     meaning: str
+    """One phrase for tables and pages."""
 
 
 SCORES: dict[str, ScoreInfo] = {
-    "l0": ScoreInfo("", "mean number of active latents in a row"),
-    "true_l0": ScoreInfo("", "mean number of active features in a row"),
+    "l0": ScoreInfo("", "mean number of active latents per sample"),
+    "true_l0": ScoreInfo("", "mean number of active features per sample"),
     "explained_variance": ScoreInfo("more", "1 - fvu"),
-    "fvu": ScoreInfo("less", "fraction of variance unexplained: 0 is perfect, 1 no better than the mean"),
-    "fvu_active_": ScoreInfo("less", "fvu of the rows with as many active features alone"),
-    "shrinkage": ScoreInfo("", "E|x̂|² / E[x·x̂]: 1 is unbiased, below 1 too small"),
-    "dead": ScoreInfo("", "share of latents that fire on no test row"),
-    "dense": ScoreInfo("", "share of latents that fire on more than a tenth of the test rows"),
-    "encoder_cost": ScoreInfo("", "multiply-adds to encode a row, at most, over those of one layer"),
-    "train_rows": ScoreInfo("", "different training rows that were looked at to fit it"),
-    "train_samples": ScoreInfo("", "training rows that were worked on to fit it, counting repeats"),
-    "train_flops": ScoreInfo("", "floating point operations to fit it, of the dense products"),
-    "l1_norm": ScoreInfo("", "mean sum of the codes of a row"),
+    "fvu": ScoreInfo("less", "fraction of variance unexplained: 0 is perfect, 1 is no better than the mean"),
+    "fvu_active_": ScoreInfo("less", "fvu of the samples with exactly this number of active features"),
+    "shrinkage": ScoreInfo("", "E|x̂|² / E[x·x̂]: 1 is unbiased, below 1 the reconstruction is too small"),
+    "dead": ScoreInfo("", "share of latents that fire on no test sample"),
+    "dense": ScoreInfo("", "share of latents that fire on more than a tenth of the test samples"),
+    "encoder_cost": ScoreInfo("", "largest number of multiply-adds to encode a sample, relative to one linear layer"),
+    "train_rows": ScoreInfo("", "number of distinct training samples used to fit it"),
+    "train_samples": ScoreInfo("", "number of training samples processed to fit it, counting repeats"),
+    "train_flops": ScoreInfo("", "floating-point operations to fit it, counted as dense matrix products"),
+    "l1_norm": ScoreInfo("", "mean sum of a sample's codes"),
     "decoder_cosine": ScoreInfo(
-        "", "mean |cosine| between living latents; over a sweep of l0 it is least near the truth"
+        "", "mean |cosine| between the decoder rows of alive latents; over a sweep it is smallest near the true l0"
     ),
     "mmcs_truth": ScoreInfo("more", "mean over features of the best latent's cosine (a recall)"),
     "mmcs_latents": ScoreInfo("more", "mean over latents of the best feature's cosine (a precision)"),
-    "mcc": ScoreInfo("more", "mean cosine of features and latents paired one to one, over the smaller side"),
-    "mcc_all": ScoreInfo("more", "the same over the larger side; whatever has no partner counts 0"),
+    "mcc": ScoreInfo("more", "mean cosine of features and latents matched one to one, over the smaller of both sets"),
+    "mcc_all": ScoreInfo("more", "the same over the larger of both sets; unmatched members count as 0"),
     "recovered_80": ScoreInfo("more", "share of features with a latent of cosine above .8"),
     "recovered_90": ScoreInfo("more", "share of features with a latent of cosine above .9"),
-    "n_represented": ScoreInfo("", "number of features that the activations carry: those that recovery is asked of"),
-    "false_recovery": ScoreInfo("less", "share of latents nearest to a feature that the activations do not carry"),
-    "pw_mcc": ScoreInfo("more", "cosine of two seeds' latents paired one to one: agreement, which is no validity"),
-    "seconds": ScoreInfo("", "time that the dictionary took to make, its share of what was trained together"),
-    "bytes": ScoreInfo("", "memory that it took to make, the most at once, its share of what was trained together"),
-    "subspace_cosine": ScoreInfo(
-        "more", "how well latents span the subspace of a feature that is more than a direction"
+    "n_represented": ScoreInfo("", "number of features represented in the activations; recovery is measured on these"),
+    "false_recovery": ScoreInfo("less", "share of latents whose nearest feature is not represented in the activations"),
+    "pw_mcc": ScoreInfo(
+        "more", "mean cosine of the latents of two seeds matched one to one: agreement, which does not imply validity"
     ),
-    "latents_per_subspace": ScoreInfo("", "number of latents within such a subspace: into how many pieces it is cut"),
-    "mmcs_decile_": ScoreInfo("more", "mmcs_truth of a tenth of the features; 1 is the rarest"),
-    "uniqueness": ScoreInfo("more", "number of different nearest features per latent"),
-    "precision": ScoreInfo("more", "share of a latent's firings in which its feature is active, paired one to one"),
-    "recall": ScoreInfo("more", "share of a feature's activity in which its latent fires, paired one to one"),
-    "f1": ScoreInfo("more", "harmonic mean of precision and recall of firing, paired one to one"),
-    "f1_decile_": ScoreInfo("more", "f1 of a tenth of the features; 1 is the rarest"),
-    "f1_macro": ScoreInfo("more", "firing F1, mean over latents, each against its nearest feature (SAELens' form)"),
-    "precision_chosen": ScoreInfo("more", "precision at the threshold chosen on other rows"),
-    "recall_chosen": ScoreInfo("more", "recall at the threshold chosen on other rows"),
-    "f1_chosen": ScoreInfo("more", "F1 at the threshold chosen on other rows"),
-    "threshold": ScoreInfo("", "that threshold"),
+    "seconds": ScoreInfo("", "time to fit it; the time of dictionaries trained together is divided among them"),
+    "bytes": ScoreInfo("", "peak memory to fit it; that of dictionaries trained together is divided among them"),
+    "subspace_cosine": ScoreInfo("more", "how well latents span the subspace of a multi-dimensional feature"),
+    "latents_per_subspace": ScoreInfo("", "number of latents within the subspace of a multi-dimensional feature"),
+    "mmcs_decile_": ScoreInfo("more", "mmcs_truth of one tenth of the features; 1 is the rarest"),
+    "uniqueness": ScoreInfo("more", "number of distinct nearest features divided by the number of latents"),
+    "precision": ScoreInfo("more", "share of a latent's firings in which its matched feature is active"),
+    "recall": ScoreInfo("more", "share of a feature's activity in which its matched latent fires"),
+    "f1": ScoreInfo("more", "harmonic mean of precision and recall of firing, features and latents matched one to one"),
+    "f1_decile_": ScoreInfo("more", "f1 of one tenth of the features; 1 is the rarest"),
+    "f1_macro": ScoreInfo(
+        "more", "F1 of firing, mean over latents, each with its nearest feature (as defined in SAELens)"
+    ),
+    "precision_chosen": ScoreInfo("more", "precision at the threshold chosen on the validation split"),
+    "recall_chosen": ScoreInfo("more", "recall at the threshold chosen on the validation split"),
+    "f1_chosen": ScoreInfo("more", "F1 at the threshold chosen on the validation split"),
+    "threshold": ScoreInfo("", "the threshold chosen on the validation split"),
     "causal_share": ScoreInfo("more", "share of a recovered feature that ablating its latent removes"),
     "inert": ScoreInfo("less", "share of recovered features of which ablating the latent removes less than half"),
-    "causal_stray": ScoreInfo("less", "share of a recovered feature's latent that is written where the feature is not"),
-    "split_features": ScoreInfo("less", "share of features told by several latents in turn, better than by one"),
-    "pieces_per_feature": ScoreInfo("less", "number of latents that tell a feature together; 1 is right"),
-    "composed_latents": ScoreInfo("less", "share of latents that fire for, and write, two features at once"),
-    "features_per_latent": ScoreInfo("", "number of features in a latent's direction; 1 is right"),
+    "causal_stray": ScoreInfo(
+        "less", "share of the energy of a recovered feature's latent on samples without the feature"
+    ),
+    "split_features": ScoreInfo(
+        "less", "share of features that several latents together (their OR) predict better than the best one alone"
+    ),
+    "pieces_per_feature": ScoreInfo("less", "number of latents that together predict a feature; ideally 1"),
+    "composed_latents": ScoreInfo("less", "share of latents that fire for two features and write both"),
+    "features_per_latent": ScoreInfo("", "number of features in a latent's direction; ideally 1"),
     "homeless": ScoreInfo("less", "share of features without a latent of their own"),
     "hedged": ScoreInfo(
-        "less", "how much of a homeless feature is mixed into another's latent, in cosines; 0 is right"
+        "less", "part of features without a latent of their own in the latents of other features, in cosines; ideally 0"
     ),
     "coverage": ScoreInfo("more", "F1 of the best latent at its best threshold, mean over properties"),
     "coverage_one_t": ScoreInfo("more", "the same with one threshold for all properties"),
-    "coverage_chance": ScoreInfo("", "the F1 of always saying yes, mean over properties"),
-    "board_reconstruction": ScoreInfo("more", "F1 of all properties as told by the latents of precision .95"),
+    "coverage_chance": ScoreInfo("", "F1 of always predicting the property, mean over properties"),
+    "board_reconstruction": ScoreInfo("more", "F1 of predicting all properties from latents of precision .95 or more"),
     "code_mcc": ScoreInfo(
-        "more", "mean |correlation| of coefficients and codes paired one to one; no partner counts 0"
+        "more", "mean |correlation| of coefficients and codes matched one to one; unmatched features count as 0"
     ),
-    "code_mcc_all": ScoreInfo("more", "the same sum over the larger side (as Pacela et al. 2026, without their noise)"),
-    "coefficient_slope": ScoreInfo("", "codes over true coefficients where features are active: below 1 is shrinkage"),
+    "code_mcc_all": ScoreInfo(
+        "more", "the same sum divided by the larger number (as Pacela et al. 2026, without their noise)"
+    ),
+    "coefficient_slope": ScoreInfo("", "slope of codes on true coefficients of active features; below 1 is shrinkage"),
     "coefficient_r2": ScoreInfo(
-        "more", "squared correlation of a feature's coefficient and its latent, paired by direction"
+        "more", "squared correlation of a feature's coefficient with the code of its latent, matched by direction"
     ),
-    "parents_found": ScoreInfo("more", "share of the features with children that have a latent of their own"),
-    "parent_recall_child": ScoreInfo("more", "share of a parent's activity with a child's in which its latent fires"),
-    "parent_recall_alone": ScoreInfo("more", "the same where no child is active"),
+    "parents_found": ScoreInfo("more", "share of parent features that have a latent of their own"),
+    "parent_recall_child": ScoreInfo(
+        "more", "share of the samples with a parent and a child active in which the parent's latent fires"
+    ),
+    "parent_recall_alone": ScoreInfo("more", "the same for samples in which no child is active"),
     "absorption_full": ScoreInfo(
-        "less", "share of a parent's activity in which a child's latent stands in for its own"
+        "less", "share of a parent's activity in which a child's latent replaces the parent's latent"
     ),
-    "absorption_fraction": ScoreInfo("less", "share of what is written of a parent that children's latents write"),
-    "child_in_parent": ScoreInfo("", "how much of a child is mixed into its parent's latent, in cosines; 0 is right"),
-    "parent_in_child": ScoreInfo("", "how much of a parent is mixed into its child's latent, in cosines; 0 is right"),
-    "latents_per_feature": ScoreInfo("less", "over how many latents a probed property is spread; 1 where one says it"),
-    "ce_clean": ScoreInfo("", "the model's own loss, nats per token"),
-    "ce_spliced": ScoreInfo("less", "its loss with the reconstruction in place of the activations"),
+    "absorption_fraction": ScoreInfo("less", "share of the reconstruction of a parent that latents of children write"),
+    "child_in_parent": ScoreInfo("", "excess cosine of a parent's latent with the parent's children; ideally 0"),
+    "parent_in_child": ScoreInfo("", "excess cosine of a child's latent with the child's parent; ideally 0"),
+    "latents_per_feature": ScoreInfo("less", "number of latents over which a probed property is spread; ideally 1"),
+    "ce_clean": ScoreInfo("", "loss of the unmodified model, nats per token"),
+    "ce_spliced": ScoreInfo("less", "loss with the activations replaced by their reconstruction, nats per token"),
     "ce_increase": ScoreInfo("less", "ce_spliced - ce_clean, nats per token"),
-    "ce_mean": ScoreInfo("", "its loss with the activations replaced by their mean"),
-    "ce_zero": ScoreInfo("", "its loss with the activations set to zero"),
-    "ce_recovered_mean": ScoreInfo("more", "share of the loss kept, with mean ablation as 0"),
-    "ce_recovered_zero": ScoreInfo("more", "share of the loss kept, with zero ablation as 0"),
-    "kl": ScoreInfo("less", "KL divergence of the model's predictions, clean against spliced, nats"),
+    "ce_mean": ScoreInfo("", "loss with the activations replaced by their mean, nats per token"),
+    "ce_zero": ScoreInfo("", "loss with the activations set to zero, nats per token"),
+    "ce_recovered_mean": ScoreInfo("more", "share of the loss recovered, relative to mean ablation"),
+    "ce_recovered_zero": ScoreInfo("more", "share of the loss recovered, relative to zero ablation"),
+    "kl": ScoreInfo("less", "KL divergence between the predictions of the clean and the spliced model, nats"),
     "probe_auc_logistic": ScoreInfo("", "AUC of logistic regression on the raw activations"),
     "probe_auc_diff_means": ScoreInfo("", "AUC of the difference of class means on the raw activations"),
     "probe_auc_neuron": ScoreInfo("", "AUC of the best single coordinate of the raw activations"),
-    "probe_auc_nearest": ScoreInfo(
-        "", "AUC of nearest neighbours among the raw activations, a reader that is not linear"
-    ),
+    "probe_auc_nearest": ScoreInfo("", "AUC of nearest neighbours on the raw activations, a nonlinear probe"),
     "probe_auc_latent": ScoreInfo("more", "AUC of the best single latent"),
-    "probe_auc_k": ScoreInfo("more", "AUC of logistic regression on the k latents that differ most"),
-    "probe_auc_shuffled": ScoreInfo("", "AUC with shuffled training labels: a control that should stay near .5"),
+    "probe_auc_k": ScoreInfo("more", "AUC of logistic regression on the k latents that differ most between classes"),
+    "probe_auc_shuffled": ScoreInfo("", "AUC with shuffled training labels: a control that should be near .5"),
     "probe_f1_logistic": ScoreInfo("", "F1 of logistic regression on the raw activations"),
     "probe_f1_diff_means": ScoreInfo("", "F1 of the difference of class means"),
     "probe_f1_neuron": ScoreInfo("", "F1 of the best single coordinate"),
-    "probe_f1_nearest": ScoreInfo("", "F1 of nearest neighbours among the raw activations"),
+    "probe_f1_nearest": ScoreInfo("", "F1 of nearest neighbours on the raw activations"),
     "probe_f1_latent": ScoreInfo("more", "F1 of the best single latent"),
-    "probe_f1_k": ScoreInfo("more", "F1 of logistic regression on the k latents that differ most"),
+    "probe_f1_k": ScoreInfo("more", "F1 of logistic regression on the k latents that differ most between classes"),
     "probe_f1_shuffled": ScoreInfo("", "F1 with shuffled training labels"),
-    "ev_saebench": ScoreInfo("more", "explained variance as in SAEBench 0.6.0; depends on the unit"),
-    "ev_per_token": ScoreInfo("more", "explained variance as in the SAEBench paper: mean of each row's ratio"),
-    "ev_per_dimension": ScoreInfo("more", "explained variance, mean of each dimension's"),
-    "ev_overcomplete": ScoreInfo("more", "explained variance about one number for all dimensions, as in overcomplete"),
+    "ev_saebench": ScoreInfo("more", "explained variance as in SAEBench 0.6.0; depends on the scale of activations"),
+    "ev_per_token": ScoreInfo("more", "explained variance as in the SAEBench paper: mean over samples of their ratios"),
+    "ev_per_dimension": ScoreInfo("more", "explained variance, computed for each dimension and averaged"),
+    "ev_overcomplete": ScoreInfo("more", "explained variance about one mean of all dimensions, as in overcomplete"),
     "fve_dictionary_learning": ScoreInfo(
-        "more", "explained variance as in dictionary_learning; forgives a constant bias"
+        "more", "explained variance as in dictionary_learning; ignores a constant bias"
     ),
-    "nmse_openai": ScoreInfo("less", "mean of each row's squared error over its squared norm, as in OpenAI's code"),
-    "l2_ratio": ScoreInfo("", "mean of |x̂| / |x|; below 1 even where nothing is shrunk"),
-    "token_cosine": ScoreInfo("more", "mean cosine of a row and its reconstruction"),
-    "l0_positive": ScoreInfo("", "mean number of codes above 0 in a row"),
-    "dead_under_10": ScoreInfo("", "share of latents that fire on fewer than 10 test rows, as in sparse_coding"),
-    "mcc_absolute": ScoreInfo("more", "mcc in absolute cosines, as in SAELens"),
-    "uniqueness_absolute": ScoreInfo("more", "uniqueness in absolute cosines, as in SAELens"),
+    "nmse_openai": ScoreInfo("less", "mean over samples of squared error over squared norm, as in OpenAI's code"),
+    "l2_ratio": ScoreInfo("", "mean of |x̂| / |x|; below 1 even without shrinkage"),
+    "token_cosine": ScoreInfo("more", "mean cosine of a sample and its reconstruction"),
+    "l0_positive": ScoreInfo("", "mean number of positive codes per sample"),
+    "dead_under_10": ScoreInfo("", "share of latents that fire on fewer than 10 test samples, as in sparse_coding"),
+    "mcc_absolute": ScoreInfo("more", "mcc with absolute cosines, as in SAELens"),
+    "uniqueness_absolute": ScoreInfo("more", "uniqueness with absolute cosines, as in SAELens"),
 }
-"""Known scores in the order in which tables show them; a number at the end of a name may be left out here."""
+"""Known scores in the order of table columns; names that end in a number are listed without it."""
 
 
 FIDELITY = frozenset(
     ["explained_variance", "fvu", "ce_spliced", "ce_increase", "ce_recovered_mean", "ce_recovered_zero", "kl"]
 )
-"""Scores that a copy of the activations has perfect."""
+"""Scores of fidelity: an exact copy of the activations is perfect in each."""
 
 
 COPY = 1e-6
-"""The fvu below which a reconstruction is a copy, up to rounding."""
+"""The fvu below which a reconstruction counts as an exact copy, up to rounding."""
 
 
 BEST_BY = ("mcc", "ce_recovered_mean", "f1", "probe_auc_latent", "explained_variance")
-"""What names the best dictionary where the score that was asked for does not exist."""
+"""Scores that select the best dictionary, in this order, if the requested score does not exist."""
 
 
 def score_of(name: str) -> ScoreInfo | None:
-    """What is known of a score by its name."""
+    """Direction and meaning of a score; None if it is unknown."""
     return SCORES.get(name) or SCORES.get(re.sub(r"\d+$", "", name))
 
 
@@ -164,7 +174,7 @@ def ordered_scores(names: Iterable[str]) -> list[str]:
 
 
 def goodness(value: float, score: str) -> float:
-    """A value with its sign turned where less is better; minus infinity where it is undefined."""
+    """A value, negated for scores where less is better; minus infinity if it is undefined."""
     known = score_of(score)
     if math.isnan(value):
         return -math.inf

@@ -1,15 +1,16 @@
-"""Scores side by side: one row a dictionary, one setting for the rows that differ in their seeds alone."""
+"""Scores of dictionaries as rows, and settings: the rows that differ only in their seeds, with mean scores."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.config.names import brief
+from pipelines.config.names import short_labels
 from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered_scores
 from sae.numerics.statistics import Estimate, mean_interval
 from sae.registry import MissingFileError, kinds
@@ -17,69 +18,80 @@ from sae.registry import MissingFileError, kinds
 Value = str | int | float | None
 
 IDENTITY = ("source", "method", "encoder", "n_latents", "l1", "target_l0", "seed", "data_seed")
+"""The columns of ``scores.csv`` that identify a dictionary."""
 _SEEDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One dictionary: what it is, and its scores; a score that is undefined is NaN or absent."""
+    """Identity and scores of one dictionary."""
 
     identity: Mapping[str, Value]
+    """The columns of `IDENTITY`, and further settings by name."""
     scores: Mapping[str, float]
+    """Scores by name; an undefined score is NaN or absent."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The dictionaries that differ in nothing but seeds, with the mean of every score and its 95% interval.
-
-    `members` are indices into the rows. `label` is the method in brief, with its encoder where a method has several.
-    `others` are what a row tells of itself beyond the usual columns.
-    """
+    """The dictionaries that differ only in their seeds, with the mean of every score and its 95% interval."""
 
     source: str
+    """Name of the source."""
     method: str
+    """The kind of the method, followed by the settings in which methods of that kind differ."""
     encoder: str
+    """The encoder's kind; empty for the dictionary's own encoder."""
     label: str
+    """Short name of the method, with its encoder where a method has several."""
     n_latents: int | None
+    """Number of latents."""
     l1: float | None
+    """L1 penalty."""
     target_l0: float | None
+    """Target L0."""
     others: tuple[tuple[str, Value], ...] = ()
+    """Further settings that identify the rows, with their values."""
     members: tuple[int, ...] = ()
+    """Indices into the rows."""
     scores: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    """Mean and interval of each score."""
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """The independent values of each score: one per seed, or one per data seed where data seeds differ."""
 
     @property
     def kind(self) -> str:
-        """The method's kind; `method` may go on with the settings in which its likes differ."""
+        """The kind of the method, without its settings."""
         return self.method.partition(" ")[0].partition("+")[0]
 
     @property
     def is_baseline(self) -> bool:
+        """Whether the method is a baseline."""
         return self.kind in kinds("sae.baselines")
 
     @property
     def is_oracle(self) -> bool:
-        """Whether it was given what the others are to find."""
+        """Whether the method is given the true features."""
         return self.is_baseline and "truth" in kinds("sae.baselines")[self.kind].Config.needs
 
     @property
-    def but_encoder(self) -> tuple[object, ...]:
-        """What its directions are told by: settings that differ in the encoder alone are one dictionary, read twice."""
+    def without_encoder(self) -> tuple[object, ...]:
+        """What identifies the dictionary: settings that differ only in their encoder share one dictionary."""
         return self.source, self.method, self.n_latents, self.l1, self.target_l0, self.others
 
     @property
     def copies(self) -> bool:
-        """Whether the activations come back exactly, as from a complete basis: nothing was compressed."""
+        """Whether the reconstruction is exact, as for a complete basis: nothing was compressed."""
         return self.mean("fvu") < COPY
 
     def is_ceiling(self, score: str) -> bool:
-        """Whether the score is no merit of the setting: the oracle was given the features, and a copy of the
-        activations has every score of fidelity perfect without having found anything."""
+        """Whether the score is an upper bound rather than a result: an oracle is given the features, and an exact copy
+        of the activations has perfect scores of fidelity without having found anything."""
         return self.is_oracle or (self.copies and score in FIDELITY)
 
     @property
     def title(self) -> str:
-        """The setting in words, e.g. ``relu, 64 latents, l1 = 2``."""
+        """Name and settings as text, e.g. ``relu, 64 latents, l1 = 2``."""
         parts = [self.label, f"{self.n_latents} latents" if self.n_latents else ""]
         parts += [f"{name} = {value:.4g}" for name, value in self.penalty]
         parts += [f"{name} = {value}" for name, value in self.others if value not in ("", None)]
@@ -87,23 +99,34 @@ class Setting:
 
     @property
     def penalty(self) -> list[tuple[str, float]]:
-        """What sets the sparsity: `l1` or `target_l0`."""
-        given = (("l1", self.l1), ("target_l0", self.target_l0))
-        return [(name, value) for name, value in given if value is not None]
+        """The parameter that sets the sparsity, `l1` or `target_l0`, with its value."""
+        parameters = (("l1", self.l1), ("target_l0", self.target_l0))
+        return [(name, value) for name, value in parameters if value is not None]
 
     def mean(self, score: str) -> float:
-        """The mean of a score over seeds, NaN where there is none."""
+        """The mean of a score over seeds; NaN if there is none."""
         return self.scores[score].mean if score in self.scores else math.nan
 
     def goodness(self, score: str) -> float:
-        """The mean, with its sign turned where less is better; minus infinity where there is none."""
+        """The mean, negated for scores where less is better; minus infinity if there is none."""
         return goodness(self.mean(score), score)
 
 
-def settings_of(rows: Sequence[ScoredRow]) -> list[Setting]:
-    """Rows gathered by all but their seeds, in the order in which they first appear.
+def score_numbers(inputs: Iterable[str]) -> list[int]:
+    """The indices i of the step inputs named ``score.<i>``, ascending."""
+    return sorted(int(name.removeprefix("score.")) for name in inputs if name.startswith("score."))
 
-    Rows that agree in every column, seeds included, belong to different settings: their n-th copies go together.
+
+def read_scored_row(directory: Path) -> ScoredRow:
+    """The row in the ``scores.json`` of a finished score step, where undefined scores are null."""
+    content = json.loads((directory / "scores.json").read_text())
+    return ScoredRow(content["row"], {k: math.nan if v is None else float(v) for k, v in content["scores"].items()})
+
+
+def settings_of(rows: Sequence[ScoredRow]) -> list[Setting]:
+    """Rows grouped by everything except their seeds, in the order in which they first appear.
+
+    Rows that agree in every column, seeds included, belong to different settings: the n-th copies form one setting.
     """
     seen: dict[tuple[tuple[str, Value], ...], int] = {}
     groups: dict[tuple[tuple[str, Value], ...], list[int]] = {}
@@ -113,7 +136,7 @@ def settings_of(rows: Sequence[ScoredRow]) -> list[Setting]:
         key = tuple((name, value) for name, value in everything if name not in _SEEDS)
         groups.setdefault((*key, ("variant", copy if copy > 1 else None)), []).append(i)
     pairs = {tuple(str(row.identity.get(name) or "") for name in ("method", "encoder")) for row in rows}
-    encoders, names = Counter(method for method, _ in pairs), brief(sorted(method for method, _ in pairs))
+    encoders, names = Counter(method for method, _ in pairs), short_labels(sorted(method for method, _ in pairs))
     labels = {(m, e): f"{names[m]} ({e})" if encoders[m] > 1 else names[m] for m, e in pairs}
     return [_setting(dict(key), members, rows, labels) for key, members in groups.items()]
 
@@ -141,8 +164,8 @@ def _setting(
 
 
 def _independent(name: str, members: Sequence[int], rows: Sequence[ScoredRow]) -> tuple[float, ...]:
-    """The values that an interval may count as independent: one a seed; where data seeds differ, one a data seed,
-    because dictionaries trained on the same features share the luck of those features."""
+    """The values that an interval may treat as independent: one per seed. Where data seeds differ, one per data seed,
+    because the scores of dictionaries trained on the same features are correlated."""
     by_data: dict[Value, list[float]] = {}
     for i in members:
         by_data.setdefault(rows[i].identity.get("data_seed"), []).append(rows[i].scores.get(name, math.nan))
@@ -158,7 +181,7 @@ def ranked(settings: Iterable[Setting], score: str) -> list[Setting]:
     return sorted(having, key=lambda s: -s.goodness(score))
 
 
-def champions(settings: Iterable[Setting], score: str) -> list[Setting]:
+def best_per_method(settings: Iterable[Setting], score: str) -> list[Setting]:
     """The best setting of each method, the best method first."""
     best: dict[str, Setting] = {}
     for s in ranked(settings, score):
@@ -166,15 +189,15 @@ def champions(settings: Iterable[Setting], score: str) -> list[Setting]:
     return list(best.values())
 
 
-def decided_by(settings: Sequence[Setting], wanted: str) -> str:
-    """The score that names the best dictionary: the one wanted where any dictionary has it, else the first of
-    `BEST_BY` that exists, else whatever there is."""
+def deciding_score(settings: Sequence[Setting], requested: str) -> str:
+    """The score that selects the best dictionary: the requested one if any dictionary has it, else the first of
+    `BEST_BY` that exists, else the first score in table order."""
     names = {name for s in settings for name, e in s.scores.items() if not math.isnan(e.mean)}
-    return next((name for name in (wanted, *BEST_BY, *ordered_scores(names)) if name in names), wanted)
+    return next((name for name in (requested, *BEST_BY, *ordered_scores(names)) if name in names), requested)
 
 
 def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:
-    """One line a dictionary, one column a score; numbers in full, empty where a score does not apply."""
+    """Writes one line per dictionary and one column per score: numbers in full precision, empty where undefined."""
     extra = [name for row in rows for name in row.identity if name not in IDENTITY]
     identity = [*IDENTITY[: -len(_SEEDS)], *dict.fromkeys(extra), *_SEEDS]
     names = ordered_scores(name for row in rows for name in row.scores)
@@ -188,9 +211,9 @@ def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[ScoredRow]:
-    """The rows of a ``scores.csv``; a ``FileNotFoundError`` names the file where there is none."""
+    """The rows of a ``scores.csv``. Raises `MissingFileError` if the file does not exist."""
     if not path.is_file():
-        raise MissingFileError(f"{path}: no scores here; run the report first")
+        raise MissingFileError(f"{path}: no such file; `sae run CONFIG` writes it")
     with path.open(newline="", encoding="utf-8") as f:
         lines = csv.DictReader(f)
         columns = list(lines.fieldnames or ())

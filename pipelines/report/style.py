@@ -1,4 +1,4 @@
-"""How the figures of a report look: one style, one colour for each method, labels beside what they name."""
+"""Style of the figures: fonts, one colour and marker per method, and placement of labels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Label = tuple[float, float, str, str]
-"""Where, in data coordinates; the text; its colour."""
+"""x and y in data coordinates, text, and colour."""
 Box = tuple[float, float, float, float]
 """Left, bottom, right and top in pixels."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 INK, FAINT, RULE = "#1c1f23", "#6b7280", "#d9dce1"
-"""Text, notes and grid lines; the page gives an inlined figure its own three."""
+"""Colours of text, notes and grid lines; on a page they are replaced by the page's colours."""
 
 STYLE: dict[str, Any] = {
     "font.family": ["sans-serif"],
@@ -59,7 +59,7 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "sae",
 }
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; controls are grey, the ceiling is ink.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; controls are grey, the ceiling is black.
 KNOWN = {
     "relu": ("#0072B2", "o"),
     "oracle": (INK, "*"),
@@ -79,12 +79,12 @@ def marks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The colour and marker of each method, the same in every figure and every run of the same methods."""
     new = sorted(set(labels) - set(KNOWN))
     n = len(OTHERS)
-    # Every twelve of them the markers move on by one, so that no two have both the same.
+    # After each round of twelve, markers are shifted by one, so that no two methods share both colour and marker.
     return KNOWN | {label: (OTHERS[i % n][0], OTHERS[(i + i // n) % n][1]) for i, label in enumerate(new)}
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draws in the report's style, whatever the reader's matplotlib is set to."""
+    """Decorator: draws in the report's style, independently of the user's matplotlib settings."""
 
     @wraps(draw)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -98,7 +98,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 @styled
 def to_bytes(figure: Figure, form: str) -> bytes:
-    """The figure as ``svg`` or ``png``; equal figures give equal bytes."""
+    """The figure as ``svg`` or ``png``, without dates: equal figures give equal bytes."""
     out = io.BytesIO()
     undated = {"svg": {"Date": None, "Creator": None, "Format": None, "Type": None}, "png": {"Software": None}}
     paper = "white" if form == "png" else "none"
@@ -107,7 +107,7 @@ def to_bytes(figure: Figure, form: str) -> bytes:
 
 
 def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure in inches and its axes, row by row."""
+    """An empty figure of a size in inches, and its axes row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -116,7 +116,7 @@ def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tupl
 
 
 def plain_log(axis: Any) -> None:
-    """Ticks of a log axis as plain numbers, few enough to be read."""
+    """Labels the ticks of a log axis with a few plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -131,8 +131,8 @@ def _plain(value: float, _: float) -> str:
 
 
 def place_labels(ax: Axes, labels: Sequence[Label], paths: Sequence[Sequence[tuple[float, float]]]) -> None:
-    """Writes each label beside its point where it covers no other label and none of the paths and their points; where
-    points crowd, in a column beside them, with lines."""
+    """Writes each label next to its point, where it covers no other label, path or point. Labels of crowded points are
+    written in a column and connected by lines."""
     cast("Figure", ax.figure).draw_without_rendering()
     scale = ax.figure.dpi / 72
     taken: list[Box] = []
@@ -142,7 +142,7 @@ def place_labels(ax: Axes, labels: Sequence[Label], paths: Sequence[Sequence[tup
         for start, end in pairwise(dots):
             taken += [_around(x, y, scale) for x, y in np.linspace(start, end, 40)]
     where = {label: ax.transData.transform(label[:2]) / scale for label in labels}
-    crowded = [one for one in labels if sum(_beside(where[one], at) for at in where.values()) > CROWD]
+    crowded = [one for one in labels if sum(_are_near(where[one], at) for at in where.values()) > CROWD]
     for label in (one for one in labels if one not in crowded):
         boxes = [_box(ax, label, dx, dy) for dx, dy in _NEAR]
         costs = _costs(ax, boxes, np.array(taken))
@@ -161,20 +161,20 @@ _NEAR = [
     *((0, 22), (0, -22), (7, 22), (-7, 22), (7, -22), (-7, -22)),
 ]
 LINE_HEIGHT = 12
-"""Points between the labels of a column."""
+"""Distance between the labels of a column, in points."""
 CROWD = 3
-"""From more points on that lie beside one another, all of them have their labels in a column."""
+"""Number of neighbouring points above which their labels are written in a column."""
 
 
-def _beside(one: Array, other: Array) -> bool:
+def _are_near(one: Array, other: Array) -> bool:
     return bool(abs(one[0] - other[0]) < 30 and abs(one[1] - other[1]) < 40)
 
 
 def _columns(where: Mapping[Label, Array]) -> list[list[Label]]:
-    """Labels whose points lie beside one another, from the lowest to the highest."""
+    """Groups of labels with neighbouring points, each from the lowest to the highest."""
     columns: list[list[Label]] = []
     for label in sorted(where, key=lambda one: tuple(where[one][::-1])):
-        near = next((column for column in columns if _beside(where[column[-1]], where[label])), None)
+        near = next((column for column in columns if _are_near(where[column[-1]], where[label])), None)
         if near is None:
             columns.append([label])
         else:
@@ -183,7 +183,7 @@ def _columns(where: Mapping[Label, Array]) -> list[list[Label]]:
 
 
 def _write_column(ax: Axes, column: Sequence[Label], taken: list[Box]) -> None:
-    """Writes labels in a column, where it covers least and is not far."""
+    """Writes labels in a column, at a place that covers little and is not far from the points."""
     best: tuple[float, list[tuple[float, float]]] | None = None
     scale, others = ax.figure.dpi / 72, np.array(taken)
     points = [ax.transData.transform(label[:2]) / scale for label in column]
@@ -204,7 +204,7 @@ def _write_column(ax: Axes, column: Sequence[Label], taken: list[Box]) -> None:
 
 
 def _box(ax: Axes, label: Label, dx: float, dy: float) -> Box:
-    """What a label covers that is written so many points from its place."""
+    """The box in pixels of a label that is written `dx` and `dy` points from its place."""
     scale = ax.figure.dpi / 72
     x, y = ax.transData.transform(label[:2]) + np.array([dx, dy]) * scale
     width, height = (len(label[2]) * 5.0 + 4) * scale, 10 * scale
@@ -230,9 +230,9 @@ def _write(ax: Axes, label: Label, dx: float, dy: float, line: bool = False) -> 
 
 
 def _costs(ax: Axes, boxes: Sequence[Box], taken: Array) -> Array:
-    """How much of what is taken each box covers, and how far it leaves the axes, which is heavier than a point."""
-    own, frame = np.array(boxes)[:, None], ax.get_window_extent()
-    low, high = own[..., :2], own[..., 2:]
+    """The area of `taken` boxes that each box covers, plus a larger penalty for leaving the axes."""
+    corners, frame = np.array(boxes)[:, None], ax.get_window_extent()
+    low, high = corners[..., :2], corners[..., 2:]
     covered = (np.minimum(high, taken[:, 2:]) - np.maximum(low, taken[:, :2])).clip(0).prod(-1).sum(-1)
     over = np.maximum(frame.min - low, high - frame.max).clip(0).sum((-1, -2))
     return covered + 40 * over
@@ -243,13 +243,14 @@ def _around(x: float, y: float, half: float) -> Box:
 
 
 def thousands() -> Any:
+    """A tick formatter with unit prefixes: 20k."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
 
 
 def label_ends(ax: Axes, ends: Sequence[Label], gap: float = 10) -> None:
-    """Labels to the right of the lines' ends, pushed apart where they would touch."""
+    """Writes labels to the right of the ends of lines, at least `gap` points apart."""
     cast("Figure", ax.figure).draw_without_rendering()
     scale = ax.figure.dpi / 72
     below = -math.inf

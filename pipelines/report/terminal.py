@@ -1,4 +1,4 @@
-"""The scores as a table for the terminal: the best first, readable at 100 columns."""
+"""The scores as a terminal table, the best first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.report.page import SettingLine, setting_lines
-from pipelines.report.settings_table import Setting, champions
+from pipelines.report.settings_table import Setting, best_per_method
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,8 +17,8 @@ MOST_LINES = 24
 
 
 def score_table(settings: Sequence[Setting], score: str, title: str, width: int = 100) -> Table:
-    """One line a setting; where there are too many, the best ones and the best of every other method. As many
-    scores as `width` columns hold."""
+    """One line per setting; if there are too many, the best settings and the best one of each method. `width` columns
+    limit the number of scores."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -27,7 +27,7 @@ def score_table(settings: Sequence[Setting], score: str, title: str, width: int 
         : max(3, min(MOST_SCORES, (width - 26) // 14))
     ]
     every = setting_lines(settings, score, names)
-    kept = _kept(every, settings, score)
+    lines = _lines(every, settings, score)
     table = Table(title=title, title_justify="left", title_style="italic", box=None, pad_edge=False)
     table.add_column("method", overflow="fold", min_width=min(max(len(s.label) for s in settings), 22))
     table.add_column("latents", justify="right")
@@ -36,7 +36,7 @@ def score_table(settings: Sequence[Setting], score: str, title: str, width: int 
         table.add_column(next(s.penalty[0][0] for s in settings if s.penalty), justify="right")
     for name in names:
         table.add_column(name, no_wrap=True)
-    for line in kept:
+    for line in lines:
         s = line.setting
         method = f"{s.label} *" if s.is_ceiling(score) else s.label
         penalty = [f"{s.penalty[0][1]:.3g}" if s.penalty else ""] if has_penalty else []
@@ -45,10 +45,10 @@ def score_table(settings: Sequence[Setting], score: str, title: str, width: int 
     return table
 
 
-def _kept(every: Sequence[SettingLine], settings: Sequence[Setting], score: str) -> list[SettingLine]:
+def _lines(every: Sequence[SettingLine], settings: Sequence[Setting], score: str) -> list[SettingLine]:
     if len(every) <= MOST_LINES:
         return list(every)
-    best = champions(settings, score)
+    best = best_per_method(settings, score)
     top = [line.setting for line in every[: max(MOST_LINES - len(best), 8)]]
     return [line for line in every if line.setting in top or line.setting in best]
 
@@ -56,7 +56,7 @@ def _kept(every: Sequence[SettingLine], settings: Sequence[Setting], score: str)
 def footnote(settings: Sequence[Setting], score: str, n_shown: int) -> str:
     """What the marks in the table mean, and how many settings it leaves out."""
     n_seeds = max((e.n for s in settings for e in s.scores.values()), default=0)
-    about = f"mean ± half the 95% interval ({n_seeds} seeds)" if n_seeds > 1 else "(1 seed), so without intervals"
+    about = f"mean ± half the 95% interval ({n_seeds} seeds)" if n_seeds > 1 else "no intervals (1 seed)"
     parts = [f"best first by {score}; {about}; bold: best of its column"]
     if any(s.is_oracle for s in settings):
         parts.append("* ceiling: knows the true directions")

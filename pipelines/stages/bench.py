@@ -62,9 +62,7 @@ def _bench(job: Job) -> None:
     write_tests(comparisons, job.out / "tests.csv")
     (job.out / "table.md").write_text(markdown(comparisons), encoding="utf-8")
     shown = [
-        write_pictures(
-            suite_pictures(c, config["published"]) if i < _MOST_DRAWN else (), job.out, i, len(comparisons)
-        )
+        write_pictures(suite_pictures(c, config["published"]) if i < _MOST_DRAWN else (), job.out, i, len(comparisons))
         for i, c in enumerate(comparisons)
     ]
     (job.out / "bench.html").write_text(render_bench(config, comparisons, shown), encoding="utf-8")
@@ -90,7 +88,6 @@ def _agreement(directories: Sequence[Path]) -> Callable[[Sequence[int]], float]:
         return pairwise_mcc([load(directories[i]).W_dec.float() for i in members]) if len(members) > 1 else math.nan
 
     return lambda members: of(tuple(members))
-
 
 
 def _summary(c: Comparison) -> dict[str, Any]:

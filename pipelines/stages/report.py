@@ -14,7 +14,7 @@ from pipelines.report.findings import sentences as findings
 from pipelines.report.gallery import ReportedDictionary, pictures
 from pipelines.report.model_card import complete_card
 from pipelines.report.page import Section, render
-from pipelines.report.picture import Picture, ShownFigure, write_pictures
+from pipelines.report.picture import ShownFigure, write_pictures
 from pipelines.report.probes import (
     SUMMARY,
     answers,
@@ -74,8 +74,7 @@ def _report(job: Job) -> None:
         shown: list[ShownFigure] = []
         if verdict is not None and i < _MOST_DRAWN:
             of_probes = learning_curves(summaries[source], settings, score) if source in summaries else ()
-            every = [*pictures(settings, verdict, places), *(Picture(*one) for one in of_probes)]
-            shown = write_pictures(every, job.out, i, len(sources))
+            shown = write_pictures([*pictures(settings, verdict, places), *of_probes], job.out, i, len(sources))
         if verdict is not None and i == 0:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-// A click on a column's head sorts by it, a second click the other way.
+// A click on a column header sorts by it; a second click reverses the order.
 document.querySelectorAll("th[scope=col]").forEach((head) => {
   head.addEventListener("click", () => {
     const body = head.closest("table").tBodies[0];

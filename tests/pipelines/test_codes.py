@@ -92,19 +92,21 @@ def told(found: list[ScoredRow], why: str = "why") -> str:
 def test_what_came_of_the_expectation_is_told_of_trained_dictionaries():
     text = told(rows(0.7))
     assert (
-        "No linear dictionary is expected to find these features: why. Single latents do not read its labels: AUC 0.700"
-        in text
+        "No linear dictionary is expected to find these features: why. Single latents do not predict the labels: "
+        "AUC 0.700" in text
     )
-    assert "nearest neighbours among the activations reach 0.900" in text
-    assert "The lowest fvu, 0.010, is that of relu, 32 latents, l1 = 0.1; there the AUC is 0.600" in text
+    assert "nearest neighbours on the activations reach 0.900" in text
+    assert "The lowest fvu, 0.010, is that of relu, 32 latents, l1 = 0.1; its AUC is 0.600" in text
     assert "spread over 8.00 latents" in text and "subspace" not in text
-    assert "Single latents read its labels all the same: AUC 0.880" in told(rows(0.88))
+    assert "Single latents predict the labels nevertheless: AUC 0.880" in told(rows(0.88))
     assert "No linear dictionary" not in told(rows(0.7), why="")
 
 
-def test_how_finely_a_subspace_is_cut_is_told():
-    assert "cut among 4.00 latents where there are 8, 16.0 where 32." in told(rows(0.9, latents_per_subspace=0.5))
-    assert "cut" not in told(rows(0.9, latents_per_subspace=0.0))
+def test_findings_give_the_number_of_latents_per_subspace():
+    assert "divided among 4.00 latents in dictionaries of 8, and among 16.0 in dictionaries of 32." in told(
+        rows(0.9, latents_per_subspace=0.5)
+    )
+    assert "divided" not in told(rows(0.9, latents_per_subspace=0.0))
 
 
 def test_bins_are_gathered_into_one_label():

@@ -1,9 +1,8 @@
-"""What sources show of themselves in a report: one file per kind of source, named like it.
+"""Figures specific to a kind of source: one module per kind, with the name of the kind.
 
-Each has ``draw(directory)``, which takes the directory of the source's finished step and yields
-``(file name, title, caption, figure)``, the figure None where there is nothing to show; the figures themselves are
-pure functions beside it. It may have ``overlay(directory, candidates)`` too, which yields the same of what
-dictionaries make of the source, the best one first.
+``draw(directory)`` takes the directory of the source's finished step and yields ``(file name, title, caption,
+figure)``, with figure None if there is nothing to show. The optional ``overlay(directory, candidates)`` yields the
+same for dictionaries trained on the source, given with the best one first. Figures are drawn by pure functions.
 """
 
 from __future__ import annotations
@@ -15,8 +14,11 @@ from sae.dictionary import Dictionary
 
 
 class FirstSeedDictionary(NamedTuple):
-    """The dictionary of a setting's first seed with the setting's name and its own scores."""
+    """The dictionary of the first seed of a setting."""
 
     name: str
+    """Title of the setting."""
     dictionary: Dictionary
+    """The dictionary."""
     scores: Mapping[str, float]
+    """The scores of this dictionary."""

@@ -1,4 +1,4 @@
-"""The phase diagram: what becomes of one feature, by how important and how dense it is."""
+"""The phase diagram: how one feature is represented, by its importance and density."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ PHASES = {
     "opposite another": "#D55E00",
     "merged with another": "#E69F00",
 }
-"""What can become of a feature, and its colour."""
+"""The phases of a feature, and their colours."""
 
 
 def composition(W: Array) -> Array:
-    """How far the last of the features ``[..., n, m]`` is in each of the `PHASES`, ``[..., 4]``, parts of one.
+    """Weights of the last of the features ``[..., n, m]`` in each of the `PHASES`, ``[..., 4]``; they sum to 1.
 
-    With w its unit row, it is represented as far as it is long, and shares ``sum_j (w . W_j)^2`` of its dimension with
-    the others: with those it opposes, and with those it cannot be told from.
+    With w the unit row of the feature, it is represented to the degree of its length (at most 1) and shares
+    ``sum_j (w . W_j)^2`` of its dimension with the others: with those opposite to it (negative product), and with those
+    it is merged with (positive product).
     """
     last, others = W[..., -1, :], W[..., :-1, :]
     length = np.linalg.norm(last, axis=-1)
@@ -36,22 +37,23 @@ def composition(W: Array) -> Array:
     against, merged = ((s * along).clip(min=0) ** 2 for s in (-1, 1))
     shared = np.stack([against.sum(-1), merged.sum(-1)], axis=-1)
     shared /= np.maximum(shared.sum(-1, keepdims=True), 1.0)
-    there = length.clip(max=1.0)
+    represented = length.clip(max=1.0)
     alone = 1 - shared.sum(-1)
-    return np.stack([1 - there, there * alone, there * shared[..., 0], there * shared[..., 1]], axis=-1)
+    parts = [1 - represented, represented * alone, represented * shared[..., 0], represented * shared[..., 1]]
+    return np.stack(parts, axis=-1)
 
 
 def expected(importance: Array, density: Array, n_features: int) -> NDArray[np.intp]:
-    """The phase of least loss, as an index into `PHASES`, over ``[n_density, n_importance]``."""
-    at: list[Phase] = ["ignored", "dedicated", "antipodal"]
-    rows = [[at.index(predicted(p, r, n_features)) for r in importance.tolist()] for p in density.tolist()]
+    """The phase of least loss as an index into `PHASES`, ``[n_density, n_importance]``."""
+    phases: list[Phase] = ["ignored", "dedicated", "antipodal"]
+    rows = [[phases.index(predicted(p, r, n_features)) for r in importance.tolist()] for p in density.tolist()]
     return np.array(rows, dtype=np.intp)
 
 
 @styled
 def phase_diagram(importance: Array, density: Array, parts: Array, n_features: int) -> Figure | None:
-    """What was trained, ``parts [n_density, n_importance, 4]`` of :func:`composition`, as mixed colours; beside it the
-    phase of least loss. Its borders are drawn on both."""
+    """Left the trained networks, ``parts [n_density, n_importance, 4]`` of :func:`composition`, as mixed colours;
+    right the phase of least loss. The borders of the latter are drawn on both."""
     if len(importance) < 2 or len(density) < 2:
         return None
     from matplotlib.colors import to_rgb
@@ -78,7 +80,7 @@ def phase_diagram(importance: Array, density: Array, parts: Array, n_features: i
 
 
 def _edges(values: Array) -> Array:
-    """The edges of cells on a log axis, half-way between their centres."""
+    """The edges of cells on a log axis, half-way between the centres."""
     logs = np.log(values)
     middle = (logs[1:] + logs[:-1]) / 2
     return np.exp(np.concatenate([[2 * logs[0] - middle[0]], middle, [2 * logs[-1] - middle[-1]]]))

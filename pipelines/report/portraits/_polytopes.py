@@ -1,4 +1,4 @@
-"""Figures of how features lie: vectors where there are two dimensions, shares of a dimension where there are more."""
+"""Figures of feature geometry: vectors in two dimensions, and dimensionality of features in more."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 
 FEATURE, LATENT, CLOUD = "#0072B2", "#D55E00", "#8a8f98"
 MOST_POINTS = 700
-"""Dots that a page can carry."""
+"""Largest number of activations drawn, to limit the size of the page."""
 MOST_OUTLINED = 12
-"""An outline of more features than these is a circle and says nothing."""
+"""Largest number of features that get an outline; with more it would look like a circle."""
 
 
 class Vectors(NamedTuple):
-    """Feature vectors ``[n, 2]`` of one network."""
+    """Feature vectors of one network."""
 
     label: str
+    """Title of the panel."""
     rows: Array
+    """The vectors, ``[n, 2]``."""
 
 
 @styled
 def vectors(panels: Sequence[Vectors], importance: Array | None = None, marked: int = -1) -> Figure | None:
-    """The features of each network as arrows in its plane, on one scale; the one that is `marked` in blue, or all
-    coloured by importance where that differs."""
+    """The feature vectors of each network in the plane, on one scale; the `marked` network in blue, or, with
+    `importance`, features coloured by it."""
     panels = [p for p in panels if p.rows.size]
     if not panels or any(p.rows.shape[1] != 2 for p in panels):
         return None
@@ -40,10 +42,10 @@ def vectors(panels: Sequence[Vectors], importance: Array | None = None, marked: 
     figure, axes = canvas(1.75 * columns, 1.95 * rows, columns, rows)
     reach = 1.12 * max(1.0, max(float(np.linalg.norm(p.rows, axis=1).max()) for p in panels))
     for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
-        plain = FEATURE if i == marked or marked < 0 else FAINT
+        single = FEATURE if i == marked or marked < 0 else FAINT
         _plane(ax, reach)
-        _outline(ax, panel.rows, plain)
-        colours = [plain] * len(panel.rows) if importance is None else _shades(importance)
+        _outline(ax, panel.rows, single)
+        colours = [single] * len(panel.rows) if importance is None else _shades(importance)
         for (x, y), colour in zip(panel.rows.tolist(), colours, strict=True):
             ax.plot([0, x], [0, y], color=colour, lw=1.6 if i == marked else 1.2)
             ax.plot([x], [y], "o", color=colour, ms=4.5 if i == marked else 3.5, clip_on=False)
@@ -62,7 +64,7 @@ def _plane(ax: Axes, reach: float) -> None:
 
 
 def _outline(ax: Axes, rows: Array, colour: str) -> None:
-    """The polygon around those features that are represented, drawn by angle."""
+    """The polygon of the represented features, in the order of their angles."""
     long = rows[np.linalg.norm(rows, axis=1) > 0.5]
     if 3 <= len(long) <= MOST_OUTLINED:
         long = long[np.argsort(np.arctan2(long[:, 1], long[:, 0]))]
@@ -78,16 +80,16 @@ def _shades(importance: Array) -> list[Any]:
 
 
 @styled
-def found(features: Array, points: Array, latents: Mapping[str, Array]) -> Figure | None:
-    """Feature vectors ``[n, 2]`` in their plane, over activations ``[batch, 2]``; a panel for each dictionary with its
-    unit decoder rows ``[n_latents, 2]`` as longer arrows."""
+def dictionaries_in_plane(features: Array, points: Array, latents: Mapping[str, Array]) -> Figure | None:
+    """Feature vectors ``[n, 2]`` over activations ``[batch, 2]``, with one panel per dictionary that shows its unit
+    decoder rows ``[n_latents, 2]`` as longer arrows."""
     latents = {name: rows for name, rows in latents.items() if len(rows)}
     if not latents or not len(features) or features.shape[1] != 2:
         return None
     figure, axes = canvas(3.3 * len(latents), 3.9, len(latents))
     longest = max(1.0, float(np.linalg.norm(features, axis=1).max()))
     far = np.linalg.norm(points, axis=1)
-    inside = points[(far > 0) & (far <= 1.3 * longest)][:MOST_POINTS]  # silent rows all lie at the centre
+    inside = points[(far > 0) & (far <= 1.3 * longest)][:MOST_POINTS]  # samples without features are all at the centre
     for ax, (name, rows) in zip(axes, latents.items(), strict=True):
         _plane(ax, 1.34 * longest)
         ax.set_title(name, loc="center", fontsize=8.5, pad=2)
@@ -115,8 +117,8 @@ def dimensionalities(
     star: Array | None = None,
     log: bool = False,
 ) -> Figure | None:
-    """D_i of the features of the network at each place, as a histogram that stands upright there, and `star`, the
-    dimensions per feature, as a line. `lines` are levels with their names."""
+    """The dimensionalities D_i of the features of one network at each x value, as vertical histograms, and `star`, the
+    dimensions per feature, as a line. `lines` maps names to levels."""
     if len(at) < 2 or not any(len(s) for s in shares):
         return None
     figure, (ax,) = canvas(7.4, 4.2)
@@ -126,16 +128,16 @@ def dimensionalities(
     room = 0.46 * float(np.diff(np.sort(place)).min())
     for level in lines.values():
         ax.axhline(level, color=RULE, lw=0.8, zorder=0)
-    for x, of in zip(place.tolist(), shares, strict=True):
-        count = np.histogram(of, edges)[0]
-        half = room * count / max(int(count.max()), 4)  # a few features make no broad bars
+    for x, values in zip(place.tolist(), shares, strict=True):
+        count = np.histogram(values, edges)[0]
+        half = room * count / max(int(count.max()), 4)  # bars of fewer than four features stay narrow
         left, right = (10 ** (x - half), 10 ** (x + half)) if log else (x - half, x + half)
         ax.barh(edges[:-1], right - left, np.diff(edges), left=left, align="edge", color=FEATURE, linewidth=0)
-        ax.annotate(f"{len(of)}", (10**x if log else x, 1), (0, 3), xycoords=("data", "axes fraction"),
+        ax.annotate(f"{len(values)}", (10**x if log else x, 1), (0, 3), xycoords=("data", "axes fraction"),
                     textcoords="offset points", ha="center", fontsize=7.5, color=FAINT)  # fmt: skip
     if star is not None:
         ax.plot(at, star, color=LATENT, lw=1.4, marker="o", ms=3.5, clip_on=True)
-    ax.set(xscale="log" if log else "linear", ylim=(0, top), ylabel="dimensions of a feature", xlabel=name)
+    ax.set(xscale="log" if log else "linear", ylim=(0, top), ylabel="dimensionality of a feature", xlabel=name)
     frame = np.array([place.min() - 1.5 * room, place.max() + 1.5 * room])
     ax.set_xlim(*(10**frame if log else frame))
     ax.grid(False)

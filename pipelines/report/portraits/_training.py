@@ -1,4 +1,4 @@
-"""Figures of how networks were trained, and of what they get wrong."""
+"""Figures of the training and of the errors of networks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ OTHER, CHOSEN = "#56B4E9", INK
 def training(
     step: Array, history: Array, final: Sequence[Array], labels: Sequence[str], chosen: tuple[int, int]
 ) -> Figure | None:
-    """The losses of the instances of one point while training, ``history [n_logged, n_instances]``, and of all
-    instances at the end: `final` holds those of each point. `chosen` is the point and the instance that is read."""
+    """Training losses of the instances at one point, ``history [n_logged, n_instances]``, and the `final` losses of the
+    instances at each point. `chosen` is the point and the instance whose activations are the source."""
     if len(step) < 2 or not history.size:
         return None
     figure, (left, right) = canvas(8.6, 3.3, 2)
     point, instance = chosen
     order = [i for i in range(history.shape[1]) if i != instance] + [instance]
     for i in order:
-        is_it = i == instance
-        left.plot(step, history[:, i], color=CHOSEN if is_it else OTHER, lw=1.6 if is_it else 0.8, alpha=0.9)
-    left.set(yscale="log", xlabel="step", ylabel="loss of the batch", title=labels[point])
+        is_chosen = i == instance
+        left.plot(step, history[:, i], color=CHOSEN if is_chosen else OTHER, lw=1.6 if is_chosen else 0.8, alpha=0.9)
+    left.set(yscale="log", xlabel="step", ylabel="batch loss", title=labels[point])
     right.set(yscale="log", ylabel="held-out loss")
     if len(final) > 1:
         _by_point(right, final, labels, chosen)
@@ -64,14 +64,14 @@ def _ranked(ax: Axes, losses: Array, instance: int) -> None:
     order = np.argsort(losses, kind="stable")
     ax.plot(np.arange(1, len(losses) + 1), losses[order], ".", color=OTHER, ms=6)
     ax.plot([int(np.flatnonzero(order == instance)[0]) + 1], [losses[instance]], "o", color=CHOSEN, ms=6)
-    ax.set_xlabel("instance, by its loss")
+    ax.set_xlabel("instance, sorted by loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 @styled
 def draw_by_active(network: Sequence[Stratum], fvu: Mapping[int, float], dictionary: str = "") -> Figure | None:
-    """The network's loss by how many features are active, and beside it the variance that a dictionary leaves
-    unexplained, number of active features -> fvu, where there is more than one."""
+    """The network's loss by number of active features and, if `fvu` (number of active features -> fvu) has several
+    entries, the fvu of a dictionary next to it."""
     if len(network) < 2:
         return None
     both = len(fvu) > 1
@@ -79,12 +79,12 @@ def draw_by_active(network: Sequence[Stratum], fvu: Mapping[int, float], diction
     k = [s.n_active for s in network]
     mean, half = np.array([s.mean for s in network]), np.array([s.half for s in network])
     axes[0].errorbar(k, mean, half, color=INK, marker="o", ms=4.5, lw=1.4, elinewidth=1)
-    axes[0].set(title="the network", ylabel="its loss on the row")
+    axes[0].set(title="the network", ylabel="loss per sample")
     for ax in axes[1:]:
         ax.plot(list(fvu), list(fvu.values()), color=KNOWN["relu"][0], marker="o", ms=4.5, lw=1.4)
         ax.set(title=dictionary, ylabel="fvu")
     for ax in axes:
         ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
-        ax.set(xlabel="features active in the row", xlim=(min(k) - 0.25, max(k) + 0.25))
+        ax.set(xlabel="active features in the sample", xlim=(min(k) - 0.25, max(k) + 0.25))
         ax.set_xticks(range(min(k), max(k) + 1, 1 + (max(k) - min(k)) // 12))
     return figure

@@ -1,4 +1,4 @@
-"""Figures of weights: what features read of each other, how long they are, and which sit on a neuron."""
+"""Figures of weights: interference between features, their lengths, and the features of neurons."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_FEATURES = 100
-"""More than these make a matrix whose cells cannot be told apart."""
+"""Largest number of features for which the matrix is drawn; with more its cells are too small to see."""
 MOST_NEURONS, MOST_WEIGHTS = 60, 20
-"""Of more neurons, as many are drawn, evenly from all; of a neuron's weights, the largest so many on their own."""
+"""Largest number of neurons drawn, evenly spaced among all, and of single weights drawn per neuron."""
 MONO, POLY = "#0072B2", "#D55E00"
 
 
 class BottleneckWeights(NamedTuple):
-    """A bottleneck: ``product = W W_out [n, n]`` (W W^T where tied), the output's bias, each feature's length and what
-    the others write along it, and whether it counts as represented."""
+    """Weights of a network with a bottleneck."""
 
     label: str
+    """Title of the panel."""
     product: Array
+    """``W W_out [n, n]``; W W^T if the weights are tied."""
     bias: Array
+    """Bias of the output."""
     length: Array
+    """Length of each feature's vector."""
     shared: Array
+    """Sum of the squared projections of the other features on each feature."""
     represented: Array
+    """Whether each feature counts as represented."""
 
 
 @styled
 def draw_interference(panels: Sequence[BottleneckWeights]) -> Figure | None:
-    """A column for each network: above W W^T and the bias, below the lengths of features."""
+    """One column per network: on top W W^T and the bias, below the lengths of features."""
     panels = [p for p in panels if 0 < len(p.product) <= MOST_FEATURES and p.product.shape[0] == p.product.shape[1]]
     if not panels:
         return None
@@ -59,12 +64,12 @@ def draw_interference(panels: Sequence[BottleneckWeights]) -> Figure | None:
 
 
 def _shape(k: int) -> tuple[int, int]:
-    """Columns and rows: one network lies, several stand."""
+    """Columns and rows: the two panels of a single network are side by side, those of several one above the other."""
     return (2, 1) if k == 1 else (k, 2)
 
 
 def _product(ax: Axes, panel: BottleneckWeights, first: bool) -> Any:
-    """The matrix, and beside it the bias as a column of its own."""
+    """The matrix, and next to it the bias as a separate column."""
     n = len(panel.product)
     gap, wide = max(1, n // 10), max(1, n // 12)
     column = np.repeat(panel.bias[:, None], wide, axis=1)
@@ -98,18 +103,21 @@ def _bare(ax: Axes, n: int, name: str) -> None:
 
 
 class NeuronWeights(NamedTuple):
-    """Weights ``[n_features, d_hidden]`` into neurons, the largest share of each in one feature, and whether that
-    makes it monosemantic."""
+    """Weights from features into neurons."""
 
     label: str
+    """Title of the panel."""
     weights: Array
+    """The weights, ``[n_features, d_hidden]``."""
     share: Array
+    """The largest share of a neuron's squared weight that one feature has; NaN for a neuron without weights."""
     mono: Array
+    """Whether the neuron is monosemantic by that share."""
 
 
 @styled
 def stacks(panels: Sequence[NeuronWeights]) -> Figure | None:
-    """Each neuron as a stack of its weights, a colour for each feature, those of one feature first."""
+    """Each neuron as a stack of its weights, one colour per feature; monosemantic neurons come first."""
     panels = [p for p in panels if p.weights.size and np.abs(p.weights).max() > 0]
     if not panels:
         return None
@@ -136,7 +144,7 @@ def _stack(ax: Axes, panel: NeuronWeights) -> None:
     n, d = weights.shape
     up, down = np.zeros(d), np.zeros(d)
     place = np.arange(d)
-    # From the largest weight outward, so that what a neuron is for stands at the axis.
+    # The largest weight is next to the axis.
     by_size = np.argsort(-np.abs(weights), axis=0, kind="stable")
     colours = colormaps["viridis"](np.linspace(0, 0.95, n))
     for rank in range(min(n, MOST_WEIGHTS)):
@@ -162,12 +170,12 @@ def _stack(ax: Axes, panel: NeuronWeights) -> None:
     ax.set_xticks([])
     ax.set_xlim(-0.7, d - 0.3)
     ax.grid(axis="x", visible=False)
-    counted = f"{int(panel.mono.sum())} of {len(panel.mono)} neurons are one feature's"
+    counted = f"{int(panel.mono.sum())} of {len(panel.mono)} neurons are monosemantic"
     ax.set_title(f"{panel.label}: {counted}" if panel.label else counted)
 
 
 def _sorted(panel: NeuronWeights) -> Any:
-    """Neurons of one feature first, then those of several, each by the feature they weigh most; silent ones last."""
+    """Monosemantic neurons first, neurons without weights last; within each group sorted by their largest feature."""
     most = np.abs(panel.weights).argmax(0)
     group = np.where(np.isfinite(panel.share), np.where(panel.mono.astype(bool), 0, 1), 2)
     return np.lexsort((most, group))

@@ -1,4 +1,4 @@
-"""What an attention toy shows of itself: how well it was learned, which heads do what, and how they see tokens."""
+"""Figures of an attention toy: its loss, the effect of each head, and the heads' projections of tokens."""
 
 from __future__ import annotations
 
@@ -21,45 +21,51 @@ if TYPE_CHECKING:
 _ROWS = 500
 HEADS = 4
 _LINEAR = 0.1
-"""Up to this rise of the loss, colours are linear."""
+"""Increase of the loss up to which the colour scale is linear; beyond it is logarithmic."""
 
 
 def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
-    """The portrait of the toy in a source's directory."""
+    """The figures of the toy in a source's directory."""
     toy = load_toy(directory)
     rows = AnswerPositions(toy.task, "answers")(held_out(toy.task, toy.seed)[:_ROWS])
     caption = (
-        f"Loss in nats an answer, on held-out rows; {toy.scores['accuracy']:.1%} of the answers are right. The floor "
-        "is what the best predictor loses; induction copies what followed the longest match, skip trigrams are counted."
+        f"Loss in nats per answer on held-out sequences; {toy.scores['accuracy']:.1%} of the answers are right. The "
+        "floor is the loss of the best possible predictor. Induction copies the token that followed the longest match; "
+        "skip trigrams predict by counts."
     )
     losses = {"model": toy.scores["loss"], "floor": toy.scores["floor"], **toy.predictors}
-    yield "toy-loss", "What the model has learned", caption, loss_bars(losses)
-    found = [ablations(toy.model, rows, layer) for layer in range(toy.model.n_layers)]
-    rise = np.stack([a.loss_rise.double().numpy() for a in found])
+    yield "toy-loss", "Loss of the model and of simple predictors", caption, loss_bars(losses)
+    ablated = [ablations(toy.model, rows, layer) for layer in range(toy.model.n_layers)]
+    rise = np.stack([a.loss_rise.double().numpy() for a in ablated])
     names = place_names(toy.task)
     caption = (
-        "How much the loss rises, in nats an answer and on a logarithmic scale beyond a tenth, when one head adds "
-        "nothing: each row is a position that is asked for an answer, each column a head, in the order of their "
-        "effect. Many coloured cells in a row are heads that share its work."
+        "Increase of the loss when one head is ablated, in nats per answer; the scale is logarithmic beyond 0.1. Each "
+        "row is a position with an answer, each column a head, sorted by total effect. Several coloured cells in a row "
+        "mean that several heads contribute to this answer."
     )
-    yield "toy-heads", "Heads by answers", caption, head_map(rise, [names[i] for i in found[0].position.tolist()])
+    yield (
+        "toy-heads",
+        "Effect of heads on answers",
+        caption,
+        head_map(rise, [names[i] for i in ablated[0].position.tolist()]),
+    )
     shown = np.argsort(-np.abs(rise[0]).sum(1), kind="stable")[:HEADS]
     caption = (
-        "The first layer's heads of greatest effect, in their own two dimensions: where they see each token as a key "
-        "and as a value, where they see positions, and where they write each answer; lines join neighbours."
+        "The heads of the first layer with the largest effect, in their two dimensions: keys and values of tokens, "
+        "keys of positions, and the directions that write each answer. Lines connect neighbours."
     )
-    yield "toy-planes", "What heads see", caption, _planes(toy, shown.tolist())
+    yield "toy-planes", "Projections of heads", caption, _planes(toy, shown.tolist())
 
 
 def place_names(task: TokenTask) -> list[str]:
-    """What each position is called."""
+    """The name of each position."""
     named = {p: f"{name}{i}" for name, group in task.places().items() for i, p in enumerate(group)}
     return [named[p] for p in range(task.n_tokens)]
 
 
 @styled
 def loss_bars(losses: Mapping[str, float]) -> Figure:
-    """One bar for each predictor, the model's own in colour."""
+    """One bar per predictor, the model's in colour."""
     figure, (ax,) = canvas(5.6, 0.5 + 0.28 * len(losses))
     names = sorted(losses, key=lambda name: losses[name], reverse=True)
     colours = [OTHERS[0][0] if name == "model" else FAINT for name in names]
@@ -72,19 +78,19 @@ def loss_bars(losses: Mapping[str, float]) -> Figure:
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0.1)
-    ax.set(xlabel="loss, nats an answer")
+    ax.set(xlabel="loss, nats per answer")
     return figure
 
 
 @styled
 def head_map(rise: Array, places: Sequence[str]) -> Figure | None:
-    """``rise[layer, head, position]`` as a map of each layer, heads from the greatest effect to the least."""
+    """``rise[layer, head, position]`` as one map per layer, with heads sorted by their total effect, largest first."""
     from matplotlib.colors import SymLogNorm
 
-    layers, heads, asked = rise.shape
+    layers, heads, answers = rise.shape
     if heads < 2:
         return None
-    width, height = 0.9 + 0.26 * max(heads, 6), 0.75 + max(0.2 * asked, 0.9)
+    width, height = 0.9 + 0.26 * max(heads, 6), 0.75 + max(0.2 * answers, 0.9)
     figure, axes = canvas(min(11.4, width * layers + 1.1), height, layers)
     top = max(float(np.abs(rise).max()), 2 * _LINEAR)
     scale, image = SymLogNorm(_LINEAR, vmin=-top, vmax=top), None
@@ -92,14 +98,16 @@ def head_map(rise: Array, places: Sequence[str]) -> Figure | None:
         order = np.argsort(-np.abs(rise[layer]).sum(1), kind="stable")
         image = ax.imshow(rise[layer, order].T, cmap="RdBu_r", norm=scale, aspect="auto")
         ax.set_xticks(range(heads), [str(h) for h in order], fontsize=7)
-        every = max(1, asked // 12)
-        ax.set_yticks(range(0, asked, every), places[::every], fontsize=8)
-        ax.set(xlabel="head" if layers == 1 else f"head of layer {layer}", ylabel="" if layer else "answer at")
+        every = max(1, answers // 12)
+        ax.set_yticks(range(0, answers, every), places[::every], fontsize=8)
+        ax.set(
+            xlabel="head" if layers == 1 else f"head of layer {layer}", ylabel="" if layer else "position of the answer"
+        )
         ax.grid(False)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
     bar = figure.colorbar(
-        cast(Any, image), ax=axes, shrink=0.85, aspect=8 * height, pad=0.015, label="rise of the loss"
+        cast(Any, image), ax=axes, shrink=0.85, aspect=8 * height, pad=0.015, label="increase of the loss"
     )
     cast(Any, bar.outline).set_visible(False)
     return figure
@@ -108,28 +116,28 @@ def head_map(rise: Array, places: Sequence[str]) -> Figure | None:
 def _planes(toy: Toy, heads: Sequence[int]) -> Figure | None:
     if toy.network.W_Q.shape[-1] != 2:
         return None
-    seen: Projections = projections(toy.model)
+    projected: Projections = projections(toy.model)
     names = place_names(toy.task)
     tokens = {name: (tokens, [str(t) for t in tokens]) for name, tokens in toy.task.classes().items()}
     places = {name: (group, [names[p] for p in group]) for name, group in toy.task.places().items()}
     written = tuple(range(toy.task.d_vocab_out))
     answers = {"answers": (written, [str(t) for t in written])}
     panels = {
-        "keys of tokens": (seen.tokens["k"], tokens),
-        "values of tokens": (seen.tokens["v"], tokens),
-        "keys of positions": (seen.positions["k"], places),
-        "answers written": (seen.answers, answers),
+        "keys of tokens": (projected.tokens["k"], tokens),
+        "values of tokens": (projected.tokens["v"], tokens),
+        "keys of positions": (projected.positions["k"], places),
+        "answers written": (projected.answers, answers),
     }
     return planes({name: (points.double().numpy(), groups) for name, (points, groups) in panels.items()}, heads)
 
 
 _Groups = Mapping[str, tuple[Sequence[int], Sequence[str]]]
-"""Points that belong together, with what is written beside each."""
+"""Groups of points by name: the indices of the points, and the label of each."""
 
 
 @styled
 def planes(panels: Mapping[str, tuple[Array, _Groups]], heads: Sequence[int]) -> Figure:
-    """``points[head, k, 2]``, a row of panels for each kind and a column for each head; a group is joined in order."""
+    """``points[head, k, 2]``: one row of panels per kind, one column per head; lines connect the points of a group."""
     figure, axes = canvas(2.3 * len(heads) + 0.4, 2.3 * len(panels), len(heads), len(panels))
     for i, (name, (points, groups)) in enumerate(panels.items()):
         for j, head in enumerate(heads):
@@ -150,11 +158,11 @@ def planes(panels: Mapping[str, tuple[Array, _Groups]], heads: Sequence[int]) ->
 
 
 def _joined(ax: Axes, points: Array, texts: Sequence[str], group: int) -> None:
-    """A group's points; every second group is drawn as rings, so that points which coincide are both seen."""
+    """The points of a group; every second group is drawn as rings, so that coinciding points remain visible."""
     colour = OTHERS[group % len(OTHERS)][0]
     face, size = ("none", 6.5) if group % 2 else (colour, 3.0)
     ax.plot(points[:, 0], points[:, 1], color=colour, lw=0.7, alpha=0.5)
     ax.plot(points[:, 0], points[:, 1], ls="", marker="o", ms=size, mfc=face, mec=colour)
-    beside, below = [(4, 4), (4, -9), (-15, 4)][group % 3]
+    offset = [(4, 4), (4, -9), (-15, 4)][group % 3]
     for (x, y), text in zip(points, texts, strict=True):
-        ax.annotate(text, (x, y), (beside, below), textcoords="offset points", fontsize=7, color=INK)
+        ax.annotate(text, (x, y), offset, textcoords="offset points", fontsize=7, color=INK)

@@ -1,4 +1,4 @@
-"""A nonlinear code as it lies in the space of activations, coloured by what the labels name."""
+"""Figure of a nonlinear code: samples in activation space, coloured by label."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ _MOST_PANELS = 2
 
 
 def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
-    """The one figure of a code: rows of the test split."""
+    """The figure of a code, from samples of the test split."""
     source = open_source(directory, "cpu")
     batch = source.batch(0, N_ROWS, "test")
     rows = batch.acts.double().numpy()
     labels = grouped({name: label.numpy() for name, label in batch.labels.items()})
     if source.subspaces is not None:
         rows = (batch.acts @ source.subspaces[0].T).double().numpy()
-        labels = dict(list(labels.items())[:1])  # the first subspace's own
+        labels = dict(list(labels.items())[:1])  # the label of the first subspace
     places, shares = principal(rows)
     if places.shape[1] == 1:
-        caption = "Rows along the one direction that they fill, stacked by label; a latent reads a half-line of it."
+        caption = "Samples along their only direction, stacked by label. A latent is active on a half-line."
         yield "code", "The code", caption, _lines(places[:, 0], labels)
     else:
-        of = "the first subspace" if source.subspaces is not None else "the activations"
+        space = "the first subspace" if source.subspaces is not None else "activation space"
         caption = (
-            f"Rows on the two directions in which {of} vary most ({shares[0]:.0%} and {shares[1]:.0%} of the "
-            "variance), coloured by label. A latent reads a half-space: it can do for a label whose rows lie together "
-            "at the edge, and not for one that is strewn about."
+            f"Samples on the first two principal components in {space} ({shares[0]:.0%} and {shares[1]:.0%} of the "
+            "variance), coloured by label. A latent is active on a half-space: it can detect a label whose samples are "
+            "together at the edge, but not one whose samples are scattered."
         )
         yield "code", "The code", caption, _planes(places[:, :2], labels)
 
 
 def grouped(labels: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """0/1 labels called ``<name>_bin_<b>`` as one label of classes, -1 where none holds; the others as they are."""
-    found: dict[str, NDArray[np.int64]] = {}
+    """Merges 0/1 labels called ``<name>_bin_<b>`` into one label of classes, -1 where none is 1; keeps the others."""
+    merged: dict[str, NDArray[np.int64]] = {}
     for name, label in labels.items():
         stem, is_bin, number = name.partition("_bin_")
         if is_bin:
-            found.setdefault(stem, np.full(len(label), -1))[label == 1] = int(number)
+            merged.setdefault(stem, np.full(len(label), -1))[label == 1] = int(number)
         else:
-            found[name] = label
-    return found
+            merged[name] = label
+    return merged
 
 
 def principal(rows: Array) -> tuple[Array, Array]:
-    """The rows on their principal directions that carry variance, and the shares of it."""
+    """The rows on their principal components with non-zero variance, and the share of variance of each."""
     centred = rows - rows.mean(0)
     _, strength, directions = np.linalg.svd(centred, full_matrices=False)
     share = strength**2 / (strength**2).sum()
-    kept = share > 1e-6
-    # A sign of its own would be the library's: each direction points where its largest entry is positive.
-    axes = directions[kept]
+    varying = share > 1e-6
+    # The sign of an SVD depends on the library; here the largest entry of each direction is positive.
+    axes = directions[varying]
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    return rows @ axes.T, share[kept]
+    return rows @ axes.T, share[varying]
 
 
 @styled
@@ -81,14 +81,14 @@ def _lines(place: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | No
         ax.hist(
             [place[label == c] for c in classes], bins=64, stacked=True, color=colours, label=[str(c) for c in classes]
         )
-        ax.set(title=name, xlabel="place along the direction", ylabel="rows")
+        ax.set(title=name, xlabel="position along the direction", ylabel="samples")
         _key(ax, classes)
     return figure
 
 
 @styled
 def _planes(places: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | None:
-    """A scatter for each of the first labels; what no class holds is pale."""
+    """A scatter plot for each of the first labels; samples of no class are pale."""
     shown = dict(list(labels.items())[:_MOST_PANELS])
     if not shown or not len(places):
         return None
@@ -98,13 +98,13 @@ def _planes(places: Array, labels: Mapping[str, NDArray[np.int64]]) -> Figure | 
         for c in (*([-1] if (label < 0).any() else []), *classes):
             colour = RULE if c < 0 else _colour(int(c), classes)
             ax.scatter(*places[label == c].T, s=7, color=colour, linewidths=0, label="off" if c < 0 else str(c))
-        ax.set(title=name, xlabel="first direction", ylabel="second direction", aspect="equal")
+        ax.set(title=name, xlabel="first component", ylabel="second component", aspect="equal")
         _key(ax, classes)
     return figure
 
 
 def _colour(value: int, classes: NDArray[np.int64]) -> Any:
-    """Hues round a circle, so that the first class and the last are neighbours, as arcs of a circle are."""
+    """Hues of a colour circle, so that the first and the last class have similar colours, like arcs of a circle."""
     at = int(np.searchsorted(classes, value))
     return ("#0072B2", "#E69F00")[at] if len(classes) == 2 else hls_to_rgb(at / len(classes), 0.47, 0.62)
 

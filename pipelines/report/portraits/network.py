@@ -1,7 +1,7 @@
-"""What trained toy networks show of themselves: how features lie in them, what decides it, and what it costs.
+"""Figures of trained toy networks: geometry of their features, phases, and losses.
 
-After the figures of Elhage et al. 2022, 'Toy Models of Superposition'. Each is drawn only where the source has what it
-shows; where `vary` spans several points, of the best instance of each.
+After the figures of Elhage et al. 2022, 'Toy Models of Superposition'. A figure is drawn only if the source has its
+data. If `vary` has several points, figures show the best instance of each.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ _Drawn = Iterator[tuple[str, str, str, "Figure | None"]]
 _MOST_PANELS = 7
 MOST_PLANES = 8
 _ROWS = 65_536
-"""Rows by which losses are told apart by how many features are active; fewer where they would fill the memory."""
+"""Largest number of samples for losses by number of active features."""
 MOST_NUMBERS = 2**24
+"""Largest number of values (samples times features) for the same, to limit memory."""
 _ACTIVATIONS = 3000
 
 
 def draw(directory: Path) -> _Drawn:
-    """The figures of the source of a finished step."""
+    """The figures of a source, from the directory of its finished step."""
     source = open_source(directory, "cpu")
     assert isinstance(source, Hidden)
     for group in (_interference, _planes, _geometry, _phase_diagram, _neurons, _losses):
@@ -48,46 +49,47 @@ def draw(directory: Path) -> _Drawn:
 
 
 def overlay(directory: Path, candidates: Sequence[FirstSeedDictionary]) -> _Drawn:
-    """What dictionaries find in the plane of two dimensions, and the errors of the network and of the best of them by
-    how many features are active."""
+    """Dictionaries in the plane if there are two dimensions, and the errors of the network and of the best dictionary
+    by number of active features."""
     source = open_source(directory, "cpu")
     assert isinstance(source, Hidden)
     if source.d_in == 2 and source.config.network.is_linear and source.truth is not None:
         rows, latents = source.batch(0, _ACTIVATIONS, "test").acts, dict[str, Array]()
         for c in candidates:
             firing = (c.dictionary.encode(rows) != 0).any(0)
-            latents[f"{c.name}\n{_told(c.scores)}"] = _array(unit(c.dictionary.W_dec)[firing])
+            latents[f"{c.name}\n{_short_scores(c.scores)}"] = _array(unit(c.dictionary.W_dec)[firing])
         caption = (
-            "Blue: the vectors of the features that the network represents, as long as it made them. Orange: the "
-            "decoder rows whose latents fire, all of length one and drawn longer. An arrow through a dot is a feature "
-            "found; one between two dots is a mixture. Grey: activations. First, the best dictionary"
-            + (", then the trained one that reconstructs best" if len(candidates) > 1 else "")
-            + ", each with the scores of its first seed, which is the one drawn."
+            "Blue: vectors of the features that the network represents. Orange: decoder rows of latents that fire, "
+            "normalized and drawn longer. An arrow through a dot is a recovered feature, one between two dots a "
+            "mixture of both. Grey: activations. First panel: the best dictionary"
+            + ("; second panel: the trained dictionary with the lowest error" if len(candidates) > 1 else "")
+            + ". Titles have the scores of the first seed, which is drawn."
         )
-        figure = _polytopes.found(_array(source.rows[source.truth.represented]), _array(rows), latents)
-        yield "network-found", "Features in the plane, and what dictionaries find", caption, figure
+        truth = _array(source.rows[source.truth.represented])
+        figure = _polytopes.dictionaries_in_plane(truth, _array(rows), latents)
+        yield "network-found", "Features and decoder rows in the plane", caption, figure
     caption = (
-        "The mean over held-out rows with exactly so many active features; bars are 95% intervals. One feature alone "
-        "disturbs the others by what a bias can take away; several at once add up to what they are not. The network's "
-        "loss is what it was trained on."
+        "Means over held-out samples with exactly this number of active features; bars are 95% intervals. The bias can "
+        "cancel the interference of a single active feature, but not that of several, which adds up. The network's "
+        "loss is its training objective."
     )
     strata = mean_by_active(*network_losses(source, min(_ROWS, MOST_NUMBERS // source.config.n_features)))
-    figure = _training.draw_by_active(strata, _levels(candidates[0].scores), candidates[0].name)
-    yield "network-active", "Errors by how many features are active", caption, figure
+    figure = _training.draw_by_active(strata, _fvu_by_active(candidates[0].scores), candidates[0].name)
+    yield "network-active", "Errors by number of active features", caption, figure
 
 
-def _told(scores: Mapping[str, float]) -> str:
+def _short_scores(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {scores[name]:.2g}" for name in ("mcc", "fvu") if name in scores)
 
 
-def _levels(scores: Mapping[str, float]) -> dict[int, float]:
-    """The error by number of active features, where metrics gave it."""
-    found = {int(m[1]): value for name, value in scores.items() if (m := re.fullmatch(r"fvu_active_(\d+)", name))}
-    return {k: found[k] for k in sorted(found) if math.isfinite(found[k])}
+def _fvu_by_active(scores: Mapping[str, float]) -> dict[int, float]:
+    """The scores `fvu_active_<k>` by the number k of active features."""
+    fvu = {int(m[1]): value for name, value in scores.items() if (m := re.fullmatch(r"fvu_active_(\d+)", name))}
+    return {k: fvu[k] for k in sorted(fvu) if math.isfinite(fvu[k])}
 
 
 def _interference(source: Hidden) -> _Drawn:
-    """Only where the network maps features to features through one linear or tied layer."""
+    """Only if the network maps features to features through one linear or tied layer."""
     net = source.config.network
     if len(net.hidden) > 1 or net.residual or not (net.is_linear or net.tied):
         return
@@ -95,12 +97,12 @@ def _interference(source: Hidden) -> _Drawn:
     panels = [_weights_of(source, source.best(p), text) for p, text in _panels(along, _MOST_PANELS)]
     product = "W Wᵀ" if net.tied else "W W_out"
     caption = (
-        f"Squares: {product} and, beside it, the output's bias; the diagonal is what a feature keeps of itself, blue "
-        "and red off it are what features read of each other. Bars: the length of each feature's vector, darker where "
-        "it has its dimension to itself and lighter where others write along it (the sum over them of their squared "
-        f"projections, up to 1); longer than {REPRESENTED} counts as represented.{_best_of(along)}"
+        f"Matrix: {product}, and next to it the output's bias. The diagonal is how well a feature is reconstructed, "
+        "blue and red off the diagonal is interference between features. Bars: the length of each feature's vector, "
+        "dark if no other feature uses its dimension and light if others do (sum of their squared projections on it, "
+        f"at most 1). Features longer than {REPRESENTED} count as represented.{_best_of(along)}"
     )
-    yield "network-interference", "What features share", caption, _weights.draw_interference(panels)
+    yield "network-interference", "Interference between features", caption, _weights.draw_interference(panels)
 
 
 def _weights_of(source: Hidden, index: int, label: str) -> _weights.BottleneckWeights:
@@ -113,17 +115,17 @@ def _weights_of(source: Hidden, index: int, label: str) -> _weights.BottleneckWe
 
 
 def _planes(source: Hidden) -> _Drawn:
-    """Feature vectors in two dimensions, along `vary`, and of the instances of one point."""
+    """Feature vectors in two dimensions: along `vary`, and of the instances at one point."""
     if source.config.network.hidden[0] != 2 or not source.config.network.is_linear:
         return
     W, first, n = source.networks.W, source.at(source.config.point).start, source.config.instances
     weights = source.config.population().importance[source.index]
     shades = _array(weights) if len(weights.unique()) > 1 and len(weights) == W.shape[1] else None
-    shaded = " Darker vectors are of more important features." if shades is not None else ""
+    shaded = " The darker a vector, the more important is its feature." if shades is not None else ""
     along = line(source)
     if along.name:
         panels = [_polytopes.Vectors(text, _array(W[source.best(p)])) for p, text in _panels(along, 10)]
-        caption = f"Every dot is a feature; the circle has radius one.{shaded}{_best_of(along)}"
+        caption = f"Each dot is a feature; the circle has radius 1.{shaded}{_best_of(along)}"
         yield "network-vectors", "Feature vectors", caption, _polytopes.vectors(panels, shades)
     ranked = [first + i for i in source.tensors["loss"][source.at(source.config.point)].argsort().tolist()]
     shown = thinned(ranked, MOST_PLANES)
@@ -131,22 +133,23 @@ def _planes(source: Hidden) -> _Drawn:
         shown = sorted([*shown[:-2], source.index, shown[-1]], key=ranked.index)
     losses = source.tensors["loss"]
     panels = [_polytopes.Vectors(f"instance {i - first}\nloss {float(losses[i]):.3g}", _array(W[i])) for i in shown]
-    of = f" {len(shown)} of {n} instances" if n > len(shown) else " The instances"
+    instances = f" {len(shown)} of {n} instances" if n > len(shown) else " All instances"
     caption = (
-        f"Every dot is a feature; the circle has radius one.{of} from the lowest to the highest loss; marked is the "
-        f"one whose activations are read, chosen on other rows. What differs is only where they began.{shaded}"
+        f"Each dot is a feature; the circle has radius 1.{instances}, sorted by loss, lowest first. The highlighted "
+        "one, selected on separate samples, provides the activations of the source. Instances differ only in their "
+        f"initial weights.{shaded}"
     )
     figure = _polytopes.vectors(panels, shades, shown.index(source.index)) if n > 1 else None
     yield "network-instances", "Feature vectors of instances", caption, figure
 
 
 def _geometry(source: Hidden) -> _Drawn:
-    """How dimensions are shared out along density and along dropout."""
+    """Dimensionality of features against density and against dropout."""
     if not source.config.network.is_linear:
         return
-    counted = (
-        f"Upright histograms of D_i, a feature's share of a dimension, over the features longer than {REPRESENTED}, "
-        "whose number stands above; each is as wide as its fullest bin. "
+    histograms = (
+        f"Vertical histograms of the dimensionality D_i of the features longer than {REPRESENTED}, whose number is on "
+        "top; each histogram is scaled to its largest bin. "
     )
     for name in source.config.vary:
         along = line(source, name)
@@ -157,9 +160,9 @@ def _geometry(source: Hidden) -> _Drawn:
             if len(set(at.tolist())) == len(at) > 1:
                 star = np.array([dimensions_per_feature(W) for W in rows])
                 levels = {f"{text} {_fraction(level)}".strip(): level for text, level in PLATEAUS.items() if level}
-                caption = counted + (
+                caption = histograms + (
                     "The line is D* = m / ||W||², the dimensions per feature of norm one. Features of equal importance "
-                    f"settle in the polytopes whose levels are named.{_best_of(along)}"
+                    f"form polytopes, whose dimensionalities are labelled.{_best_of(along)}"
                 )
                 name = "1 / density of features"
                 figure = _polytopes.dimensionalities(at, shares, levels, name, star, log=True)
@@ -167,7 +170,7 @@ def _geometry(source: Hidden) -> _Drawn:
         elif name == "network.dropout" and along.name:
             at = np.array([source.points[p].network.dropout for p in along.points])
             levels = {_fraction(1 / k): 1 / k for k in range(1, 6)}
-            caption = counted + f"Fractions of whole numbers are named at the side.{_best_of(along)}"
+            caption = histograms + f"Lines mark the fractions 1/k.{_best_of(along)}"
             figure = _polytopes.dimensionalities(at, shares, levels, "dropout", log=False)
             yield "network-dropout", "Dimensions per feature under dropout", caption, figure
 
@@ -177,7 +180,7 @@ def _fraction(level: float) -> str:
 
 
 def _phase_diagram(source: Hidden) -> _Drawn:
-    """The last of two features in one dimension, or of three in two, over its importance and the density."""
+    """Phases of the last of two features in one dimension, or of three in two, by its importance and the density."""
     config = source.config
     shape = config.n_features, config.network.hidden
     if set(config.vary) != {"importance", "activity.probability"} or shape not in ((2, (1,)), (3, (2,))):
@@ -189,19 +192,19 @@ def _phase_diagram(source: Hidden) -> _Drawn:
         return
     importance, dense, parts = grid
     caption = (
-        f"What becomes of the last of {shape[0]} features that share {shape[1][0]} "
-        f"dimension{'s' if shape[1][0] > 1 else ''}. Left, the best of {config.instances} trained networks in each "
-        "cell; mixed colours mean that vectors are short or only partly share a dimension. Right, the arrangement of "
-        "least loss in closed form, whose borders are drawn on both. Where features are rare they seldom meet, and "
-        "arrangements differ by less than training tells apart."
+        f"How the last of {shape[0]} features in {shape[1][0]} dimension{'s' if shape[1][0] > 1 else ''} is "
+        f"represented. Left: the best of {config.instances} trained networks in each cell; mixed colours mean that "
+        "vectors are short or share only part of a dimension. Right: the arrangement of least loss in closed form; its "
+        "borders are drawn on both. Rare features are seldom active together, so the losses of the arrangements differ "
+        "by less than training can resolve."
     )
     figure = _phases.phase_diagram(importance, dense, parts, shape[0])
     yield "network-phases", "Phase diagram", caption, figure
 
 
 def _grid_of_phases(source: Hidden) -> tuple[Array, Array, Array] | None:
-    """Importance of the last feature and density, both rising, and what the best network made of it at each; None where
-    the others' importance differs."""
+    """Importance of the last feature and density, both ascending, and the composition of its phases in the best network
+    of each cell; None if the other features differ in importance."""
     config, points = source.config, range(len(source.points))
     weights = config.population().importance[:: config.instances]
     if bool((weights[:, :-1] != weights[:, :1]).any()):
@@ -217,7 +220,7 @@ def _grid_of_phases(source: Hidden) -> tuple[Array, Array, Array] | None:
 
 
 def _neurons(source: Hidden) -> _Drawn:
-    """Stacks of the weights of neurons behind a nonlinearity."""
+    """Stacks of the weights of neurons with a nonlinearity."""
     if source.config.network.is_linear:
         return
     panels: list[_weights.NeuronWeights] = []
@@ -227,13 +230,13 @@ def _neurons(source: Hidden) -> _Drawn:
         share = weight_share(W)
         panels.append(_weights.NeuronWeights(text, _array(W), _array(share), _array(monosemantic_neurons(share))))
     caption = (
-        "Every bar is a neuron of the first hidden layer: its weights from each feature, in the feature's colour (dark "
-        "is the first, light the last; small ones together in grey), positive stacked upward, negative downward, "
-        f"of at most {_weights.MOST_NEURONS} neurons. Blue below marks a neuron of "
-        "which one feature has more than .9 of the squared weight, orange one that several share; where there is "
-        f"room that largest share stands above.{_best_of(along)}"
+        "Each bar is a neuron of the first hidden layer: its weights from each feature in the feature's colour (dark "
+        "for the first, light for the last feature, grey for the sum of small weights), positive weights upward, "
+        f"negative ones downward; at most {_weights.MOST_NEURONS} neurons. The square below is blue if one feature has "
+        "more than .9 of the squared weight, else orange; that largest share is written above if there is "
+        f"room.{_best_of(along)}"
     )
-    yield "network-neurons", "What neurons are made of", caption, _weights.stacks(panels)
+    yield "network-neurons", "Weights of neurons", caption, _weights.stacks(panels)
 
 
 def _losses(source: Hidden) -> _Drawn:
@@ -243,8 +246,9 @@ def _losses(source: Hidden) -> _Drawn:
     step, history = _array(source.tensors["history_step"]), _array(source.tensors["history"][:, at])
     where = f" at {along.labels[chosen[0]]}" if along.name else ""
     caption = (
-        f"Left, the loss of training batches of every instance{where}; right, the loss on held-out rows in the end. "
-        "Dark is the instance whose activations are read. Instances see the same rows and differ in how they began."
+        f"Left: loss on training batches of every instance{where}. Right: final loss on held-out samples. The dark "
+        "instance provides the activations of the source. Instances have the same training samples and differ in their "
+        "initial weights."
     )
     figure = _training.training(step, history, final, along.labels, chosen)
     yield "network-training", "Training the networks", caption, figure
@@ -255,7 +259,7 @@ def _panels(along: SweepLine, most: int) -> list[tuple[int, str]]:
 
 
 def _best_of(along: SweepLine) -> str:
-    return " Shown is the best instance of each point." if along.name else ""
+    return " The best instance of each point is shown." if along.name else ""
 
 
 def _array(tensor: Tensor) -> Array:

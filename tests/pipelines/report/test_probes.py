@@ -61,7 +61,9 @@ def test_from_a_config_to_the_answer(
     assert {h["condition"]["regime"] for h in summary["helps"]} == {"standard", "scarcity", "shift"}
     page = (report / "report.html").read_text()
     assert (
-        "Does a dictionary help a probe?" in page and "untrained_k1" in page and "How many rows a probe needs" in page
+        "Does a dictionary help a probe?" in page
+        and "untrained_k1" in page
+        and "How many samples a probe needs" in page
     )
     assert (report / "figures" / "probe-rows.svg").is_file()
     console = Console(record=True, width=200)

@@ -21,7 +21,7 @@ from scipy import stats
 from pipelines.report.findings import judge, sentences
 from pipelines.report.page import toml
 from pipelines.report.scores import ordered_scores
-from pipelines.report.settings_table import IDENTITY, ScoredRow, decided_by, read_csv, settings_of, write_csv
+from pipelines.report.settings_table import IDENTITY, ScoredRow, deciding_score, read_csv, settings_of, write_csv
 from pipelines.stages import report
 from pipelines.steps.step import Job, Runtime, Step
 from sae.baselines.oracle import Config as Oracle
@@ -125,7 +125,7 @@ def test_the_page_fetches_nothing_and_escapes_what_it_is_given(finished: Path):
 def test_the_best_dictionary_and_its_comparison_are_named(finished: Path):
     page = (finished / "report.html").read_text()
     assert "By mcc, the best dictionary is relu, 24 latents, l1 = 1:" in page
-    assert "It beats the best baseline, random, 24 latents (" in page
+    assert "It is better than the best baseline, random, 24 latents (" in page
     assert "The oracle, which is given the true directions, reaches 1.000." in page
 
 
@@ -163,7 +163,7 @@ def test_the_same_inputs_give_the_same_bytes(job: Job, finished: Path, tmp_path:
 def test_a_score_that_no_dictionary_has_is_replaced_and_that_is_said(job: Job, tmp_path: Path):
     page = (made(job, tmp_path / "other", best_by="ce_recovered_mean") / "report.html").read_text()
     assert (
-        "No dictionary has the score <code>ce_recovered_mean</code> here; the best is named by <code>mcc</code>" in page
+        "No dictionary has the score <code>ce_recovered_mean</code>; the best is selected by <code>mcc</code>" in page
     )
 
 
@@ -212,7 +212,7 @@ def test_one_seed_is_said_to_be_one(tmp_path: Path):
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     report.print_table(tmp_path, console)
     text = " ".join(console.export_text().split())
-    assert "(1 seed)" in text and "±" not in text and "one seed gives no interval" in text
+    assert "(1 seed)" in text and "±" not in text and "with one seed there is no interval" in text
 
 
 def test_findings_follow_the_sweep():
@@ -227,12 +227,12 @@ def test_findings_follow_the_sweep():
     assert verdict is not None and verdict.best.method == "ica"
     text = " ".join(sentences(settings, verdict))
     assert "the best dictionary is a baseline, ica" in text
-    assert "relu, 24 latents, l1 = 1, cannot be told apart from the best baseline" in text
-    assert "A row has 5.00 active features" in text
-    assert "at l1 = 0.1 the latents are too dense (l0 20.0); at l1 = 8 too sparse (l0 1.000)" in text
-    assert "nearest is l1 = 1 (l0 5.20)" in text
+    assert "relu, 24 latents, l1 = 1, does not differ significantly from the best baseline" in text
+    assert "On average 5.00 features are active in a sample. With 24 latents: " in text
+    assert "l1 = 0.1 is too dense (l0 20.0); l1 = 8 is too sparse (l0 1.000)" in text
+    assert "l1 = 1 is the nearest (l0 5.20)" in text
     assert "the lowest fvu of the sweep, 0.010, is at l1 = 0.1, where mcc is 0.410" in text
-    assert "sweep may end" not in text
+    assert "a wider sweep" not in text
 
 
 def test_settings_that_share_every_column_are_not_taken_for_seeds():
@@ -262,7 +262,7 @@ def test_order_and_choice_of_scores():
     names = ["zebra", "probe_auc_k16", "probe_auc_k5", "mcc", "l0", "probe_auc_k1"]
     assert ordered_scores(names) == ["l0", "mcc", "probe_auc_k1", "probe_auc_k5", "probe_auc_k16", "zebra"]
     settings = settings_of([ScoredRow(row("relu", 0), {"ce_recovered_mean": 0.9, "mcc": math.nan})])
-    assert decided_by(settings, "mcc") == "ce_recovered_mean"
+    assert deciding_score(settings, "mcc") == "ce_recovered_mean"
 
 
 def test_toml_gives_the_config_back():
@@ -317,10 +317,10 @@ def test_a_real_model_is_judged_by_its_loss(tmp_path: Path):
     out = made(scored(tmp_path, found), tmp_path / "report")
     page = (out / "report.html").read_text()
     assert {f.stem for f in out.rglob("*.svg")} == {"l0-fvu", "l0-ce-recovered", "ce-recovered", "probes"}
-    assert "the best is named by <code>ce_recovered_mean</code>" in page
+    assert "the best is selected by <code>ce_recovered_mean</code>" in page
     assert "Spliced into the model, relu, 24 latents, l1 = 2 raises the loss by 0.800 nats per token" in page
     assert load(out / "best").card["i"] == 1, "the best seed of the best setting"
-    assert "5 of its latents 0.900; logistic regression on the raw activations 0.950." in page
+    assert "5 of its latents 0.900; logistic regression on the raw activations reaches 0.950." in page
 
 
 def test_a_copy_of_the_activations_is_a_ceiling_of_fidelity_and_a_rival_in_recovery():
@@ -329,7 +329,7 @@ def test_a_copy_of_the_activations_is_a_ceiling_of_fidelity_and_a_rival_in_recov
     settings = settings_of(found)
     by_loss, by_match = judge(settings, "ce_recovered_mean"), judge(settings, "mcc")
     assert by_loss is not None and by_loss.best.method == "relu" and [s.method for s in by_loss.copies] == ["neurons"]
-    assert "A ceiling, not a rival: neurons" in " ".join(sentences(settings, by_loss))
+    assert "neurons with 24 latents: a ceiling, because it copies" in " ".join(sentences(settings, by_loss))
     assert by_match is not None and by_match.best.method == "neurons" and not by_match.copies
 
 

@@ -36,8 +36,11 @@ def test_nothing_to_show_gives_no_figure():
     assert _weights.stacks([_weights.NeuronWeights("", np.zeros((3, 2)), np.full(2, np.nan), np.zeros(2))]) is None
     assert _polytopes.vectors([]) is None
     assert _polytopes.vectors([_polytopes.Vectors("", np.ones((4, 3)))]) is None
-    assert _polytopes.found(PENTAGON, none, {}) is None and _polytopes.found(PENTAGON, none, {"silent": none}) is None
-    assert _polytopes.found(none, none, {"d": PENTAGON}) is None
+    assert (
+        _polytopes.dictionaries_in_plane(PENTAGON, none, {}) is None
+        and _polytopes.dictionaries_in_plane(PENTAGON, none, {"silent": none}) is None
+    )
+    assert _polytopes.dictionaries_in_plane(none, none, {"d": PENTAGON}) is None
     assert _polytopes.dimensionalities(one, [one], {}, "x") is None
     assert _polytopes.dimensionalities(np.arange(2.0), [np.zeros(0)] * 2, {}, "x") is None
     assert _phases.phase_diagram(one, np.array([0.1, 0.2]), np.zeros((2, 1, 4)), 2) is None
@@ -65,7 +68,7 @@ def test_a_stack_is_as_high_as_its_weights_and_signs_part_them():
     figure = _weights.stacks([neurons(W, [True, True, False])])
     assert figure is not None
     (ax,) = figure.axes
-    assert ax.get_title(loc="left") == "2 of 3 neurons are one feature's"
+    assert ax.get_title(loc="left") == "2 of 3 neurons are monosemantic"
     up, down = np.zeros(3), np.zeros(3)
     for bar in ax.patches:
         k = round(bar.get_x() + 0.4)
@@ -84,7 +87,7 @@ def test_wide_layers_are_thinned_and_small_weights_drawn_together():
     assert figure is not None
     (ax,) = figure.axes
     assert len(ax.patches) == _weights.MOST_NEURONS * (_weights.MOST_WEIGHTS + 1)
-    assert ax.get_title(loc="left") == "300 of 300 neurons are one feature's"
+    assert ax.get_title(loc="left") == "300 of 300 neurons are monosemantic"
     top = max(bar.get_y() + bar.get_height() for bar in ax.patches)
     assert np.isclose(W.sum(0), top).any(), "a bar is as high as its weights together"
 
@@ -93,7 +96,7 @@ def test_a_neuron_without_weights_comes_last_and_is_not_counted():
     W = np.array([[0.0, 1.0], [0.0, 0.0]])
     figure = _weights.stacks([_weights.NeuronWeights("", W, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))])
     assert figure is not None and [t.get_text() for t in figure.axes[0].texts] == ["1"]
-    assert figure.axes[0].get_title(loc="left") == "1 of 2 neurons are one feature's"
+    assert figure.axes[0].get_title(loc="left") == "1 of 2 neurons are monosemantic"
 
 
 def ends(ax: Any) -> np.ndarray:
@@ -120,7 +123,9 @@ def test_features_of_different_importance_differ_in_colour():
 
 
 def test_decoder_rows_are_arrows_over_the_features_a_panel_for_each_dictionary():
-    figure = _polytopes.found(1.13 * PENTAGON, 0.1 * PENTAGON, {"right": PENTAGON, "wrong": -PENTAGON[:3]})
+    figure = _polytopes.dictionaries_in_plane(
+        1.13 * PENTAGON, 0.1 * PENTAGON, {"right": PENTAGON, "wrong": -PENTAGON[:3]}
+    )
     assert figure is not None
     for ax, rows in zip(figure.axes, (PENTAGON, -PENTAGON[:3]), strict=True):
         dots = next(a for a in ax.lines if a.get_label() == "features")
@@ -211,7 +216,7 @@ def test_the_same_data_give_the_same_bytes(form: str):
             (
                 _weights.draw_interference([weights(4)]),
                 _weights.stacks([neurons(np.eye(3) + 0.1, [True, True, True])]),
-                _polytopes.found(PENTAGON, 0.3 * PENTAGON, {"d": PENTAGON}),
+                _polytopes.dictionaries_in_plane(PENTAGON, 0.3 * PENTAGON, {"d": PENTAGON}),
                 _phases.phase_diagram(np.array([0.1, 1]), np.array([0.01, 0.1]), np.full((2, 2, 4), 0.25), 3),
             )
             for _ in range(2)
