@@ -89,14 +89,16 @@ class NamedExploration:
         if self.found.matched is not None:
             m = self.found.matched
             return f"feature {int(m.feature[j])}", float(m.f1[j])
-        if self.found.told is not None and int(self.found.told.best[j]) >= 0:
-            return visible(self.found.told.names[int(self.found.told.best[j])]), float(self.found.told.f1[j])
+        if self.found.properties is not None and int(self.found.properties.best[j]) >= 0:
+            return visible(self.found.properties.names[int(self.found.properties.best[j])]), float(
+                self.found.properties.f1[j]
+            )
         return "", math.nan
 
     def page(self, i: int) -> dict[str, Any]:
         """What the template of the i-th latent that is shown is given."""
         j, found = self.shown[i], self.found
-        matched, told = found.matched, found.told
+        matched, told = found.matched, found.properties
         counts = found.tally.histogram[j].tolist()
         ablation, logits = found.ablation, found.logits
         return {

@@ -1,7 +1,7 @@
-"""Every latent of a dictionary looked at: where it fires, with whom, what it stands for and what it does.
+"""Analysis of every latent of a dictionary: firing, examples, co-firing latents, matched features and effects.
 
-``explore_latents(d, source, LatentsConfig(), progress)`` goes through a source's held-out rows once and gives an
-:class:`Exploration`; ``pipelines.explore`` makes pages of it.
+``explore_latents(d, source, LatentsConfig(), progress)`` makes one pass over a source's held-out samples and returns an
+:class:`Exploration`; ``pipelines.explore`` renders it as pages.
 """
 
 from sae.analysis.latents.explore import Absent, Exploration, LatentsConfig, explore_latents

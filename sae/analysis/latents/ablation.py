@@ -1,10 +1,10 @@
-"""What the model loses without a latent: its contribution is taken out at single places where it fires.
+"""Effect of single latents on the model's output, by removing a latent's contribution at single positions.
 
     x' = x - z_j W_dec[j]   at one position,      change = log p'(next token) - log p(next token)
 
-for rows that are cut after that position, one row for each example of a latent, many in a forward pass. A change is
-negative where the latent helped to predict what came. What else moved is told by the mean change of every token's
-probability. Later positions and other latents that would answer to the change are not looked at.
+Rows are truncated after that position; each example of a latent is one row, and many rows share a forward pass. The
+change is negative if the latent helped to predict the next token. The mean change of every token's probability is
+recorded as well. Effects on later positions and on other latents are not measured.
 """
 
 from __future__ import annotations
@@ -23,22 +23,29 @@ from sae.model.token_rows import TokenRows
 from sae.source import Progress
 
 LOGITS_AT_ONCE = 2**25
+"""Logits that a forward pass computes at most."""
 _ROWS_AT_ONCE = 32
 EFFECTS = 2**25
-"""Latents times vocabulary that are averaged over at once."""
+"""Latents times vocabulary whose effects are accumulated at once."""
 
 
 class Ablation(NamedTuple):
-    """For each latent that is shown: the examples that counted, the mean change of the next token's log-probability
-    with its standard error, and the tokens whose probability fell and rose most, with the mean change."""
+    """Effects of removing each shown latent, as means over its examples."""
 
     n: Int[Tensor, " n_shown"]
+    """The number of examples with a next token."""
     change: Float[Tensor, " n_shown"]
+    """Mean change of the next token's log-probability, in nats."""
     error: Float[Tensor, " n_shown"]
+    """Standard error of `change`."""
     fallen: Int[Tensor, "n_shown k"]
+    """The tokens whose probability falls most."""
     fall: Float[Tensor, "n_shown k"]
+    """The mean change of their probability."""
     risen: Int[Tensor, "n_shown k"]
+    """The tokens whose probability rises most."""
     rise: Float[Tensor, "n_shown k"]
+    """The mean change of their probability."""
 
 
 def ablate(
@@ -51,49 +58,49 @@ def ablate(
     k: int,
     progress: Progress,
 ) -> Ablation:
-    """Takes the latents' contributions out at the hook point where they are written, at their examples' places."""
+    """Removes each latent's contribution at the hook point where it is written, at the positions of its examples."""
     d_vocab = int(model.bridge.cfg.d_vocab_out if model.bridge.cfg.d_vocab_out > 0 else model.bridge.cfg.d_vocab)
     block = max(1, EFFECTS // d_vocab)
-    found: list[Ablation] = []
+    blocks: list[Ablation] = []
     done = 0
     for begin in range(0, len(shown), block):
-        mine = examples[(examples.latent >= begin) & (examples.latent < begin + block)]
+        in_block = examples[(examples.latent >= begin) & (examples.latent < begin + block)]
         sums = _Sums(len(shown[begin : begin + block]), d_vocab)
-        mine = mine[mine.position.argsort(stable=True)]  # rows that are cut at about one length go together
+        in_block = in_block[in_block.position.argsort(stable=True)]  # batches of rows of similar length
         size = max(1, min(_ROWS_AT_ONCE, LOGITS_AT_ONCE // (reading.context * d_vocab)))
-        for at in torch.arange(len(mine)).split(size) if len(mine) else ():
-            some = mine[at]
-            taken = (some.value[:, None] * d.W_dec[shown[some.latent].to(d.W_dec.device)].cpu()).to(model.device)
-            sums.add(some.latent - begin, *_change(reading, model, hook, some, taken))
-            done += len(some)
+        for at in torch.arange(len(in_block)).split(size) if len(in_block) else ():
+            batch = in_block[at]
+            removed = (batch.value[:, None] * d.W_dec[shown[batch.latent].to(d.W_dec.device)].cpu()).to(model.device)
+            sums.add(batch.latent - begin, *_change(reading, model, hook, batch, removed))
+            done += len(batch)
             progress(done, len(examples), "places ablated")
-        found.append(sums.result(min(k, d_vocab)))
-    return Ablation(*(torch.cat(part) for part in zip(*found, strict=True)))
+        blocks.append(sums.result(min(k, d_vocab)))
+    return Ablation(*(torch.cat(part) for part in zip(*blocks, strict=True)))
 
 
 def _change(
-    reading: HeldOutVectors, model: Model, hook: str, some: LatentExamples, taken: Float[Tensor, "examples d_in"]
+    reading: HeldOutVectors, model: Model, hook: str, batch: LatentExamples, removed: Float[Tensor, "examples d_in"]
 ) -> tuple[Float[Tensor, " examples"], Float[Tensor, "examples d_vocab"]]:
-    """The change of the next token's log-probability, NaN where none counts; and of all tokens' probabilities."""
-    rows, which = some.row.unique(return_inverse=True)
+    """The change of the next token's log-probability, NaN without a next token; and of all tokens' probabilities."""
+    rows, which = batch.row.unique(return_inverse=True)
     text = reading.text(rows)
     assert text is not None
-    length = int(some.position.max()) + 1
+    length = int(batch.position.max()) + 1
     tokens, attended = text.tokens[:, :length], text.attended[:, :length]
-    here = torch.arange(len(some))
-    single = torch.zeros(len(some), length, dtype=torch.bool)
-    single[here, some.position] = True
+    i = torch.arange(len(batch))
+    single = torch.zeros(len(batch), length, dtype=torch.bool)
+    single[i, batch.position] = True
     cut = TokenRows(tokens[which], attended[which], single)
-    before = model.logits(TokenRows(tokens, attended, attended))[which, some.position].float().log_softmax(-1)
-    after = model.logits(cut, hook, lambda x: x - taken.to(x))[here, some.position].float().log_softmax(-1)
+    before = model.logits(TokenRows(tokens, attended, attended))[which, batch.position].float().log_softmax(-1)
+    after = model.logits(cut, hook, lambda x: x - removed.to(x))[i, batch.position].float().log_softmax(-1)
     before, after = before.cpu(), after.cpu()
-    target, counts = _targets(text, which, some.position)
+    target, counts = _targets(text, which, batch.position)
     change = (after - before).gather(1, target.clamp_min(0)[:, None])[:, 0]
     return change.masked_fill(~counts, torch.nan), after.exp() - before.exp()
 
 
 def _targets(text: TokenRows, which: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """What is to be predicted at each place, and whether that counts."""
+    """The next token at each place, and whether it counts."""
     inside = position < text.counted.shape[1]
     at = position.clamp(max=text.counted.shape[1] - 1)
     return text.targets[which, at].long(), text.counted[which, at] & inside

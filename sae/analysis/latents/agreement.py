@@ -1,12 +1,12 @@
-"""What each latent stands for, where that is known: its true feature, or the label that it tells best.
+"""The known meaning of each latent: its true feature, or the label that it predicts best.
 
-A latent's prediction is that it fires, and
+A latent predicts a property by firing:
 
     f1 = 2 |A & P| / (|A| + |P|),    precision = |A & P| / |A|,    recall = |A & P| / |P|
 
-with A the rows where it fires and P those that have the property. The property of each latent is chosen on one half
-of the rows and measured on the other. True features are matched by direction, not by firing: one to one as in
-:mod:`sae.metrics.recovery`, and the nearest by cosine for latents that are left over.
+with A the samples in which it fires and P those that have the property. The property of each latent is chosen on the
+validation split and measured on the test split. True features are matched by direction, not by firing: one to one as in
+:mod:`sae.metrics.recovery`, and latents without a partner to the nearest feature by cosine.
 """
 
 from __future__ import annotations
@@ -25,34 +25,43 @@ from sae.numerics.matching import Matching, cosines
 from sae.source import Batch, Source, Truth
 
 MIN_COUNT = 10
-"""Rows of either class that a property needs in both halves."""
+"""Samples of either class that a property needs in both splits."""
 MOST_CELLS = 2**26
-"""Properties times latents, at most: the memory of the counts."""
+"""The most properties times latents that are counted, which bounds the memory."""
 _ROWS_AT_ONCE = 4096
 
 
-class Matched(NamedTuple):
-    """The true feature of each latent; `mutual` where the assignment pairs the two."""
+class MatchedFeatures(NamedTuple):
+    """The true feature of each latent."""
 
     feature: Int[Tensor, " n_latents"]
+    """The number of the feature."""
     cosine: Float[Tensor, " n_latents"]
+    """The cosine between the decoder row and the feature's direction."""
     mutual: Bool[Tensor, " n_latents"]
+    """Whether the one-to-one assignment pairs the two."""
     f1: Float[Tensor, " n_latents"]
+    """F1 of the latent's firing as a prediction that the feature is active."""
 
 
-class Told(NamedTuple):
-    """The property that each latent tells best, and how well on rows that it was not chosen on; -1 and NaN where it
-    tells none."""
+class BestProperty(NamedTuple):
+    """The property that each latent predicts best, and how well it does on the test split; -1 and NaN if it predicts
+    none."""
 
     names: Sequence[str]
+    """The names of all properties."""
     best: Int[Tensor, " n_latents"]
+    """The number of each latent's property in `names`."""
     f1: Float[Tensor, " n_latents"]
+    """F1 on the test split."""
     precision: Float[Tensor, " n_latents"]
+    """Precision on the test split."""
     recall: Float[Tensor, " n_latents"]
+    """Recall on the test split."""
 
 
 class FeatureMatch:
-    """Matches features to latents, and counts where both are active, a piece at a time."""
+    """Matches latents to true features, and counts the samples in which both are active."""
 
     def __init__(self, truth: Truth, d: Dictionary) -> None:
         feature = truth.represented.nonzero()[:, 0]
@@ -73,16 +82,18 @@ class FeatureMatch:
         self.hits += (fires & active).sum(0).cpu()
         self.total += (fires.sum(0) + active.sum(0)).cpu()
 
-    def result(self) -> Matched:
-        return Matched(self.feature.cpu(), self.cosine, self.mutual, (2 * self.hits / self.total).float())
+    def result(self) -> MatchedFeatures:
+        return MatchedFeatures(self.feature.cpu(), self.cosine, self.mutual, (2 * self.hits / self.total).float())
 
 
 @dataclass(eq=False)
-class Telling:
-    """Counts of properties against latents, one half of the rows beside the other."""
+class PropertyCounts:
+    """Counts of samples in which a property holds and a latent fires, for each split."""
 
     names: Sequence[str]
+    """The names of the properties."""
     n_latents: int
+    """The number of latents."""
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -98,8 +109,8 @@ class Telling:
         self.positive[half] += has.sum(0)
         self.rows[half] += len(z)
 
-    def result(self) -> Told:
-        """Chosen by f1 on one half, measured on the other."""
+    def result(self) -> BestProperty:
+        """The property of each latent, chosen by F1 on the validation split and measured on the test split."""
         usable = torch.ones(len(self.names), dtype=torch.bool)
         for h in HALVES:
             usable &= torch.minimum(self.positive[h], self.rows[h] - self.positive[h]) >= MIN_COUNT
@@ -110,30 +121,30 @@ class Telling:
         none = best.values <= 0
         scores = (2 * hits / (fires + positive), hits / fires, hits / positive)
         f1, precision, recall = (score.masked_fill(none, torch.nan) for score in scores)
-        return Told(self.names, best.indices.masked_fill(none, -1), f1, precision, recall)
+        return BestProperty(self.names, best.indices.masked_fill(none, -1), f1, precision, recall)
 
 
-def of_labels(d: Dictionary, source: Source) -> Told | None:
-    """What latents tell of a source's labels; None where it has none."""
+def best_labels(d: Dictionary, source: Source) -> BestProperty | None:
+    """The label of a source that each latent predicts best; None if the source has no labels, or too many."""
     halves = source.labelled()
     if halves is None:
         return None
     classes = [(name, value) for name in halves[0].labels for value in _classes(halves[0].labels[name])]
-    telling = Telling([name if value is None else f"{name} = {value}" for name, value in classes], d.n_latents)
+    counts = PropertyCounts([name if value is None else f"{name} = {value}" for name, value in classes], d.n_latents)
     if not classes or len(classes) * d.n_latents > MOST_CELLS:
         return None
     for half, batch in zip(HALVES, halves, strict=True):
         has = torch.stack([batch.labels[name] == (1 if value is None else value) for name, value in classes], dim=1)
         for acts, marks in _parts(batch, has):
             with torch.no_grad():
-                telling.add(half, d.encode(acts), marks)
-    return telling.result()
+                counts.add(half, d.encode(acts), marks)
+    return counts.result()
 
 
 def _classes(label: Tensor) -> list[int | None]:
-    """The classes of a label, None alone for one that is 0 or 1."""
-    found = label.unique().tolist()
-    return [None] if set(found) <= {0, 1} else found
+    """The classes of a label; only None for a binary label."""
+    values = label.unique().tolist()
+    return [None] if set(values) <= {0, 1} else values
 
 
 def _parts(batch: Batch, has: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""What stands around examples: the tokens of their rows, and how active the latent is at each of them."""
+"""Context windows of examples: the tokens around each example, and the latent's activation at each of them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from sae.analysis.latents.reading import HeldOutVectors, Index, Keep, Piece
 from sae.dictionary import Dictionary
 
 N_FEATURES = 6
+"""The most true features that are recorded for an example."""
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """One row for each example, `before` positions, its own, and some after it.
-
-    Beyond the ends of a row, and without tokens at all, `token` is :data:`~sae.activations.corpus.PADDING`; `value`
-    is NaN where
-    the dictionary reads nothing. Where true features are known, `feature` holds the most active ones at the example's
-    own place, the largest first, with their coefficients.
-    """
+    """Windows of positions around examples, one row for each example."""
 
     before: int
+    """The number of positions before the example."""
     token: Int[Tensor, "examples width"]
+    """The tokens; :data:`~sae.activations.corpus.PADDING` beyond the ends of a row, or if the source has no tokens."""
     value: Float[Tensor, "examples width"]
+    """The latent's activations; NaN where the dictionary is not applied."""
     feature: Int[Tensor, "examples n"] | None
+    """The most active true features at the example's position, the largest first; None if they are not known."""
     coefficient: Float[Tensor, "examples n"] | None
+    """Their coefficients."""
 
     @property
-    def own(self) -> Float[Tensor, " examples"]:
-        """The activation at the example's own place."""
+    def at_example(self) -> Float[Tensor, " examples"]:
+        """The activation at the example's position."""
         return self.value[:, self.before]
 
     def __getitem__(self, index: Tensor) -> Windows:
@@ -53,7 +53,7 @@ def windows(
     before: int,
     after: int,
 ) -> Windows:
-    """Reads the vectors that stand in any window once more, and no others."""
+    """The windows of examples, from a second pass over only those vectors that lie in some window."""
     if reading.context == 1:
         before = after = 0
     span = torch.arange(-before, after + 1)
@@ -65,19 +65,19 @@ def windows(
     for piece in reading.pieces(_near(np.unique(place), reading.context, before, after)):
         with torch.no_grad():
             z = d.encode(piece.acts)
-        mine = _of_rows(piece, sorted_rows, by_row)
-        value[mine] = _values(piece, z, examples[mine], shown, span, reading.context)
+        here = _of_rows(piece, sorted_rows, by_row)
+        value[here] = _values(piece, z, examples[here], shown, span, reading.context)
         if piece.codes is not None:
             n = min(N_FEATURES, piece.codes.shape[1])
             feature = feature if feature is not None else torch.zeros(len(examples), n, dtype=torch.int64)
             coefficient = coefficient if coefficient is not None else torch.zeros(len(examples), n)
-            best = piece.codes[_find(piece, examples[mine], reading.context)].float().topk(n, dim=1)
-            feature[mine], coefficient[mine] = best.indices.cpu(), best.values.cpu()
+            best = piece.codes[_find(piece, examples[here], reading.context)].float().topk(n, dim=1)
+            feature[here], coefficient[here] = best.indices.cpu(), best.values.cpu()
     return Windows(before, _tokens(reading, examples, span), value, feature, coefficient)
 
 
 def _near(place: Index, context: int, before: int, after: int) -> Keep:
-    """Keeps the positions that stand in the window of some place."""
+    """A filter for the positions that lie in the window of some place."""
 
     def keep(row: Index, position: Index) -> NDArray[np.bool_]:
         low = np.searchsorted(place, row * context + np.maximum(position - after, 0))
@@ -87,7 +87,7 @@ def _near(place: Index, context: int, before: int, after: int) -> Keep:
     return keep
 
 
-def _of_rows(piece: Piece, sorted_rows: Tensor, by_row: Tensor) -> Int[Tensor, " mine"]:
+def _of_rows(piece: Piece, sorted_rows: Tensor, by_row: Tensor) -> Int[Tensor, " examples_in_piece"]:
     """The examples in the rows of a piece."""
     rows = piece.row.unique()
     low, high = (torch.searchsorted(sorted_rows, rows, right=right) for right in (False, True))
@@ -98,7 +98,7 @@ def _of_rows(piece: Piece, sorted_rows: Tensor, by_row: Tensor) -> Int[Tensor, "
 
 
 def _find(piece: Piece, examples: LatentExamples, context: int) -> Int[Tensor, " examples"]:
-    """Which vectors of the piece are the examples' own."""
+    """The numbers of the examples' vectors in the piece."""
     place, order = (piece.row * context + piece.position).sort()
     return order[torch.searchsorted(place, examples.row * context + examples.position)]
 
@@ -108,12 +108,12 @@ def _values(
 ) -> Float[Tensor, "examples width"]:
     place, order = (piece.row * context + piece.position).sort()
     position = examples.position[:, None] + span
-    wanted = examples.row[:, None] * context + position
-    at = torch.searchsorted(place, wanted).clamp(max=len(place) - 1)
-    there = (place[at] == wanted) & (position >= 0) & (position < context)
+    target = examples.row[:, None] * context + position
+    at = torch.searchsorted(place, target).clamp(max=len(place) - 1)
+    exists = (place[at] == target) & (position >= 0) & (position < context)
     latent = shown[examples.latent][:, None].expand_as(at)
-    found = z[order[at].to(z.device), latent.to(z.device)].float().cpu()
-    return found.masked_fill(~there, torch.nan)
+    value = z[order[at].to(z.device), latent.to(z.device)].float().cpu()
+    return value.masked_fill(~exists, torch.nan)
 
 
 def _tokens(
@@ -125,12 +125,12 @@ def _tokens(
     at = position.clamp(0, reading.context - 1)
     token = torch.full(at.shape, PADDING, dtype=torch.int32)
     order = which.argsort(stable=True)
-    # A few rows at a time: all of those that examples come from may be all there are.
+    # In blocks of rows, since examples may come from every row of the source.
     for begin in range(0, len(rows), 1024):
         text = reading.text(rows[begin : begin + 1024])
         if text is None:
             return token
-        mine = order[(which[order] >= begin) & (which[order] < begin + 1024)]
-        own = text.tokens.masked_fill(~text.attended, PADDING).int()
-        token[mine] = own[which[mine] - begin].gather(1, at[mine])
+        here = order[(which[order] >= begin) & (which[order] < begin + 1024)]
+        tokens = text.tokens.masked_fill(~text.attended, PADDING).int()
+        token[here] = tokens[which[here] - begin].gather(1, at[here])
     return token.masked_fill(outside, PADDING)

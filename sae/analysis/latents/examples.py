@@ -1,10 +1,10 @@
-"""Where latents fire: the strongest places, a sample of every stretch between nothing and the most, and silence.
+"""Examples of latents: the strongest activations, samples of every activation interval, and inactive positions.
 
 The intervals are those of Bricken et al. 2023: equal parts between 0 and the largest activation. The largest is known
-only in the end, so what is kept on the way is a sample of each bin of :class:`~sae.analysis.latents.firing.Tally`; an
-interval is then drawn from the samples of its bins, each entry by how many it stands for (weighted sampling without
-replacement, Efraimidis and Spirakis 2006). Where a bin reaches over the border of an interval, an interval may have
-fewer examples than it could.
+only after the pass, so a sample of each bin of :class:`~sae.analysis.latents.firing.Tally` is collected, and an
+interval is drawn from the samples of its bins, each entry weighted by the number of activations that it represents
+(weighted sampling without replacement, Efraimidis and Spirakis 2006). If a bin crosses the border of an interval, the
+interval may have fewer examples than exist.
 """
 
 from __future__ import annotations
@@ -15,31 +15,35 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae.analysis.latents.best_entries import BestEntries
 from sae.analysis.latents.firing import N_BINS, Fired
-from sae.analysis.latents.kept import Kept
 from sae.analysis.latents.reading import Piece
 from sae.numerics.seeds import generator
 
 APART = 32
-"""Of one row, places that are nearer to each other than this are one example."""
+"""Positions of one row closer than this count as one example."""
 PLACE = ("row", "position")
+"""The columns that locate an example."""
 TOP, SILENT = 0, 99
-"""Groups of examples; between them, an interval of activation has its number, the highest 1."""
+"""Groups of examples: the strongest, and those without activation; activation intervals are 1 (the highest), 2, ..."""
 N_RANDOM = 64
-"""Vectors that are drawn whoever is active there, for examples of silence."""
+"""Random vectors that are collected as candidates for examples without activation."""
 
 
 @dataclass(frozen=True, eq=False)
 class LatentExamples:
-    """Places in the held-out rows, each an example of one latent."""
+    """Positions in the held-out rows, each an example of one latent."""
 
     latent: Int[Tensor, " examples"]
-    """Its number among those that are shown."""
+    """The latent, as an index into the shown latents."""
     group: Int[Tensor, " examples"]
+    """`TOP`, `SILENT`, or the number of an activation interval."""
     row: Int[Tensor, " examples"]
+    """The held-out row."""
     position: Int[Tensor, " examples"]
+    """The position in the row."""
     value: Float[Tensor, " examples"]
-    """The activation there; zero where it is to be seen."""
+    """The activation; zero in the group `SILENT`, where it is not yet known."""
 
     def __len__(self) -> int:
         return len(self.latent)
@@ -52,7 +56,7 @@ class LatentExamples:
 
     @classmethod
     def sorted(cls, parts: list[LatentExamples]) -> LatentExamples:
-        """Several together: by latent, then by group, then the strongest first."""
+        """Concatenates parts, sorted by latent, then by group, then by descending activation."""
         whole = cls(*(torch.cat(column) for column in zip(*(p._columns() for p in parts), strict=True)))
         order = whole.value.argsort(descending=True, stable=True)
         for column in (whole.group, whole.latent):
@@ -61,40 +65,40 @@ class LatentExamples:
 
 
 class Collected:
-    """What a pass over the pieces leaves to choose examples from: the strongest places of every latent; samples of
-    every bin of activation of those that are `shown`; and a few vectors that were drawn, whoever is active there."""
+    """Candidates for examples, collected in a pass over the pieces: the strongest activations of every latent, a sample
+    of every activation bin of the `shown` latents, and a few random vectors."""
 
     def __init__(self, n_latents: int, shown: Int[Tensor, " n_shown"], n_top: int, n_sampled: int, seed: int) -> None:
         self.shown, self.seed = shown, seed
         self.index = torch.full((n_latents,), -1, dtype=torch.int64)
         self.index[shown] = torch.arange(len(shown))
-        self.top = Kept(n_latents, n_top, (*PLACE, "token"))
-        self.bins = Kept(len(shown) * N_BINS, n_sampled, PLACE)
-        self.random = Kept(1, N_RANDOM, PLACE)
+        self.top = BestEntries(n_latents, n_top, (*PLACE, "token"))
+        self.bins = BestEntries(len(shown) * N_BINS, n_sampled, PLACE)
+        self.random = BestEntries(1, N_RANDOM, PLACE)
         self.draw = generator("explore", "collected", seed)
 
     def add(self, piece: Piece, fired: Fired, bins: Int[Tensor, " entries"]) -> None:
-        """Takes in a piece; `bins` are those of its entries."""
-        self._strongest(piece, fired)
+        """Adds a piece; `bins` holds the activation bin of each entry of `fired`."""
+        self._add_strongest(piece, fired)
         key = torch.rand(len(fired.value), generator=self.draw)
         group = self.index[fired.latent] * N_BINS + bins
-        mine = (group >= 0).nonzero()[:, 0]
-        mine = mine[self.bins.wanted(group[mine], key[mine])]
-        self.bins.offer(group[mine], key[mine], fired.value[mine], **_at(piece, fired.vector[mine]))
-        any_vector = torch.rand(len(piece.row), generator=self.draw)
+        entry = (group >= 0).nonzero()[:, 0]
+        entry = entry[self.bins.admits(group[entry], key[entry])]
+        self.bins.offer(group[entry], key[entry], fired.value[entry], **_at(piece, fired.vector[entry]))
+        random_key = torch.rand(len(piece.row), generator=self.draw)
         at = torch.arange(len(piece.row))
-        self.random.offer(torch.zeros_like(at), any_vector, torch.zeros_like(any_vector), **_at(piece, at))
+        self.random.offer(torch.zeros_like(at), random_key, torch.zeros_like(random_key), **_at(piece, at))
 
-    def _strongest(self, piece: Piece, fired: Fired) -> None:
-        good = self.top.wanted(fired.latent, -fired.value).nonzero()[:, 0]
-        place = _at(piece, fired.vector[good])
-        good = good[apart(fired.latent[good], place["row"], place["position"], fired.value[good])]
-        vector, value = fired.vector[good], fired.value[good]
+    def _add_strongest(self, piece: Piece, fired: Fired) -> None:
+        entry = self.top.admits(fired.latent, -fired.value).nonzero()[:, 0]
+        place = _at(piece, fired.vector[entry])
+        entry = entry[apart(fired.latent[entry], place["row"], place["position"], fired.value[entry])]
+        vector, value = fired.vector[entry], fired.value[entry]
         token = torch.full_like(vector, -1) if piece.token is None else piece.token[vector]
-        self.top.offer(fired.latent[good], -value, value, token=token, **_at(piece, vector))
+        self.top.offer(fired.latent[entry], -value, value, token=token, **_at(piece, vector))
 
     def strongest(self) -> LatentExamples:
-        """The strongest places of the latents that are shown."""
+        """The strongest activations of the shown latents."""
         latent, rank = self.top.filled[self.shown].nonzero(as_tuple=True)
         row, position = (self.top.columns[name][self.shown][latent, rank].long() for name in PLACE)
         value = self.top.value[self.shown][latent, rank]
@@ -106,12 +110,12 @@ class Collected:
         """A sample of each of `n` equal parts between 0 and the largest activation."""
         share = self.bins.value.view(len(self.shown), -1) / most[self.shown][:, None].clamp_min(1e-30)
         interval = n + 1 - (share * n).ceil().long().clamp(1, n)
-        return [self.drawn(n_each, histogram, i, interval == i) for i in range(1, n + 1)]
+        return [self.sample(n_each, histogram, i, interval == i) for i in range(1, n + 1)]
 
-    def drawn(
+    def sample(
         self, n: int, histogram: Tensor, group: int, among: Bool[Tensor, "n_shown kept"] | None = None
     ) -> LatentExamples:
-        """`n` of the places where each latent fires, as from all of them or from those `among` which one looks."""
+        """A sample of `n` activations of each latent, from all of them or only from the entries `among`."""
         filled = self.bins.filled
         each = histogram[self.shown].view(-1, 1) / filled.sum(1, keepdim=True).clamp_min(1)
         u = torch.rand(filled.shape, generator=generator("explore", "drawn", self.seed, group))
@@ -125,9 +129,9 @@ class Collected:
         return LatentExamples(latent, torch.full_like(latent, group), row, position, value)
 
     def silent(self, n: int) -> LatentExamples:
-        """Vectors that were drawn, `n` for each latent: it may turn out to be active there."""
-        there = int(self.random.filled.sum())
-        at = (torch.arange(n) + 7 * torch.arange(len(self.shown))[:, None]).flatten() % max(1, there)
+        """`n` random vectors for each latent as examples without activation; the latent may yet be active in some."""
+        n_filled = int(self.random.filled.sum())
+        at = (torch.arange(n) + 7 * torch.arange(len(self.shown))[:, None]).flatten() % max(1, n_filled)
         latent = torch.arange(len(self.shown)).repeat_interleave(n)
         row, position = (self.random.columns[name][0, at].long() for name in PLACE)
         return LatentExamples(latent, torch.full_like(latent, SILENT), row, position, torch.zeros(len(latent)))
@@ -143,15 +147,15 @@ def apart(
     position: Int[Tensor, " entries"],
     value: Float[Tensor, " entries"],
 ) -> Int[Tensor, " kept"]:
-    """The entries of which no two have one latent and one row and are nearer than :data:`APART`.
+    """Entries such that no two of the same latent and row are closer than :data:`APART`.
 
-    Of each stretch of so many positions the largest stays, and then only where neither neighbouring stretch has a
-    larger one too near.
+    The largest entry of each segment of `APART` positions is kept, unless that of a neighbouring segment is larger and
+    closer than `APART`.
     """
     if len(latent) == 0:
         return latent
-    stretches = int(position.max()) // APART + 2  # one that is always empty parts the rows
-    place = (latent * (int(row.max()) + 1) + row) * stretches + position // APART
+    segments = int(position.max()) // APART + 2  # the last one is always empty and separates rows
+    place = (latent * (int(row.max()) + 1) + row) * segments + position // APART
     order = value.argsort(stable=True)
     order = order[place[order].argsort(stable=True)]
     place = place[order]
@@ -160,7 +164,7 @@ def apart(
     best, place = order[last], place[last]
     at, strength = position[best], value[best]
     near = (place[1:] == place[:-1] + 1) & (at[1:] - at[:-1] < APART)
-    good = torch.ones_like(place, dtype=torch.bool)
-    good[:-1] &= ~(near & (strength[1:] > strength[:-1]))
-    good[1:] &= ~(near & (strength[1:] <= strength[:-1]))
-    return best[good]
+    keep = torch.ones_like(place, dtype=torch.bool)
+    keep[:-1] &= ~(near & (strength[1:] > strength[:-1]))
+    keep[1:] &= ~(near & (strength[1:] <= strength[:-1]))
+    return best[keep]

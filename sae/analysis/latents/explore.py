@@ -1,8 +1,8 @@
-"""Everything a dashboard shows of a dictionary, gathered in one pass over the source's held-out rows.
+"""Everything that a dashboard shows of a dictionary, collected in one pass over the source's held-out samples.
 
-After the pass only what is shown is read again: the vectors around the examples. Memory: for every latent its counts,
-a histogram and the strongest places (about 700 bytes), for each that is shown some 8 kB more and its windows, the pairs
-that fire together (at most a few hundred megabytes), and the codes of one piece.
+After the pass, only the vectors around the shown examples are read again. Memory: counts, a histogram and the strongest
+activations of every latent (about 700 bytes each), some 8 kB more and the windows for each shown latent, the counts of
+co-firing pairs (at most a few hundred megabytes), and the codes of one piece.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.activations.disk_source import Activations
 from sae.analysis.latents.ablation import Ablation, ablate
-from sae.analysis.latents.agreement import FeatureMatch, Matched, Telling, Told, of_labels
+from sae.analysis.latents.agreement import BestProperty, FeatureMatch, MatchedFeatures, PropertyCounts, best_labels
 from sae.analysis.latents.cofiring import CoFiring, Partners
 from sae.analysis.latents.contexts import Windows, windows
 from sae.analysis.latents.examples import SILENT, Collected, LatentExamples
@@ -30,73 +30,104 @@ from sae.registry import Settings, UserError
 from sae.source import Progress, Source
 
 CODES_AT_ONCE = 2**24
-"""Codes of a piece: 64 MB in float32."""
+"""The most codes of a piece: 64 MB in float32."""
 _MOST_FEATURES = 2**26
-"""True features times latents that are counted against each other where no directions are known."""
+"""The most true features times latents that are counted if the features' directions are not known."""
 
 
 class LatentsConfig(Settings):
-    """How much is looked at and shown. `latents` are numbers of latents, or how many are drawn from all."""
+    """What is analysed and shown of a dictionary's latents."""
 
     n_tokens: int = Field(400_000, gt=1)
+    """The number of held-out samples in the pass, half of them from the validation split."""
     latents: int | tuple[int, ...] = 1000
+    """The numbers of the shown latents, or how many are drawn at random."""
     n_top: int = Field(20, gt=0)
+    """The number of strongest examples of each latent."""
     n_intervals: int = Field(5, ge=0)
+    """The number of activation intervals from which examples are drawn."""
     n_per_interval: int = Field(3, gt=0)
+    """The number of examples from each interval."""
     n_silent: int = Field(3, ge=0)
+    """The number of examples in which the latent is not active."""
     before: int = Field(32, ge=0)
+    """The number of tokens shown before an example."""
     after: int = Field(16, ge=0)
-    """Tokens that are shown around an example."""
+    """The number of tokens shown after an example."""
     n_neighbours: int = Field(8, gt=0)
+    """The number of neighbouring decoder rows and of co-firing latents."""
     n_logits: int = Field(10, gt=0)
+    """The number of tokens with the largest effects, in either direction."""
     n_ablated: int = Field(8, ge=0)
-    """Places at which each latent is taken out of the model; 0 for none."""
+    """The number of positions at which each latent is ablated in the model; 0 for none."""
     seed: int = 0
+    """The seed of all random choices."""
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Something that cannot be told here, and why."""
+    """Stands for a result that is not available."""
 
     why: str
+    """The reason, for the page."""
 
 
 @dataclass(frozen=True, eq=False)
 class Exploration:
-    """What was found. Rows ``[n_shown, ...]`` belong to the latents of `shown`, all others to every latent."""
+    """Results for a dictionary. Arrays ``[n_shown, ...]`` are in the order of `shown`; all others cover all latents."""
 
     settings: LatentsConfig
+    """The settings."""
     shown: Int[Tensor, " n_shown"]
+    """The numbers of the shown latents, ascending."""
     reading: HeldOutVectors
+    """The held-out samples."""
     tally: Tally
+    """Firing counts and histograms."""
     collected: Collected
+    """Candidates for examples."""
     examples: LatentExamples
+    """The shown examples."""
     windows: Windows
+    """The windows around the examples."""
     encoder_cosine: Float[Tensor, " n_latents"]
+    """The cosine between the encoder column and the decoder row of each latent."""
     neighbours: Neighbours
+    """Nearest and farthest decoder rows."""
     partners: Partners
+    """Latents that fire with each shown latent."""
     cofiring: CoFiring
-    matched: Matched | None
-    told: Told | None
+    """The counts behind `partners`."""
+    matched: MatchedFeatures | None
+    """The true feature of each latent; None if the features are not known."""
+    properties: BestProperty | None
+    """The property that each latent predicts best; None if the source has no labels."""
     logits: Logits | Absent
+    """Direct effects on the logits."""
     ablation: Ablation | Absent
+    """Effects of ablations on the model's predictions."""
 
 
 def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, progress: Progress) -> Exploration:
-    """Looks at every latent of a dictionary on a source's held-out rows. A ``ValueError`` of one line where the
-    widths differ or a latent is asked for that there is not."""
+    """Analyses the latents of a dictionary on a source's held-out samples.
+
+    Raises `UserError` if the widths differ, or if `settings.latents` names a latent that does not exist.
+    """
     if d.d_in != source.d_in:
-        raise UserError(f"the dictionary takes rows of width {d.d_in}, but the source has rows of width {source.d_in}")
+        raise UserError(
+            f"the dictionary takes activations of width {d.d_in}, but the source has width {source.d_in}; "
+            "give the source that it was trained on"
+        )
     shown = _shown(settings, d.n_latents)
     at_once = max(256, min(8192, CODES_AT_ONCE // d.n_latents))
     reading = held_out_vectors(source, settings.n_tokens, at_once, settings.seed)
     survey = _Survey(d, source, settings, shown)
-    survey.go_through(reading, progress)
+    survey.run(reading, progress)
     examples = survey.examples()
-    found = windows(reading, d, shown, examples, settings.before, settings.after)
-    seen = (examples.group != SILENT) | (found.own == 0)
-    examples, found = _few_silent(examples, found, seen, settings.n_silent)
-    where = _Where.of(source)
+    around = windows(reading, d, shown, examples, settings.before, settings.after)
+    valid = (examples.group != SILENT) | (around.at_example == 0)
+    examples, around = _few_silent(examples, around, valid, settings.n_silent)
+    target = _WritePoint.of(source)
     return Exploration(
         settings,
         shown,
@@ -104,43 +135,43 @@ def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, prog
         survey.tally,
         survey.collected,
         examples,
-        found,
+        around,
         encoder_cosine(d),
         neighbours(d, settings.n_neighbours),
         survey.cofiring.partners(shown, settings.n_neighbours),
         survey.cofiring,
         None if survey.match is None else survey.match.result(),
-        of_labels(d, source) if survey.telling is None else survey.telling.result(),
-        where.logits(d, shown, settings.n_logits),
-        where.ablation(d, reading, survey, progress),
+        best_labels(d, source) if survey.properties is None else survey.properties.result(),
+        target.logits(d, shown, settings.n_logits),
+        target.ablation(d, reading, survey, progress),
     )
 
 
 def _shown(settings: LatentsConfig, n_latents: int) -> Int[Tensor, " n_shown"]:
-    """The latents that are asked for, in order; so many drawn from all where there is only a number."""
+    """The requested latents in ascending order; a random sample if settings give only their number."""
     if isinstance(settings.latents, int):
         drawn = torch.randperm(n_latents, generator=generator("explore", "latents", settings.seed))
         return drawn[: settings.latents].sort().values
     beyond = [j for j in settings.latents if not 0 <= j < n_latents]
     if beyond:
-        raise UserError(f"latents: there is no latent {beyond[0]}; the dictionary has 0 to {n_latents - 1}")
+        raise UserError(f"latents: there is no latent {beyond[0]}; give numbers from 0 to {n_latents - 1}")
     return torch.tensor(sorted(set(settings.latents)), dtype=torch.int64)
 
 
 def _few_silent(
-    examples: LatentExamples, found: Windows, seen: Tensor, n_silent: int
+    examples: LatentExamples, around: Windows, valid: Tensor, n_silent: int
 ) -> tuple[LatentExamples, Windows]:
-    """Without examples of silence in which the latent turned out to be active, and no more of them than asked for."""
-    silent = (examples.group == SILENT) & seen
+    """The valid examples, at most `n_silent` of them without activation for each latent."""
+    silent = (examples.group == SILENT) & valid
     rank = silent.long().cumsum(0)
     first = torch.searchsorted(examples.latent.contiguous(), examples.latent)
     rank = rank - rank[first] + silent[first].long()
-    kept = (seen & (~silent | (rank <= n_silent))).nonzero()[:, 0]
-    return examples[kept], found[kept]
+    kept = (valid & (~silent | (rank <= n_silent))).nonzero()[:, 0]
+    return examples[kept], around[kept]
 
 
 class _Survey:
-    """The pass: what is counted of every piece."""
+    """The pass over the held-out samples, with everything that is counted."""
 
     def __init__(self, d: Dictionary, source: Source, settings: LatentsConfig, shown: Tensor) -> None:
         self.d, self.settings, self.shown = d, settings, shown
@@ -148,9 +179,9 @@ class _Survey:
         self.collected = Collected(d.n_latents, shown, settings.n_top, 2 * settings.n_per_interval, settings.seed)
         known = source.truth is not None and not source.has_targets
         self.match = FeatureMatch(source.truth, d) if known and source.truth is not None else None
-        self.telling: Telling | None = None
+        self.properties: PropertyCounts | None = None
 
-    def go_through(self, reading: HeldOutVectors, progress: Progress) -> None:
+    def run(self, reading: HeldOutVectors, progress: Progress) -> None:
         for piece in reading.pieces():
             with torch.no_grad():
                 z = self.d.encode(piece.acts)
@@ -161,8 +192,8 @@ class _Survey:
                 self.match.add(piece, z)
             elif piece.codes is not None and piece.codes.shape[1] * z.shape[1] <= _MOST_FEATURES:
                 names = [f"feature {i}" for i in range(piece.codes.shape[1])]
-                self.telling = self.telling or Telling(names, z.shape[1])
-                self.telling.add(piece.half, z, piece.codes > 0)
+                self.properties = self.properties or PropertyCounts(names, z.shape[1])
+                self.properties.add(piece.half, z, piece.codes > 0)
             progress(self.tally.n_vectors, reading.n_vectors, "vectors")
 
     def examples(self) -> LatentExamples:
@@ -172,15 +203,16 @@ class _Survey:
 
 
 @dataclass(frozen=True, eq=False)
-class _Where:
-    """Where in a model the dictionary writes, as far as there is a model."""
+class _WritePoint:
+    """The point of a model at which the dictionary writes, if the source has a model."""
 
     site: Site | None
     hook: str
     why: str
+    """The reason if there is no `site`."""
 
     @classmethod
-    def of(cls, source: Source) -> _Where:
+    def of(cls, source: Source) -> _WritePoint:
         if not isinstance(source, Activations):
             return cls(None, "", "the source has no model")
         hook = source.config.target or source.config.hook
@@ -201,6 +233,6 @@ class _Where:
         if self.site is None or not spliceable(self.hook):
             return Absent(self.why)
         if s.n_ablated == 0:
-            return Absent("not asked for")
-        places = survey.collected.drawn(s.n_ablated, survey.tally.histogram, 1000)
+            return Absent("n_ablated is 0")
+        places = survey.collected.sample(s.n_ablated, survey.tally.histogram, 1000)
         return ablate(reading, self.site.model, self.hook, d, survey.shown, places, s.n_logits, progress)

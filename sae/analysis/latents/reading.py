@@ -1,7 +1,7 @@
-"""Held-out vectors a piece at a time, whole rows of tokens together: what is held in memory does not grow with them.
+"""Iterates over a source's held-out activations in pieces of whole rows of tokens, in constant memory.
 
-Vectors lie on disk in an order that keeps neighbours in a text apart. A shard holds whole rows of tokens though, so
-that one shard's columns of rows and positions are enough to put its vectors back into the order of the text.
+Activations are stored on disk in shuffled order. Since a shard holds whole rows of tokens, its columns of rows and
+positions are enough to restore the order of the text.
 """
 
 from __future__ import annotations
@@ -29,46 +29,54 @@ Half = Literal["choose", "test"]
 HALVES: tuple[Half, Half] = ("choose", "test")
 Index = NDArray[np.int64]
 Keep = Callable[[Index, Index], NDArray[np.bool_]]
-"""Which vectors are wanted, by their rows and positions."""
+"""A filter ``keep(row, position)`` of vectors."""
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Vectors with where they come from: rows are numbered over both halves, those to choose on first."""
+    """A batch of activations with their places of origin."""
 
     acts: Float[Tensor, "batch d_in"]
+    """The activations."""
     row: Int[Tensor, " batch"]
+    """The rows of tokens, numbered over both splits, the validation split first."""
     position: Int[Tensor, " batch"]
+    """The positions in the rows."""
     half: Half
+    """``"choose"`` for the validation split, ``"test"`` for the test split."""
     token: Int[Tensor, " batch"] | None = None
+    """The tokens; None if the source has none."""
     codes: Float[Tensor, "batch n_features"] | None = None
+    """The coefficients of the true features; None if they are not known."""
 
 
 class HeldOutVectors(ABC):
-    """How a source's held-out vectors are gone through; the same vectors in the same order every time."""
+    """Interface of iterations over held-out activations: the same activations in the same order every time."""
 
     context: int
-    """How many positions a row has."""
+    """The number of positions of a row."""
     n_vectors: int
+    """The number of activations."""
 
     @abstractmethod
     def pieces(self, keep: Keep | None = None) -> Iterator[Piece]:
-        """All vectors, or those to keep. A row of tokens is never parted."""
+        """All activations, or those that pass the filter. A row of tokens is never split."""
 
     @abstractmethod
     def text(self, rows: Int[Tensor, " rows"]) -> TokenRows | None:
-        """The rows of tokens that the model read, with what counts in them; None where there are no tokens."""
+        """The given rows of tokens; None if the source has none."""
 
 
 def held_out_vectors(source: Source, n_vectors: int, at_once: int, seed: int = 0) -> HeldOutVectors:
-    """At most `n_vectors` of a source's held-out vectors, half of them to choose on, some `at_once` at a time."""
+    """At most `n_vectors` of a source's held-out activations, half of them from the validation split, in pieces of
+    about `at_once`."""
     if isinstance(source, Activations):
-        return TextReading(source, n_vectors, at_once, seed)
-    return RowReading(source, n_vectors, at_once)
+        return TextVectors(source, n_vectors, at_once, seed)
+    return IndependentVectors(source, n_vectors, at_once)
 
 
-class RowReading(HeldOutVectors):
-    """Vectors that stand alone, each a row of one position."""
+class IndependentVectors(HeldOutVectors):
+    """Activations without context, each a row of one position."""
 
     context = 1
 
@@ -84,10 +92,10 @@ class RowReading(HeldOutVectors):
             for step in range(-(-self.sizes[half] // self.at_once)):
                 begin, end = (min(i * self.at_once, self.sizes[half]) for i in (step, step + 1))
                 row = before + np.arange(begin, end)
-                wanted = np.ones(len(row), dtype=bool) if keep is None else keep(row, np.zeros_like(row))
-                if not wanted.any():
+                passes = np.ones(len(row), dtype=bool) if keep is None else keep(row, np.zeros_like(row))
+                if not passes.any():
                     continue
-                batch, at = self.source.batch(step, self.at_once, half), torch.from_numpy(np.flatnonzero(wanted))
+                batch, at = self.source.batch(step, self.at_once, half), torch.from_numpy(np.flatnonzero(passes))
                 codes = None if batch.codes is None else batch.codes[: end - begin][at]
                 rows = torch.from_numpy(row)[at]
                 yield Piece(batch.acts[: end - begin][at], rows, torch.zeros_like(rows), half, codes=codes)
@@ -96,15 +104,15 @@ class RowReading(HeldOutVectors):
         return None
 
 
-class TextReading(HeldOutVectors):
-    """Vectors at the positions of rows of tokens."""
+class TextVectors(HeldOutVectors):
+    """Activations at the positions of rows of tokens."""
 
     def __init__(self, source: Activations, n_vectors: int, at_once: int, seed: int) -> None:
         self.source, self.at_once, self.seed = source, at_once, seed
         self.limit = max(1, n_vectors // 2)
         self.context = int(self.corpora["choose"].tokens(np.arange(1)).shape[1])
         sizes = [source.shards[h].n_rows for h in HALVES]
-        self.n_vectors = sum(min(self.limit, n) for n in sizes)  # rows are not parted: some more may be read
+        self.n_vectors = sum(min(self.limit, n) for n in sizes)  # rows are not split, so a few more may be read
 
     @cached_property
     def corpora(self) -> dict[Half, Corpus]:
@@ -127,7 +135,7 @@ class TextReading(HeldOutVectors):
                         yield piece
 
     def _in_order(self, shards: Shards, half: Half, k: int) -> tuple[Index, Index, Index]:
-        """A shard's vectors, row by row in an order of the rows that is drawn: any first part of them is a sample."""
+        """A shard's activations by row, with the rows in random order, so that any first part is a sample."""
         n = shards.shards[k].n_rows
         index = int(shards.ends[k]) - n + np.arange(n)
         row, position = (shards.rows(index, name).numpy().astype(np.int64) for name in ("row", "position"))
@@ -141,8 +149,8 @@ class TextReading(HeldOutVectors):
         self, shards: Shards, half: Half, index: Index, row: Index, position: Index, keep: Keep | None
     ) -> Piece | None:
         if keep is not None:
-            wanted = keep(row, position)
-            index, row, position = index[wanted], row[wanted], position[wanted]
+            passes = keep(row, position)
+            index, row, position = index[passes], row[passes], position[passes]
         if len(index) == 0:
             return None
         token = shards.rows(index, "token").long()
@@ -152,19 +160,19 @@ class TextReading(HeldOutVectors):
         return Piece(acts, torch.from_numpy(row), at, half, token, codes)
 
     def text(self, rows: Int[Tensor, " rows"]) -> TokenRows:
-        """The rows, in the order asked for."""
+        """The given rows, in the given order."""
         n = len(self.corpora["choose"])
         tokens = torch.full((len(rows), self.context), PADDING, dtype=torch.int32)
         for half in HALVES:
-            mine = rows < n if half == "choose" else rows >= n
-            if bool(mine.any()):
-                own = rows[mine] - (0 if half == "choose" else n)
-                tokens[mine] = self.corpora[half].tokens(own.numpy()).int()
+            here = rows < n if half == "choose" else rows >= n
+            if bool(here.any()):
+                in_corpus = rows[here] - (0 if half == "choose" else n)
+                tokens[here] = self.corpora[half].tokens(in_corpus.numpy()).int()
         return self.source.select(tokens)
 
 
 def _whole_rows(row: Index, n: int, at_once: int) -> list[int]:
-    """Where pieces of some `at_once` vectors end, each at the end of a row, until there are `n` vectors."""
+    """The ends of pieces of about `at_once` activations, each at the end of a row, up to `n` activations."""
     borders = np.append(np.flatnonzero(np.diff(row)) + 1, len(row))
     ends = [0]
     while ends[-1] < n:

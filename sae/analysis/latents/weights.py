@@ -1,4 +1,4 @@
-"""What can be read off the weights alone: neighbours among the decoder rows, and what a latent does to the logits."""
+"""Analyses of the weights alone: neighbouring decoder rows, and direct effects of latents on the logits."""
 
 from __future__ import annotations
 
@@ -14,62 +14,71 @@ from sae.model.hooked import Model
 from sae.numerics.matching import unit
 
 _ROWS_AT_ONCE = 512
+# Hook points whose activations are the residual stream or are added to it, by TransformerLens' legacy and Bridge names.
 STREAM = r"(.*\.)?hook_(embed|pos_embed|resid_pre|resid_mid|resid_post|attn_out|mlp_out)"
 BRIDGE = r"(pos_)?embed\.hook_out|blocks\.\d+\.(hook_in|hook_out|attn\.hook_out|mlp\.hook_out)|ln_final\.hook_in"
 
 
 class Neighbours(NamedTuple):
-    """For each latent, others by the cosine of their decoder rows; NaN for a row without length."""
+    """For each latent, the latents with the largest and the smallest cosine between decoder rows."""
 
     nearest: Int[Tensor, "n_latents n"]
+    """The latents with the largest cosines."""
     nearest_cosine: Float[Tensor, "n_latents n"]
+    """Their cosines, descending."""
     farthest: Int[Tensor, "n_latents n"]
+    """The latents with the smallest cosines."""
     farthest_cosine: Float[Tensor, "n_latents n"]
+    """Their cosines, ascending."""
 
 
 def neighbours(d: Dictionary, n: int) -> Neighbours:
-    """The `n` nearest latents of each, and the `n` that point away most."""
+    """The `n` nearest and the `n` farthest latents of each latent, by signed cosine."""
     rows = unit(d.W_dec.float())
     n = min(n, len(rows) - 1)
-    found: list[tuple[Tensor, ...]] = []
+    blocks: list[tuple[Tensor, ...]] = []
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         cosine = rows[begin : begin + _ROWS_AT_ONCE] @ rows.T
-        own = torch.arange(len(cosine), device=cosine.device)
-        cosine[own, begin + own] = -2.0
+        i = torch.arange(len(cosine), device=cosine.device)
+        cosine[i, begin + i] = -2.0
         near = cosine.topk(n, dim=1)
-        cosine[own, begin + own] = 2.0
+        cosine[i, begin + i] = 2.0
         far = cosine.topk(n, dim=1, largest=False)
-        found.append((near.indices, near.values, far.indices, far.values))
-    return Neighbours(*(torch.cat(part).cpu() for part in zip(*found, strict=True)))
+        blocks.append((near.indices, near.values, far.indices, far.values))
+    return Neighbours(*(torch.cat(part).cpu() for part in zip(*blocks, strict=True)))
 
 
 def encoder_cosine(d: Dictionary) -> Float[Tensor, " n_latents"]:
-    """How nearly each latent reads the direction that it writes."""
+    """The cosine between each latent's encoder column and decoder row."""
     return (unit(d.W_enc.T.float()) * unit(d.W_dec.float())).sum(1).cpu()
 
 
 class Logits(NamedTuple):
-    """The tokens that each latent makes likelier, and less likely, by what it writes; the largest effect first."""
+    """The tokens with the largest direct effects of each latent's decoder row, the largest first."""
 
     promoted: Int[Tensor, "n_shown n"]
+    """The tokens whose logits rise most."""
     promotion: Float[Tensor, "n_shown n"]
+    """The effects on their logits, for a code of 1."""
     suppressed: Int[Tensor, "n_shown n"]
+    """The tokens whose logits fall most."""
     suppression: Float[Tensor, "n_shown n"]
+    """The effects on their logits, for a code of 1."""
 
 
 def in_stream(hook: str) -> bool:
-    """Whether what passes a hook point is the residual stream, or is added to it as it is."""
+    """Whether the activation at a hook point is the residual stream, or is added to it unchanged."""
     return re.fullmatch(f"{STREAM}|{BRIDGE}", hook) is not None
 
 
 def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits:
-    """``W_dec diag(g) W_U``, less its mean over the vocabulary, which no softmax sees.
+    """``W_dec diag(g) W_U``, minus its mean over the vocabulary, to which a softmax is invariant.
 
-    g is the gain of the final norm, whose centring, where it has any, is done to the rows first. What the norm divides
-    by differs from token to token and is left out, and so is what later layers make of the direction.
+    g is the gain of the final norm; if the norm centres, the rows are centred first. The norm's division, which differs
+    from token to token, and the effects through later layers are left out.
     """
     bridge: Any = model.bridge
-    found: list[tuple[Tensor, ...]] = []
+    blocks: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         dtype = bridge.unembed.original_component.weight.dtype
         gain, centred = _final_norm(bridge, W_dec.shape[1], model.device, dtype)
@@ -81,15 +90,15 @@ def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits
             effect = effect - effect.mean(1, keepdim=True)
             n = min(n, effect.shape[1])
             up, down = effect.topk(n, dim=1), effect.topk(n, dim=1, largest=False)
-            found.append((up.indices, up.values, down.indices, down.values))
-    return Logits(*(torch.cat(part).cpu() for part in zip(*found, strict=True)))
+            blocks.append((up.indices, up.values, down.indices, down.values))
+    return Logits(*(torch.cat(part).cpu() for part in zip(*blocks, strict=True)))
 
 
 def _final_norm(bridge: Any, d: int, device: str, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """The gain of the final norm, and whether it centres; of a model without one, 1 and False.
+    """The gain of the final norm, and whether it centres; ones and False for a model without a final norm.
 
-    Read off what the norm does to a vector of mean 0 and mean square 1, and to one of ones: weights go by different
-    names in different models, and some add 1 to them.
+    Measured from the norm's outputs for a vector of mean 0 and mean square 1 and for a vector of ones, since the
+    weights have different names in different models, and some models add 1 to them.
     """
     norm = getattr(bridge, "ln_final", None)
     if norm is None:
@@ -99,7 +108,7 @@ def _final_norm(bridge: Any, d: int, device: str, dtype: torch.dtype) -> tuple[T
     if d % 2:
         probe[-3:] = torch.tensor([1.0, 1.0, -2.0], device=device)
         probe /= probe.square().mean().sqrt()
-    given = torch.stack([probe, torch.ones_like(probe), torch.zeros_like(probe)])[None].to(dtype)
-    with_probe, with_ones, shift = norm(given)[0].float()
+    inputs = torch.stack([probe, torch.ones_like(probe), torch.zeros_like(probe)])[None].to(dtype)
+    with_probe, with_ones, shift = norm(inputs)[0].float()
     gain = (with_probe - shift) / probe
     return gain, bool((with_ones - shift).abs().max() < 0.1 * gain.abs().max())

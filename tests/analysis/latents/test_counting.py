@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.analysis.latents import Exploration, LatentsConfig, explore_latents
+from sae.analysis.latents.best_entries import BestEntries
 from sae.analysis.latents.cofiring import CoFiring
 from sae.analysis.latents.examples import APART, SILENT, TOP, apart
 from sae.analysis.latents.explore import _Survey  # pyright: ignore[reportPrivateUsage]
 from sae.analysis.latents.firing import Fired
-from sae.analysis.latents.kept import Kept
 from sae.analysis.latents.reading import held_out_vectors
 from sae.dictionaries.relu import Relu
 from sae.numerics.memory import held_bytes, peak_bytes
 from sae.numerics.seeds import generator
+from sae.registry import UserError
 from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
 
@@ -98,8 +99,8 @@ def test_phi_is_the_correlation_of_firing(found: Exploration):
         phi = np.nan_to_num(np.corrcoef(fires.T))
     np.fill_diagonal(phi, 0)
     best = np.sort(phi, axis=1)[:, ::-1][:, :5]
-    told = found.partners.phi.nan_to_num(0.0).numpy()
-    np.testing.assert_allclose(told, np.clip(best, 0, None), atol=1e-6)
+    phi = found.partners.phi.nan_to_num(0.0).numpy()
+    np.testing.assert_allclose(phi, np.clip(best, 0, None), atol=1e-6)
     for j in range(1, 24):
         for other, share in zip(found.partners.latent[j].tolist(), found.partners.share[j].tolist(), strict=True):
             if other >= 0:
@@ -108,7 +109,7 @@ def test_phi_is_the_correlation_of_firing(found: Exploration):
 
 def test_examples_lie_in_their_intervals_and_silence_is_silent(found: Exploration):
     e, most = found.examples, found.tally.most[found.shown]
-    torch.testing.assert_close(found.windows.own, e.value)
+    torch.testing.assert_close(found.windows.at_example, e.value)
     share = e.value / most[e.latent].clamp_min(1e-30)
     for k in range(1, 6):
         its = share[e.group == k]
@@ -140,7 +141,7 @@ def test_the_size_of_pieces_changes_no_count():
     found: list[_Survey] = []
     for at_once in (10_000, 300):
         survey = _Survey(d, source, LOOKED, torch.arange(24))
-        survey.go_through(held_out_vectors(source, 3600, at_once), silent)
+        survey.run(held_out_vectors(source, 3600, at_once), silent)
         found.append(survey)
     whole, parts = found
     assert torch.equal(whole.tally.count, parts.tally.count) and torch.equal(whole.tally.most, parts.tally.most)
@@ -160,14 +161,14 @@ def test_latents_that_are_asked_for_are_shown_and_no_others(monkeypatch: pytest.
     assert found.shown.tolist() == [3, 17] and set(found.examples.latent.tolist()) == {0, 1}
     drawn = looked_at(monkeypatch, 700, LOOKED.model_copy(update={"latents": 5}))
     assert len(drawn.shown) == 5 and drawn.tally.rate.shape == (24,)
-    with pytest.raises(ValueError, match="no latent 24; the dictionary has 0 to 23"):
+    with pytest.raises(UserError, match="no latent 24; give numbers from 0 to 23"):
         looked_at(monkeypatch, 700, LOOKED.model_copy(update={"latents": (24,)}))
 
 
 def test_what_is_kept_is_a_uniform_sample():
     times = torch.zeros(40)
     for seed in range(600):
-        kept, draw = Kept(2, 4, ("row",)), generator("kept", seed)
+        kept, draw = BestEntries(2, 4, ("row",)), generator("kept", seed)
         for begin in range(0, 40, 8):
             rows = torch.arange(begin, begin + 8)
             kept.offer(torch.ones_like(rows), torch.rand(8, generator=draw), rows.float(), row=rows)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from sae.analysis.latents import LatentsConfig, explore_latents
-from sae.analysis.latents.agreement import of_labels
+from sae.analysis.latents.agreement import best_labels
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, gather_evidence
 from sae.metrics.firing import Config as Firing
+from sae.registry import UserError
 from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
 
@@ -23,7 +24,7 @@ def test_an_oracle_is_matched_feature_by_feature():
     assert source.truth is not None
     d = Relu.tied(source.truth.directions.flip(0))
     found = explore_latents(d, source, LatentsConfig(n_tokens=4000), silent)
-    assert found.matched is not None and found.told is None
+    assert found.matched is not None and found.properties is None
     assert found.matched.feature.tolist() == list(range(9, -1, -1)) and bool(found.matched.mutual.all())
     torch.testing.assert_close(found.matched.cosine, torch.ones(10))
     plain = Firing().score(Case(d, gather_evidence(source, 4000))).vectors["f1"]
@@ -61,30 +62,30 @@ def labelled() -> TensorSource:
 
 
 def test_the_best_label_of_each_latent(labelled: TensorSource):
-    told = of_labels(Relu.tied(torch.eye(4)), labelled)
-    assert told is not None
-    assert [told.names[i] for i in told.best[:2].tolist()] == ["<first>", "second = 5"]
-    assert told.f1[:2].tolist() == [1.0, 1.0] and told.precision[0] == 1.0 and told.recall[0] == 1.0
-    assert float(told.f1[2]) < 0.6 and "rare" not in [told.names[i] for i in told.best.tolist()]
+    best = best_labels(Relu.tied(torch.eye(4)), labelled)
+    assert best is not None
+    assert [best.names[i] for i in best.best[:2].tolist()] == ["<first>", "second = 5"]
+    assert best.f1[:2].tolist() == [1.0, 1.0] and best.precision[0] == 1.0 and best.recall[0] == 1.0
+    assert float(best.f1[2]) < 0.6 and "rare" not in [best.names[i] for i in best.best.tolist()]
 
 
 def test_a_label_is_measured_on_rows_that_it_was_not_chosen_on(labelled: TensorSource):
-    """A label that follows a latent among the rows to choose on, and nothing elsewhere, is not told to be good."""
+    """A label that follows a latent on the validation split and nothing elsewhere gets no credit."""
     chance = torch.zeros(4000, dtype=torch.long)
     part = torch.from_numpy(labelled.parts["choose"])
     chance[part] = (labelled.acts[part, 2] > 0).long()
     other = torch.from_numpy(labelled.parts["test"])
     chance[other] = (labelled.acts[other, 3] > 0).long()
     labelled.labels = {"chance": chance}
-    told = of_labels(Relu.tied(torch.eye(4)), labelled)
-    assert told is not None and float(told.f1[2]) < 0.5 and float(told.f1[3]) == 1.0
+    best = best_labels(Relu.tied(torch.eye(4)), labelled)
+    assert best is not None and float(best.f1[2]) < 0.5 and float(best.f1[3]) == 1.0
 
 
 def test_a_latent_that_never_fires_tells_nothing(labelled: TensorSource):
-    told = of_labels(Relu.tied(-torch.eye(4)), labelled)
-    assert told is not None and told.best.tolist() == [-1] * 4 and bool(told.f1.isnan().all())
+    best = best_labels(Relu.tied(-torch.eye(4)), labelled)
+    assert best is not None and best.best.tolist() == [-1] * 4 and bool(best.f1.isnan().all())
 
 
 def test_another_width_is_refused_in_one_line(labelled: TensorSource):
-    with pytest.raises(ValueError, match="rows of width 5, but the source has rows of width 4"):
+    with pytest.raises(UserError, match="activations of width 5, but the source has width 4"):
         explore_latents(Relu.tied(torch.eye(5)), labelled, LatentsConfig(), silent)

@@ -90,7 +90,7 @@ def test_windows_hold_the_text_and_the_codes_around_an_example(source: Activatio
                 assert float(w.value[k, i]) == pytest.approx(float(z[position]), abs=1e-4)
             else:
                 assert bool(w.value[k, i].isnan())
-    torch.testing.assert_close(w.own, e.value, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(w.at_example, e.value, atol=1e-4, rtol=1e-4)
 
 
 def test_the_strongest_examples_are_apart_and_have_their_tokens(found: Exploration):
@@ -124,7 +124,7 @@ def test_an_ablation_is_the_change_that_one_place_makes(source: Activations, fou
     d, ablation = random_topk(), found.ablation
     assert not isinstance(ablation, Absent) and found.collected is not None
     model = Model.boot(str(source.config.model))  # pyright: ignore
-    places = found.collected.drawn(3, found.tally.histogram, 1000)
+    places = found.collected.sample(3, found.tally.histogram, 1000)
     for i in (0, 7, 20):
         changes: list[float] = []
         effects: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""The best few of many groups, of entries that come a batch at a time."""
+"""Streaming selection of the best entries of many groups."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Kept:
-    """The `n` entries with the least key in each group, the least first; places that nothing has filled have an
-    infinite key.
+class BestEntries:
+    """The `n` entries with the smallest keys in each group, in ascending order; empty slots have an infinite key.
 
-    Keys that are activations with their sign turned keep the largest; keys that are drawn keep a uniform sample
-    without replacement (Vitter 1985, in the form of keeping the smallest of independent uniforms). `columns` go with
-    the entries, -1 where there is none.
+    Negated activations as keys select the largest activations; random keys select a uniform sample without replacement
+    (Vitter 1985, in the form of keeping the smallest of independent uniforms). `columns` are stored with the entries,
+    -1 in empty slots.
     """
 
     def __init__(self, n_groups: int, n: int, columns: tuple[str, ...]) -> None:
@@ -24,11 +23,11 @@ class Kept:
 
     @property
     def filled(self) -> Tensor:
-        """Which places hold an entry, ``[n_groups, n]``."""
+        """Which slots hold an entry, ``[n_groups, n]``."""
         return self.key < torch.inf
 
-    def wanted(self, group: Int[Tensor, " entries"], key: Float[Tensor, " entries"]) -> Tensor:
-        """Which entries have a key that is still good enough."""
+    def admits(self, group: Int[Tensor, " entries"], key: Float[Tensor, " entries"]) -> Tensor:
+        """Which entries have a smaller key than the last entry of their group."""
         return key < self.key[group, -1]
 
     def offer(
@@ -38,8 +37,8 @@ class Kept:
         value: Float[Tensor, " entries"],
         **columns: Int[Tensor, " entries"],
     ) -> None:
-        """Keeps of the entries what belongs among the best. Of equal keys the one that came first stays."""
-        passing = self.wanted(group, key).nonzero()[:, 0]
+        """Stores those entries that are among the best of their group; of equal keys, the earlier one is kept."""
+        passing = self.admits(group, key).nonzero()[:, 0]
         if len(passing) == 0:
             return
         group, key = group[passing], key[passing]
@@ -52,8 +51,9 @@ class Kept:
         first = torch.searchsorted(group, touched)
         size = torch.cat([first[1:], first.new_tensor([len(group)])]) - first
         rank = torch.arange(len(group)) - first.repeat_interleave(size)
-        best = order[rank < self.n]  # a touched group has at least `n` entries, empty places among them
+        best = order[rank < self.n]  # a touched group has at least `n` entries, empty slots included
         self.key[touched] = key[best].view(-1, self.n)
         self.value[touched] = torch.cat([self.value[touched].flatten(), value[passing]])[best].view(-1, self.n)
-        for name, mine in self.columns.items():
-            mine[touched] = torch.cat([mine[touched].flatten(), columns[name][passing].int()])[best].view(-1, self.n)
+        for name, column in self.columns.items():
+            both = torch.cat([column[touched].flatten(), columns[name][passing].int()])
+            column[touched] = both[best].view(-1, self.n)
