@@ -1,6 +1,8 @@
-"""Dictionaries on disk: the native form, and one file per foreign format.
+"""Saving and loading dictionaries: the native format, and one module per third-party format.
 
-:func:`load` tells the formats apart by content; nothing that it reads can execute.
+:func:`load` recognises formats by content and never executes what a file holds. The module of a format has a `NAME`
+and a function ``find(file)`` that lists the dictionaries in a file (interface `Format` in ``weights_file.py``); one
+that can be written also has ``save(d, path)``.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from pathlib import Path
 
 from sae.dictionary import Dictionary
 from sae.files import dictionary_learning, sparsify, to_saelens
-from sae.files.choice import opened
-from sae.files.found import Given
+from sae.files.choice import open_dictionary
 from sae.files.hub import push
+from sae.files.location import open_location
 from sae.files.native import save_native
-from sae.files.place import located
+from sae.files.weights_file import LoadOptions
 from sae.registry import UserError, unknown
 
 __all__ = ["convert", "load", "push", "save"]
@@ -35,27 +37,32 @@ def load(
     k: int | None = None,
     scale: float | None = None,
 ) -> Dictionary:
-    """The dictionary in a folder or a file, whatever readable format it is in.
+    """Loads the dictionary in a folder or a file, in any supported format.
 
-    `path` is on this disk, a repository of the hub (``hf://owner/name@revision:folder``) or any URL that fsspec knows
-    (``memory://``, ``s3://``). Where there are several, `index` or `name` chooses, or the path does: ``path#name``. `k`
-    and `scale` are numbers that some files leave out. Raises ``FileNotFoundError`` where there is none, ``ValueError``
-    of one line where a file is damaged, is of no readable kind, or holds several and none is chosen.
+    `path` is local, a repository on the Hugging Face hub (``hf://owner/name@revision:folder``) or any URL that fsspec
+    supports (``memory://``, ``s3://``). Where there are several dictionaries, `index` or `name` selects one, or the
+    path does: ``path#name``. `k` (active latents of a TopK dictionary) and `scale` (factor of the activations in
+    training) are numbers that some files leave out.
+
+    Raises `MissingFileError` where there is no dictionary, and `UserError` where a file is damaged or has no supported
+    format, or where there are several dictionaries and none is selected.
     """
     text = str(path)
     if "#" in text and name is None and not Path(text).exists():
         path, _, name = text.rpartition("#")
-    with located(path) as (place, file):
-        return opened(place, file, index, name, Given(k, scale))
+    with open_location(path) as (place, file):
+        return open_dictionary(place, file, index, name, LoadOptions(k, scale))
 
 
 def save(d: Dictionary, path: str | Path, format: str = "native") -> None:
-    """Writes a dictionary to a folder; equal dictionaries give equal bytes."""
+    """Writes a dictionary to a folder, in format `native`, `saelens`, `dictionary_learning` or `sparsify`; equal
+    dictionaries give equal bytes. Raises `UserError` where the format is unknown or cannot store the dictionary."""
     if format not in WRITERS:
         raise UserError(unknown(format, WRITERS, "format"))
     WRITERS[format](d, Path(path))
 
 
 def convert(source: str | Path, target: str | Path, format: str = "native") -> None:
-    """Reads a dictionary in any format and writes it in another."""
+    """Reads a dictionary in any supported format and writes it in another; raises like :func:`load` and
+    :func:`save`."""
     save(load(source), target, format)

@@ -1,4 +1,4 @@
-"""A dictionary on the Hugging Face hub: its two files, and a page that says what it is."""
+"""Pushing a dictionary to the Hugging Face hub: its two files, and a README made from its card."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sae.dictionary import Dictionary
+from sae.files.location import network_errors
 from sae.files.native import save_native
-from sae.files.place import told_in_one_line
 
 LIBRARY = "superposition-sae"
 TAGS = ("sparse-autoencoder", "interpretability", "dictionary-learning")
@@ -28,7 +28,7 @@ z = d.encode(x)  # x [..., {d_in}] raw activations -> z [..., {n_latents}]
 x_hat = d.reconstruct(x)
 ```
 
-{facts}{scores}## All that is known of it
+{facts}{scores}## Card
 
 ```json
 {card}
@@ -37,17 +37,16 @@ x_hat = d.reconstruct(x)
 
 
 def push(d: Dictionary, repo: str, *, licence: str | None = None, private: bool = False) -> str:
-    """Uploads a dictionary to a repository of the hub, which is made where there is none, and gives its address.
+    """Uploads a dictionary to a repository on the Hugging Face hub, created if needed, and returns its address.
 
-    The native form, whose card goes with it, and a ``README.md`` made of that card; places on this disk are called by
-    their last name there. A ``ValueError`` of one line says
-    what the hub did not like.
+    It uploads the native format with the card, and a ``README.md`` made from the card. Absolute local paths on the card
+    are shortened to their last part. Raises `UserError` where the hub refuses the upload.
     """
     from huggingface_hub import HfApi
 
-    card = _shared(d.card) | ({} if licence is None else {"licence": licence})
+    card = _without_folders(d.card) | ({} if licence is None else {"licence": licence})
     d = replace(d, card=card)
-    with tempfile.TemporaryDirectory(prefix="sae-") as folder, told_in_one_line(f"hf://{repo}", "pushed to"):
+    with tempfile.TemporaryDirectory(prefix="sae-") as folder, network_errors(f"hf://{repo}", "push to"):
         save_native(d, Path(folder))
         (Path(folder) / "README.md").write_text(page(d, repo), encoding="utf-8")
         api = HfApi()
@@ -57,7 +56,7 @@ def push(d: Dictionary, repo: str, *, licence: str | None = None, private: bool 
 
 
 def page(d: Dictionary, repo: str) -> str:
-    """The README of a dictionary: front matter for the hub, how to open it, what its card says."""
+    """The README of a dictionary: front matter for the hub, how to load it, and the content of its card."""
     from huggingface_hub import ModelCardData
 
     source = d.card.get("source", {})
@@ -68,7 +67,7 @@ def page(d: Dictionary, repo: str) -> str:
         tags=[*TAGS, d.kind],
         base_model=model if isinstance(model, str) and _is_repo(model) else None,
     )
-    where = (f" at `{_plain(hook)}`" if hook else "") + (f" of `{_plain(model)}`" if model else "")
+    where = (f" at `{_escaped(hook)}`" if hook else "") + (f" of `{_escaped(model)}`" if model else "")
     return PAGE.format(
         front=f"---\n{front.to_yaml()}\n---",
         title=repo.rpartition("/")[2],
@@ -78,35 +77,35 @@ def page(d: Dictionary, repo: str) -> str:
         where=where,
         repo=repo,
         facts=_table("Where it comes from", origin_facts(d.card)),
-        scores=_table("Scores on held-out rows", d.card.get("scores", {})),
+        scores=_table("Scores on held-out samples", d.card.get("scores", {})),
         card=json.dumps(d.card, indent=1, sort_keys=True).replace("`", "\\u0060"),
     )
 
 
 def origin_facts(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of where a dictionary comes from, line by line, whoever made it."""
+    """The facts on a card about the origin of a dictionary, by name."""
     source: Mapping[str, Any] = card.get("source", {})
     names = ("kind", "model", "revision", "hook", "target", "text", "context", "bos", "dtype")
-    told = {name: source.get(name) for name in names}
-    told["model revision"] = card.get("model_revision", told.pop("revision"))
-    told |= {"processing": card.get("processing"), "input scale": card.get("input_scale")}
-    told |= {"seed": card.get("seed"), "step": card.get("step"), "format": card.get("format")}
-    told |= {"from": card.get("from"), "licence": card.get("licence")}
-    return {name: value for name, value in told.items() if value is not None}
+    facts = {name: source.get(name) for name in names}
+    facts["model revision"] = card.get("model_revision", facts.pop("revision"))
+    facts |= {"processing": card.get("processing"), "input scale": card.get("input_scale")}
+    facts |= {"seed": card.get("seed"), "step": card.get("step"), "format": card.get("format")}
+    facts |= {"from": card.get("from"), "licence": card.get("licence")}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
-def _shared(entry: Any) -> Any:
-    """A card without the folders of whoever made it."""
+def _without_folders(entry: Any) -> Any:
+    """A card in which absolute local paths are shortened to their last part."""
     if isinstance(entry, Mapping):
-        return {name: _shared(value) for name, value in entry.items()}
+        return {name: _without_folders(value) for name, value in entry.items()}
     if isinstance(entry, list | tuple):
-        return [_shared(value) for value in entry]
+        return [_without_folders(value) for value in entry]
     is_path = isinstance(entry, str) and Path(entry).is_absolute()
     return Path(entry).name if is_path else entry
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:
-    lines = [f"| {_plain(name)} | {_plain(_short(value))} |" for name, value in rows.items() if value is not None]
+    lines = [f"| {_escaped(name)} | {_escaped(_short(value))} |" for name, value in rows.items() if value is not None]
     return "\n".join([f"## {title}\n\n| | |\n|---|---|", *lines]) + "\n\n" if lines else ""
 
 
@@ -114,14 +113,14 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plain(text: Any) -> str:
-    """Text that means nothing to Markdown or HTML."""
+def _escaped(text: Any) -> str:
+    """Text with the special characters of Markdown and HTML escaped."""
     marks = {"|": "&#124;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "[": "&#91;", "]": "&#93;", "\n": " "}
     return "".join(marks.get(letter, letter) for letter in str(text)[:300].replace("&", "&amp;"))
 
 
 def _is_repo(model: str) -> bool:
-    """Whether a name may be that of a repository, and is no folder of a disk."""
+    """Whether a name can be that of a repository and is not a local path."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 

@@ -1,13 +1,12 @@
-"""Llama Scope and its successors: JumpReLU, TopK or ReLU on rows of a norm of sqrt(d), in three layouts.
+"""Llama Scope and its successors: JumpReLU, TopK or ReLU on activations scaled to norm sqrt(d), in three layouts.
 
     x' = a x,  a = sqrt(d) / norm.in;    p = x' W + b;    z' = p [p > threshold];    y' = z' D + b_D;    y = y' / c
 
-with c = sqrt(d) / norm.out; with ``sparsity_include_decoder_norm`` it is ``p ||D_j||`` that is held against the
-threshold or chosen from. He et al. 2024, 'Llama Scope'. Codes are given in units of the raw rows, z = z' / a, as their
-own inference mode has them.
+with c = sqrt(d) / norm.out. With ``sparsity_include_decoder_norm``, thresholds and selection apply to ``p ||D_j||``. He
+et al. 2024, 'Llama Scope'. Codes are in units of the raw activations, z = z' / a, as in its inference mode.
 
     hyperparams.json    checkpoints/final.safetensors with encoder.*, decoder.*; one threshold for all, in raw units of
-                        the output: their conversion from TopK was made in the inference mode
+                        the output, because the conversion from TopK used the inference mode
     config.json         sae_weights.safetensors with encoder.*, decoder.*, log_jumprelu_threshold
     config.json         sae_weights.safetensors with W_E, b_E, W_D, b_D, activation_function.log_jumprelu_threshold and
                         dataset_average_activation_norm.HOOK
@@ -22,8 +21,17 @@ import torch
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, truth, whole
 from sae.files.layer import Layer
+from sae.files.weights_file import (
+    LoadOptions,
+    OpenableDictionary,
+    WeightsFile,
+    is_true,
+    positive_number,
+    source_card,
+    valid_k,
+    whole_number,
+)
 
 NAME = "llama_scope"
 NORM = "dataset_average_activation_norm"
@@ -31,84 +39,84 @@ _LOG = "log_jumprelu_threshold"
 _PLAIN = ("encoder.weight", "encoder.bias", "decoder.weight")
 
 
-def find(found: WeightsFile) -> list[OpenableDictionary]:
-    if found.has(*_PLAIN) and found.json("hyperparams.json", up=1):
-        return [OpenableDictionary("", partial(_read, found, found.json("hyperparams.json", up=1)))]
-    config = found.json("config.json", up=1)
-    if found.has("W_E", "b_E", "W_D") or found.has(*_PLAIN, _LOG) or (found.has(*_PLAIN) and "act_fn" in config):
-        return [OpenableDictionary("", partial(_read, found, config))]
+def find(file: WeightsFile) -> list[OpenableDictionary]:
+    if file.has(*_PLAIN) and file.json("hyperparams.json", up=1):
+        return [OpenableDictionary("", partial(_read, file, file.json("hyperparams.json", up=1)))]
+    config = file.json("config.json", up=1)
+    if file.has("W_E", "b_E", "W_D") or file.has(*_PLAIN, _LOG) or (file.has(*_PLAIN) and "act_fn" in config):
+        return [OpenableDictionary("", partial(_read, file, config))]
     return []
 
 
-def _read(found: WeightsFile, config: dict[str, Any], _: Given) -> Dictionary:
-    w = found.weights()
+def _read(file: WeightsFile, config: dict[str, Any], _: LoadOptions) -> Dictionary:
+    w = file.weights()
     if "W_E_glu" in w or "encoder_glu.weight" in w:
-        raise found.refused("a gated linear encoder (use_glu_encoder) cannot be read")
-    new = "W_E" in w
-    W_enc = w.take("W_E", "d", "m") if new else w.take("encoder.weight", "m", "d", transposed=True)
-    W_dec = w.take("W_D", "m", "d") if new else w.take("decoder.weight", "d", "m", transposed=True)
-    b_enc = w.take("b_E" if new else "encoder.bias", "m")
-    bias = "b_D" if new else "decoder.bias"
+        raise file.error("a gated linear encoder (use_glu_encoder) is not supported")
+    is_new = "W_E" in w
+    W_enc = w.take("W_E", "d", "m") if is_new else w.take("encoder.weight", "m", "d", transposed=True)
+    W_dec = w.take("W_D", "m", "d") if is_new else w.take("decoder.weight", "d", "m", transposed=True)
+    b_enc = w.take("b_E" if is_new else "encoder.bias", "m")
+    bias = "b_D" if is_new else "decoder.bias"
     b_dec = w.take(bias, "d") if bias in w else torch.zeros(W_dec.shape[1])
     name = next((name for name in (f"activation_function.{_LOG}", _LOG) if name in w), None)
     logs = None if name is None else w.take(name, "m")
-    norms = {n.removeprefix(f"{NORM}."): w.number(n) for n in sorted(w.left) if n.startswith(f"{NORM}.")}
+    norms = {n.removeprefix(f"{NORM}."): w.number(n) for n in sorted(w.remaining) if n.startswith(f"{NORM}.")}
     w.finish("Llama Scope")
     layer, mode = Layer(W_enc, W_dec, b_enc, b_dec), config.get("norm_activation", "dataset-wise")
-    threshold, activation = _threshold(found, config, logs, layer)
+    threshold, activation = _threshold(file, config, logs, layer)
     if mode == "dataset-wise":
-        a, c = _factors(found, config, norms, W_dec.shape[1])
+        a, c = _factors(file, config, norms, W_dec.shape[1])
         layer.b_enc, layer.b_dec = layer.b_enc / a, layer.b_dec / c
         layer.W_dec.mul_(a / c)
         threshold = None if threshold is None else threshold / a
     elif mode not in ("inference", "token-wise"):
-        raise found.refused(f"norm_activation {str(mode)[:40]!r} cannot be read: it depends on other rows")
+        raise file.error(f"norm_activation {str(mode)[:40]!r} is not supported: it depends on the other samples")
     layer.threshold = threshold
     if logs is None and threshold is not None:
-        norm = layer.W_dec.norm(dim=1) if truth(config.get("sparsity_include_decoder_norm")) else torch.tensor(1.0)
-        layer.threshold = positive(found, config.get("jump_relu_threshold"), "jump_relu_threshold") / norm
-    told = card(NAME, found, config, model=config.get("model"), **_hooks(config))
-    settings = {"k": k_of(found, whole(found, config, "top_k"), len(b_enc))} if activation == "topk" else {}
-    layer.uncentred()
+        norm = layer.W_dec.norm(dim=1) if is_true(config.get("sparsity_include_decoder_norm")) else torch.tensor(1.0)
+        layer.threshold = positive_number(file, config.get("jump_relu_threshold"), "jump_relu_threshold") / norm
+    card = source_card(NAME, file, config, model=config.get("model"), **_hooks(config))
+    settings = {"k": valid_k(file, whole_number(file, config, "top_k"), len(b_enc))} if activation == "topk" else {}
+    layer.to_centred()
     if mode == "token-wise":
-        return layer.standardised(activation, "norm", told, eps=0.0, **settings)
-    return layer.build(activation, told, **settings)
+        return layer.standardised(activation, "norm", card, eps=0.0, **settings)
+    return layer.build(activation, card, **settings)
 
 
 def _threshold(
-    found: WeightsFile, config: dict[str, Any], logs: Tensor | None, layer: Layer
+    file: WeightsFile, config: dict[str, Any], logs: Tensor | None, layer: Layer
 ) -> tuple[Tensor | None, str]:
-    """The threshold in units of the layer's pre-activations, and our kind; a layer that is chosen from by what codes
-    decode to is brought to rows of norm one."""
+    """The threshold in units of the pre-activations, and the kind. Where TopK selects by ``p ||D_j||``, the norms are
+    folded into the encoder."""
     activation = str(config.get("act_fn", "jumprelu")).lower()
-    by_norm = truth(config.get("sparsity_include_decoder_norm"))
+    by_norm = is_true(config.get("sparsity_include_decoder_norm"))
     if logs is not None or activation == "jumprelu":
         if logs is None:
             return torch.ones(()), "jumprelu"
         return logs.exp() / (layer.W_dec.norm(dim=1) if by_norm else 1.0), "jumprelu"
     if activation not in ("relu", "topk"):
-        raise found.refused(f"act_fn {activation[:40]!r} cannot be read: relu, jumprelu and topk can")
+        raise file.error(f"act_fn {activation[:40]!r} is not supported; relu, jumprelu and topk are")
     if activation == "topk" and by_norm:
-        layer.unit_rows()
+        layer.fold_decoder_norms()
     return None, activation
 
 
-def _factors(found: WeightsFile, config: dict[str, Any], norms: dict[str, float], d: int) -> tuple[float, float]:
+def _factors(file: WeightsFile, config: dict[str, Any], norms: dict[str, float], d: int) -> tuple[float, float]:
     """a and c, from the config or from the tensors."""
-    told = config.get(NORM)
-    told = told if isinstance(told, dict) else {}
+    entry = config.get(NORM)
+    entry = entry if isinstance(entry, dict) else {}
     hooks = [config.get("hook_point_in"), config.get("hook_point_out", config.get("hook_point_in"))]
-    found_norms: list[float] = []
+    valid_norms: list[float] = []
     for side, hook in zip(("in", "out"), hooks, strict=True):
-        norm = told.get(side, norms.get(str(hook), told.get(str(hook))))
+        norm = entry.get(side, norms.get(str(hook), entry.get(str(hook))))
         if norm is None:
-            raise found.refused(f"norm_activation is 'dataset-wise' and {NORM} of {hook!r} is neither in its config "
+            raise file.error(f"norm_activation is 'dataset-wise' and {NORM} of {hook!r} is neither in its config "
                                 "nor among its tensors")  # fmt: skip
-        found_norms.append(positive(found, norm, f"{NORM}.{side}"))
-    return d**0.5 / found_norms[0], d**0.5 / found_norms[1]
+        valid_norms.append(positive_number(file, norm, f"{NORM}.{side}"))
+    return d**0.5 / valid_norms[0], d**0.5 / valid_norms[1]
 
 
 def _hooks(config: dict[str, Any]) -> dict[str, Any]:
-    """Where it reads, and where it writes if that is elsewhere."""
+    """The hook of the input, and that of the target where it is another."""
     hook, target = config.get("hook_point_in"), config.get("hook_point_out")
     return {"hook": hook, "target": None if target == hook else target}

@@ -1,7 +1,7 @@
-"""The native form of a dictionary: a folder with ``dictionary.json`` and ``dictionary.safetensors``.
+"""The native format: a folder with ``dictionary.json`` and ``dictionary.safetensors``.
 
-The JSON holds the format's version, the kind, its settings and the card; the tensors are those of the
-dictionary class, by name, in raw units. Nothing in either file can execute.
+The JSON holds the version of the format, the kind, its settings and the card; the tensors are those of the dictionary
+class, by name, in raw units. Nothing in either file can execute.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from sae.registry import UserError, kinds, unknown
 FORMAT = 1
 HEADER = "dictionary.json"
 WEIGHTS = "dictionary.safetensors"
-RENAMED = {"lasso": "fista"}
-"""Kinds that files of earlier versions name otherwise."""
+RENAMED_KINDS = {"lasso": "fista"}
+"""Old names of kinds in files of earlier versions, with the present names."""
 
 
 def save_native(d: Dictionary, path: Path) -> None:
-    """Writes the folder; each file appears whole or not at all, the header last."""
+    """Writes the folder; each file is written atomically, the header last."""
     header = {"format": FORMAT, "kind": d.kind, "settings": d.settings(), "card": d.card}
     save_tensors(d.tensors(), path / WEIGHTS, dtype=None)
     write_atomically(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype | None = torch.float32) -> None:
-    """Writes a safetensors file. Copied, because safetensors refuses tensors that share memory, as tied ones do."""
+    """Writes a safetensors file atomically, as `dtype` (None: as the tensors are). The tensors are copied, because
+    safetensors refuses tensors that share memory, such as tied ones."""
     from safetensors.torch import save
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +47,11 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype |
 
 
 def load_native(header_file: Path, weights_file: Path) -> Dictionary:
-    """Reads the two files; a ``ValueError`` of one line names the one that is wrong, and what is wrong with it."""
+    """Reads the two files. Raises `UserError` that names the damaged file."""
     header = read_header(header_file)
     tensors = read_tensors(weights_file, finite=True)
-    kind = RENAMED.get(str(header["kind"]), str(header["kind"]))
-    known = {
-        name: m.KIND for name, m in (kinds("sae.dictionaries") | kinds("sae.encoders")).items() if hasattr(m, "KIND")
-    }
+    kind = RENAMED_KINDS.get(str(header["kind"]), str(header["kind"]))
+    known = {name: m.KIND for name, m in (kinds("dictionaries") | kinds("encoders")).items() if hasattr(m, "KIND")}
     if kind not in known:
         raise UserError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
     cls: type[Dictionary] = known[kind]
@@ -60,35 +59,39 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     try:
         return cls(**tensors, **cls.checked(header["settings"]), card=header["card"])
     except (TypeError, ValueError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {told}"
+            f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {reason}"
         ) from None
 
 
 def read_header(file: Path) -> dict[str, Any]:
+    """The content of ``dictionary.json``. Raises `UserError` where a key is missing or the version is not supported."""
     header = read_json(file)
     missing = {"format", "kind", "settings", "card"} - set(header)
     if missing:
         raise UserError(f"{file}: the key {sorted(missing)[0]!r} is missing")
     if header["format"] != FORMAT:
-        raise UserError(f"{file}: format {header['format']!r} is not {FORMAT}: written by another version of sae?")
+        raise UserError(
+            f"{file}: format = {header['format']!r}: only {FORMAT} is supported; save it again with this version of sae"
+        )
     if not (isinstance(header["settings"], dict) and isinstance(header["card"], dict)):
-        raise UserError(f"{file}: settings and card must be objects")
+        raise UserError(f"{file}: settings and card must be JSON objects")
     return header
 
 
 def read_tensors(file: Path, finite: bool = False) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, in memory of its own: where a tensor happens to lie in a file changes
-    its alignment, and with it the last bits of a matrix product. One after the other, so that no copy is held."""
+    """Every tensor of a safetensors file, read into separate memory: the position of a tensor in a file would change
+    its alignment, and with it the last bits of matrix products. Tensors are read one after the other, to save memory.
+    """
     return {name: t.read(dtype=None, finite=finite) for name, t in open_safetensors(file, str(file)).items()}
 
 
 def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) -> None:
-    """Refuses missing tensors, and shapes that are not those that the class declares."""
+    """Raises `UserError` where a tensor is missing or its shape is not the one that the class declares."""
     lengths: dict[str, int] = {}
     hints = get_type_hints(cls)
-    for name in sorted((f.name for f in fields(cls)), key=lambda name: name != "W_dec"):  # its axes name the others'
+    for name in sorted((f.name for f in fields(cls)), key=lambda name: name != "W_dec"):  # it sets the lengths of axes
         axes = _axes(hints[name])
         if axes is None:
             continue
@@ -102,11 +105,11 @@ def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) 
             lengths = dict(zip(axes, shape, strict=True)) | lengths
         expected = tuple(lengths.get(axis, axis) for axis in axes)
         if shape != expected:
-            raise UserError(f"{file}: {name} has shape {shape}, {expected} expected")
+            raise UserError(f"{file}: {name} has shape {shape}; {expected} is expected")
 
 
 def _axes(hint: Any) -> list[str] | None:
-    """The names of a tensor's axes, from its annotation; None for what is no tensor."""
+    """The names of a tensor's axes, from its annotation; None for other fields."""
     for one in (hint, *get_args(hint)):
         if isinstance(axes := getattr(one, "dim_str", None), str):
             return axes.split()

@@ -2,8 +2,8 @@
 
     z = activation((x - pre_bias) W^T + latent_bias),    x_hat = z D^T + pre_bias
 
-where the activation is TopK, rows are standardised first (mean, unbiased deviation, 1e-5) and the reconstruction goes
-back; without a decoder the encoder is its own.
+With TopK the activations are standardised first (mean, unbiased deviation, 1e-5), and the reconstruction is converted
+back. A file without a decoder has tied weights.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from __future__ import annotations
 from functools import partial
 
 from sae.dictionary import Dictionary
-from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of
 from sae.files.layer import Layer
+from sae.files.weights_file import LoadOptions, OpenableDictionary, WeightsFile, source_card, valid_k
 
 NAME = "openai"
 
 
-def find(found: WeightsFile) -> list[OpenableDictionary]:
+def find(file: WeightsFile) -> list[OpenableDictionary]:
     return (
-        [OpenableDictionary("", partial(_read, found))]
-        if found.has("pre_bias", "latent_bias", "encoder.weight")
-        else []
+        [OpenableDictionary("", partial(_read, file))] if file.has("pre_bias", "latent_bias", "encoder.weight") else []
     )
 
 
-def _read(found: WeightsFile, _: Given) -> Dictionary:
-    w = found.weights()
+def _read(file: WeightsFile, _: LoadOptions) -> Dictionary:
+    w = file.weights()
     tied = "decoder.weight" not in w
     if tied:
-        W_dec = w.left["encoder.weight"].read(transposed=False)
+        W_dec = w.remaining["encoder.weight"].read(transposed=False)
         W_enc = w.take("encoder.weight", "m", "d", transposed=True)
     else:
         W_enc = w.take("encoder.weight", "m", "d", transposed=True)
@@ -37,17 +35,15 @@ def _read(found: WeightsFile, _: Given) -> Dictionary:
     layer = Layer(W_enc, W_dec, w.take("latent_bias", "m"), w.take("pre_bias", "d"))
     w.drop("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
     w.finish("OpenAI's autoencoder")
-    activation, told = found.content.get("activation", "ReLU"), card(NAME, found)
+    activation, card = file.content.get("activation", "ReLU"), source_card(NAME, file)
     if activation == "ReLU":
-        return layer.build("relu", told)
+        return layer.build("relu", card)
     if activation == "Identity":
-        return layer.signed().build("relu", told | {"signed": True})
-    settings = found.content.get("activation_state_dict")
+        return layer.split_signs().build("relu", card | {"signed": True})
+    settings = file.content.get("activation_state_dict")
     settings = settings if isinstance(settings, dict) else {}
     if activation != "TopK" or settings.get("postact_fn", "ReLU") != "ReLU":
         inner = f" of {str(settings.get('postact_fn'))[:40]}" if activation == "TopK" else ""
-        raise found.refused(
-            f"the activation {str(activation)[:40]!r}{inner} cannot be read: ReLU, Identity and TopK can"
-        )
-    k = k_of(found, settings.get("k"), len(layer.b_enc))
-    return layer.standardised("topk", "layer_norm", told, k=k)
+        raise file.error(f"activation {str(activation)[:40]!r}{inner} is not supported; ReLU, Identity and TopK are")
+    k = valid_k(file, settings.get("k"), len(layer.b_enc))
+    return layer.standardised("topk", "layer_norm", card, k=k)

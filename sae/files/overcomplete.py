@@ -1,10 +1,10 @@
-"""overcomplete's models, as the ``state_dict`` that their users save, in ``.pt`` or ``.safetensors``.
+"""overcomplete's models, saved by their users as a ``state_dict`` in ``.pt`` or ``.safetensors``.
 
-    z = ReLU(x W^T + b),    x_hat = z D,    D = exp(multiplier) * rows of `_weights` at norm one
+    z = ReLU(x W^T + b),    x_hat = z D,    D = exp(multiplier) * rows of `_weights` scaled to norm one
 
-A JumpSAE has `thresholds` too, as logarithms, which codes reach or exceed. What else a class keeps is in no tensor: the
-number of codes of a TopKSAE is `k` in a ``config.json`` beside it, or is given on loading; without it all positive
-codes are read, and the card says so.
+A JumpSAE also has `thresholds`, as logarithms; codes that reach or exceed them fire. The number of active latents of a
+TopKSAE is not among the tensors: it is `k` in a ``config.json`` next to the file, or an argument of :func:`sae.load`.
+Without it all positive codes are kept, and the card says so.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from functools import partial
 import torch
 
 from sae.dictionary import Dictionary
-from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, whole
 from sae.files.layer import Layer
+from sae.files.weights_file import LoadOptions, OpenableDictionary, WeightsFile, source_card, valid_k, whole_number
 
 NAME = "overcomplete"
 _WEIGHTS = "dictionary._weights"
 ENCODERS = ("encoder.final_block.0.weight", "encoder.weight")
 
 
-def find(found: WeightsFile) -> list[OpenableDictionary]:
-    return [OpenableDictionary("", partial(_read, found))] if _WEIGHTS in found.names else []
+def find(file: WeightsFile) -> list[OpenableDictionary]:
+    return [OpenableDictionary("", partial(_read, file))] if _WEIGHTS in file.names else []
 
 
-def _read(found: WeightsFile, given: Given) -> Dictionary:
-    w, config = found.weights(), found.json("config.json")
+def _read(file: WeightsFile, options: LoadOptions) -> Dictionary:
+    w, config = file.weights(), file.json("config.json")
     W_dec = w.take(_WEIGHTS, "m", "d")
     W_dec.div_(W_dec.norm(dim=1, keepdim=True) + 1e-8)
     if "dictionary.multiplier" in w:
@@ -36,16 +36,16 @@ def _read(found: WeightsFile, given: Given) -> Dictionary:
     W_enc = W_dec.T.contiguous() if name is None else w.take(name, "m", "d", transposed=True)
     bias = "encoder.bias" if name is None else name.replace("weight", "bias")
     b_enc = w.take(bias, "m") if bias in w else torch.zeros(len(W_dec))
-    layer, told = Layer(W_enc, W_dec, b_enc, torch.zeros(W_dec.shape[1])), card(NAME, found, config)
+    layer, card = Layer(W_enc, W_dec, b_enc, torch.zeros(W_dec.shape[1])), source_card(NAME, file, config)
     if "thresholds" in w:
-        # What reaches the threshold passes there, what exceeds it here: it is lowered by as little as can be.
+        # A JumpSAE keeps codes at the threshold, a JumpReLU only those above it: lower it by the least float step.
         lowered = torch.nextafter(w.take("thresholds", "m").exp(), torch.tensor(0.0))
         layer.threshold = lowered
     w.drop("encoder.tied_to._weights", "encoder.tied_to.multiplier")
     w.finish("overcomplete's linear encoder and dictionary")
     if layer.threshold is not None:
-        return layer.build("jumprelu", told)
-    k = given.k if given.k is not None else whole(found, config, "k") or whole(found, config, "top_k")
+        return layer.build("jumprelu", card)
+    k = options.k if options.k is not None else whole_number(file, config, "k") or whole_number(file, config, "top_k")
     if k is not None:
-        return layer.build("topk", told, k=k_of(found, k, len(W_dec)))
-    return layer.build("relu", told | {"selection": "none that the file tells of; a TopKSAE is opened with k = ..."})
+        return layer.build("topk", card, k=valid_k(file, k, len(W_dec)))
+    return layer.build("relu", card | {"selection": "unknown, all positive codes are kept; load a TopKSAE with k"})

@@ -1,16 +1,16 @@
-"""SAELens: ``cfg.json`` and ``sae_weights.safetensors``, those before version 6 as well, and its checkpoints.
+"""SAELens: ``cfg.json`` and ``sae_weights.safetensors``, also from before version 6, and its training checkpoints.
 
-`W_enc` is ``[d_in, d_sae]``, `W_dec` ``[d_sae, d_in]`` with a latent per row, as here.
+`W_enc` is ``[d_in, d_sae]``, `W_dec` ``[d_sae, d_in]`` with one latent per row, as here.
 
     standard, jumprelu, topk            p = (x - b_dec) W_enc + b_enc, without b_dec where apply_b_dec_to_input is false
     gated                               [p + b_gate > 0] ReLU(exp(r_mag) p + b_mag),  p = (x - b_dec) W_enc
-    abstopk                             the k largest of either sign: two latents for each, one a sign
-    matching_pursuit                    with its two ways of stopping early
-    batchtopk, matryoshka_batchtopk     checkpoints of training: a threshold for all
+    abstopk                             the k largest of either sign: two latents here for each, one per sign
+    matching_pursuit                    with its two early stopping rules
+    batchtopk, matryoshka_batchtopk     checkpoints of training: one threshold for all
     transcoder, skip_transcoder, and both with jumprelu
 
 ``rescale_acts_by_decoder_norm``, the factor of ``expected_average_only_in`` and the matrix of ``covariance_whitening``
-(which stand in files beside a checkpoint) are folded in; ``layer_norm`` and ``constant_norm_rescale`` make a
+(both in files next to a checkpoint) are folded into the weights; ``layer_norm`` and ``constant_norm_rescale`` give a
 `standardised` dictionary.
 """
 
@@ -23,9 +23,17 @@ from typing import Any
 import torch
 
 from sae.dictionary import Dictionary
-from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, positive, whole
 from sae.files.layer import Layer
 from sae.files.tensors import NamedWeights
+from sae.files.weights_file import (
+    LoadOptions,
+    OpenableDictionary,
+    WeightsFile,
+    positive_number,
+    source_card,
+    valid_k,
+    whole_number,
+)
 from sae.registry import UserError
 
 NAME = "saelens"
@@ -39,69 +47,69 @@ KINDS = {"standard": "relu", "jumprelu": "jumprelu", "gated": "gated", "topk": "
 ROWS = {"layer_norm": ("layer_norm", 1e-5), "constant_norm_rescale": ("norm", 0.0)}
 SOURCE = {"model_name": "model", "hook_name": "hook", "hook_name_out": "target", "context_size": "context",
           "dataset_path": "text", "hook_head_index": "head"}  # fmt: skip
-"""Their names of what our sources know, and ours."""
+"""SAELens' names of the facts about a source, and the names on cards."""
 
 
-def find(found: WeightsFile) -> list[OpenableDictionary]:
-    if not found.has("W_dec", "b_dec") or "d_sae" not in found.json(SAELENS_CONFIG):
+def find(file: WeightsFile) -> list[OpenableDictionary]:
+    if not file.has("W_dec", "b_dec") or "d_sae" not in file.json(SAELENS_CONFIG):
         return []
-    return [OpenableDictionary("", partial(_read, found))]
+    return [OpenableDictionary("", partial(_read, file))]
 
 
-def _read(found: WeightsFile, given: Given) -> Dictionary:
-    config = _present(found.json(SAELENS_CONFIG))
+def _read(file: WeightsFile, options: LoadOptions) -> Dictionary:
+    config = _version_6(file.json(SAELENS_CONFIG))
     architecture = str(config["architecture"])
     if architecture not in KINDS:
         known = ", ".join(KINDS)
-        raise found.refused(f"architecture {architecture[:40]!r} cannot be read; these can: {known}")
-    w, kind = found.weights(), KINDS[architecture]
+        raise file.error(f"architecture {architecture[:40]!r} is not supported; supported are {known}")
+    w, kind = file.weights(), KINDS[architecture]
     _finetuning(w)
     layer, centred = _layer(w, architecture), config.get("apply_b_dec_to_input", True) is not False
-    if (d_sae := whole(found, config, "d_sae")) != len(layer.b_enc):
-        raise found.refused(f"W_dec has {len(layer.b_enc)} rows, {d_sae} expected by {SAELENS_CONFIG}")
+    if (d_sae := whole_number(file, config, "d_sae")) != len(layer.b_enc):
+        raise file.error(f"W_dec has {len(layer.b_enc)} rows; {SAELENS_CONFIG} has d_sae = {d_sae}")
     if architecture in TRANSCODERS:
-        return _transcoder(found, w, layer, kind, config)
-    settings, told = _settings(found, w, layer, config, architecture), _card(found, config)
+        return _transcoder(file, w, layer, kind, config)
+    settings, card = _settings(file, w, layer, config, architecture), _card(file, config)
     w.finish(f"the architecture {architecture!r}")
     if architecture == "matching_pursuit":
         if not centred:
-            layer.b_dec.zero_()  # which is then neither subtracted nor added
-        return _pursuit(found, layer, config, given, settings, told)
+            layer.b_dec.zero_()  # a pursuit without centring neither subtracts nor adds b_dec
+        return _pursuit(file, layer, config, options, settings, card)
     if config.get("rescale_acts_by_decoder_norm") is True:
-        layer.unit_rows()
+        layer.fold_decoder_norms()
     if not centred:
-        layer.uncentred()
+        layer.to_centred()
     normalised = str(config.get("normalize_activations", "none"))
     if normalised == "expected_average_only_in":
-        layer.scaled(_factor(found, given))
+        layer.fold_input_scale(_factor(file, options))
     elif normalised == "covariance_whitening":
-        layer.whitened(*_whitening(found))
+        layer.fold_whitening(*_whitening(file))
     elif normalised not in ("none", *ROWS):
-        raise found.refused(f"normalize_activations {str(normalised)[:40]!r} cannot be read")
+        raise file.error(f"normalize_activations {str(normalised)[:40]!r} is not supported")
     if architecture == "abstopk":
-        layer.signed()
-        told["signed"] = True
+        layer.split_signs()
+        card["signed"] = True
     if normalised in ROWS:
         rows, eps = ROWS[normalised]
-        return layer.standardised(kind, rows, told, eps, **settings)
-    return layer.build(kind, told, **settings)
+        return layer.standardised(kind, rows, card, eps, **settings)
+    return layer.build(kind, card, **settings)
 
 
-def _present(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config of before version 6 in the words of today; one of today as it is."""
+def _version_6(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the keys of version 6; older keys are renamed."""
     renamed = {
         "hook_point": "hook_name",
         "hook_point_head_index": "hook_head_index",
         "activation_fn_str": "activation_fn",
     }
-    now = {renamed.get(name, name): value for name, value in config.items()}
-    kwargs = now.get("activation_fn_kwargs")
-    if now.get("activation_fn") == "topk" and isinstance(kwargs, dict) and "k" in kwargs:
-        now |= {"architecture": "topk", "k": kwargs["k"]}
-    if isinstance(now.get("normalize_activations"), bool | None):
-        now["normalize_activations"] = "expected_average_only_in" if now.get("normalize_activations") else "none"
-    now["architecture"] = now.get("architecture") or "standard"
-    return now
+    current = {renamed.get(name, name): value for name, value in config.items()}
+    kwargs = current.get("activation_fn_kwargs")
+    if current.get("activation_fn") == "topk" and isinstance(kwargs, dict) and "k" in kwargs:
+        current |= {"architecture": "topk", "k": kwargs["k"]}
+    if isinstance(normalise := current.get("normalize_activations"), bool | None):
+        current["normalize_activations"] = "expected_average_only_in" if normalise else "none"
+    current["architecture"] = current.get("architecture") or "standard"
+    return current
 
 
 def _layer(w: NamedWeights, architecture: str) -> Layer:
@@ -121,12 +129,12 @@ def _layer(w: NamedWeights, architecture: str) -> Layer:
 
 
 def _settings(
-    found: WeightsFile, w: NamedWeights, layer: Layer, config: Mapping[str, Any], architecture: str
+    file: WeightsFile, w: NamedWeights, layer: Layer, config: Mapping[str, Any], architecture: str
 ) -> dict[str, Any]:
-    """What the kind needs beside tensors; the threshold of a checkpoint goes into the layer."""
+    """The settings of the kind; the threshold of a checkpoint is set on the layer."""
     m = len(layer.b_enc)
     if architecture in ("topk", "abstopk"):
-        return {"k": k_of(found, config.get("k"), m)}
+        return {"k": valid_k(file, config.get("k"), m)}
     if architecture in ("batchtopk", "matryoshka_batchtopk"):
         layer.threshold = torch.tensor(w.number("topk_threshold"), dtype=torch.float32)
     if architecture == "matryoshka_batchtopk":
@@ -136,72 +144,73 @@ def _settings(
     return {}
 
 
-def _transcoder(found: WeightsFile, w: NamedWeights, layer: Layer, kind: str, config: Mapping[str, Any]) -> Dictionary:
+def _transcoder(file: WeightsFile, w: NamedWeights, layer: Layer, kind: str, config: Mapping[str, Any]) -> Dictionary:
     skip = w.take("W_skip", "d_out", "d_in", transposed=True) if "W_skip" in w else None
     w.finish(f"the architecture {config['architecture']!r}")
     if (normalised := config.get("normalize_activations", "none")) != "none":
-        raise found.refused(f"a transcoder with normalize_activations {str(normalised)[:40]!r} cannot be read")
-    return layer.transcoder(kind, _card(found, config), skip)
+        raise file.error(f"a transcoder with normalize_activations {str(normalised)[:40]!r} is not supported")
+    return layer.transcoder(kind, _card(file, config), skip)
 
 
 def _pursuit(
-    found: WeightsFile,
+    file: WeightsFile,
     layer: Layer,
     config: Mapping[str, Any],
-    given: Given,
+    options: LoadOptions,
     settings: dict[str, Any],
-    told: dict[str, Any],
+    card: dict[str, Any],
 ) -> Dictionary:
-    """A pursuit is its decoder: what is folded into others' encoders goes into its bias and its tolerance."""
+    """A matching pursuit dictionary. It has no encoder weights, so the input factor is folded into `b_dec` and the
+    tolerance."""
     tolerance = config.get("residual_threshold", 1e-2)
-    tolerance = positive(found, tolerance, "residual_threshold") if tolerance != 0 else 0.0
+    tolerance = positive_number(file, tolerance, "residual_threshold") if tolerance != 0 else 0.0
     normalised = str(config.get("normalize_activations", "none"))
     if normalised == "expected_average_only_in":
-        factor = _factor(found, given)
+        factor = _factor(file, options)
         layer.b_dec, tolerance = layer.b_dec / factor, tolerance / factor
     elif normalised not in ("none", *ROWS):
-        raise found.refused(f"normalize_activations {str(normalised)[:40]!r} with a pursuit cannot be read")
-    steps = whole(found, config, "max_iterations") or layer.W_dec.shape[1]
+        raise file.error(f"normalize_activations {str(normalised)[:40]!r} is not supported for matching_pursuit")
+    steps = whole_number(file, config, "max_iterations") or layer.W_dec.shape[1]
     settings |= {"k": min(steps, 2**20), "tolerance": tolerance}
     settings["until_stable"] = config.get("stop_on_duplicate_support", True) is True
     if normalised in ROWS:
         rows, eps = ROWS[normalised]
-        return layer.standardised("matching_pursuit", rows, told, eps, **settings)
-    return layer.build("matching_pursuit", told, **settings)
+        return layer.standardised("matching_pursuit", rows, card, eps, **settings)
+    return layer.build("matching_pursuit", card, **settings)
 
 
 def _finetuning(w: NamedWeights) -> None:
-    """A scaling factor of old files, which has to be one everywhere."""
+    """Takes the scaling factors of old files. Raises `UserError` where one is not 1."""
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in w and not torch.allclose(w.take(name, "d_sae"), torch.ones(1)):
-            raise UserError(f"{w.label}: {name} is not 1, which cannot be read")
+            raise UserError(f"{w.label}: {name} is not 1, which is not supported")
 
 
-def _factor(found: WeightsFile, given: Given) -> float:
-    """The factor of the input, which stands beside a checkpoint; the finished file does not have it any more."""
-    if given.scale is not None:
-        return positive(found, given.scale, "scale")
-    beside = found.json("activation_scaler.json")
-    if beside.get("scaling_factor") is None:
-        raise found.refused(
-            "rows are to be multiplied by a factor (expected_average_only_in) that is in no file; give scale = ..., "
-            "sqrt(d_in) over the mean norm of the activations"
+def _factor(file: WeightsFile, options: LoadOptions) -> float:
+    """The factor of the input. Checkpoints have it in a file next to them; finished dictionaries lack it."""
+    if options.scale is not None:
+        return positive_number(file, options.scale, "scale")
+    scaler = file.json("activation_scaler.json")
+    if scaler.get("scaling_factor") is None:
+        raise file.error(
+            "it was trained on scaled activations (expected_average_only_in), and no file has the factor; "
+            "give scale = sqrt(d_in) / mean norm of the activations"
         )
-    return positive(found, beside["scaling_factor"], "scaling_factor")
+    return positive_number(file, scaler["scaling_factor"], "scaling_factor")
 
 
-def _whitening(found: WeightsFile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    beside = found.beside("activation_whitening.safetensors")
-    if beside is None:
-        raise found.refused("rows are to be whitened, and activation_whitening.safetensors is not beside it")
-    w = beside.weights()
+def _whitening(file: WeightsFile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    sibling = file.sibling("activation_whitening.safetensors")
+    if sibling is None:
+        raise file.error("it was trained on whitened activations; activation_whitening.safetensors is missing")
+    w = sibling.weights()
     return w.take("mean", "d"), w.take("matrix", "d", "d"), w.take("inverse_matrix", "d", "d")
 
 
-def _card(found: WeightsFile, config: Mapping[str, Any]) -> dict[str, Any]:
+def _card(file: WeightsFile, config: Mapping[str, Any]) -> dict[str, Any]:
     metadata = config.get("metadata")
     known = {**config, **(metadata if isinstance(metadata, dict) else {})}
     source = {ours: known.get(theirs) for theirs, ours in SOURCE.items()}
     if (bos := known.get("prepend_bos")) is not None:
         source["bos"] = "row" if bos else "none"
-    return card(NAME, found, config, **source)
+    return source_card(NAME, file, config, **source)

@@ -2,7 +2,7 @@
 
     z = TopK(ReLU((x - b_dec) W^T + b)),    x_hat = z W_dec + b_dec   (+ x W_skip^T)
 
-and x in place of x - b_dec where ``transcode`` is set. ``num_latents`` of 0 means ``d_in * expansion_factor``.
+with x instead of x - b_dec where ``transcode`` is set. ``num_latents`` of 0 means ``d_in * expansion_factor``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,17 @@ from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
 from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
-from sae.files.found import Given, OpenableDictionary, WeightsFile, card, k_of, truth, whole
 from sae.files.layer import Layer
 from sae.files.native import save_tensors
+from sae.files.weights_file import (
+    LoadOptions,
+    OpenableDictionary,
+    WeightsFile,
+    is_true,
+    source_card,
+    valid_k,
+    whole_number,
+)
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
@@ -29,18 +37,18 @@ _CONFIG = "cfg.json"
 _WEIGHTS = "sae.safetensors"
 
 
-def find(found: WeightsFile) -> list[OpenableDictionary]:
-    if not found.has("encoder.weight", "encoder.bias", "W_dec", "b_dec") or "d_in" not in found.json(_CONFIG):
+def find(file: WeightsFile) -> list[OpenableDictionary]:
+    if not file.has("encoder.weight", "encoder.bias", "W_dec", "b_dec") or "d_in" not in file.json(_CONFIG):
         return []
-    return [OpenableDictionary("", partial(_read, found))]
+    return [OpenableDictionary("", partial(_read, file))]
 
 
-def _read(found: WeightsFile, _: Given) -> Dictionary:
-    config, w = found.json(_CONFIG), found.weights()
+def _read(file: WeightsFile, _: LoadOptions) -> Dictionary:
+    config, w = file.json(_CONFIG), file.weights()
     activation = config.get("activation", "topk")
-    if activation != "topk" or truth(config.get("signed")):
+    if activation != "topk" or is_true(config.get("signed")):
         signs = " of both signs" if activation == "topk" else ""
-        raise found.refused(f"the activation {str(activation)[:40]!r}{signs} cannot be read, 'topk' can")
+        raise file.error(f"activation {str(activation)[:40]!r}{signs} is not supported; 'topk' is")
     layer = Layer(
         w.take("encoder.weight", "m", "d", transposed=True),
         w.take("W_dec", "m", "d_out"),
@@ -50,27 +58,28 @@ def _read(found: WeightsFile, _: Given) -> Dictionary:
     skip = w.take("W_skip", "d_out", "d", transposed=True) if "W_skip" in w else None
     w.finish("sparsify's SparseCoder")
     d, m, d_out = (w.axes[axis] for axis in ("d", "m", "d_out"))
-    d_in, expansion = whole(found, config, "d_in"), whole(found, config, "expansion_factor", 32)
-    n_latents = whole(found, config, "num_latents", 0) or d * expansion
+    d_in, expansion = whole_number(file, config, "d_in"), whole_number(file, config, "expansion_factor", 32)
+    n_latents = whole_number(file, config, "num_latents", 0) or d * expansion
     if (d, m) != (d_in, n_latents):
-        raise found.refused(f"encoder.weight has shape {(m, d)}, {(n_latents, d_in)} expected by {_CONFIG}")
-    k, told = k_of(found, config.get("k", 32), m), card(NAME, found, config, **_source(found))
-    if truth(config.get("transcode")) or d_out != d:
-        return layer.transcoder("topk", told, skip, k=k)
+        raise file.error(f"encoder.weight has shape {(m, d)}; {_CONFIG} expects {(n_latents, d_in)}")
+    k, card = valid_k(file, config.get("k", 32), m), source_card(NAME, file, config, **_source(file))
+    if is_true(config.get("transcode")) or d_out != d:
+        return layer.transcoder("topk", card, skip, k=k)
     if skip is not None:
-        return layer.recentred().transcoder("topk", told, skip, k=k)
-    return layer.build("topk", told, k=k)
+        return layer.to_uncentred().transcoder("topk", card, skip, k=k)
+    return layer.build("topk", card, k=k)
 
 
-def _source(found: WeightsFile) -> dict[str, Any]:
-    """What the run's own config and the folder's name tell."""
-    run = found.json("config.json", up=2)
-    hook = found.folder.name or Path(found.place.name).name
+def _source(file: WeightsFile) -> dict[str, Any]:
+    """The source, from the config of the run and the name of the folder."""
+    run = file.json("config.json", up=2)
+    hook = file.folder.name or Path(file.place.name).name
     return {"hook": hook, "model": run.get("model"), "text": run.get("dataset"), "context": run.get("ctx_len")}
 
 
 def save(d: Dictionary, path: Path) -> None:
-    """Writes a folder that ``SparseCoder.load_from_disk`` opens. ReLU is TopK that keeps all."""
+    """Writes a folder that ``SparseCoder.load_from_disk`` opens. A ReLU dictionary becomes a TopK that keeps all
+    latents. Raises `UserError` where the format cannot store the dictionary."""
     skip: Tensor | None = None
     k: Any = d.n_latents
     transcode = isinstance(d, Transcoder)
@@ -79,7 +88,7 @@ def save(d: Dictionary, path: Path) -> None:
     elif isinstance(d, Transcoder) and d.reader in ("topk", "relu") and d.d_in == d.d_out:
         skip, k = d.W_skip, d.reader_settings.get("k", k)
     elif not isinstance(d, Relu):
-        raise UserError(f"format 'sparsify' has no place for {_described(d)}; 'topk' and 'relu' can be written")
+        raise UserError(f"format = 'sparsify': cannot store {_description(d)}, only topk and relu; use format 'native'")
     config = {
         "activation": "topk",
         "expansion_factor": max(1, d.n_latents // d.d_in),
@@ -96,7 +105,7 @@ def save(d: Dictionary, path: Path) -> None:
     write_atomically(path / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
-def _described(d: Dictionary) -> str:
+def _description(d: Dictionary) -> str:
     if isinstance(d, Transcoder):
-        return f"a {d.reader!r} transcoder from {d.d_in} to {d.d_out} numbers"
+        return f"a {d.reader!r} transcoder from width {d.d_in} to {d.d_out}"
     return f"a {d.kind!r} dictionary"

@@ -1,4 +1,4 @@
-"""Our kinds in SAELens' form, so that ``SAE.load_from_disk`` of SAELens 6 opens them."""
+"""Writing dictionaries in SAELens' format, so that ``SAE.load_from_disk`` of SAELens 6 opens them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
 VERSION = "6.0.0"
-"""The oldest version whose reader takes the form that is written here."""
+"""The oldest version of SAELens that reads the files written here."""
 
 
 def save(d: Dictionary, path: Path) -> None:
-    """Writes the two files; a ``ValueError`` of one line where SAELens has no place for a dictionary."""
-    told, tensors = _written(d)
+    """Writes the two files. Raises `UserError` where the format cannot store the dictionary."""
+    architecture, tensors = _written(d)
     config: dict[str, Any] = {
         "d_in": d.d_in,
         "d_sae": d.n_latents,
@@ -42,11 +42,11 @@ def save(d: Dictionary, path: Path) -> None:
         "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": VERSION, **_metadata(d)},
     }
     save_tensors(tensors, path / SAELENS_WEIGHTS)
-    write_atomically(path / SAELENS_CONFIG, (json.dumps(config | told, indent=1) + "\n").encode())
+    write_atomically(path / SAELENS_CONFIG, (json.dumps(config | architecture, indent=1) + "\n").encode())
 
 
 def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the config says of the architecture, and the tensors."""
+    """The entries of the config for the architecture, and the tensors."""
     tensors = {"W_enc": d.W_enc, "W_dec": d.W_dec, "b_enc": d.b_enc, "b_dec": d.b_dec}
     if isinstance(d, Relu):
         return {"architecture": "standard"}, tensors
@@ -56,40 +56,40 @@ def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"architecture": "jumprelu"}, tensors | {"threshold": _positive(d.threshold)}
     if isinstance(d, Gated):
         if bool((d.gain <= 0).any()):
-            raise UserError("format 'saelens' writes a gain as an exponential: one of these is not above 0")
+            raise UserError("format = 'saelens': stores only positive gains; use format 'native'")
         biases = {"b_gate": d.b_enc, "b_mag": d.shift + d.gain * d.b_enc, "r_mag": d.gain.log()}
         return {"architecture": "gated"}, {n: t for n, t in tensors.items() if n != "b_enc"} | biases
     if isinstance(d, MatchingPursuit):
         stops = {"residual_threshold": d.tolerance, "stop_on_duplicate_support": d.until_stable}
-        told = {"architecture": "matching_pursuit", "max_iterations": d.k, **stops}
-        return told, {"W_dec": d.W_dec, "b_dec": d.b_dec}
+        entries = {"architecture": "matching_pursuit", "max_iterations": d.k, **stops}
+        return entries, {"W_dec": d.W_dec, "b_dec": d.b_dec}
     if isinstance(d, Standardised) and (d.rows, d.eps) in ROWS.values():
-        told, inner = _written(d.inner)
+        entries, inner = _written(d.inner)
         name = next(name for name, rows in ROWS.items() if rows == (d.rows, d.eps))
-        return told | {"normalize_activations": name, "d_sae": d.n_read}, inner
+        return entries | {"normalize_activations": name, "d_sae": d.n_read}, inner
     if isinstance(d, Transcoder) and d.reader in ("relu", "jumprelu"):
-        told, own = {"apply_b_dec_to_input": False, "d_out": d.d_out}, {}
+        entries, extra = {"apply_b_dec_to_input": False, "d_out": d.d_out}, dict[str, Tensor]()
         name = "transcoder" if d.W_skip is None else "skip_transcoder"
         if d.W_skip is not None:
-            own["W_skip"] = d.W_skip.T
+            extra["W_skip"] = d.W_skip.T
         if d.threshold is not None:
-            name, own["threshold"] = f"jumprelu_{name}", _positive(d.threshold)
-        return told | {"architecture": name}, tensors | own
-    reader = f" that reads by {d.reader!r}" if isinstance(d, Transcoder) else ""
+            name, extra["threshold"] = f"jumprelu_{name}", _positive(d.threshold)
+        return entries | {"architecture": name}, tensors | extra
+    reader = f" with a {d.reader!r} encoder" if isinstance(d, Transcoder) else ""
     raise UserError(
-        f"format 'saelens' has no place for a {d.kind!r} dictionary{reader}; relu, topk, gated, matching_pursuit and "
-        "those with a threshold can be written"
+        f"format = 'saelens': cannot store a {d.kind!r} dictionary{reader}, only relu, topk, gated, matching_pursuit "
+        "and kinds with thresholds; use format 'native'"
     )
 
 
 def _positive(threshold: Tensor) -> Tensor:
     if bool((threshold < 0).any()):
-        raise UserError("format 'saelens' has no place for thresholds below 0: its codes are positive")
+        raise UserError("format = 'saelens': stores only thresholds from 0 on; use format 'native'")
     return threshold
 
 
 def _metadata(d: Dictionary) -> dict[str, Any]:
-    """What the card knows of the source, under SAELens' names."""
+    """The facts about the source on the card, under SAELens' names."""
     source = d.card.get("source", {})
-    told = {theirs: source[ours] for theirs, ours in SOURCE.items() if source.get(ours) is not None}
-    return told | ({"prepend_bos": source["bos"] != "none"} if "bos" in source else {})
+    facts = {theirs: source[ours] for theirs, ours in SOURCE.items() if source.get(ours) is not None}
+    return facts | ({"prepend_bos": source["bos"] != "none"} if "bos" in source else {})

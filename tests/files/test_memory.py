@@ -19,7 +19,7 @@ import sae, torch
 from sae.numerics import memory
 import sae.dictionaries.jumprelu, sae.dictionaries.relu, sae.files.tensors
 from sae.registry import kinds
-kinds("sae.dictionaries"), kinds("sae.encoders")
+kinds("dictionaries"), kinds("encoders")
 torch.set_num_threads(1)
 torch.randn(9, 9) @ torch.randn(9, 9)
 held = memory.held_bytes("cpu")

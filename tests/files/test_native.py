@@ -92,9 +92,9 @@ def damage_kind(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (damage_truncate, "dictionary.safetensors: not a whole"),
+        (damage_truncate, "dictionary.safetensors: not a complete"),
         (damage_missing, "b_enc is missing"),
-        (damage_shape, r"b_dec has shape \(5,\), \(4,\) expected"),
+        (damage_shape, r"b_dec has shape \(5,\); \(4,\) is expected"),
         (damage_nan, "b_dec holds NaN"),
         (damage_extra, "surprise"),
         (damage_json, "dictionary.json: not readable"),
@@ -123,7 +123,7 @@ def test_saelens_form_round_trips_and_unknown_formats_are_refused(tmp_path: Path
     assert torch.equal(sae.load(tmp_path / "lens").encode(x), d.encode(x))
     with pytest.raises(ValueError, match="did you mean 'saelens'"):
         sae.convert(tmp_path / "native", tmp_path / "x", format="saelense")
-    with pytest.raises(ValueError, match="no place for a 'fista'"):
+    with pytest.raises(ValueError, match="cannot store a 'fista'"):
         sae.save(a_dictionary("fista"), tmp_path / "y", format="saelens")
 
 

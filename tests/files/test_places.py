@@ -16,7 +16,7 @@ import torch
 import sae
 from sae.dictionaries.relu import Relu
 from sae.files.hub import page
-from sae.files.place import located
+from sae.files.location import open_location
 
 from .hub_stand_in import Hub, stand_in
 from .made import MADE, Made
@@ -82,10 +82,10 @@ def test_several_far_away_are_offered_by_their_names_and_not_fetched(memory: Any
 @pytest.mark.parametrize(
     ("path", "error", "words"),
     [
-        ("memory://nowhere", FileNotFoundError, "memory://nowhere: there is no such folder or file"),
+        ("memory://nowhere", FileNotFoundError, "memory://nowhere: no such folder or file"),
         ("nonsense://x", ValueError, "nonsense://x: "),
-        ("hf://name", ValueError, "write hf://owner/name@revision:folder"),
-        ("owner/name", FileNotFoundError, r"a repository of the hub is written hf://owner/name"),
+        ("hf://name", ValueError, "or hf://owner/name@revision:folder"),
+        ("owner/name", FileNotFoundError, "write hf://owner/name for a repository on the hub"),
         ("", FileNotFoundError, "no dictionary here|no such"),
     ],
 )
@@ -98,14 +98,14 @@ def test_paths_that_lead_nowhere(path: str, error: type[Exception], words: str, 
 
 
 def test_the_parts_of_a_hub_path(monkeypatch: pytest.MonkeyPatch):
-    from sae.files import place
+    from sae.files import location
 
     files = ["cfg.json", "a/b/sae.safetensors", "a/b/cfg.json", "a/config.json"]
-    monkeypatch.setattr(place.Hub, "every", files)
+    monkeypatch.setattr(location.Hub, "all_files", files)
     told: dict[str, tuple[str | None, str, str | None]] = {}
     for path in ("o/n", "o/n:a/b", "o/n/a/b", "o/n@v1:a/b/", "o/n@v1", "o/n@v1/a", "o/n:a/b/cfg.json"):
-        with located(f"hf://{path}") as (found, file):
-            assert isinstance(found, place.Hub) and found.repo == "o/n"
+        with open_location(f"hf://{path}") as (found, file):
+            assert isinstance(found, location.Hub) and found.repo == "o/n"
             told[path] = found.revision, found.folder, file
     assert told == {
         "o/n": (None, "", None),
@@ -159,7 +159,7 @@ def test_pushed_and_opened_again(tmp_path: Path):
         assert card["licence"] == "mit" and card["scores"] == {"l0": 12.5}
         assert card["source"]["text"] == "text.txt" and "secret" not in json.dumps(card)
         names = [name for name, _ in errors]
-        assert names == ["FileNotFoundError", "FileNotFoundError", "ValueError", "ValueError"]
+        assert names == ["MissingFileError", "MissingFileError", "UserError", "UserError"]
         assert "choose one of 2 by name or index: trainer_0, trainer_1" in errors[2][1]
         assert all("\n" not in told and "hf://someone/" in told for _, told in errors)
         assert (

@@ -1,9 +1,8 @@
-"""Tensors in files: told by name, type and shape, and read some rows at a time.
+"""Reading tensors from files safely: names, types and shapes first, numbers in blocks.
 
-:func:`open_file` gives what a file holds as a tree of plain values, with a :class:`StoredTensor` in the place of each
-tensor.
-Which form a file has is told by its first bytes. Nothing in it is executed, whatever it is called; no tensor is read
-before it is asked for; and no size that a file declares is believed before it is held against the file's own.
+:func:`open_file` returns the content of a file as plain values, with a :class:`StoredTensor` in place of each tensor.
+The form of the file is recognised by its first bytes. Nothing in a file is executed, whatever its name; no tensor is
+read before it is needed; and every size that a file declares is checked against the size of the file.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from sae.registry import UserError
 
 __all__ = ["NamedWeights", "StoredTensor", "open_file", "read_json"]
 
-LONGEST_TEXT = 16 * 2**20
-PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+MAX_JSON_BYTES = 16 * 2**20
+PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
 
 def open_file(file: Path, label: str | None = None) -> Any:
-    """What a file of tensors holds; `label` names it in errors. A ``ValueError`` of one line where it is damaged, in a
-    form that is not known, or asks for code to be run."""
+    """The content of a file of tensors; `label` names the file in errors. Raises `UserError` where the file is damaged,
+    has no supported form, or asks for code to be run."""
     label, size = label or str(file), file.stat().st_size
     with file.open("rb") as f:
         start = f.read(512)
@@ -33,27 +32,27 @@ def open_file(file: Path, label: str | None = None) -> Any:
     if start[:4] == b"PK\x03\x04":
         return torch_file.open_zip(file, label) if torch_file.is_torch(file) else npz.open_npz(file, label)
     if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{label}: a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`")
+        raise UserError(f"{label}: a git-lfs pointer instead of the file; run `git lfs pull`")
     if start[257:262] == b"ustar":
-        raise UserError(f"{label}: a tar archive of an old torch; load it there and save it again")
+        raise UserError(f"{label}: a tar archive of an old torch version; load it there and save it again")
     if file.suffix == ".safetensors":
         return safe.open_safetensors(file, label)
-    if start[:1] == b"\x80" or (file.suffix in PICKLED and start):
+    if start[:1] == b"\x80" or (file.suffix in PICKLE_SUFFIXES and start):
         return torch_file.open_pickle(file, label)
     if start[:2] == b"PK" or file.suffix == ".npz":
-        raise UserError(f"{label}: not a whole zip archive")
-    raise UserError(f"{label}: not a file of tensors in a form that can be read: safetensors, npz or torch's own")
+        raise UserError(f"{label}: not a complete zip archive; copy or download it again")
+    raise UserError(f"{label}: not a file of tensors in a supported form (safetensors, npz, torch)")
 
 
 def read_json(file: Path, label: str | None = None) -> dict[str, Any]:
-    """The object in a JSON file; a ``ValueError`` of one line names the file."""
+    """The object in a JSON file. Raises `UserError` that names the file where it is not readable."""
     label = label or str(file)
-    if file.stat().st_size > LONGEST_TEXT:
-        raise UserError(f"{label}: not readable as JSON: longer than {LONGEST_TEXT} bytes")
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(f"{label}: not readable as JSON: longer than {MAX_JSON_BYTES} bytes")
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{label}: not readable as JSON: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{label}: not readable as JSON: an object is expected, not a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise UserError(f"{label}: not readable as JSON: an object is expected, not a {type(content).__name__}")
+    return content

@@ -1,4 +1,4 @@
-"""NumPy's archives: a zip of ``.npy`` files. Arrays of objects, which are pickles, are refused unread."""
+"""NumPy archives: zip files of ``.npy`` arrays. Arrays of objects, which are pickles, are refused unread."""
 
 from __future__ import annotations
 
@@ -35,76 +35,86 @@ _DTYPES = {
     b"b1": torch.bool,
     b"?": torch.bool,
 }
-MOST_SQUEEZED = 50
-"""Weights are noise and hardly become smaller; whoever announces so many times the file's size has other plans."""
-ALLOWED = 64 * 2**20
-DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, struct.error, zlib.error, KeyError)
+MAX_COMPRESSION = 50
+"""Weights hardly compress; files that declare more than this many times their size are refused as zip bombs."""
+UNPACK_ALLOWANCE = 64 * 2**20
+"""Bytes that a file may unpack to in addition."""
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    struct.error,
+    zlib.error,
+    KeyError,
+)
 
 
 @contextmanager
-def damage_is_told(label: str) -> Generator[None]:
-    """Whatever is wrong with a zip archive, as a ``ValueError`` of one line."""
+def zip_errors(label: str) -> Generator[None]:
+    """Turns errors of a damaged zip archive in its block into `UserError`."""
     try:
         yield
-    except DAMAGE as error:
-        raise UserError(f"{label}: not a whole zip archive: {' '.join(str(error).split())[:200]}") from None
+    except ZIP_ERRORS as error:
+        raise UserError(f"{label}: not a complete zip archive: {' '.join(str(error).split())[:200]}") from None
     except OverflowError:
-        raise UserError(f"{label}: not a whole zip archive: a length is out of bounds") from None
+        raise UserError(f"{label}: not a complete zip archive: a length is out of bounds") from None
 
 
 def open_npz(file: Path, label: str) -> dict[str, StoredTensor]:
-    """Every array by its name."""
-    with damage_is_told(label), zipfile.ZipFile(file) as archive:
-        found = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-        announced = sum(member.file_size for member in found)
-        if announced > MOST_SQUEEZED * file.stat().st_size + ALLOWED:
+    """The arrays of an archive by name."""
+    with zip_errors(label), zipfile.ZipFile(file) as archive:
+        members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+        announced = sum(member.file_size for member in members)
+        if announced > MAX_COMPRESSION * file.stat().st_size + UNPACK_ALLOWANCE:
             raise UserError(
-                f"{label}: would unpack to {announced} bytes from {file.stat().st_size}; no weights are like that"
+                f"{label}: would unpack from {file.stat().st_size} to {announced} bytes, as weights never do"
             )
-        return {m.filename[:-4]: _array(archive, m, file, label) for m in found}
+        return {m.filename[:-4]: _array(archive, m, file, label) for m in members}
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, label: str) -> StoredTensor:
     name = member.filename[:-4]
     with archive.open(member) as f:
         head = f.read(10)
-        wide = head[6:7] in (b"\x02", b"\x03")
-        n = int.from_bytes(head[8:10] + (f.read(2) if wide else b""), "little")
+        long_header = head[6:7] in (b"\x02", b"\x03")
+        n = int.from_bytes(head[8:10] + (f.read(2) if long_header else b""), "little")
         text = f.read(n) if head[:6] == MAGIC and n <= 2**14 else b""
-    told = _HEADER.fullmatch(text)
-    if told is None:
+    match = _HEADER.fullmatch(text)
+    if match is None:
         objects = b"'|O'" in text or b"'O'" in text
-        raise UserError(f"{label}: {name} {'holds pickled objects' if objects else 'is no array of numbers'}")
-    order, kind, by_columns, axes = told.groups()
+        raise UserError(f"{label}: {name} {'holds pickled objects' if objects else 'is not an array of numbers'}")
+    order, kind, column_major, axes = match.groups()
     shape = tuple(int(n) for n in re.findall(rb"\d+", axes))
     if kind not in _DTYPES or order == b">":
-        raise UserError(f"{label}: {name} has the type {(order + kind).decode()}, which cannot be read")
-    begin = 10 + 2 * wide + n
+        raise UserError(f"{label}: {name} has the type {(order + kind).decode()}, which is not supported")
+    begin = 10 + 2 * long_header + n
     if len(shape) > 8 or begin + math.prod(shape) * _DTYPES[kind].itemsize != member.file_size:
-        raise UserError(f"{label}: {name} has shape {shape}, which its {member.file_size} bytes do not hold")
-    by_columns = by_columns == b"True" and len(shape) > 1
-    if by_columns and len(shape) != 2:
-        raise UserError(f"{label}: {name} lies by columns in {len(shape)} dimensions, which cannot be read")
+        raise UserError(f"{label}: {name} has shape {shape}, which does not match its {member.file_size} bytes")
+    column_major = column_major == b"True" and len(shape) > 1
+    if column_major and len(shape) != 2:
+        raise UserError(f"{label}: {name} is column-major with {len(shape)} axes, which is not supported")
     return StoredTensor(
-        label, name, _DTYPES[kind], shape, partial(_Member, file, member.filename, begin, label), by_columns
+        label, name, _DTYPES[kind], shape, partial(_ArrayStream, file, member.filename, begin, label), column_major
     )
 
 
-class _Member:
-    """The numbers of one array, unpacked as they are read. Damage is told like that of the archive."""
+class _ArrayStream:
+    """Stream of the numbers of one array, unpacked as it is read."""
 
     def __init__(self, file: Path, name: str, begin: int, label: str) -> None:
         self.label = label
-        with damage_is_told(label):
+        with zip_errors(label):
             self.archive = zipfile.ZipFile(file)
             self.f: IO[bytes] = self.archive.open(name)
             self.f.read(begin)
 
     def readinto(self, into: memoryview, /) -> int:
-        with damage_is_told(self.label):
-            found = self.f.read(len(into))
-        into[: len(found)] = found
-        return len(found)
+        with zip_errors(self.label):
+            content = self.f.read(len(into))
+        into[: len(content)] = content
+        return len(content)
 
     def close(self) -> None:
         self.f.close()

@@ -1,10 +1,10 @@
-"""Pickles, read without running them.
+"""Reading pickles without running them.
 
-A pickle is a program for a machine with a stack; usually the machine imports what the program names and calls it.
-This one has no means to import or to call: names are checked against a list and stay names, a call becomes a
-:class:`PickledObject` of the name and its arguments, and of those, the few that stand for tensors are built by `build`,
-which is ours. :mod:`pickletools` splits the program into operations, whose lengths are held against the bytes that
-are there.
+A pickle is a program for a stack machine; Python's machine imports the names in the program and calls them. This one
+cannot import or call anything: names are checked against a list and stay names, and a call becomes a
+:class:`PickledObject` with the name and the arguments. The few calls that stand for tensors are built by the function
+`build` of the caller. :mod:`pickletools` splits the program into operations, whose lengths are checked against the
+bytes that remain.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ from sae.files.tensors.tensor import StoredTensor
 from sae.files.tensors.window import Window
 from sae.registry import UserError
 
-MOST_OPERATIONS = 500_000
+MAX_OPERATIONS = 500_000
 Key = str | int | float | bool | bytes | None
 
 
-class Name(NamedTuple):
-    """What a pickle calls by the name of a module and one in it. It is never looked up."""
+class GlobalName(NamedTuple):
+    """The name of a class or function in a pickle; it is never imported."""
 
     module: str
+    """Module."""
     name: str
+    """Name in the module."""
 
 
 @dataclass(eq=False)
 class PickledObject:
-    """An object as its pickle describes it: what it is called, what it was made from, and its attributes."""
+    """An object as its pickle describes it; it is never constructed."""
 
-    what: Name
+    type_name: GlobalName
+    """Its class, or the function that would make it."""
     arguments: tuple[Any, ...] = ()
+    """Arguments of the call that would make it."""
     state: dict[str, Any] = field(default_factory=dict)
+    """Its attributes."""
 
 
 INERT = {
@@ -52,10 +57,14 @@ INERT = {
 }
 INERT["__builtin__"] = INERT["builtins"] | {"object", "unicode", "long"}
 INERT["builtins"] = INERT["builtins"] | {"object"}
-"""Names that occur beside tensors in files of trainers. They become records like everything else."""
-DICTIONARIES = {Name("collections", "OrderedDict"), Name("collections", "defaultdict"), Name("collections", "Counter")}
+"""Names that occur next to tensors in checkpoints. They become a `PickledObject` like all others."""
+MAPPINGS = {
+    GlobalName("collections", "OrderedDict"),
+    GlobalName("collections", "defaultdict"),
+    GlobalName("collections", "Counter"),
+}
 
-PUSHED = {
+LITERALS = {
     *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
@@ -63,75 +72,76 @@ PUSHED = {
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_NOTHING = {"PROTO", "FRAME", "STOP"}
+_NO_EFFECT = {"PROTO", "FRAME", "STOP"}
 
 
 def read_pickle(
     stream: Window,
     label: str,
-    known: Callable[[Name], bool],
-    build: Callable[[Name, tuple[Any, ...]], Any],
+    known: Callable[[GlobalName], bool],
+    build: Callable[[GlobalName, tuple[Any, ...]], Any],
     persistent: Callable[[Any], Any],
 ) -> Any:
-    """What the next pickle of a stream describes; a ``ValueError`` of one line where that is no plain data.
+    """The content of the next pickle of a stream. Raises `UserError` where it is damaged or is not plain data.
 
-    `known` says which names may occur beside :data:`INERT`, `build` makes something of a call, a
-    :class:`PickledObject` as a
-    rule, and `persistent` of a reference to what lies outside the pickle.
+    `known` says which names may occur in addition to :data:`INERT`. `build` converts a call, usually to a
+    :class:`PickledObject`. `persistent` converts a reference to data outside the pickle.
     """
-    machine = Machine(label, known, build, persistent)
+    machine = PickleMachine(label, known, build, persistent)
     try:
         for n, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
-            if n > MOST_OPERATIONS:
-                raise UserError(f"longer than {MOST_OPERATIONS} operations")
+            if n > MAX_OPERATIONS:
+                raise UserError(f"longer than {MAX_OPERATIONS} operations")
             machine.do(operation.name, argument)
         return machine.stack.pop()
-    except Refused:
+    except UnsafePickle:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise UserError(f"{label}: not a whole pickle: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{label}: not a complete pickle: {' '.join(str(error).split())[:200]}") from None
 
 
-class Refused(ValueError):
+class UnsafePickle(UserError):
     """A pickle that asks for more than data."""
 
 
-class Machine:
-    """The stack, the marks in it and what is remembered."""
+class PickleMachine:
+    """Stack, marks and memo of a pickle, and its operations."""
 
     def __init__(
         self,
         label: str,
-        known: Callable[[Name], bool],
-        build: Callable[[Name, tuple[Any, ...]], Any],
+        known: Callable[[GlobalName], bool],
+        build: Callable[[GlobalName, tuple[Any, ...]], Any],
         persistent: Callable[[Any], Any],
     ) -> None:
         self.label, self.known, self.build, self.persistent = label, known, build, persistent
         self.stack, self.marks, self.memo = list[Any](), list[list[Any]](), dict[int, Any]()
 
     def do(self, name: str, argument: Any) -> None:
-        """One operation."""
-        if name in PUSHED:
+        """Runs one operation."""
+        if name in LITERALS:
             self.stack.append(argument)
         elif name in CONSTANTS:
             self.stack.append(CONSTANTS[name])
         elif name in EMPTY:
             self.stack.append(EMPTY[name]())
         elif name in TUPLES:
-            self.stack[-TUPLES[name] :] = [tuple(self.taken(TUPLES[name]))]
-        elif name not in _NOTHING:
+            self.stack[-TUPLES[name] :] = [tuple(self.last_values(TUPLES[name]))]
+        elif name not in _NO_EFFECT:
             if name not in OPERATIONS:
-                raise Refused(f"{self.label}: the pickle asks for {name}, which is not data; nothing of it was run")
+                raise UnsafePickle(
+                    f"{self.label}: the pickle contains the operation {name}, which is not data; no code was run"
+                )
             OPERATIONS[name](self, argument)
 
-    def taken(self, n: int) -> list[Any]:
-        """The last `n` values, still on the stack."""
+    def last_values(self, n: int) -> list[Any]:
+        """The last `n` values; they stay on the stack."""
         if len(self.stack) < n:
             raise UserError("values are missing")
         return self.stack[-n:]
 
     def pop_mark(self) -> list[Any]:
-        """What was pushed since the last mark."""
+        """The values since the last mark, removed from the stack."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -145,7 +155,7 @@ class Machine:
         else:
             self.pop_mark()
 
-    def forget(self, _: Any) -> None:
+    def pop_to_mark(self, _: Any) -> None:
         self.pop_mark()
 
     def put(self, at: Any) -> None:
@@ -154,76 +164,76 @@ class Machine:
     def get(self, at: Any) -> None:
         self.stack.append(self.memo[at])
 
-    def named(self, argument: Any) -> None:
-        """GLOBAL, whose argument is both names, and STACK_GLOBAL."""
+    def push_global(self, argument: Any) -> None:
+        """GLOBAL, whose argument holds module and name, and STACK_GLOBAL, which takes them from the stack."""
         if argument is None:
             name, module = self.stack.pop(), self.stack.pop()
         else:
             module, _, name = argument.partition(" ")
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise UserError("a name is no text")
-        found = Name(module, name)
-        if name not in INERT.get(module, ()) and not self.known(found):
-            raise Refused(
-                f"{self.label}: the pickle names {module[:60]}.{name[:60]}, which is no tensor; nothing of it was run"
+            raise UserError("a name is not text")
+        global_name = GlobalName(module, name)
+        if name not in INERT.get(module, ()) and not self.known(global_name):
+            raise UnsafePickle(
+                f"{self.label}: the pickle names {module[:60]}.{name[:60]}, which is not a tensor; no code was run"
             )
-        self.stack.append(found)
+        self.stack.append(global_name)
 
     def call(self, _: Any) -> None:
         """REDUCE and NEWOBJ."""
         arguments, what = self.stack.pop(), self.stack.pop()
-        if not (isinstance(what, Name) and isinstance(arguments, tuple)):
-            raise UserError("a call of what is no name")
-        if what in DICTIONARIES:
+        if not (isinstance(what, GlobalName) and isinstance(arguments, tuple)):
+            raise UserError("a call without a name")
+        if what in MAPPINGS:
             self.stack.append({})
-        elif what.name == "_reconstructor" and arguments and isinstance(arguments[0], Name):
+        elif what.name == "_reconstructor" and arguments and isinstance(arguments[0], GlobalName):
             self.stack.append(PickledObject(arguments[0]))
         else:
             self.stack.append(self.build(what, arguments))
 
-    def call_named(self, _: Any) -> None:
-        """NEWOBJ_EX, whose keywords are forgotten."""
+    def call_with_keywords(self, _: Any) -> None:
+        """NEWOBJ_EX; keyword arguments are ignored."""
         self.stack.pop()
         self.call(None)
 
-    def attributes(self, _: Any) -> None:
-        """BUILD; what a plain dictionary or a tensor would have of attributes says nothing of numbers."""
+    def build_state(self, _: Any) -> None:
+        """BUILD; attributes of plain dictionaries and tensors are ignored, because they do not affect numbers."""
         state, of = self.stack.pop(), self.stack[-1]
         if isinstance(of, PickledObject):
             for part in state if isinstance(state, tuple) else (state,):
                 if isinstance(part, Mapping):
-                    of.state.update({str(name): _kept(value, name) for name, value in part.items()})
+                    of.state.update({str(name): _with_name(value, name) for name, value in part.items()})
 
-    def outside(self, _: Any) -> None:
+    def push_persistent(self, _: Any) -> None:
         self.stack.append(self.persistent(self.stack.pop()))
 
-    def into_list(self, items: list[Any]) -> None:
+    def extend_list(self, items: list[Any]) -> None:
         of = self.stack[-1]
         if isinstance(of, list):
             of.extend(items)
         elif not isinstance(of, PickledObject):
-            raise UserError("something is appended to what is no list")
+            raise UserError("an append to something that is not a list")
 
-    def into_dict(self, items: list[Any]) -> None:
+    def update_dict(self, items: list[Any]) -> None:
         of = self.stack[-1]
-        pairs = {_key(key): _kept(value, key) for key, value in zip(items[::2], items[1::2], strict=True)}
+        pairs = {_key(key): _with_name(value, key) for key, value in zip(items[::2], items[1::2], strict=True)}
         if isinstance(of, dict):
             of.update(pairs)
         elif not isinstance(of, PickledObject):
-            raise UserError("something is put into what is no dictionary")
+            raise UserError("an entry for something that is not a dictionary")
 
     def append(self, _: Any) -> None:
-        self.into_list([self.stack.pop()])
+        self.extend_list([self.stack.pop()])
 
     def appends(self, _: Any) -> None:
-        self.into_list(self.pop_mark())
+        self.extend_list(self.pop_mark())
 
     def set_item(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self.into_dict([key, value])
+        self.update_dict([key, value])
 
     def set_items(self, _: Any) -> None:
-        self.into_dict(self.pop_mark())
+        self.update_dict(self.pop_mark())
 
     def make_tuple(self, _: Any) -> None:
         items = tuple(self.pop_mark())
@@ -236,47 +246,47 @@ class Machine:
     def make_dict(self, _: Any) -> None:
         items = self.pop_mark()
         self.stack.append({})
-        self.into_dict(items)
+        self.update_dict(items)
 
 
-def _kept(value: Any, key: Any) -> Any:
-    """A value of a dictionary; a tensor is called by its key."""
-    return value.named(str(key)) if isinstance(value, StoredTensor) else value
+def _with_name(value: Any, key: Any) -> Any:
+    """A value of a dictionary; a tensor takes its key as its name."""
+    return value.with_name(str(key)) if isinstance(value, StoredTensor) else value
 
 
 def _key(key: Any) -> Key:
-    """A key of a dictionary. Deep tuples, whose hash has no bottom, are none."""
+    """A key of a dictionary. Tuples are refused, because the hash of a deeply nested one overflows the stack."""
     if key is None or isinstance(key, str | int | float | bool | bytes):
         return key
-    raise UserError(f"a {type(key).__name__} is no key")
+    raise UserError(f"a {type(key).__name__} is not a valid key")
 
 
-OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
-    "MARK": Machine.mark,
-    "POP": Machine.pop,
-    "POP_MARK": Machine.forget,
+OPERATIONS: dict[str, Callable[[PickleMachine, Any], None]] = {
+    "MARK": PickleMachine.mark,
+    "POP": PickleMachine.pop,
+    "POP_MARK": PickleMachine.pop_to_mark,
     "DUP": lambda m, _: m.stack.append(m.stack[-1]),
-    "PUT": Machine.put,
-    "BINPUT": Machine.put,
-    "LONG_BINPUT": Machine.put,
-    "MEMOIZE": Machine.put,
-    "GET": Machine.get,
-    "BINGET": Machine.get,
-    "LONG_BINGET": Machine.get,
-    "GLOBAL": Machine.named,
-    "STACK_GLOBAL": Machine.named,
-    "REDUCE": Machine.call,
-    "NEWOBJ": Machine.call,
-    "NEWOBJ_EX": Machine.call_named,
-    "BUILD": Machine.attributes,
-    "BINPERSID": Machine.outside,
-    "TUPLE": Machine.make_tuple,
-    "LIST": Machine.make_list,
-    "FROZENSET": Machine.make_list,
-    "DICT": Machine.make_dict,
-    "APPEND": Machine.append,
-    "APPENDS": Machine.appends,
-    "ADDITEMS": Machine.appends,
-    "SETITEM": Machine.set_item,
-    "SETITEMS": Machine.set_items,
+    "PUT": PickleMachine.put,
+    "BINPUT": PickleMachine.put,
+    "LONG_BINPUT": PickleMachine.put,
+    "MEMOIZE": PickleMachine.put,
+    "GET": PickleMachine.get,
+    "BINGET": PickleMachine.get,
+    "LONG_BINGET": PickleMachine.get,
+    "GLOBAL": PickleMachine.push_global,
+    "STACK_GLOBAL": PickleMachine.push_global,
+    "REDUCE": PickleMachine.call,
+    "NEWOBJ": PickleMachine.call,
+    "NEWOBJ_EX": PickleMachine.call_with_keywords,
+    "BUILD": PickleMachine.build_state,
+    "BINPERSID": PickleMachine.push_persistent,
+    "TUPLE": PickleMachine.make_tuple,
+    "LIST": PickleMachine.make_list,
+    "FROZENSET": PickleMachine.make_list,
+    "DICT": PickleMachine.make_dict,
+    "APPEND": PickleMachine.append,
+    "APPENDS": PickleMachine.appends,
+    "ADDITEMS": PickleMachine.appends,
+    "SETITEM": PickleMachine.set_item,
+    "SETITEMS": PickleMachine.set_items,
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.files.tensors import NamedWeights, StoredTensor, open_file
 from sae.files.tensors import tensor as stored_tensor
-from sae.files.tensors.records import Name, PickledObject
+from sae.files.tensors.records import GlobalName, PickledObject
 
 X = torch.randn(37, 11, generator=torch.Generator().manual_seed(0))
 
@@ -58,7 +58,7 @@ def test_torchs_files_in_every_layout(save: Callable[[Any, Path], None], tmp_pat
         torch.equal(found["half"].read(), X.bfloat16().float())
         and found["half"].read(dtype=None).dtype == torch.bfloat16
     )
-    assert found["one"].item() == 3 and found["text"] == "TopK" and found["type"] == Name("torch", "float16")
+    assert found["one"].item() == 3 and found["text"] == "TopK" and found["type"] == GlobalName("torch", "float16")
     assert found["inner"]["k"] == 32 and torch.equal(found["inner"]["t"].read(), X)
     assert torch.equal(found["pair"][0].read(), X) and found["pair"][1] == [1, None, 2.5]
 
@@ -106,7 +106,7 @@ def test_objects_are_described_and_not_made(tmp_path: Path):
     )
     (tmp_path / "x.pkl").write_bytes(program)
     found = open_file(tmp_path / "x.pkl")
-    assert isinstance(found, PickledObject) and found.what == Name("autoencoders.learned_dict", "TiedSAE")
+    assert isinstance(found, PickledObject) and found.type_name == GlobalName("autoencoders.learned_dict", "TiedSAE")
     assert found.state == {"n": 5, "l": [1, 2]}
 
 
@@ -131,8 +131,8 @@ def test_what_is_wrong_with_a_tensor_is_told():
     weights = NamedWeights("file", {"a": stored(X), "b": stored(torch.zeros(11)), "c": stored(torch.zeros(3).long())})
     weights.take("a", "m", "d")
     for name, axes, words in (
-        ("b", ("m",), r"file: b has shape \(11,\), \(37,\) expected"),
-        ("b", ("d", "d"), r"file: b has shape \(11,\), \(11, 11\) expected"),
+        ("b", ("m",), r"file: b has shape \(11,\); \(37,\) is expected"),
+        ("b", ("d", "d"), r"file: b has shape \(11,\); \(11, 11\) is expected"),
         ("c", ("k",), "file: c has the type torch.int64"),
         ("e", ("k",), "file: the tensor e is missing"),
     ):
@@ -146,13 +146,13 @@ def test_what_is_wrong_with_a_tensor_is_told():
         stored(bad).read()
     assert torch.isinf(stored(bad).read(finite=False)).any()
     short = StoredTensor("file", "x", torch.float32, (37, 11), lambda: io.BytesIO(bytes(100)))
-    with pytest.raises(ValueError, match="file: ends before the end of x"):
+    with pytest.raises(ValueError, match="file: the file ends before the end of x"):
         short.read()
 
 
 def _take(weights: NamedWeights, name: str, *axes: str) -> Tensor:
     """Without using the tensor up."""
-    copy = NamedWeights(weights.label, weights.left)
+    copy = NamedWeights(weights.label, weights.remaining)
     copy.axes = dict(weights.axes)
     return copy.take(name, *axes)
 
@@ -162,7 +162,7 @@ def test_views_with_gaps_are_refused_only_where_they_are_asked_for(tmp_path: Pat
     found = open_file(tmp_path / "x.pt")
     assert torch.equal(found["fine"].read(), X)
     for name in ("gaps", "spread"):
-        with pytest.raises(ValueError, match=r"does not lie in one piece; save it again from \.contiguous"):
+        with pytest.raises(ValueError, match=r"is not contiguous; save it again after \.contiguous"):
             found[name].read()
 
 
@@ -174,7 +174,7 @@ def test_other_byte_orders_and_archives_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="x has the type <c8"):
         open_file(tmp_path / "complex.npz")
     (tmp_path / "x.pt").write_bytes(b"\0" * 257 + b"ustar" + b"\0" * 300)
-    with pytest.raises(ValueError, match="a tar archive of an old torch"):
+    with pytest.raises(ValueError, match="a tar archive of an old torch version"):
         open_file(tmp_path / "x.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="not a file of tensors"):

@@ -1,6 +1,6 @@
-"""Where dictionaries lie: a folder of this disk, of the hub, or of any file system that fsspec knows.
+"""Where dictionaries are stored: a local folder, one on the Hugging Face hub, or one of any file system of fsspec.
 
-A place lists the names of its files and fetches one when it is asked for. Nothing else is transferred.
+A location lists the names of its files and fetches a file when it is needed. Nothing else is transferred.
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ from typing import Any
 
 from sae.registry import MissingFileError, UserError
 
-DEPTH = 3
-MOST_FILES = 20_000
+MAX_DEPTH = 3
+"""Levels of sub-folders that are listed."""
+MAX_FILES = 20_000
+"""Listing a local folder stops once it has more files than this."""
 
 
 class FileLocation(ABC):
-    """A folder."""
+    """Interface of a folder of files."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the user called it."""
+        """The folder as the user wrote it."""
 
     @cached_property
     @abstractmethod
     def files(self) -> list[str]:
-        """Names of files, relative to the folder, those of sub-folders included."""
+        """Paths of the files, relative to the folder, those in sub-folders included."""
 
     @abstractmethod
     def fetch(self, file: str) -> Path:
-        """The file on this disk."""
+        """A local path of the file; remote files are downloaded."""
 
     @abstractmethod
     def above(self, levels: int, name: str) -> Path | None:
-        """A file of the folder so many levels above, on this disk; None where there is none."""
+        """A local path of the file `name` in the folder `levels` above; None where there is none."""
 
     @property
-    def is_near(self) -> bool:
-        """Whether looking into a file costs next to nothing."""
+    def is_local(self) -> bool:
+        """Whether files are local, so that opening them is cheap."""
         return False
 
     def label(self, file: str) -> str:
@@ -53,16 +55,18 @@ class FileLocation(ABC):
         return f"{self.name.rstrip('/')}/{file}"
 
     def address(self, file: str) -> str | None:
-        """Where others find a file that was fetched, as exactly as is known; nowhere if it is on this disk."""
+        """Address of a fetched file for others, as exactly as is known; None for local files."""
         return self.label(file)
 
 
 @dataclass(frozen=True, eq=False)
 class Local(FileLocation):
-    """A folder of this disk, with its sub-folders down to a `depth`."""
+    """A local folder."""
 
     path: Path
-    depth: int = DEPTH
+    """Path of the folder."""
+    depth: int = MAX_DEPTH
+    """Levels of sub-folders that are listed."""
 
     @property
     def name(self) -> str:
@@ -70,15 +74,15 @@ class Local(FileLocation):
 
     @cached_property
     def files(self) -> list[str]:
-        found: list[str] = []
+        files: list[str] = []
         for folder, below, names in os.walk(self.path):
             here = Path(folder).relative_to(self.path)
             deep = len(here.parts) >= self.depth
             below[:] = [] if deep else sorted(name for name in below if not name.startswith("."))
-            found += [(here / name).as_posix() for name in sorted(names) if not name.startswith(".")]
-            if len(found) > MOST_FILES:
+            files += [(here / name).as_posix() for name in sorted(names) if not name.startswith(".")]
+            if len(files) > MAX_FILES:
                 break
-        return found
+        return files
 
     def fetch(self, file: str) -> Path:
         return self.path / file
@@ -92,19 +96,24 @@ class Local(FileLocation):
         return None
 
     @property
-    def is_near(self) -> bool:
+    def is_local(self) -> bool:
         return True
 
 
 @dataclass(frozen=True, eq=False)
 class Remote(FileLocation):
-    """A folder of a file system that fsspec knows. Files are copied to `cache` when they are asked for."""
+    """A folder of a file system that fsspec supports. Files are copied to `cache` when they are fetched."""
 
     url: str
+    """The URL as the user wrote it."""
     system: Any
+    """The fsspec file system."""
     path: str
+    """Path of the folder in the file system."""
     cache: Path
-    depth: int = DEPTH
+    """Local folder for copies."""
+    depth: int = MAX_DEPTH
+    """Levels of sub-folders that are listed."""
 
     @property
     def name(self) -> str:
@@ -113,38 +122,41 @@ class Remote(FileLocation):
     @cached_property
     def files(self) -> list[str]:
         root = self.path.rstrip("/")
-        with told_in_one_line(self.url):
-            found = self.system.find(root, maxdepth=self.depth + 1)
-        return sorted(name[len(root) :].lstrip("/") for name in found)
+        with network_errors(self.url):
+            names = self.system.find(root, maxdepth=self.depth + 1)
+        return sorted(name[len(root) :].lstrip("/") for name in names)
 
     def fetch(self, file: str) -> Path:
-        return self._copied(f"{self.path.rstrip('/')}/{file}")
+        return self._download(f"{self.path.rstrip('/')}/{file}")
 
     def above(self, levels: int, name: str) -> Path | None:
         parts = self.path.rstrip("/").split("/")
         if len(parts) <= levels:
             return None
         path = "/".join([*parts[:-levels], name])
-        with told_in_one_line(self.url):
-            there = self.system.isfile(path)
-        return self._copied(path) if there else None
+        with network_errors(self.url):
+            exists = self.system.isfile(path)
+        return self._download(path) if exists else None
 
-    def _copied(self, path: str) -> Path:
+    def _download(self, path: str) -> Path:
         target = self.cache / re.sub(r"[^\w./-]+", "_", path).strip("/")
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with told_in_one_line(path):
+            with network_errors(path):
                 self.system.get_file(path, str(target))
         return target
 
 
 @dataclass(frozen=True, eq=False)
 class Hub(FileLocation):
-    """A folder of a repository on the Hugging Face hub, whose own cache keeps what is fetched."""
+    """A folder of a repository on the Hugging Face hub; fetched files are kept in the hub's cache."""
 
     repo: str
+    """Repository, ``owner/name``."""
     revision: str | None
+    """Branch, tag or commit; the default branch if None."""
     folder: str
+    """Folder in the repository; empty for the repository itself."""
 
     @property
     def name(self) -> str:
@@ -152,43 +164,45 @@ class Hub(FileLocation):
         return f"hf://{self.repo}{at}" + (f":{self.folder}" if self.folder else "")
 
     @cached_property
-    def every(self) -> list[str]:
+    def all_files(self) -> list[str]:
         """All files of the repository."""
         from huggingface_hub import HfApi
 
-        with told_in_one_line(self.name):
+        with network_errors(self.name):
             return HfApi().list_repo_files(self.repo, revision=self.revision)
 
     @cached_property
     def files(self) -> list[str]:
         start = f"{self.folder}/" if self.folder else ""
-        return sorted(name.removeprefix(start) for name in self.every if name.startswith(start) or name == self.folder)
+        return sorted(
+            name.removeprefix(start) for name in self.all_files if name.startswith(start) or name == self.folder
+        )
 
     def fetch(self, file: str) -> Path:
-        return self._fetched(f"{self.folder}/{file}" if self.folder else file)
+        return self._download(f"{self.folder}/{file}" if self.folder else file)
 
     def above(self, levels: int, name: str) -> Path | None:
         parts = self.folder.split("/") if self.folder else []
         file = "/".join([*parts[:-levels], name])
-        return self._fetched(file) if len(parts) >= levels and file in self.every else None
+        return self._download(file) if len(parts) >= levels and file in self.all_files else None
 
     def address(self, file: str) -> str | None:
-        """With the commit that was fetched, which the cache's folder is named by."""
-        _, _, behind = self.fetch(file).as_posix().partition("/snapshots/")
-        commit, _, name = behind.partition("/")
+        """Address with the fetched commit, which is part of the path in the cache."""
+        _, _, cached = self.fetch(file).as_posix().partition("/snapshots/")
+        commit, _, name = cached.partition("/")
         return f"hf://{self.repo}@{commit}:{name}" if name else self.label(file)
 
     @lru_cache(maxsize=64)  # noqa: B019
-    def _fetched(self, file: str) -> Path:
+    def _download(self, file: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        with told_in_one_line(f"hf://{self.repo}/{file}"):
+        with network_errors(f"hf://{self.repo}/{file}"):
             return Path(hf_hub_download(self.repo, file, revision=self.revision))
 
 
 @contextmanager
-def told_in_one_line(what: str, done: str = "fetched") -> Generator[None]:
-    """Whatever a network says, as a ``FileNotFoundError`` or a ``ValueError``."""
+def network_errors(what: str, action: str = "fetch") -> Generator[None]:
+    """Turns errors of the network and the hub in its block into `MissingFileError` and `UserError`."""
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
     try:
@@ -196,7 +210,7 @@ def told_in_one_line(what: str, done: str = "fetched") -> Generator[None]:
     except (FileNotFoundError, EntryNotFoundError, RepositoryNotFoundError) as error:
         raise MissingFileError(f"{what}: not found: {_line(error)}") from None
     except (OSError, HFValidationError, ValueError) as error:
-        raise UserError(f"{what}: cannot be {done}: {_line(error)}") from None
+        raise UserError(f"{what}: cannot {action} it: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
@@ -204,11 +218,11 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def located(path: str | Path) -> Generator[tuple[FileLocation, str | None]]:
-    """The place that a path means, and the one file in it where it means a file.
+def open_location(path: str | Path) -> Generator[tuple[FileLocation, str | None]]:
+    """The folder that a path names, and the file in it where the path names a file.
 
-    A ``FileNotFoundError`` says what is not there, a ``ValueError`` what is no path. Copies of remote files live as
-    long as the context.
+    Copies of remote files are deleted when the context ends. Raises `MissingFileError` where the path does not exist,
+    and `UserError` where it is not valid.
     """
     text = str(path)
     with ExitStack() as stack:
@@ -226,8 +240,8 @@ def _local(path: Path) -> tuple[FileLocation, str | None]:
         return Local(path), None
     if path.is_file():
         return Local(path.parent, depth=0), path.name
-    hint = f" (a repository of the hub is written hf://{path})" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
-    raise MissingFileError(f"{path}: there is no such folder or file{hint}")
+    hint = f"; write hf://{path} for a repository on the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
+    raise MissingFileError(f"{path}: no such folder or file{hint}")
 
 
 def _remote(url: str, cache: Path) -> tuple[FileLocation, str | None]:
@@ -237,26 +251,26 @@ def _remote(url: str, cache: Path) -> tuple[FileLocation, str | None]:
         system, path = url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:
         raise UserError(f"{url}: {_line(error)}") from None
-    with told_in_one_line(url):
+    with network_errors(url):
         is_folder, is_file = system.isdir(path), system.isfile(path)
     if is_folder:
         return Remote(url, system, path, cache), None
     if not is_file:
-        raise MissingFileError(f"{url}: there is no such folder or file")
+        raise MissingFileError(f"{url}: no such folder or file")
     folder, _, file = path.rpartition("/")
     return Remote(url.rpartition("/")[0], system, folder, cache, depth=0), file
 
 
 def _hub(url: str) -> tuple[FileLocation, str | None]:
-    """``hf://owner/name[@revision][:folder or file]``; a slash may stand for the colon."""
-    told = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^:]+?))?(?:[:/](.*))?", url)
-    if told is None:
-        raise UserError(f"{url}: write hf://owner/name@revision:folder, the last two as needed")
-    repo, revision, inside = told[1], told[2], (told[3] or "").strip("/")
+    """The location of ``hf://owner/name[@revision][:folder or file]``; a slash may replace the colon."""
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^:]+?))?(?:[:/](.*))?", url)
+    if match is None:
+        raise UserError(f"{url}: not an address on the hub; write hf://owner/name or hf://owner/name@revision:folder")
+    repo, revision, inside = match[1], match[2], (match[3] or "").strip("/")
     place = Hub(repo, revision, inside)
     if inside and place.files == [inside]:
         folder, _, file = inside.rpartition("/")
         return Hub(repo, revision, folder), file
     if not place.files:
-        raise MissingFileError(f"{url}: there is no such folder or file in the repository")
+        raise MissingFileError(f"{url}: no such folder or file in the repository")
     return place, None
