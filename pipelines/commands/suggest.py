@@ -213,10 +213,10 @@ def draw_sweep(curve: SparsityCurve) -> Figure:
     ax.set_ylim(bottom=0)
     plain_log(ax.xaxis)
     lines: list[tuple[float, str, str]] = []
-    found = curve.suggestion
-    if found.l0 is not None:
-        ax.axvspan(found.low, found.high, color=colour, alpha=0.1, lw=0, zorder=0)
-        lines.append((found.l0, f"suggested {found.l0:.3g}", colour))
+    minimum = curve.suggestion
+    if minimum.l0 is not None:
+        ax.axvspan(minimum.low, minimum.high, color=colour, alpha=0.1, lw=0, zorder=0)
+        lines.append((minimum.l0, f"suggested {minimum.l0:.3g}", colour))
     if math.isfinite(curve.true_l0):
         lines.append((curve.true_l0, f"true {curve.true_l0:.3g}", FAINT))
     for at, _, ink in lines:
@@ -230,19 +230,19 @@ def draw_sweep(curve: SparsityCurve) -> Figure:
 
 def sentence(curve: SparsityCurve) -> str:
     """The result of the sweep as one sentence, with what to do where there is none."""
-    found, known = curve.suggestion, math.isfinite(curve.true_l0)
+    minimum, known = curve.suggestion, math.isfinite(curve.true_l0)
     first, last = (f"{_target(s):g}" for s in (curve.sweep[0], curve.sweep[-1]))
     truth = f"; the true L0 is {curve.true_l0:.3g}" if known else ""
-    if found.l0 is not None:
-        error = f" ({100 * (found.l0 / curve.true_l0 - 1):+.0f}%)" if known else ""
-        interval = f"{found.low:.3g} to {found.high:.3g}"
-        return f"suggested L0: {found.l0:.3g}, interval {interval} from {found.n_seeds} seeds{truth}{error}"
-    if found.verdict == "flat":
+    if minimum.l0 is not None:
+        error = f" ({100 * (minimum.l0 / curve.true_l0 - 1):+.0f}%)" if known else ""
+        interval = f"{minimum.low:.3g} to {minimum.high:.3g}"
+        return f"suggested L0: {minimum.l0:.3g}, interval {interval} from {minimum.n_seeds} seeds{truth}{error}"
+    if minimum.verdict == "flat":
         return (
-            f"flat: no clear minimum from L0 = {first} to {last} ({SCORE} rises by only {100 * found.depth:.1f}% on "
-            f"one side, {found.n_seeds} seeds), so no L0 is suggested; try more steps or seeds{truth}"
+            f"flat: no clear minimum from L0 = {first} to {last} ({SCORE} rises by only {100 * minimum.depth:.1f}% on "
+            f"one side, {minimum.n_seeds} seeds), so no L0 is suggested; try more steps or seeds{truth}"
         )
-    end, direction = (first, "lower") if found.verdict == "low end" else (last, "higher")
+    end, direction = (first, "lower") if minimum.verdict == "low end" else (last, "higher")
     return f"no minimum: {SCORE} is smallest at the end of the sweep, {end}; add {direction} --targets{truth}"
 
 

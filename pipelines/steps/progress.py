@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,7 +53,8 @@ class Status:
         """Writes the status as JSON, atomically."""
         temporary = file.with_suffix(".new")
         temporary.write_text(json.dumps(asdict(self)) + "\n")
-        temporary.replace(file)
+        with suppress(PermissionError):  # on Windows, while `sae status` reads the file: the next write replaces it
+            temporary.replace(file)
 
 
 def read_status(folder: Path) -> Status | None:

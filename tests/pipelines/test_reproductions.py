@@ -87,8 +87,8 @@ def test_below_its_l0_the_truth_reconstructs_as_badly_as_published():
 @pytest.mark.usefixtures("both_cores")
 def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_path: Path):
     """'Sparse but wrong': BatchTopK at k = 5 learns a squared error of 2.73. About a minute on two cores."""
-    given = ('dictionary=[{kind="batchtopk", n_latents=50, k=5}]', "baselines.kinds=[]", "train.seeds=0")
-    [row] = scores("suites/corr-50", tmp_path, *given, "source.seed=0", "train.steps=4000", "train.lr=3e-3")
+    overrides = ('dictionary=[{kind="batchtopk", n_latents=50, k=5}]', "baselines.kinds=[]", "train.seeds=0")
+    [row] = scores("suites/corr-50", tmp_path, *overrides, "source.seed=0", "train.steps=4000", "train.lr=3e-3")
     source = corr_50()
     acts = source.batch(0, 20_000, "test").acts
     learned = float(row["fvu"]) * float(acts.var(0, correction=0).sum())
@@ -100,8 +100,8 @@ def test_below_its_l0_a_wrong_dictionary_reconstructs_better_than_the_truth(tmp_
 @pytest.mark.usefixtures("both_cores")
 def test_the_decoder_cosine_is_smallest_at_the_true_l0(tmp_path: Path):
     """'Sparse but wrong': the minimum of c_dec. About two minutes on two cores."""
-    given = ["source.seed=0", "train.steps=2000", "train.lr=3e-3", "train.seeds=[0, 1]"]
-    config = read_config(CONFIGS / "suites" / "corr-50.toml", given)
+    overrides = ["source.seed=0", "train.steps=2000", "train.lr=3e-3", "train.seeds=[0, 1]"]
+    config = read_config(CONFIGS / "suites" / "corr-50.toml", overrides)
     [curve], _ = suggest.run(config, "batchtopk", [5, 7, 9, 11, 13, 16, 20], tmp_path, QUIET)
     assert curve.suggestion.l0 == pytest.approx(11.1, rel=0.15), suggest.sentence(curve)
 
@@ -136,8 +136,8 @@ def test_sharkeys_toy_in_the_middle_of_the_grid(tmp_path: Path):
 @pytest.mark.usefixtures("both_cores")
 def test_refinement_recovers_directions_and_firing_together(tmp_path: Path):
     """About twenty minutes on two cores: `python -m pytest -m slow -k recovers_directions`."""
-    given = 'dictionary={kind="relu", n_latents=512, l1=0.1, decoder_bias=false, refine=true}'
-    rows = scores("suites/sharkey-512", tmp_path, given, 'baselines.kinds=["random", "oracle"]', "source.seed=0")
+    overrides = 'dictionary={kind="relu", n_latents=512, l1=0.1, decoder_bias=false, refine=true}'
+    rows = scores("suites/sharkey-512", tmp_path, overrides, 'baselines.kinds=["random", "oracle"]', "source.seed=0")
     refined = {"method": "relu+refine", "n_latents": 512}
     assert min(of(rows, "mcc", **refined)) >= 0.98
     assert min(of(rows, "f1", encoder="fista", **refined)) >= 0.92

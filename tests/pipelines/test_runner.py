@@ -284,9 +284,9 @@ def test_a_board_prints_lines_and_writes_the_status(tmp_path: Path, monkeypatch:
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr("pipelines.steps.progress.time.monotonic", lambda: float(next(clock)))
     console = Console(record=True, file=StringIO(), width=200)
-    with Board(console).work("train: x", ["train-1"], tmp_path) as tell:
+    with Board(console).work("train: x", ["train-1"], tmp_path) as progress:
         for done in (100, 200, 300):
-            tell(done, 1000, "steps", loss=0.5)
+            progress(done, 1000, "steps", loss=0.5)
     status = read_status(tmp_path)
     assert status is not None and (status.done, status.total, status.figures) == (300, 1000, {"loss": 0.5})
     assert status.rate == 10.0 and status.seconds_left == 70.0

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.stages import train
+from pipelines.stages import generate, train
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
 
@@ -22,12 +22,20 @@ Reports = list[tuple[int, int, str, dict[str, float]]]
 @pytest.fixture
 def jobs(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
     """The four members of a stack, with their source prepared."""
-    store = Store(tmp_path)
-    steps = plan(parse(tiny))
-    source = steps[0]
-    from pipelines.stages import generate
+    return prepared_jobs(tiny, tmp_path)
 
-    for job in generate.run([job_of(source, store)], tmp_path, Runtime(), lambda *_, **__: None):
+
+@pytest.fixture
+def two_widths(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
+    """Two stacks of four members on one source."""
+    return prepared_jobs({**tiny, "dictionary": {**tiny["dictionary"], "n_latents": [16, 32]}}, tmp_path)
+
+
+def prepared_jobs(table: dict[str, Any], out: Path) -> list[Job]:
+    """Prepares the source of a config; returns the jobs of its dictionaries."""
+    store = Store(out)
+    steps = plan(parse(table))
+    for job in generate.run([job_of(steps[0], store)], out, Runtime(), lambda *_, **__: None):
         store.commit(job.step, "cpu", 0.0)
     return [job_of(s, store) for s in steps if s.stage == "train" and "dictionary" in s.config]
 
@@ -115,18 +123,6 @@ def test_sinks_receive_every_member(jobs: list[Job], tmp_path: Path, monkeypatch
     assert started[0]["name"] == jobs[0].step.group and ended == ["ended"]
     assert [step for _, step in logged] == [10, 20, 30, 40, 50, 60]
     assert {f"{job.step.title}/loss" for job in jobs} <= set(logged[0][0])
-
-
-@pytest.fixture
-def two_widths(tiny: dict[str, Any], tmp_path: Path) -> list[Job]:
-    """Two stacks on one source."""
-    from pipelines.stages import generate
-
-    store = Store(tmp_path)
-    steps = plan(parse({**tiny, "dictionary": {**tiny["dictionary"], "n_latents": [16, 32]}}))
-    for job in generate.run([job_of(steps[0], store)], tmp_path, Runtime(), lambda *_, **__: None):
-        store.commit(job.step, "cpu", 0.0)
-    return [job_of(s, store) for s in steps if s.stage == "train" and "dictionary" in s.config]
 
 
 def results(jobs: list[Job]) -> list[bytes]:
