@@ -36,7 +36,7 @@ class Config(QuestionConfig):
             AnswerTable(
                 f"{score} on test rows",
                 ("feature", "share of rows", *names),
-                [[name, share, *(getattr(r.judged, score.lower()) for r in every)] for name, share, every in told],
+                [[name, share, *(getattr(r.scores, score.lower()) for r in every)] for name, share, every in told],
             )
             for score in ("AUC", "F1")
         ]
@@ -57,4 +57,4 @@ class Config(QuestionConfig):
 
 
 def _auc(every: list[ReaderQuality], name: str) -> float:
-    return next(r.judged.auc.value for r in every if r.name == name)
+    return next(r.scores.auc.value for r in every if r.name == name)

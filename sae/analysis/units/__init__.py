@@ -1,1 +1,1 @@
-"""Single units, neurons or latents: how many are monosemantic, and which of them represent a feature."""
+"""Analyses of single units (neurons or latents): which are monosemantic, and which represent a feature."""

@@ -1,19 +1,19 @@
-"""Which units mean one thing: the examples that drive a unit most, and whether they agree.
+"""Monosemantic units: the share of units whose strongest examples agree on one class.
 
-    share = |{u : some class holds at least m of the k rows on which u is largest}| / |{u : u has k such rows}|
+    share = |{u : some class holds at least m of the k samples on which u is largest}| / |{u : u has k such samples}|
 
 with k = 10 and m = 9, for units of any kind: neurons, latents, random directions. A class is a given label, or the
-token at the row, the one after it or the one before it. No two examples of a unit come from one row of tokens, since
-neighbours in a text agree anyway; only values above zero are examples. The question, and people's answers to it on ten
-examples, are those of Elhage et al. 2022, 'Softmax Linear Units' (35% of neurons with GELU, 60% with SoLU by their
-raters). Where we differ: nobody reads. A unit whose examples share a meaning but no token is not counted, so this is a
-lower bound, and compares kinds of units rather than telling how many mean something.
+token at the position, the one after it or the one before it. No two examples of a unit come from one row of tokens,
+since neighbours in a text agree anyway; only values above zero are examples. The question is that of Elhage et al.
+2022, 'Softmax Linear Units', whose human raters judged ten examples of each neuron (35% monosemantic with GELU, 60%
+with SoLU). Here no human judges. A unit whose examples share a meaning but no token is not counted, so the share is a
+lower bound: it compares kinds of units, and does not say how many are monosemantic.
 
-Where rows may have several labels at once, a unit that mixes features has examples in which all of those are active,
-and they agree on each: `alone` is the share of units whose examples agree on one label and on no other.
+If a sample may have several labels, the examples of a unit that mixes features have all of these features active, and
+agree on each: `alone` is the share of units whose examples agree on exactly one label.
 
-The control permutes what is known of the rows, all of it alike: how many units would agree if their examples had been
-drawn by chance.
+The control permutes all labels and tokens together over the samples: the share of units whose examples would agree by
+chance.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from sae.numerics.seeds import generator
 from sae.numerics.statistics import Interval, of_draws, of_share
 
 ANY = "any of them"
+"""The name under which the agreement on any class is returned."""
 
 
 class TopExamples:
-    """The `k` rows on which each unit is largest, no two of one group, from batches that are added in turn.
+    """The `k` samples on which each unit is largest, no two of one group, from a stream of batches.
 
-    Memory is that of one batch and ``3 k n_units``, however many rows there are.
+    Memory is one batch and ``3 k n_units`` numbers, however many samples there are.
     """
 
     def __init__(self, k: int, n_units: int, device: str | torch.device = "cpu") -> None:
@@ -49,28 +50,28 @@ class TopExamples:
     def add(
         self, x: Float[Tensor, "batch n_units"], rows: Int[Tensor, " batch"], groups: Int[Tensor, " batch"]
     ) -> None:
-        """Takes in the values of all units on some rows, whose numbers and groups (rows of tokens) are given."""
-        own, of = groups.to(x.device).unique(return_inverse=True)
-        where = of[:, None].expand_as(x)
-        best = x.new_full((len(own), x.shape[1]), -math.inf).scatter_reduce(0, where, x, "amax")
-        # Of equal values in one group the first row counts.
-        at = torch.arange(len(x), device=x.device)[:, None].expand_as(x).masked_fill(x != best[of], len(x))
+        """Adds the values of all units on a batch of samples, with the samples' numbers and groups (rows of tokens)."""
+        distinct, group = groups.to(x.device).unique(return_inverse=True)
+        where = group[:, None].expand_as(x)
+        best = x.new_full((len(distinct), x.shape[1]), -math.inf).scatter_reduce(0, where, x, "amax")
+        # Of equal values in one group the first sample counts.
+        at = torch.arange(len(x), device=x.device)[:, None].expand_as(x).masked_fill(x != best[group], len(x))
         first = at.new_full(best.shape, len(x)).scatter_reduce(0, where, at, "amin")
-        top, which = best.topk(min(self.k, len(own)), dim=0)
-        # NaN is nobody's largest value; it has no row.
-        found = first.gather(0, which).clamp(max=len(x) - 1)
-        self._merge(top.float(), rows.to(x.device)[found], own[which])
+        top, which = best.topk(min(self.k, len(distinct)), dim=0)
+        # A group whose largest value is NaN has no matching sample; the clamp keeps its index valid.
+        sample = first.gather(0, which).clamp(max=len(x) - 1)
+        self._merge(top.float(), rows.to(x.device)[sample], distinct[which])
 
     def _merge(self, values: Tensor, rows: Tensor, groups: Tensor) -> None:
-        """The best of those so far and the new ones. A group that was seen before keeps its largest value."""
+        """Merges new candidates into the best so far. A group that occurs twice keeps its largest value."""
         values, rows, groups = (
             torch.cat([old, new]) for old, new in ((self.values, values), (self.rows, rows), (self._groups, groups))
         )
         order = values.argsort(dim=0, descending=True, stable=True)
         values, rows, groups = (part.gather(0, order) for part in (values, rows, groups))
-        again = torch.tril(torch.ones(len(values), len(values), dtype=torch.bool, device=values.device), -1)[..., None]
-        doubled = ((groups[:, None] == groups[None]) & again).any(1)
-        values = values.masked_fill(doubled, -math.inf)
+        later = torch.tril(torch.ones(len(values), len(values), dtype=torch.bool, device=values.device), -1)[..., None]
+        repeated = ((groups[:, None] == groups[None]) & later).any(1)
+        values = values.masked_fill(repeated, -math.inf)
         order = values.argsort(dim=0, descending=True, stable=True)[: self.k]
         self.values, self.rows, self._groups = (part.gather(0, order) for part in (values, rows, groups))
 
@@ -82,29 +83,31 @@ class TopExamples:
 
 @dataclass(frozen=True, eq=False)
 class UnitAgreement:
-    """The share of units whose examples agree, with Wilson's interval over units; `chance` is the share when what is
-    known of the rows is permuted, with the interval of its draws; `alone` is None but for marks. `largest` holds of
-    each unit how many of its examples are of one class; units without enough examples are `n_rare`, and not counted.
-    """
+    """How many units have examples that agree."""
 
     share: Interval
+    """The share of units whose examples agree, with Wilson's interval."""
     chance: Interval
+    """The share with permuted classes, with the interval of its draws."""
     n_units: int
+    """The number of units with `k` examples."""
     n_rare: int
+    """The number of units with fewer examples, which are not counted."""
     largest: Int[Tensor, " n_units"]
+    """For each counted unit, the number of its examples in their most frequent class."""
     alone: Interval | None = None
+    """The share of units whose examples agree on exactly one label; None unless samples may have several labels."""
 
 
 def monosemantic_units(
     top: TopExamples, known: Mapping[str, Tensor], at_least: float = MONOSEMANTIC, shuffles: int = 20, seed: int = 0
 ) -> dict[str, UnitAgreement]:
-    """For each thing known of the rows, and for any of them, the units that agree on it in a share `at_least`.
+    """For each entry of `known`, and for any of them (`ANY`), the units of which a share `at_least` of examples agrees.
 
-    What is known is a vector of classes ``[rows]`` (:data:`~sae.model.token_rows.NOTHING` agrees with nothing), or
-    marks
-    ``[rows, n_labels]``, of which a row may have several. Rows are those whose numbers were given to `top`.
+    An entry is a vector of classes ``[samples]`` (:data:`~sae.model.token_rows.NOTHING` agrees with nothing), or a mask
+    ``[samples, n_labels]`` of labels that may overlap. Samples are indexed by the numbers that were given to `top`.
     """
-    rows, wanted = top.rows[:, top.complete], math.ceil(at_least * top.k - 1e-9)
+    rows, needed = top.rows[:, top.complete], math.ceil(at_least * top.k - 1e-9)
     largest = {name: _largest(classes, rows) for name, classes in known.items()}
     draw = generator("monosemantic", seed)
     shuffled: list[dict[str, Tensor]] = []
@@ -112,43 +115,43 @@ def monosemantic_units(
         order = torch.randperm(len(next(iter(known.values()))), generator=draw).to(rows.device)
         shuffled.append({name: _largest(classes, order[rows]) for name, classes in known.items()})
     if len(known) > 1:
-        for found in (largest, *shuffled):
-            found[ANY] = torch.stack(list(found.values())).amax(0)
+        for counts in (largest, *shuffled):
+            counts[ANY] = torch.stack(list(counts.values())).amax(0)
     n, n_rare = rows.shape[1], int((~top.complete).sum())
 
-    def agreeing(found: Tensor) -> int:
-        return int((found >= wanted).sum())
+    def agreeing(counts: Tensor) -> int:
+        return int((counts >= needed).sum())
 
     def alone(name: str) -> Interval | None:
         if name not in known or known[name].ndim == 1:
             return None
-        agreed = (_marked(known[name], rows) >= wanted).sum(1)
+        agreed = (_marked(known[name], rows) >= needed).sum(1)
         return of_share(int((agreed == 1).sum()), n)
 
     return {
         name: UnitAgreement(
-            of_share(agreeing(found), n),
+            of_share(agreeing(counts), n),
             of_draws([agreeing(other[name]) / n for other in shuffled] if n else []),
             n,
             n_rare,
-            found,
+            counts,
             alone(name),
         )
-        for name, found in largest.items()
+        for name, counts in largest.items()
     }
 
 
 def _largest(known: Tensor, rows: Int[Tensor, "k n_units"]) -> Int[Tensor, " n_units"]:
-    """How many examples of each unit the class has that has most of them."""
+    """The number of examples of each unit in their most frequent class."""
     if known.ndim == 2:
         return _marked(known, rows).amax(1)
-    of = known.to(rows.device)[rows]
-    alike = (of[:, None] == of[None]) & (of != NOTHING)
-    return alike.sum(0).amax(0)
+    classes = known.to(rows.device)[rows]
+    same = (classes[:, None] == classes[None]) & (classes != NOTHING)
+    return same.sum(0).amax(0)
 
 
 def _marked(marks: Bool[Tensor, "rows n_labels"], rows: Int[Tensor, "k n_units"]) -> Int[Tensor, "n_units n_labels"]:
-    """How many examples of each unit have each label, one example at a time: labels may be many."""
+    """The number of examples of each unit with each label, summed over one example at a time to bound memory."""
     marks = marks.to(rows.device)
     total = torch.zeros(rows.shape[1], marks.shape[1], dtype=torch.int64, device=rows.device)
     for row in rows:

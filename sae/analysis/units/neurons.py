@@ -1,8 +1,8 @@
-"""What neurons stand for: how far each is one feature's alone.
+"""Monosemanticity of neurons with known features: the share of a neuron that belongs to a single feature.
 
-For weights ``W [n_features, d_hidden]`` from features into neurons, or the answers of neurons to each feature alone. A
-neuron that nothing reaches has no share (NaN): it is neither mono- nor polysemantic. These measures depend on the
-basis, and mean something where an activation function makes neurons what they are.
+Measures take weights ``W [n_features, d_hidden]`` from features to neurons, or the neurons' responses to each feature
+alone. A neuron without input has no share (NaN): it is neither mono- nor polysemantic. The measures depend on the
+basis, and are meaningful if an activation function makes the neuron basis special.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 MONOSEMANTIC = 0.9
-"""The share from which a neuron counts as one feature's."""
+"""The share above which a unit counts as monosemantic."""
 
 
 def weight_share(W: Float[Tensor, "n_features d_hidden"]) -> Float[Tensor, " d_hidden"]:
-    """``max_i w_ik^2 / sum_i w_ik^2``: the largest share of a neuron's weight that one feature has; from 1 / n_features
-    to 1."""
+    """``max_i w_ik^2 / sum_i w_ik^2``: the largest share of one feature in a neuron's squared weights; from
+    1 / n_features to 1."""
     return _largest_share(W.square())
 
 
 def response_share(responses: Float[Tensor, "n_features d_hidden"]) -> Float[Tensor, " d_hidden"]:
     """``r_k = max_i a_ki / sum_i a_ki`` over neuron k's activations on one-hot inputs (Jermyn, Schiefer and Hubinger
-    2022, 'Engineering Monosemanticity in Toy Models'); activations below zero, which GELU has, count as none."""
+    2022, 'Engineering Monosemanticity in Toy Models'); negative activations, which GELU has, count as zero."""
     return _largest_share(responses.clamp_min(0))
 
 

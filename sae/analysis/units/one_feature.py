@@ -1,15 +1,15 @@
-"""One feature, and what says it best: a neuron, a latent, or a probe.
+"""Detection of one feature by a neuron, a latent, or a probe.
 
-    neuron       the one coordinate with the best AUC on choose rows, in either direction
-    latent       the one latent with the best AUC on choose rows, as it stands
+    neuron       the coordinate with the best AUC on the validation split, with either sign
+    latent       the latent with the best AUC on the validation split
     diff_means   x . (mu_1 - mu_0) (DiffMean of AxBench, Wu et al. 2025)
     logistic     L2 logistic regression (C = 1) on the standardised activations
 
-The definitions are those of :mod:`sae.metrics.probing`, which scores dictionaries by means over many features; here
-it is one feature, with intervals. Everything is chosen on choose rows, thresholds too (the best F1 there; even odds for
-`logistic`), and measured on test rows: AUC and F1 with bootstrap intervals. The control of each reader is the same
-reader chosen by permuted labels: .5 and about the feature's frequency, but by how much one draw of a direction may
-differ from that, which the interval of the draws shows.
+The definitions are those of :mod:`sae.metrics.probing`, which averages over many features; here they apply to one
+feature, with intervals. Units, probes and thresholds (that of the best F1; even odds for `logistic`) are chosen on the
+validation split, and AUC and F1 are measured on the test split, with bootstrap intervals. The control of each reader is
+the same procedure with permuted labels: its AUC is .5 and its F1 near the feature's frequency on average, and the
+interval over permutations shows how much a single one varies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.analysis.units.resampling import Judged, judged
+from sae.analysis.units.resampling import ClassifierScores, classifier_scores
 from sae.metrics._properties import Properties
 from sae.metrics.probing import Config, Sample, array
 from sae.numerics.binary_probes import best_threshold, f1_score, mean_difference, rank_auc, standardised
@@ -32,31 +32,40 @@ from sae.source import Batch
 
 
 class Halves(NamedTuple):
-    """Something of the rows to choose on, and of those to score on."""
+    """A quantity on the validation split and on the test split."""
 
     choose: Tensor
+    """On the validation split."""
     test: Tensor
+    """On the test split."""
 
 
 class SelectedScore(NamedTuple):
-    """A score of the test rows, its threshold, and the unit that it is, if it is one."""
+    """The output of a fitted reader on the test split."""
 
     test: Float[Tensor, " rows"]
+    """The score of each sample."""
     threshold: float
+    """The feature is predicted from this score on."""
     unit: int | None = None
+    """The unit whose activation is the score, if it is a single one."""
 
 
 class ReaderQuality(NamedTuple):
-    """How well a reader tells the feature on test rows, and how well it does when chosen by permuted labels."""
+    """How well a reader detects the feature on the test split."""
 
     name: str
+    """The name of the reader."""
     unit: int | None
-    judged: Judged
-    shuffled: Judged
+    """The selected unit; None for probes."""
+    scores: ClassifierScores
+    """AUC and F1."""
+    shuffled: ClassifierScores
+    """AUC and F1 of the same reader, selected with permuted labels."""
 
 
 ReaderFit = Callable[[Bool[Tensor, " rows"]], SelectedScore]
-"""From labels of the choose rows to a score of the test rows."""
+"""A function from labels of the validation split to a score on the test split."""
 
 
 def readers(
@@ -67,9 +76,11 @@ def readers(
     shuffles: int = 10,
     seed: int = 0,
 ) -> list[ReaderQuality]:
-    """Every reader of a feature (0/1 of each row) from activations ``[rows, d]`` and codes ``[rows, n_latents]``.
+    """Every reader of a feature (0 or 1 for each sample) from activations ``[samples, d]`` and codes
+    ``[samples, n_latents]``.
 
-    `groups` says which test rows belong together. Raises ``ValueError`` where a half lacks one of the two classes.
+    Test samples with the same number in `groups` are resampled together. Raises `UserError` if a split lacks one of the
+    two classes.
     """
     check_both_classes(feature)
     fits: dict[str, ReaderFit] = {"neuron": lambda y: single(neurons, y, signed=True)}
@@ -79,26 +90,27 @@ def readers(
     chosen, test = feature.choose.bool(), feature.test.bool()
     draw = generator("readers", seed)
     orders = [torch.randperm(len(chosen), generator=draw).to(chosen.device) for _ in range(shuffles)]
-    found: list[ReaderQuality] = []
+    qualities: list[ReaderQuality] = []
     for name, fit in fits.items():
         score = fit(chosen)
-        wrong = [fit(chosen[order]) for order in orders]
-        shuffled = Judged(of_draws([_auc(s, test) for s in wrong]), of_draws([_f1(s, test) for s in wrong]))
-        found.append(
-            ReaderQuality(name, score.unit, judged(score.test, test, score.threshold, groups, seed=seed), shuffled)
+        permuted = [fit(chosen[order]) for order in orders]
+        shuffled = ClassifierScores(
+            of_draws([_auc(s, test) for s in permuted]), of_draws([_f1(s, test) for s in permuted])
         )
-    return found
+        scores = classifier_scores(score.test, test, score.threshold, groups, seed=seed)
+        qualities.append(ReaderQuality(name, score.unit, scores, shuffled))
+    return qualities
 
 
 def check_both_classes(feature: Halves) -> None:
-    """A ``ValueError`` where a half has one class only."""
-    for name, half in zip(feature._fields, feature, strict=True):
+    """Raises `UserError` if a split has one class only."""
+    for name, half in zip(("validation", "test"), feature, strict=True):
         if not 0 < int(half.bool().sum()) < len(half):
-            raise UserError(f"feature: it is the same in all {name} rows, which leaves nothing to tell")
+            raise UserError(f"feature: has the same value in all {name} samples; give samples of both classes")
 
 
 def single(units: Halves, positive: Bool[Tensor, " rows"], signed: bool) -> SelectedScore:
-    """The one unit with the best AUC on the choose rows; where it is `signed`, in either direction."""
+    """The unit with the best AUC on the validation split, with either sign if `signed`."""
     auc = rank_auc(units.choose, positive[:, None])[0]
     unit = int(((auc - 0.5).abs() if signed else auc).argmax())
     sign = -1 if signed and float(auc[unit]) < 0.5 else 1
@@ -111,13 +123,14 @@ def _diff_means(units: Halves, positive: Bool[Tensor, " rows"]) -> SelectedScore
 
 
 def logistic_score(units: Halves, positive: Bool[Tensor, " rows"], seed: int) -> SelectedScore:
-    """Log odds of a probe on all units, as the metric `probing` fits it: at most `max_rows`, classes weighted back."""
+    """Log odds of a probe on all units, fitted as in the metric `probing`: on at most its `max_rows` samples, with
+    classes reweighted to their frequencies."""
     x, x_test = (array(half) for half in standardised(units.choose, units.test))
     return SelectedScore(sample(units, positive, seed).log_odds(x, x_test), 0.0)
 
 
 def sample(units: Halves, positive: Bool[Tensor, " rows"], seed: int) -> Sample:
-    """The choose rows that a probe is fitted on."""
+    """The validation samples that a probe is fitted on."""
     unknown = torch.zeros(len(units.test), 1, dtype=torch.bool, device=units.test.device)
     tasks = Properties(Batch(units.choose), Batch(units.test), positive[:, None], unknown)
     return Sample.of(Config.model_validate({"seed": seed}), tasks, 0)

@@ -1,7 +1,7 @@
-"""How sure one can be of an AUC and of an F1: the bootstrap over rows, or over groups of rows that belong together.
+"""Bootstrap intervals of AUC and F1, over samples or over groups of samples.
 
-A score and its threshold are given; test rows are drawn again with replacement (Efron 1979), groups as wholes, since
-words of a sentence are not independent. AUCs of weighted rows count pairs,
+For a fixed score and threshold, test samples are resampled with replacement (Efron 1979), groups as wholes, since words
+of a sentence are not independent. The AUC of weighted samples counts pairs,
 
     AUC_w = sum_{p positive, n negative} w_p w_n ([s_p > s_n] + [s_p = s_n] / 2) / (W_pos W_neg).
 """
@@ -21,38 +21,41 @@ from sae.numerics.statistics import Interval
 DRAWS_AT_ONCE = 50
 
 
-class Judged(NamedTuple):
-    """AUC and F1 of a score."""
+class ClassifierScores(NamedTuple):
+    """AUC and F1 of a binary classifier, with intervals."""
 
     auc: Interval
     f1: Interval
 
 
-def judged(
+def classifier_scores(
     scores: Float[Tensor, " rows"],
     positive: Bool[Tensor, " rows"],
     threshold: float,
     groups: Int[Tensor, " rows"] | None = None,
     draws: int = 500,
     seed: int = 0,
-) -> Judged:
-    """AUC of the scores and F1 of ``scores >= threshold`` with 95% intervals; NaN where a class is empty."""
+) -> ClassifierScores:
+    """AUC of the scores and F1 of ``scores >= threshold`` with 95% intervals; NaN if a class is empty.
+
+    Samples with the same number in `groups` are resampled together.
+    """
     value = (float(rank_auc(scores[:, None], positive[:, None])), f1_score(scores >= threshold, positive))
     s, y = scores.double().cpu().numpy(), positive.cpu().numpy()
-    of = np.arange(len(s)) if groups is None else np.unique(groups.cpu().numpy(), return_inverse=True)[1]
-    draw, n_groups = np.random.default_rng(derive("judged", seed)), int(of.max()) + 1
-    found: list[np.ndarray] = []
+    group = np.arange(len(s)) if groups is None else np.unique(groups.cpu().numpy(), return_inverse=True)[1]
+    draw, n_groups = np.random.default_rng(derive("judged", seed)), int(group.max()) + 1
+    resampled: list[np.ndarray] = []
     for start in range(0, draws, DRAWS_AT_ONCE):
-        drawn = draw.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=min(DRAWS_AT_ONCE, draws - start))
-        weight = drawn[:, of].astype(np.float64)
-        found.append(np.stack([_auc(s, y, weight), _f1(s >= threshold, y, weight)]))
+        times = draw.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=min(DRAWS_AT_ONCE, draws - start))
+        weight = times[:, group].astype(np.float64)
+        resampled.append(np.stack([_auc(s, y, weight), _f1(s >= threshold, y, weight)]))
     with np.errstate(invalid="ignore"):
-        low, high = np.nanquantile(np.concatenate(found, 1), [0.025, 0.975], axis=1)
-    return Judged(*(Interval(v, float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)))
+        low, high = np.nanquantile(np.concatenate(resampled, 1), [0.025, 0.975], axis=1)
+    return ClassifierScores(*(Interval(v, float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)))
 
 
 def _auc(s: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Of each row of weights."""
+    """The weighted AUC for each row of weights ``[draws, samples]``."""
     order = np.argsort(s, kind="stable")
     start = np.flatnonzero(np.concatenate([[True], np.diff(s[order]) > 0]))
     positive, negative = (np.add.reduceat(weight[:, order] * c[order], start, axis=1) for c in (y, ~y))
@@ -62,5 +65,6 @@ def _auc(s: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _f1(predicted: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weighted F1 for each row of weights."""
     total = weight @ predicted + weight @ y
     return np.divide(2 * (weight @ (predicted & y)), total, out=np.zeros(len(weight)), where=total > 0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from sae.analysis.units.resampling import _auc, _f1, judged  # pyright: ignore[reportPrivateUsage]
+from sae.analysis.units.resampling import _auc, _f1, classifier_scores  # pyright: ignore[reportPrivateUsage]
 from sae.numerics.binary_probes import rank_auc
 from sae.numerics.seeds import generator
 
@@ -30,7 +30,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     for i in range(100):
         y = torch.rand(300, generator=draw) < 0.3
         s = torch.randn(300, generator=draw) + y
-        found = judged(s, y, 0.5, draws=200, seed=i)
+        found = classifier_scores(s, y, 0.5, draws=200, seed=i)
         inside += found.auc.low <= norm.cdf(1 / np.sqrt(2)) <= found.auc.high
     assert 85 <= inside <= 100
 
@@ -39,9 +39,11 @@ def test_rows_that_repeat_each_other_widen_the_interval_only_as_groups():
     draw = generator("groups")
     y = torch.rand(200, generator=draw) < 0.5
     s = torch.randn(200, generator=draw) + y
-    one = judged(s, y, 0.5).auc
+    one = classifier_scores(s, y, 0.5).auc
     groups = torch.arange(200).repeat_interleave(5)
-    blind, aware = (judged(s.repeat_interleave(5), y.repeat_interleave(5), 0.5, g).auc for g in (None, groups))
+    blind, aware = (
+        classifier_scores(s.repeat_interleave(5), y.repeat_interleave(5), 0.5, g).auc for g in (None, groups)
+    )
     assert blind.value == pytest.approx(one.value) == aware.value
     assert blind.high - blind.low < 0.6 * (one.high - one.low)
     assert aware.high - aware.low == pytest.approx(one.high - one.low, rel=0.15)
