@@ -47,9 +47,9 @@ def explore(
     from pipelines import explore as dashboards
     from pipelines.config.config import read_config
     from pipelines.config.shipped import find_config
-    from pipelines.explore.command import looked_at
+    from pipelines.explore.command import latents_config
     from pipelines.steps.progress import Board
 
-    settings, looked = read_config(find_config(config), set or ()), looked_at(tokens, latents)
+    settings, looked = read_config(find_config(config), set or ()), latents_config(tokens, latents)
     folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Console(stderr=True)))
     Console().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

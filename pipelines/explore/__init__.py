@@ -1,4 +1,4 @@
-"""Dashboards of a dictionary's latents as a folder of static pages, which work without a server and fetch nothing."""
+"""Dashboards of a dictionary's latents: static pages that need no server and load nothing from elsewhere."""
 
 from pipelines.explore.command import write_pages
 

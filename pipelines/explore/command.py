@@ -1,4 +1,4 @@
-"""From a dictionary and a config to the pages: prepares the source as a run does, looks at the latents, writes."""
+"""From a dictionary and a config to the pages: prepares the source, analyses the latents, writes the pages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from pipelines.steps.progress import Board
 from pipelines.steps.source_steps import open_source
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
-from sae.analysis.latents import LatentsConfig
-from sae.analysis.latents import explore_latents as look
+from sae.analysis.latents import LatentsConfig, explore_latents
 from sae.baselines import neurons
 from sae.dictionary import Dictionary
 from sae.files import load
@@ -32,18 +31,26 @@ NEURONS = "neurons"
 
 
 def write_pages(
-    dictionary: str | Path, settings: Config, looked: LatentsConfig, out: Path | None, with_neurons: bool, board: Board
+    dictionary: str | Path,
+    settings: Config,
+    analysis: LatentsConfig,
+    out: Path | None,
+    with_neurons: bool,
+    board: Board,
 ) -> Path:
-    """Writes the pages of a dictionary on the source of a config, and gives their folder.
+    """Writes the pages of a dictionary on the source of a config and returns their folder.
 
-    `out` is ``<name>-explore`` beside the steps of the run if it is not given. With `with_neurons` the basis itself has
-    pages of its own beside them, each neuron as two latents. A mistake of the
-    user's raises ``ValueError`` or ``FileNotFoundError`` of one line.
+    `out` defaults to ``<name>-explore`` in the folder of the steps. `with_neurons` adds pages on the neurons of the
+    same activations, each as two latents. Raises `UserError` or `MissingFileError`: there is no such dictionary, the
+    config has several sources, widths differ, a latent does not exist, or `out` is a folder of something else.
     """
     d = load(dictionary)
     if len(settings.sources) != 1:
-        found = ", ".join(labels_of([s.model_dump(mode="json") for s in settings.sources], skip=set()))
-        raise UserError(f"the config has {len(settings.sources)} sources ({found}); choose one by --set source....")
+        names = ", ".join(labels_of([s.model_dump(mode="json") for s in settings.sources], skip=set()))
+        raise UserError(
+            f"source: the config has {len(settings.sources)} sources ({names}), one is needed; select one, for example "
+            "with --set source.seed=0"
+        )
     step = plan(settings)[0]
     store = Store(_root(Path(dictionary), step, settings.runtime.out))
     out = out or store.root / f"{settings.name}-explore"
@@ -58,54 +65,57 @@ def write_pages(
     words = vocabulary(source)
     scratch = store.scratch(f"explore-{step.key}")
     scratch.mkdir(parents=True, exist_ok=True)
-    made: list[tuple[str, NamedExploration]] = []
-    for folder, own, width in parts:
+    explorations: list[tuple[str, NamedExploration]] = []
+    for folder, explored, width in parts:
         with board.work(f"explore: {folder or 'latents'}", [], scratch) as tell:
-            chosen = looked if width is None else looked.model_copy(update={"latents": _as_many(looked)})
-            found = look(own.to(runtime.device), source, chosen, tell)
-        made.append((folder, NamedExploration(found, words, width)))
+            of_part = analysis if width is None else analysis.model_copy(update={"latents": _n_latents(analysis)})
+            results = explore_latents(explored.to(runtime.device), source, of_part, tell)
+        explorations.append((folder, NamedExploration(results, words, width)))
     with board.work("explore: pages", [], scratch) as tell:
-        site.write(out, about(settings, d, looked), made, tell)
+        site.write(out, about(settings, d, analysis), explorations, tell)
     shutil.rmtree(scratch)
     return out
 
 
-def about(settings: Config, d: Dictionary, looked: LatentsConfig) -> dict[str, Any]:
-    """What the pages say of what they show: nothing that differs between two runs of the same."""
+def about(settings: Config, d: Dictionary, analysis: LatentsConfig) -> dict[str, Any]:
+    """Title, description and settings for the pages; the same for every run with the same settings."""
     source = settings.sources[0].model_dump(mode="json")
     model = source.get("model")
     where = f", {source['hook']} of {Path(model).name}" if isinstance(model, str) and "hook" in source else ""
     kind = f"{d.kind} dictionary of {d.n_latents:,} latents over {d.d_in} dimensions"
-    given: Mapping[str, Any] = {**source, **looked.model_dump()}
+    every: Mapping[str, Any] = {**source, **analysis.model_dump()}
     hidden = {"kind", "rows_at_once", "model", "text", "labels", "file"}
-    rows = [(name, value) for name, value in given.items() if name not in hidden and value is not None]
+    rows = [(name, value) for name, value in every.items() if name not in hidden and value is not None]
     return {"title": settings.title, "kicker": settings.name, "lede": f"A {kind}{where}.", "settings": rows}
 
 
-def looked_at(tokens: int | None, latents: str | None) -> LatentsConfig:
-    """The settings that the command's own words ask for; a ``ValueError`` of one line where they are none."""
-    given: dict[str, Any] = {} if tokens is None else {"n_tokens": tokens}
+def latents_config(tokens: int | None, latents: str | None) -> LatentsConfig:
+    """The settings of the analysis from the command's options. Raises `UserError` for invalid options."""
+    options: dict[str, Any] = {} if tokens is None else {"n_tokens": tokens}
     if latents is not None:
         words = [word.strip() for word in latents.split(",") if word.strip()]
         if not words or not all(word.isdecimal() for word in words):
-            raise UserError(f"--latents {latents}: give how many, or their numbers with commas: 3,17,42 or 3,")
+            raise UserError(
+                f"--latents {latents}: not a number or a list of numbers; give how many, such as 200, or which, such "
+                "as 3,17,42 (one latent: 3,)"
+            )
         numbers = [int(word) for word in words]
-        given["latents"] = numbers[0] if "," not in latents else tuple(numbers)
+        options["latents"] = numbers[0] if "," not in latents else tuple(numbers)
     try:
-        return LatentsConfig(**given)
+        return LatentsConfig(**options)
     except ValidationError as error:
         first = error.errors()[0]
         name = {"n_tokens": "--tokens", "latents": "--latents"}[str(first["loc"][0])]
         raise UserError(f"{name} {first['input']}: {first['msg']}") from None
 
 
-def _as_many(looked: LatentsConfig) -> int:
-    """As many neurons as latents: the numbers of latents mean nothing among neurons."""
-    return looked.latents if isinstance(looked.latents, int) else len(looked.latents)
+def _n_latents(analysis: LatentsConfig) -> int:
+    """How many latents are shown. Neurons are chosen by this number, because the numbers of latents do not apply."""
+    return analysis.latents if isinstance(analysis.latents, int) else len(analysis.latents)
 
 
 def _root(dictionary: Path, step: Step, out: Path) -> Path:
-    """The folder of steps that the dictionary lies in where the source is done there, else the config's own."""
+    """The folder of steps that contains the dictionary, if it also contains the finished source, else `out`."""
     for folder in dictionary.resolve().parents:
         if (folder / step.name).is_dir():
             return folder
@@ -115,6 +125,6 @@ def _root(dictionary: Path, step: Step, out: Path) -> Path:
 def _check_width(dictionary: str | Path, d: Dictionary, source: Source, settings: Config) -> None:
     if d.d_in != source.d_in:
         raise UserError(
-            f"{dictionary}: the dictionary takes rows of width {d.d_in}, but the source of {settings.name} has rows of "
+            f"{dictionary}: the dictionary takes activations of width {d.d_in}, but the source of {settings.name} has "
             f"width {source.d_in}; give the config that it was trained with"
         )

@@ -1,4 +1,4 @@
-"""Small figures as inline SVG: bars that take the page's colours."""
+"""Histograms as inline SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ WIDTH, HEIGHT, FOOT = 320, 96, 18
 
 
 def histogram(
-    counts: Sequence[int], edges: Sequence[float], what: str, told: Callable[[float], str] = "{:.3g}".format
+    counts: Sequence[int], edges: Sequence[float], description: str, text: Callable[[float], str] = "{:.3g}".format
 ) -> Markup:
-    """Bars over bins of equal ratio, from the first that is not empty to the last; nothing where all are empty.
+    """A histogram over bins of equal ratio, from the first to the last non-empty bin; empty if all bins are.
 
-    `what` says what is counted, for those who cannot see it. The powers of ten are marked, or the ends where there are
-    fewer than two."""
+    `description` is the text for screen readers, `text` formats a value. Ticks are at powers of ten, or at both ends if
+    there are fewer than two powers.
+    """
     filled = [i for i, n in enumerate(counts) if n]
     if not filled:
         return Markup("")
@@ -25,7 +26,7 @@ def histogram(
     step = WIDTH / len(shown)
     bars = "".join(
         f'<rect x="{i * step:.1f}" y="{HEIGHT * (1 - n / most):.1f}" width="{max(step - 1, 0.5):.1f}" '
-        f'height="{HEIGHT * n / most:.1f}"><title>{told(edges[low + i])} to {told(edges[low + i + 1])}: {n:,}'
+        f'height="{HEIGHT * n / most:.1f}"><title>{text(edges[low + i])} to {text(edges[low + i + 1])}: {n:,}'
         "</title></rect>"
         for i, n in enumerate(shown)
         if n
@@ -34,10 +35,10 @@ def histogram(
     marks = [(t, math.log(t / edges[low]) / math.log(edges[high] / edges[low])) for t in ticks]
     marks = marks if len(marks) > 1 else [(edges[low], 0.0), (edges[high], 1.0)]
     names = "".join(
-        f'<text x="{WIDTH * at:.1f}" y="{HEIGHT + 13}" text-anchor="{_anchor(at)}">{told(t)}</text>' for t, at in marks
+        f'<text x="{WIDTH * at:.1f}" y="{HEIGHT + 13}" text-anchor="{_anchor(at)}">{text(t)}</text>' for t, at in marks
     )
     return Markup(
-        f'<svg class="bars" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img" aria-label="{Markup.escape(what)}">'
+        f'<svg class="bars" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img" aria-label="{Markup.escape(description)}">'
         f'{bars}<path d="M0 {HEIGHT}H{WIDTH}"/>{names}</svg>'
     )
 

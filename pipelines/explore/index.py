@@ -1,4 +1,4 @@
-"""What the first page shows: every latent in one table, and what was looked at."""
+"""Contents of the index page: a table of all latents, and facts about the analysis."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipelines.report.findings import number
 from sae.analysis.latents import Absent
 
 Column = tuple[str, str, str, bool]
-"""The head, how values are written (text, percent or number), what it means, and whether a bar shows them."""
+"""Head, format of values (text, percent or number), meaning, and whether values are shown as bars."""
 
 
 def table(latents: NamedExploration) -> dict[str, Any]:
-    """Columns and one row for each latent: its name, its page or nothing, and a value a column."""
-    found = latents.found
+    """The columns, and one row per latent: its name, the file of its page if it has one, and one value per column."""
+    results = latents.results
     columns: list[Column] = []
     values: list[list[Any]] = []
 
@@ -30,27 +30,27 @@ def table(latents: NamedExploration) -> dict[str, Any]:
     n = range(len(latents.rate))
     words = [latents.word(j) for j in n]
     if any(word for word, _ in words):
-        add("fires on", "text", "the token on which its strongest places most often are", [w for w, _ in words])
-        add("of top", "percent", "the share of its strongest places that are on that token", _all(s for _, s in words))
+        add("fires on", "text", "the most frequent token among its strongest activations", [w for w, _ in words])
+        add("of top", "percent", "share of its strongest activations on that token", _all(s for _, s in words))
     meanings = [latents.meaning(j) for j in n]
     if any(text for text, _ in meanings):
-        what = "its true feature" if found.matched is not None else "the label that it tells best"
-        add("stands for", "text", f"{what}", [text for text, _ in meanings])
-        if found.matched is not None:
-            add("cosine", "number", "of its decoder row with that feature", _all(found.matched.cosine.tolist()))
-        add(
-            "f1", "number", "of firing against that, on rows it was not chosen on", _all(f1 for _, f1 in meanings), True
-        )
-    add("rate", "percent", "the share of rows in which it fires", _all(latents.rate), True)
-    add("mean", "number", "activation where it fires", _all(latents.mean))
-    add("largest", "number", "activation", _all(latents.most))
-    if found.neighbours.nearest.shape[1]:
-        add("nearest", "number", "cosine of decoder rows", _all(found.neighbours.nearest_cosine[:, 0].tolist()))
-    add("enc·dec", "number", "cosine of what it reads with what it writes", _all(found.encoder_cosine.tolist()))
-    if not isinstance(found.ablation, Absent):
+        what = "its true feature" if results.matched is not None else "the label that its firing predicts best"
+        add("stands for", "text", what, [text for text, _ in meanings])
+        if results.matched is not None:
+            add("cosine", "number", "cosine of its decoder row and that feature", _all(results.matched.cosine.tolist()))
+        meaning = "F1 of its firing for that feature or label, on samples on which it was not chosen"
+        add("f1", "number", meaning, _all(f1 for _, f1 in meanings), True)
+    add("rate", "percent", "share of samples in which it fires", _all(latents.rate), True)
+    add("mean", "number", "mean activation where it fires", _all(latents.mean))
+    add("largest", "number", "largest activation", _all(latents.most))
+    if results.neighbours.nearest.shape[1]:
+        meaning = "cosine of its decoder row and the nearest other one"
+        add("nearest", "number", meaning, _all(results.neighbours.nearest_cosine[:, 0].tolist()))
+    add("enc·dec", "number", "cosine of its encoder column and its decoder row", _all(results.encoder_cosine.tolist()))
+    if not isinstance(results.ablation, Absent):
         change = torch.full((len(latents.rate),), math.nan)
-        change[found.shown] = found.ablation.change
-        meaning = "mean change of the next token's log-probability, in nats, when it is taken out where it fires"
+        change[results.shown] = results.ablation.change
+        meaning = "mean change of the next token's log-probability, in nats, when it is ablated where it fires"
         add("ablation", "number", meaning, _all(change.tolist()), True)
     rows = [[latents.name(j), latents.pages.get(j, ""), *(column[j] for column in values)] for j in n]
     return {"columns": columns, "rows": rows}
@@ -61,36 +61,39 @@ def _all(values: Any) -> list[float | None]:
 
 
 def exploration_facts(latents: NamedExploration) -> list[tuple[str, str]]:
-    """What was looked at, in a few numbers."""
-    found, dead = latents.found, sum(rate == 0 for rate in latents.rate)
-    l0 = float(found.tally.count.sum()) / max(1, found.tally.n_vectors)
-    what = "held-out tokens" if found.reading.context > 1 else "held-out rows"
+    """What was analysed, in a few numbers."""
+    results, dead = latents.results, sum(rate == 0 for rate in latents.rate)
+    l0 = float(results.tally.count.sum()) / max(1, results.tally.n_vectors)
+    unit = "token" if results.reading.context > 1 else "sample"
     return [
-        ("neurons, either sign" if latents.neurons else "latents", f"{len(latents.rate):,}"),
-        (what, f"{found.tally.n_vectors:,}"),
-        ("active in a row", number(l0)),
+        ("neurons, each sign counted" if latents.neurons else "latents", f"{len(latents.rate):,}"),
+        (f"held-out {unit}s", f"{results.tally.n_vectors:,}"),
+        (f"active per {unit}", number(l0)),
         ("never fired", f"{dead:,}"),
         ("have a page", f"{len(latents.shown):,}"),
     ]
 
 
 def notes(latents: NamedExploration) -> list[str]:
-    """What is absent or was counted in part, and why."""
-    found = latents.found
-    said = [f"No logit effects: {found.logits.why}."] if isinstance(found.logits, Absent) else []
-    said += [f"No ablation: {found.ablation.why}."] if isinstance(found.ablation, Absent) else []
-    if found.cofiring.n_vectors < found.cofiring.n_seen:
-        share = percent(found.cofiring.n_vectors / found.cofiring.n_seen)
-        said.append(f"Pairs that fire together were counted in {share} of the rows, for there are many in each.")
-    if found.cofiring.pruned:
-        said.append(
-            "Of the pairs that fire together each latent's commonest were kept; their counts are never too high."
+    """Results that are absent or incomplete, with the reason."""
+    results = latents.results
+    sentences = [f"No logit effects: {results.logits.why}."] if isinstance(results.logits, Absent) else []
+    sentences += [f"No ablation: {results.ablation.why}."] if isinstance(results.ablation, Absent) else []
+    if results.cofiring.n_vectors < results.cofiring.n_seen:
+        share = percent(results.cofiring.n_vectors / results.cofiring.n_seen)
+        sentences.append(
+            f"Latents that fire together were counted in {share} of the samples, because each has many pairs of them."
         )
-    return said
+    if results.cofiring.pruned:
+        sentences.append(
+            "Only the most frequent partners of each latent were counted throughout; counts can be too low, but not "
+            "too high."
+        )
+    return sentences
 
 
 def rates(latents: NamedExploration) -> Any:
-    """How often latents fire, as a figure."""
+    """A histogram of the firing rates of latents."""
     edges = [10 ** (-6 + i / 8) for i in range(49)]
     counts = [0] * 48
     for rate in latents.rate:

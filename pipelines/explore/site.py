@@ -1,4 +1,4 @@
-"""The pages as a folder: written beside its place and moved there when whole. The same findings give the same bytes."""
+"""Writes the pages as a folder, under a partial name until complete. Equal results give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from typing import Any
 from pipelines.explore.index import exploration_facts, notes, rates, table
 from pipelines.explore.latent import STRENGTHS, NamedExploration
 from pipelines.explore.words import script
+from pipelines.report.page import template_environment
 from sae.registry import UserError
 from sae.source import Progress
 
 MARK = "explore.json"
-"""The file by which a folder is known for a site, so that nothing else is ever replaced."""
+"""The file that marks a folder of pages; a folder without it is never replaced."""
 
 
 def check_site_folder(out: Path) -> None:
-    """A ``ValueError`` of one line where something else is in the way."""
+    """Raises `UserError` if `out` exists and is neither empty nor a folder of pages."""
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: in the way of the pages, and no site of ours; choose another folder with --out")
+        raise UserError(
+            f"{out}: exists and was not written by `sae explore`, so it is not replaced; give another folder with --out"
+        )
 
 
 def write(
     out: Path, about: Mapping[str, Any], parts: Sequence[tuple[str, NamedExploration]], progress: Progress
 ) -> None:
-    """Writes a site of one part or several: ``""`` lies in the folder itself, others in folders of their names.
+    """Writes one or several parts: the part ``""`` to the folder itself, others to subfolders with their names.
 
     `about` has ``title``, ``kicker``, ``lede`` and ``settings``, a list of names and values.
     """
@@ -49,7 +52,7 @@ def write(
 
 
 def _replace(out: Path, partial: Path) -> None:
-    """Moves the new site to its place; an old one is gone only when the new one stands there."""
+    """Moves the new folder to its place; an old one is deleted only after that."""
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
     if out.exists():
         out.rename(old)
@@ -58,17 +61,14 @@ def _replace(out: Path, partial: Path) -> None:
 
 
 def _write_part(folder: Path, about: Mapping[str, Any], latents: NamedExploration, progress: Progress) -> None:
-    import jinja2
-
-    loader = jinja2.PackageLoader("pipelines", "templates")
-    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages = template_environment()
     (folder / "latents").mkdir(parents=True)
     style = pages.get_template("explore.css").render(strengths=STRENGTHS)
     (folder / "style.css").write_text(style, encoding="utf-8")
     (folder / "explore.js").write_text(pages.get_template("explore.js").render(), encoding="utf-8")
     (folder / "table.js").write_text(f"const TABLE = {script(table(latents))};\n", encoding="utf-8")
-    given = {**about, "facts": exploration_facts(latents), "notes": notes(latents), "rates": rates(latents)}
-    (folder / "index.html").write_text(pages.get_template("explore-index.html").render(given), encoding="utf-8")
+    variables = {**about, "facts": exploration_facts(latents), "notes": notes(latents), "rates": rates(latents)}
+    (folder / "index.html").write_text(pages.get_template("explore-index.html").render(variables), encoding="utf-8")
     page = pages.get_template("explore-latent.html")
     for i, j in enumerate(latents.shown):
         (folder / "latents" / latents.pages[j]).write_text(page.render({**about, **latents.page(i)}), encoding="utf-8")

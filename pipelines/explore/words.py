@@ -1,4 +1,4 @@
-"""Tokens and numbers as they stand on a page."""
+"""Tokens and numbers as text on a page."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sae.source import Source
 from sae.sources.transformer import Config as Transformer
 
 Words = Callable[[int], str]
-"""The text of a token id."""
+"""Function from a token id to its text."""
 GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def vocabulary(source: Source) -> Words:
-    """How the tokens of a source are written: those of a tokenizer as they stand in a text, others as numbers."""
+    """The text of a source's tokens: as in a text if there is a tokenizer, else their numbers."""
     if not isinstance(source, Activations) or not isinstance(source.config, Transformer):
         return lambda token: f" {token}"
     tokenizer = load_tokenizer(source.config.model, source.config.revision)
@@ -35,7 +35,7 @@ def vocabulary(source: Source) -> Words:
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    """The text that a token adds behind itself: alone, many a tokenizer would drop the space before it."""
+    """The text that a second copy of a token adds; many tokenizers drop the leading space of a single token."""
     once, twice = (tokenizer.decode([token] * n, clean_up_tokenization_spaces=False) for n in (1, 2))
     text = twice[len(once) :] or once
     if "\ufffd" in text:  # part of a character: its bytes, as the tokenizer writes them
@@ -44,7 +44,7 @@ def _word(tokenizer: Any, token: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Text in which nothing acts: line ends as glyphs, and controls, directions and the like as their numbers."""
+    """Text without control characters: line ends and tabs as glyphs, other unprintable characters as escapes."""
     return "".join(GLYPHS.get(c, c) if c.isprintable() or c in GLYPHS else f"\\u{ord(c):04x}" for c in _plain(text))
 
 
@@ -53,7 +53,7 @@ def _plain(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in per cent, two digits of it."""
+    """A share in per cent with two significant digits."""
     if not math.isfinite(share):
         return number(share)
     if share == 0:
@@ -63,21 +63,21 @@ def percent(share: float) -> str:
 
 
 def plain(x: float) -> str:
-    """A number; a dash where there is none."""
+    """A number; a dash for NaN."""
     return number(x).replace("-", MINUS)
 
 
 def signed(x: float) -> str:
-    """A number with its sign; a dash where there is none."""
+    """A number with its sign; a dash for NaN."""
     return f"{'+' if x > 0 else ''}{plain(x)}"
 
 
 def script(value: Any) -> str:
-    """JSON that may stand in a script, inlined or in a file: no ``<``, ``>`` or ``&``, and ASCII alone."""
+    """JSON that is safe in a script, inline or in a file: ASCII without ``<``, ``>`` and ``&``."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def rounded(x: float) -> float | None:
-    """Four digits of a number; None where it is not defined, as JSON has it."""
+    """A number with four significant digits; None if it is not finite."""
     return float(f"{x:.4g}") if math.isfinite(x) else None

@@ -1,4 +1,4 @@
-// The table of latents: searched, sorted and written as text alone. Arrow keys go from latent to latent.
+// The table of latents, with search and sorting; all cells are set as text. Arrow keys go to the neighbouring latents.
 (() => {
   const follow = (rel) => document.querySelector(`link[rel=${rel}]`)?.href;
   addEventListener("keydown", (event) => {

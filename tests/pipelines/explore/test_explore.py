@@ -78,7 +78,7 @@ def test_the_pages_of_a_toy(call: Call, toy: tuple[Path, Path], tmp_path: Path):
         assert all((file.parent / link).resolve().is_file() for link in page.links), page.links
         assert not re.search(r"https?://|fetch\(|@import|url\(", file.read_text())
     page = Page(site / "latents" / "00003.html")
-    assert all(words in page.text for words in ("previous", "next", "True feature", "Strongest", "Silent"))
+    assert all(words in page.text for words in ("previous", "next", "True feature", "Strongest", "Not active"))
     relations = {attrs["rel"]: attrs["href"] for tag, attrs in page.tags if tag == "link"}
     assert relations["prev"] == "00002.html" and relations["next"] == "00004.html"
     table = json.loads((site / "table.js").read_text().removeprefix("const TABLE = ").rstrip().rstrip(";"))
@@ -90,14 +90,14 @@ def test_the_pages_of_a_toy(call: Call, toy: tuple[Path, Path], tmp_path: Path):
 
 def test_the_same_again_gives_the_same_bytes_and_takes_the_old_ones_place(toy: tuple[Path, Path], tmp_path: Path):
     settings = read_config(toy[1], [f"runtime.out={tmp_path / 'runs'}"])
-    looked, board = LatentsConfig(n_tokens=2000, latents=5), Board(Console(quiet=True))
-    first = write_pages(toy[0], settings, looked, None, False, board)
+    analysis, board = LatentsConfig(n_tokens=2000, latents=5), Board(Console(quiet=True))
+    first = write_pages(toy[0], settings, analysis, None, False, board)
     assert first == tmp_path / "runs" / "tiny-explore"
     before = hashes(first)
     (first / "latents" / "stray.html").write_text("of an older run")
-    assert write_pages(toy[0], settings, looked, None, False, board) == first
+    assert write_pages(toy[0], settings, analysis, None, False, board) == first
     assert hashes(first) == before
-    other = write_pages(toy[0], settings, looked, tmp_path / "elsewhere" / "deep", False, board)
+    other = write_pages(toy[0], settings, analysis, tmp_path / "elsewhere" / "deep", False, board)
     assert hashes(other) == before
     assert not [f for f in tmp_path.rglob(".*") if "partial" in f.name or "old" in f.name]
 
@@ -118,7 +118,7 @@ def test_a_dictionary_of_a_run_finds_the_runs_own_source(call: Call, tiny_file: 
         (["DICT", "CONFIG", "--latents", "99,"], ["no latent 99", "0 to 11"]),
         (["DICT", "CONFIG", "--latents", "a,b"], ["--latents a,b", "3,17,42"]),
         (["DICT", "CONFIG", "--tokens", "0"], ["--tokens 0"]),
-        (["DICT", "CONFIG", "--out", "HERE"], ["in the way", "--out"]),
+        (["DICT", "CONFIG", "--out", "HERE"], ["exists and was not written", "--out"]),
         (["DICT", "CONFIG", "--set", "source.seed=[0, 1]"], ["2 sources", "--set source"]),
         (["nowhere", "CONFIG"], ["nowhere"]),
         (["DICT", "nothing.toml"], ["nothing.toml"]),
@@ -172,10 +172,10 @@ def hostile_site(hostile_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     title = json.dumps(f"Of {HOSTILE[0]}")
     head = f'name = "hostile"\ntitle = {title}\nruntime = {{device = "cpu", threads = 1}}\n'
     config.write_text(head + 'baselines = {kinds = ["pca"]}\n[source]\n' + "\n".join(lines) + "\n")
-    looked = LatentsConfig(n_tokens=3000, n_ablated=2)
+    analysis = LatentsConfig(n_tokens=3000, n_ablated=2)
     settings = read_config(config, [f"runtime.out={folder / 'runs'}"])
     return write_pages(
-        dictionary(folder / "d", 16), settings, looked, folder / "pages", False, Board(Console(quiet=True))
+        dictionary(folder / "d", 16), settings, analysis, folder / "pages", False, Board(Console(quiet=True))
     )
 
 
@@ -273,8 +273,8 @@ def test_pages_of_a_story_model_are_small(shared_data: Path, tmp_path: Path):
     change = [f"source.model={shared_data / 'models' / 'stories260k'}"]
     change += [f"source.text={shared_data / 'text' / 'tinystories_valid.txt'}", f"runtime.out={tmp_path / 'runs'}"]
     change += ["source.n_tokens=20000", "source.n_heldout_tokens=40000", "runtime.device=cpu"]
-    looked = LatentsConfig(n_tokens=40_000, latents=40)
+    analysis = LatentsConfig(n_tokens=40_000, latents=40)
     d = dictionary(tmp_path / "d", 64, 512)
-    site = write_pages(d, read_config(config, change), looked, None, True, Board(Console(quiet=True)))
+    site = write_pages(d, read_config(config, change), analysis, None, True, Board(Console(quiet=True)))
     sizes = {f: f.stat().st_size for f in site.rglob("*.*") if f.is_file()}
     assert len(sizes) > 80 and max(sizes.values()) < 300_000, max(sizes.items(), key=lambda item: item[1])
