@@ -1,1 +1,1 @@
-"""From text to activations: tokens, harvest, shards on disk, and labels of tokens."""
+"""From text to activations: tokenised rows, activations in shards on disk, and token labels."""

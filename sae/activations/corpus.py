@@ -1,7 +1,7 @@
-"""Rows of tokens on disk: documents parted into splits and packed into rows for a model.
+"""Rows of tokens on disk: documents assigned to splits and packed into rows for a model.
 
-Documents are parted before anything else is computed, by what they say, so that no text is both trained on and
-scored on. Rows lie in shards like activations do, and are read back in any order.
+The split of a document is a hash of its tokens, so no text is both trained on and scored on. Rows are stored in shards,
+as activations are, and are read back in any order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sae.numerics.seeds import Permutation, derive
 from sae.source import Progress, Split
 
 PADDING = -1
-"""What stands in a row of tokens where there is none; no token has this id, whatever the tokenizer pads with."""
+"""The id at padding in stored rows; unlike a tokenizer's padding id, no token has it."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 ROWS_PER_FILE = 4096
@@ -33,30 +33,31 @@ BosAt = Literal["row", "document", "none"]
 
 
 def split_of(ids: Sequence[int], seed: int, heldout_share: float) -> Split:
-    """The split of a document, by a hash of what it says: copies of one text never part, whatever their order."""
+    """The split of a document, by a hash of its tokens: copies of a text are always in the same split."""
     u = derive("split", seed, np.asarray(ids, dtype=np.int32).tobytes().hex()) / 2**63
     return "choose" if u < heldout_share / 2 else "test" if u < heldout_share else "train"
 
 
 @dataclass
 class Packer:
-    """Documents into rows of `context` tokens, each with the document it comes from.
-
-    ``packed``: documents one after another, rows full, a document cut where a row ends; attention reaches over
-    document borders. ``document``: every document in rows of its own, the last of them padded.
-    """
+    """Packs documents into rows of tokens, and keeps the document of each token."""
 
     context: int
+    """The number of tokens in a row."""
     packing: Packing
+    """``packed``: documents are concatenated and cut into full rows, so attention crosses document borders.
+    ``document``: every document starts a new row, and its last row is padded."""
     bos_at: BosAt
+    """Whether BOS begins every row, every document, or nothing."""
     bos: int | None
+    """The id of BOS; None if the tokenizer has none."""
     eos: int | None
-    """Ids, None where the tokenizer has none or none is wanted. An id of 0 is an id."""
+    """The id to end documents with; None for no EOS."""
     _tokens: list[int] = field(default_factory=list[int])
     _documents: list[int] = field(default_factory=list[int])
 
     def add(self, document: int, ids: Sequence[int]) -> Iterator[Int[np.ndarray, "2 context"]]:
-        """Takes a document in and yields the rows that are full: tokens, and their documents."""
+        """Adds a document and yields the finished rows: tokens, and the document of each."""
         before = [self.bos] if self.bos_at == "document" and self.bos is not None else []
         after = [self.eos] if self.eos is not None else []
         tokens = [*before, *ids, *after]
@@ -75,13 +76,13 @@ class Packer:
 
 @dataclass(frozen=True)
 class PositionSelection:
-    """Which positions count: neither padding nor the `special` ids; not the first one if `drop_first`.
-
-    The first position attends to nothing but itself, so its activations are outliers, with BOS or without.
-    """
+    """Selects the positions whose activations count: neither padding nor special tokens."""
 
     special: tuple[int, ...]
+    """Token ids that do not count."""
     drop_first: bool
+    """Whether the first position of a row does not count. It attends only to itself, so its activations are outliers,
+    with BOS or without."""
 
     @classmethod
     def of(cls, tokenizer: Any, drop_first: bool) -> PositionSelection:
@@ -89,7 +90,7 @@ class PositionSelection:
         return cls(tuple(sorted({i for i in ids if i is not None})), drop_first)
 
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> TokenRows:
-        """Rows for the model, from ids with :data:`PADDING` where there is none."""
+        """Model input from token ids, which are :data:`PADDING` at padding."""
         attended = tokens != PADDING
         kept = attended & ~torch.isin(tokens, torch.tensor(self.special, dtype=tokens.dtype, device=tokens.device))
         if self.drop_first:
@@ -99,40 +100,40 @@ class PositionSelection:
 
 @dataclass
 class _Writer:
-    """The rows of one split on their way to disk."""
+    """Packs and writes the rows of one split, until it has `target` tokens (None: no limit)."""
 
     directory: Path
     split: Split
     packer: Packer
     select: PositionSelection
-    wanted: int | None
+    target: int | None
     documents: int = 0
     rows: int = 0
     tokens: int = 0
-    _waiting: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
+    _unwritten: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
 
     @property
     def full(self) -> bool:
-        return self.wanted is not None and self.tokens >= self.wanted
+        return self.target is not None and self.tokens >= self.target
 
     def add(self, document: int, ids: Sequence[int]) -> None:
         if self.full:
             return
         self.documents += 1
         for row in self.packer.add(document, ids):
-            self._waiting.append(row)
+            self._unwritten.append(row)
             self.tokens += int(self.select(torch.from_numpy(row[:1])).kept.sum())
-            if len(self._waiting) == ROWS_PER_FILE:
+            if len(self._unwritten) == ROWS_PER_FILE:
                 self.flush()
             if self.full:
                 return
 
     def flush(self) -> None:
-        if self._waiting:
-            rows = torch.from_numpy(np.stack(self._waiting))
+        if self._unwritten:
+            rows = torch.from_numpy(np.stack(self._unwritten))
             _write(self.directory, self.split, self.rows // ROWS_PER_FILE, rows[:, 0], rows[:, 1])
             self.rows += len(rows)
-            self._waiting.clear()
+            self._unwritten.clear()
 
 
 def write_corpus(
@@ -140,25 +141,25 @@ def write_corpus(
     documents: Iterable[list[int]],
     packers: Mapping[Split, Packer],
     select: PositionSelection,
-    wanted: Mapping[Split, int | None],
+    targets: Mapping[Split, int | None],
     split_seed: int,
     heldout_share: float,
     progress: Progress,
 ) -> dict[str, dict[str, int]]:
-    """Reads documents until every split has the vectors `wanted` (None: all there are) and writes their rows.
+    """Writes the rows of documents until every split has as many counted tokens as `targets` says (None: all).
 
-    Returns how many documents, rows and tokens (those that count) each split has. Writing is repeatable: the
-    same documents give the same files.
+    Returns the number of documents, rows and counted tokens of each split. The same documents always give the same
+    files.
     """
-    writers = {s: _Writer(directory, s, packers[s], select, wanted[s]) for s in SPLITS}
+    writers = {s: _Writer(directory, s, packers[s], select, targets[s]) for s in SPLITS}
     train = writers["train"]
     for number, ids in enumerate(documents):
         writers[split_of(ids, split_seed, heldout_share)].add(number, ids)
         if number % 1000 == 0:
-            progress(train.tokens, train.wanted or train.tokens, "tokens read")
-        # By luck of the hash, few documents can leave a held-out split almost empty: then reading goes on.
+            progress(train.tokens, train.target or train.tokens, "tokens read")
+        # With few documents the hash can leave a held-out split almost empty; then more documents are read.
         share = heldout_share / 4 * train.tokens
-        if train.full and all(w.full if w.wanted else w.tokens >= max(share, 1) for w in writers.values()):
+        if train.full and all(w.full if w.target else w.tokens >= max(share, 1) for w in writers.values()):
             break
     for writer in writers.values():
         writer.flush()
@@ -166,10 +167,11 @@ def write_corpus(
 
 
 def write_rows(directory: Path, split: Split, tokens: Int[Tensor, "rows n_tokens"]) -> None:
-    """Writes rows that are there already, each a document of its own."""
-    document = torch.arange(len(tokens))[:, None].expand_as(tokens)
-    for k, (some, its) in enumerate(zip(tokens.split(ROWS_PER_FILE), document.split(ROWS_PER_FILE), strict=True)):
-        _write(directory, split, k, some.int(), its.int())
+    """Writes finished rows of tokens, each a separate document."""
+    documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
+    parts = zip(tokens.split(ROWS_PER_FILE), documents.split(ROWS_PER_FILE), strict=True)
+    for k, (part, part_documents) in enumerate(parts):
+        _write(directory, split, k, part.int(), part_documents.int())
 
 
 def _write(directory: Path, split: Split, k: int, tokens: Tensor, document: Tensor) -> None:
@@ -182,10 +184,12 @@ def _file(directory: Path, split: Split, k: int) -> Path:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one split, in their order and shuffled."""
+    """The stored rows of tokens of one split."""
 
     shards: Shards
+    """The files with the rows."""
     seed: int
+    """The seed of the shuffled order."""
 
     @classmethod
     def open(cls, directory: Path, split: Split, n_rows: int, seed: int) -> Corpus:
@@ -196,11 +200,14 @@ class Corpus:
         return self.shards.n_rows
 
     def shuffled(self, begin: int, end: int) -> NDArray[np.int64]:
-        """The rows at places `begin` to `end` of a shuffled order that is the same in every run."""
+        """The indices of the rows at positions `begin` to `end` of the shuffled order, which is the same in every
+        run."""
         return Permutation(len(self), self.seed)(np.arange(begin, min(end, len(self))))
 
     def tokens(self, rows: NDArray[np.int64]) -> Int[Tensor, "rows n_tokens"]:
+        """The tokens of the rows, :data:`PADDING` at padding."""
         return self.shards.rows(rows, "tokens")
 
     def documents(self, rows: NDArray[np.int64]) -> Int[Tensor, "rows n_tokens"]:
+        """The document of every token of the rows."""
         return self.shards.rows(rows, "document")

@@ -1,5 +1,8 @@
-"""Sources that a model is run for: rows of tokens first, then shuffled shards of activations, and last one file that
-says that all is there. What is finished is never done again, and an interrupted source ends on the same bytes."""
+"""Sources of a model's activations, stored on disk.
+
+Preparing one writes rows of tokens, then shuffled shards of activations, and last a file that marks it as complete. An
+interrupted preparation continues where it stopped and writes the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -31,124 +34,135 @@ from sae.registry import MissingFileError, UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 
 Splits = dict[str, dict[str, int]]
-"""How many rows, tokens (those that count) and, once harvested, shards each split has."""
+"""The number of rows, counted tokens and, once the model has been run, shards of each split."""
 
 
 class StreamedConfig(SourceConfig, ABC):
-    """Settings of such a source. `hook` is any hook point of the model in TransformerLens' names; `target` is another
-    one of the same width, behind `hook`, whose activations dictionaries are to give back: a transcoder, e.g. from
-    ``blocks.2.mlp.hook_in`` to ``blocks.2.mlp.hook_out`` (None: those at `hook` itself).
-    """
+    """Settings of a source of a model's activations."""
 
     stage: ClassVar[Literal["generate", "stream"]] = "stream"
     size: ClassVar[str] = "n_tokens"
-    """The setting that says how many vectors there are."""
+    """The name of the setting that determines the number of activations."""
     hook: str
+    """The hook point whose activations dictionaries encode, in TransformerLens' names."""
     target: str | None = None
+    """The hook point whose activations dictionaries reconstruct, of the same width and later in the forward pass. For
+    example ``blocks.2.mlp.hook_out`` for a transcoder from ``blocks.2.mlp.hook_in``. Default: `hook` itself."""
     store_dtype: Dtype = "float32"
+    """The type in which activations are stored; they are read as float32."""
     shard_tokens: int = Field(2**18, gt=0)
+    """The approximate number of tokens per shard."""
     rows_at_once: int = Field(32, gt=0)
+    """The number of rows of tokens per forward pass."""
 
     @model_validator(mode="after")
     def _target_is_another(self) -> StreamedConfig:
         if self.target == self.hook:
-            raise UserError(f"target = {self.target!r} is the hook itself; leave it out for an autoencoder")
+            raise UserError(f"target = {self.target!r}: it is the same as hook; leave it out for an autoencoder")
         return self
 
     @abstractmethod
     def has_labels(self) -> bool:
-        """Whether probes have something to read."""
+        """Whether the source has labels for probes."""
 
     @property
     def provides(self) -> frozenset[str]:
-        here = {
+        available = {
             "model": spliceable(self.target or self.hook),
             "labels": self.has_labels(),
             "targets": self.target is not None,
         }
-        return frozenset(name for name, is_here in here.items() if is_here)
+        return frozenset(name for name, is_available in available.items() if is_available)
 
     @property
     def hooks(self) -> dict[str, str]:
-        """The hook point of each column of vectors that is stored."""
+        """The hook point of each stored column of activations."""
         return {"acts": self.hook} | ({} if self.target is None else {"targets": self.target})
 
     def harvest(
         self, directory: Path, harvest: Harvest, splits: Mapping[str, Mapping[str, int]], progress: Progress
     ) -> Splits:
-        """Runs the model over the rows of every split that is not in shards yet; the splits, with their shards."""
+        """Writes the missing shards of every split; returns `splits` with the number of shards of each.
+
+        Raises `UserError` if the disk has no room for them.
+        """
         self.check_room(directory, sum(splits[s]["tokens"] for s in SPLITS), self.width(harvest.model))
-        total, done, found = sum(splits[s]["tokens"] for s in SPLITS), 0, Splits()
+        total, done, with_shards = sum(splits[s]["tokens"] for s in SPLITS), 0, Splits()
         for split in SPLITS:
             corpus = Corpus.open(directory, split, splits[split]["rows"], self.seed)
-            found[split] = {**splits[split], "shards": 0}
+            with_shards[split] = {**splits[split], "shards": 0}
             for n in harvest.shards(directory, split, corpus):
                 done += n
-                found[split]["shards"] += 1
+                with_shards[split]["shards"] += 1
                 progress(done, total, "tokens")
-        return found
+        return with_shards
 
     def width(self, model: Model) -> int:
-        """The width of the vectors; a ``ValueError`` where no dictionary can map `hook` to `target`."""
+        """The width of the activations. Raises `UserError` if no dictionary can map `hook` to `target`."""
         d_in = model.width(self.hook)
         if self.target is not None:
             try:
                 model.check_target(self.hook, self.target)
-            except ValueError as error:
+            except UserError as error:
                 raise UserError(f"source.target: {error}") from None
         return d_in
 
     def check_room(self, directory: Path, n_vectors: int, d_in: int) -> None:
-        """A ``ValueError`` before hours are spent where the disk cannot hold the vectors."""
+        """Raises `UserError` if the disk cannot hold the activations."""
         needed = n_vectors * d_in * len(self.hooks) * getattr(torch, self.store_dtype).itemsize
-        there = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+        written = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         free = shutil.disk_usage(directory).free
-        if needed > free + there:
+        if needed > free + written:
             raise UserError(
-                f"source.{self.size}: {n_vectors:,} vectors of width {d_in} in {self.store_dtype} take "
-                f"{needed / 1e9:,.1f} GB where {free / 1e9:,.1f} are free; ask for fewer or set a smaller store_dtype"
+                f"source.{self.size}: {n_vectors:,} activations of width {d_in} in {self.store_dtype} need "
+                f"{needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB free; ask for fewer or set a smaller store_dtype"
             )
 
     def record(self, file: Path, content: Mapping[str, Any]) -> None:
-        """Writes down that a phase is done, with the settings it was done under; all of it or nothing."""
+        """Marks a phase as done by writing a JSON file with `content` and the settings, atomically."""
         write_atomically(file, (json.dumps({**content, "config": self.identity()}, indent=1) + "\n").encode())
 
     def finished(self, file: Path) -> dict[str, Any] | None:
-        """What a phase wrote down when it was done, if it is."""
+        """The content that :meth:`record` wrote when the phase was done; None if it is not done.
+
+        Raises `UserError` if the phase was done with other settings.
+        """
         if not file.is_file():
             return None
         content = json.loads(file.read_text())
         if content["config"] != self.identity():
-            raise UserError(f"{file.parent}: it holds a source with other settings; choose another directory")
+            raise UserError(f"{file.parent}: contains a source with other settings; choose another directory")
         return content
 
     def complete(self, directory: Path) -> dict[str, Any]:
-        """What stands in ``source.json``; a ``FileNotFoundError`` where it is not written yet."""
+        """The content of ``source.json``. Raises `MissingFileError` if the source is not complete."""
         facts = self.finished(directory / "source.json")
         if not facts:
             raise MissingFileError(f"{directory}: the activations are not complete; prepare the source first")
         return facts
 
     def identity(self) -> dict[str, Any]:
-        """The settings on which the files depend; `rows_at_once` is execution alone."""
+        """The settings on which the files depend; `rows_at_once` affects only execution."""
         return self.model_dump(mode="json", exclude={"rows_at_once"})
 
 
 def model_versions() -> dict[str, str]:
-    """Of what runs the models."""
+    """The versions of the packages that run the models."""
     return {name.replace("-", "_"): version(name) for name in ("transformer-lens", "transformers")}
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """Known features of activations: the truth, and the codes that tokens and their positions make."""
+class KnownFeatures:
+    """The features of a model whose activations are a known function of token and position."""
 
     truth: Truth
+    """The features."""
     codes: Callable[[Int[Tensor, " batch"], Int[Tensor, " batch"]], Float[Tensor, "batch n_features"]]
+    """The codes of the given tokens at the given positions."""
 
 
 class Activations(Source):
-    """Activations on disk; nothing is held in memory but the rows of a batch."""
+    """Activations on disk; only the samples of a batch are held in memory."""
 
     def __init__(
         self,
@@ -158,7 +172,7 @@ class Activations(Source):
         select: Select,
         boot: Callable[[], Model],
         device: str,
-        known: Known | None = None,
+        known: KnownFeatures | None = None,
     ) -> None:
         self.config, self.directory, self.facts, self.device = config, directory, facts, device
         self.select, self.boot, self.known = select, boot, known
@@ -195,13 +209,13 @@ class Activations(Source):
 
     def _labelled(self, split: Split) -> Batch:
         shards = Shards([self.directory / f"labels-{split}.safetensors"])
-        every = np.arange(shards.n_rows)
+        index = np.arange(shards.n_rows)
         names = [name for name in shards.names if name.startswith("label.")]
-        labels = {n.removeprefix("label."): shards.rows(every, n, self.device).long() for n in names}
-        return Batch(shards.rows(every, device=self.device), labels=labels, targets=self._targets(shards, every))
+        labels = {n.removeprefix("label."): shards.rows(index, n, self.device).long() for n in names}
+        return Batch(shards.rows(index, device=self.device), labels=labels, targets=self._targets(shards, index))
 
     def tokens(self, split: Split) -> TokenRows:
-        """The rows of tokens that a split's activations come from, in shuffled order: any first part is a sample."""
+        """The rows of tokens of a split, in shuffled order, so that the first rows are a random sample."""
         rows = self.facts["splits"][split]["rows"]
         corpus = Corpus.open(self.directory, split, rows, self.config.seed)
         return self.select(corpus.tokens(corpus.shuffled(0, rows)))

@@ -1,7 +1,7 @@
-"""From rows of tokens to shuffled shards of activations, and of targets where they are asked for.
+"""Runs a model over rows of tokens and writes its activations, and targets if any, into shuffled shards.
 
-A shard is a pure function of its rows of tokens: interrupted work does what is missing and nothing twice, and ends
-with the same bytes.
+A shard is a pure function of its rows of tokens: an interrupted harvest later writes only the missing shards, with the
+same bytes.
 """
 
 from __future__ import annotations
@@ -24,27 +24,31 @@ from sae.numerics.seeds import Permutation, derive
 from sae.registry import UserError
 
 FIELDS = {"acts": "hook", "targets": "target"}
-"""The columns of vectors that a shard may have, and the setting that names the hook point of each."""
+"""The columns of activations that a shard may have, and the setting that names the hook point of each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Harvest:
-    """How activations are taken from a model; `shard_rows` rows of tokens go into a shard.
-
-    `hooks` names the hook point of each column of vectors: ``acts``, and ``targets`` for a transcoder.
-    """
+    """Collects the activations of a model at hook points and writes them to disk."""
 
     model: Model
+    """The model to run."""
     hooks: Mapping[str, str]
+    """The hook point of each column of activations: ``acts``, and ``targets`` for a transcoder."""
     select: Select
+    """Marks the positions whose activations are stored."""
     store_dtype: Dtype
+    """The type in which they are stored."""
     shard_rows: int
+    """The number of rows of tokens per shard."""
     rows_at_once: int
+    """The number of rows of tokens per forward pass."""
 
     def shards(self, directory: Path, name: str, corpus: Corpus) -> Iterator[int]:
-        """Writes the shards of a corpus that are not there yet, and yields the number of vectors in each.
+        """Writes the missing shards of a corpus, and yields the number of activations in each shard.
 
-        A vector has beside it its `document`, its `row` in the corpus, its `position` there and its `token`.
+        Next to every activation are stored its `document`, its `row` in the corpus, its `position` there and its
+        `token`. Raises `UserError` if activations are not finite.
         """
         for k in range(-(-len(corpus) // self.shard_rows)):
             rows = corpus.shuffled(k * self.shard_rows, (k + 1) * self.shard_rows)
@@ -52,7 +56,7 @@ class Harvest:
             kept = self.select(tokens).kept
             n = int(kept.sum())
             file = shard_file(directory, name, k)
-            if not _holds(file, n):
+            if not _is_complete(file, n):
                 where = torch.nonzero(kept)
                 columns = {
                     "document": corpus.documents(rows)[kept],
@@ -60,14 +64,14 @@ class Harvest:
                     "position": where[:, 1].int(),
                     "token": tokens[kept],
                 }
-                # Neighbours in a text are alike; rows were shuffled over the corpus, now vectors over the shard.
+                # Neighbours in a text are similar. The rows are shuffled over the corpus, activations over the shard.
                 order = torch.from_numpy(Permutation(n, derive("shard", corpus.seed, k))(np.arange(n)))
                 columns |= self.vectors(tokens, kept)
                 write_shard(file, {name: column[order] for name, column in columns.items()})
             yield n
 
     def labelled(self, file: Path, rows: LabelledRows) -> None:
-        """Writes the vectors at the labelled positions, with ``label.<name>`` columns."""
+        """Writes the activations at the labelled positions, with ``label.<name>`` columns."""
         at = torch.zeros_like(rows.tokens, dtype=torch.bool)
         at[rows.row.long(), rows.position.long()] = True
         columns = {f"label.{name}": column for name, column in rows.labels.items()}
@@ -76,37 +80,41 @@ class Harvest:
     def vectors(
         self, tokens: Int[Tensor, "rows n_tokens"], at: Bool[Tensor, "rows n_tokens"]
     ) -> dict[str, Float[Tensor, "vectors d_in"]]:
-        """The activations of every hook at the positions `at`, row by row, in the type that they are stored in."""
-        found: dict[str, list[Tensor]] = {name: [] for name in self.hooks}
-        for some, where in zip(tokens.split(self.rows_at_once), at.split(self.rows_at_once), strict=True):
-            longest = int((some != PADDING).sum(1).max())
-            rows = self.select(some[:, :longest])
-            every = self.model.activations_at(rows.tokens, rows.attended, list(self.hooks.values()))
+        """The activations of every hook at the positions `at`, row by row, in the type in which they are stored.
+
+        Raises `UserError` if they are not finite.
+        """
+        pieces: dict[str, list[Tensor]] = {name: [] for name in self.hooks}
+        for part, where in zip(tokens.split(self.rows_at_once), at.split(self.rows_at_once), strict=True):
+            longest = int((part != PADDING).sum(1).max())
+            rows = self.select(part[:, :longest])
+            by_hook = self.model.activations_at(rows.tokens, rows.attended, list(self.hooks.values()))
             index = where[:, :longest].flatten().nonzero().squeeze(1)
-            for name, acts in zip(self.hooks, every, strict=True):
-                kept = acts.flatten(0, 1).index_select(0, index.to(acts.device))
-                stored = kept.to(getattr(torch, self.store_dtype)).cpu()
+            for name, acts in zip(self.hooks, by_hook, strict=True):
+                selected = acts.flatten(0, 1).index_select(0, index.to(acts.device))
+                stored = selected.to(getattr(torch, self.store_dtype)).cpu()
                 if not _is_finite(stored):
                     raise UserError(
-                        f"source.{FIELDS[name]}: {self.hooks[name]} of {self.model.name} gives NaN or infinite values, "
-                        f"stored as {self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
+                        f"source.{FIELDS[name]} = {self.hooks[name]!r}: the activations of {self.model.name} have NaN "
+                        f"or infinite values in {self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
                     )
-                found[name].append(stored)
-        return {name: torch.cat(pieces) for name, pieces in found.items()}
+                pieces[name].append(stored)
+        return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
 def shard_file(directory: Path, name: str, k: int) -> Path:
+    """The path of shard k of a split."""
     return directory / f"{name}-{k:05d}.safetensors"
 
 
 def _is_finite(acts: Tensor) -> bool:
-    """Whether all values are finite; one sum tells it where it does not overflow, which is less work."""
+    """Whether all values are finite. A finite sum proves it with less work; otherwise all values are checked."""
     return bool(acts.sum(dtype=torch.float32).isfinite()) or bool(acts.isfinite().all())
 
 
-def _holds(file: Path, n_rows: int) -> bool:
-    """Whether the shard is there, whole, with so many rows."""
+def _is_complete(file: Path, n_rows: int) -> bool:
+    """Whether the shard exists, undamaged, with this number of rows."""
     try:
         return Shard.open(file).n_rows == n_rows
-    except (FileNotFoundError, ValueError):
+    except UserError:
         return False

@@ -1,4 +1,4 @@
-"""Text with labels on words or on whole texts, from files: what probes are scored on where no feature is known."""
+"""Texts with labels on words or on the whole text, for probes of models whose features are unknown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sae.activations.corpus import PADDING
-from sae.activations.labels_csv import LabelledText, read_labels_csv
+from sae.activations.labels_csv import CsvText, read_labels_csv
 from sae.activations.text import json_lines
 from sae.numerics.seeds import derive
 from sae.registry import MissingFileError, UserError
@@ -22,68 +23,74 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A text, the group that it must stay with (its document), and its labelled spans of characters.
-
-    A span is labelled at the last token that lies in it; the span ``(0, len(text))`` is the whole text.
-    """
+class LabelledText:
+    """A text with labelled spans of characters."""
 
     text: str
+    """The text."""
     group: str
+    """The document that the text belongs to; texts of one group are always in the same split."""
     spans: tuple[tuple[Span, Mapping[str, int]], ...]
+    """Spans ``(start, end)`` of characters with their labels, name -> 0 or 1. The labels of a span belong to its last
+    token; the span ``(0, len(text))`` is the whole text."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
-    """Rows of tokens (:data:`~sae.activations.corpus.PADDING` where there is none), and the labelled positions in
-    them; `first`
-    is where each labelled span begins, so far as its row holds it."""
+    """Rows of tokens with labelled positions."""
 
-    tokens: Tensor
-    row: Tensor
-    position: Tensor
-    labels: Mapping[str, Tensor]
-    first: Tensor | None = None
+    tokens: Int[Tensor, "rows n_tokens"]
+    """Token ids, :data:`~sae.activations.corpus.PADDING` at padding."""
+    row: Int[Tensor, " labelled"]
+    """The row of each labelled position."""
+    position: Int[Tensor, " labelled"]
+    """The index of each labelled position in its row."""
+    labels: Mapping[str, Int[Tensor, " labelled"]]
+    """The label of each position, by name."""
+    first: Int[Tensor, " labelled"] | None = None
+    """The position at which each labelled span begins, or the first one of its tokens that its row holds."""
 
 
-def read_labelled(file: Path) -> list[Labelled]:
-    """The labelled texts of a .conllu file (part of speech of each word, one label ``upos_NOUN`` and so on for
-    each class), of a .jsonl file of ``{"text": ..., "labels": {name: 0 or 1}}``, or of a .csv file, see
-    :mod:`sae.activations.labels_csv`.
+def read_labelled(file: Path) -> list[LabelledText]:
+    """Reads labelled texts from one of three formats:
 
-    Raises ``FileNotFoundError`` or ``ValueError`` with one line naming the file and the line.
+    - .conllu: the part of speech of each word, as one label per class (``upos_NOUN``, ...);
+    - .jsonl: lines ``{"text": ..., "labels": {name: 0 or 1}}``;
+    - .csv: see :mod:`sae.activations.labels_csv`.
+
+    Raises `MissingFileError` if there is no such file, and `UserError`, with the line, if it has another form.
     """
     if not file.is_file():
-        raise MissingFileError(f"source.labels: {file} does not exist")
+        raise MissingFileError(f"source.labels = {str(file)!r}: does not exist; correct the path")
     if file.suffix == ".conllu":
         return _one_vs_rest(list(_sentences(file)))
     if file.suffix == ".jsonl":
         return list(_records(file))
     if file.suffix == ".csv":
         return list(map(_whole, read_labels_csv(file)))
-    raise UserError(f"source.labels: {file} is neither .conllu nor .jsonl nor .csv")
+    raise UserError(f"source.labels = {str(file)!r}: not a .conllu, .jsonl or .csv file; give one of these")
 
 
-def _whole(record: LabelledText) -> Labelled:
+def _whole(record: CsvText) -> LabelledText:
     """A text that is labelled as a whole."""
-    return Labelled(record.text, record.group, (((0, len(record.text.rstrip())), record.marks),))
+    return LabelledText(record.text, record.group, (((0, len(record.text.rstrip())), record.labels),))
 
 
 def label_tokens(
     texts: Iterable[str], tokenizer: Any, label: Callable[[str, int, int], Mapping[str, int]]
-) -> list[Labelled]:
-    """Texts whose every token is labelled by a function: ``label(text, start, end)`` gives ``{name: 0 or 1}`` for
-    the token that is ``text[start:end]``, an empty mapping where it is to be left out.
+) -> list[LabelledText]:
+    """Labels every token of texts by a function.
 
-    Raises ``ValueError`` where it gives anything else, or other names for one token than for another.
+    ``label(text, start, end)`` returns ``{name: 0 or 1}`` for the token ``text[start:end]``, or an empty mapping to
+    leave the token out. Raises `UserError` if it returns other values, or not the same names for every token.
     """
-    found: list[Labelled] = []
+    labelled: list[LabelledText] = []
     names: set[str] | None = None
     for text in texts:
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans: list[tuple[Span, Mapping[str, int]]] = []
-        # A letter that is several tokens, one for each of its bytes, is one span.
-        for start, end in dict.fromkeys(map(tuple, coded["offset_mapping"])):
+        # A character of several tokens, one for each of its bytes, is one span.
+        for start, end in dict.fromkeys(map(tuple, encoding["offset_mapping"])):
             marks = dict(label(text, start, end)) if end > start else {}
             if not marks:
                 continue
@@ -91,11 +98,11 @@ def label_tokens(
             if set(marks) != names or any(value not in (0, 1) for value in marks.values()):
                 raise UserError(f"label: {marks} for {text[start:end]!r}; give 0 or 1, and the same names every time")
             spans.append(((start, end), {str(name): int(value) for name, value in marks.items()}))
-        found.append(Labelled(text, text, tuple(spans)))
-    return found
+        labelled.append(LabelledText(text, text, tuple(spans)))
+    return labelled
 
 
-def _records(file: Path) -> Iterator[Labelled]:
+def _records(file: Path) -> Iterator[LabelledText]:
     names: set[str] | None = None
     for n, record in json_lines(file):
         text, labels = record.get("text"), record.get("labels")
@@ -104,15 +111,15 @@ def _records(file: Path) -> Iterator[Labelled]:
         marks = {str(name): value for name, value in labels.items()}
         names = names or set(marks)
         if any(value not in (0, 1) for value in marks.values()) or set(marks) != names:
-            raise UserError(f"{file}, line {n}: labels are 0 or 1, and the same names in every line")
-        yield _whole(LabelledText(text, text, marks))
+            raise UserError(f"{file}, line {n}: labels must be 0 or 1, with the same names in every line")
+        yield _whole(CsvText(text, text, marks))
 
 
 def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:
-    """Text, document and words ``(span, upos)`` of each sentence of a CoNLL-U file.
+    """The text, document and words ``(span, upos)`` of each sentence of a CoNLL-U file.
 
-    Words inside a multiword token (1-2 for "don't") have no characters of their own and are left out, as are
-    empty nodes (8.1).
+    Words inside a multiword token (1-2 for "don't") have no separate characters and are left out, as are empty nodes
+    (8.1).
     """
     group, text, words, inside = "", "", list[tuple[Span, str]](), 0
     for n, line in enumerate(_lines(file), 1):
@@ -138,51 +145,53 @@ def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of a file and a blank one, so that the last sentence ends like the others."""
+    """The lines of a file and a blank line, which ends the last sentence."""
     with file.open(encoding="utf-8") as lines:
         yield from lines
     yield "\n"
 
 
-def _one_vs_rest(sentences: list[tuple[str, str, list[tuple[Span, str]]]]) -> list[Labelled]:
+def _one_vs_rest(sentences: list[tuple[str, str, list[tuple[Span, str]]]]) -> list[LabelledText]:
     classes = sorted({upos for _, _, words in sentences for _, upos in words} - {"_"})
-    marks = {upos: {f"upos_{c}": int(c == upos) for c in classes} for upos in classes}
+    labels = {upos: {f"upos_{c}": int(c == upos) for c in classes} for upos in classes}
     return [
-        Labelled(text, group, tuple((span, marks[upos]) for span, upos in words if upos in marks))
+        LabelledText(text, group, tuple((span, labels[upos]) for span, upos in words if upos in labels))
         for text, group, words in sentences
     ]
 
 
-def half_of(text: Labelled, seed: int) -> Split:
-    """The split of a labelled text, by a hash of its document: sentences of one document never part."""
+def half_of(text: LabelledText, seed: int) -> Split:
+    """The split of a labelled text, ``choose`` or ``test``, by a hash of its group."""
     return "choose" if derive("labels", seed, text.group) % 2 == 0 else "test"
 
 
-def locate(texts: Iterable[Labelled], tokenizer: Any, context: int, bos: int | None) -> LabelledRows:
-    """One row a text, with `bos` before it where given, and each span's last token.
+def locate(texts: Iterable[LabelledText], tokenizer: Any, context: int, bos: int | None) -> LabelledRows:
+    """Tokenises each text into one row, with `bos` first if given, and finds the last token of each span.
 
-    Texts beyond `context` lose their beginning. A span is left out where its last token reaches into the next
-    word (its activations belong to both) or was cut off.
+    Texts longer than `context` lose their beginning. A span is left out if its last token was cut off, or extends into
+    the next word, so that its activations belong to both. Raises `UserError` if the tokenizer gives no offsets.
     """
     if not tokenizer.is_fast:
-        raise UserError("source.labels: the model's tokenizer does not tell where its tokens lie in the text")
+        raise UserError(
+            "source.labels: the model's tokenizer gives no character offsets; use a model with a fast tokenizer"
+        )
     lead = [] if bos is None else [bos]
     rows: list[list[int]] = []
-    found: list[tuple[int, int, Mapping[str, int], int]] = []
+    located: list[tuple[int, int, Mapping[str, int], int]] = []
     for text in texts:
-        coded = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        cut = max(0, len(coded["input_ids"]) - (context - len(lead)))
-        offsets = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        encoding = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        cut = max(0, len(encoding["input_ids"]) - (context - len(lead)))
+        offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         for (start, stop), labels in text.spans:
             inside = np.flatnonzero((offsets[:, 0] < stop) & (offsets[:, 1] > start))
             if len(inside) and inside[-1] >= cut and offsets[inside[-1], 1] <= stop:
                 begin, end = (len(lead) + int(at) - cut for at in (max(inside[0], cut), inside[-1]))
-                found.append((len(rows), end, labels, begin))
-        rows.append(lead + coded["input_ids"][cut:])
+                located.append((len(rows), end, labels, begin))
+        rows.append(lead + encoding["input_ids"][cut:])
     tokens = torch.full((len(rows), max(map(len, rows), default=1)), PADDING, dtype=torch.int32)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
-    row, position, first = (torch.tensor([f[i] for f in found], dtype=torch.int32) for i in (0, 1, 3))
-    names = sorted({name for _, _, labels, _ in found for name in labels})
-    labels = {n: torch.tensor([f[2].get(n, 0) for f in found], dtype=torch.int8) for n in names}
+    row, position, first = (torch.tensor([span[i] for span in located], dtype=torch.int32) for i in (0, 1, 3))
+    names = sorted({name for _, _, labels, _ in located for name in labels})
+    labels = {n: torch.tensor([span[2].get(n, 0) for span in located], dtype=torch.int8) for n in names}
     return LabelledRows(tokens, row, position, labels, first)

@@ -1,7 +1,7 @@
-"""Shards of rows on disk: safetensors files that are written whole or not at all, and read through a memory map.
+"""Shards of rows on disk: safetensors files that are written atomically and read through a memory map.
 
-A shard holds named tensors with the same number of rows: activations ``[rows, d_in]`` with side columns (document,
-position, token), or rows of tokens. Shards may differ in their number of rows, never in names, widths or types.
+A shard holds named tensors with the same number of rows: activations ``[rows, d_in]`` with further columns (document,
+position, token), or rows of tokens. Shards may differ in their number of rows, but not in names, widths or types.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _DTYPES = {
     "I32": torch.int32,
     "I8": torch.int8,
 }
-# NumPy has no bfloat16; rows are moved as plain words of the right size and named for what they are afterwards.
+# NumPy has no bfloat16, so rows are copied as unsigned integers of the same size and reinterpreted afterwards.
 _WORDS = {4: np.uint32, 2: np.uint16, 8: np.uint64, 1: np.uint8}
 MEMORY_SHARE = 0.5
-"""Shards that take more of the machine's memory are not counted on to stay there."""
+"""The largest share of the machine's memory that shards may take to be expected to stay in the page cache."""
 BYTES_PER_THREAD = 1 << 18
-"""What a thread must have to copy to be worth its start."""
+"""The fewest bytes that are worth starting a thread for."""
 
 
 def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes one shard: a kill at any moment leaves either the whole file or none under its name."""
+    """Writes one shard atomically: a process that is killed leaves the whole file or none under its name."""
     from safetensors.torch import save_file
 
     assert len({len(t) for t in tensors.values()}) == 1, "the tensors of a shard have the same number of rows"
@@ -54,15 +54,18 @@ def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """One file: where each tensor lies in it. Nothing is read but the header until rows are asked for."""
+    """One file of rows. Opening it reads only the header."""
 
     file: Path
+    """The safetensors file."""
     start: int
+    """The byte at which the tensors begin."""
     entries: Mapping[str, Mapping[str, Any]]
+    """The header: type, shape and byte range of each tensor, by name."""
 
     @classmethod
     def open(cls, file: Path) -> Shard:
-        """Reads the header; a ``ValueError`` names a file that is cut short or no shard."""
+        """Reads the header. Raises `MissingFileError` if there is no such file, `UserError` if it is damaged."""
         if not file.is_file():
             raise MissingFileError(f"{file}: this shard of activations is missing; prepare the source again")
         with file.open("rb") as f:
@@ -74,10 +77,10 @@ class Shard:
             entries.pop("__metadata__", None)
             end = 8 + length + max(e["data_offsets"][1] for e in entries.values())
             [rows] = {e["shape"][0] for e in entries.values()}
-            whole = end == file.stat().st_size and all(e["dtype"] in _DTYPES for e in entries.values())
+            is_whole = end == file.stat().st_size and all(e["dtype"] in _DTYPES for e in entries.values())
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            whole, rows = False, 0
-        if not whole or rows < 0:
+            is_whole, rows = False, 0
+        if not is_whole or rows < 0:
             raise UserError(f"{file}: this shard is cut short or damaged; delete it and prepare the source again")
         return cls(file, 8 + length, entries)
 
@@ -91,15 +94,15 @@ class Shard:
             return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
     def words(self, name: str) -> NDArray[Any]:
-        """The tensor as a memory map of words ``[rows, ...]``; the operating system loads the pages touched."""
+        """The tensor as a memory map of unsigned integers ``[rows, ...]``; the operating system loads pages on use."""
         entry = self.entries[name]
         begin, end = entry["data_offsets"]
         word = _WORDS[_DTYPES[entry["dtype"]].itemsize]
         count = (end - begin) // np.dtype(word).itemsize
         return np.frombuffer(self._map, word, count, self.start + begin).reshape(entry["shape"])
 
-    def call_in(self, name: str, row: int) -> None:
-        """Asks the disk for one row, and does not wait for it."""
+    def request(self, name: str, row: int) -> None:
+        """Asks the operating system to load one row, without waiting for it."""
         entry = self.entries[name]
         size = (entry["data_offsets"][1] - entry["data_offsets"][0]) // self.n_rows
         begin = self.start + entry["data_offsets"][0] + row * size
@@ -108,10 +111,10 @@ class Shard:
 
 
 class Pace:
-    """Whether work is faster in one thread or in many, by how long it took of late.
+    """Chooses between one thread and many, by the time that recent work took with each.
 
-    Many threads wait for the last of them, which takes long where other processes have the cores. The way that was
-    the slower one is tried again every `AGAIN` times.
+    Many threads wait for the slowest of them, which takes long if other processes use the cores. Every `AGAIN`-th time
+    the slower choice is tried again.
     """
 
     AGAIN = 50
@@ -122,10 +125,11 @@ class Pace:
         self._times = 0
 
     def untried(self, threads: int) -> list[int]:
+        """Which of `threads` and 1 have not been timed yet."""
         return [n for n in (threads, 1) if n not in self._seconds]
 
     def choose(self, threads: int) -> int:
-        """`threads` or 1."""
+        """The number of threads to use next: `threads` or 1."""
         self._times += 1
         if untried := self.untried(threads):
             return untried[0]
@@ -133,38 +137,43 @@ class Pace:
         return faster if self._times % self.AGAIN else slower
 
     def took(self, threads: int, seconds: float) -> None:
-        """Notes what a piece of work took, for its size."""
+        """Records the time per byte of a piece of work, in an exponential moving average."""
         before = self._seconds.get(threads, seconds)
         self._seconds[threads] = before + self.NEWEST * (seconds - before)
 
 
 class Shards:
-    """All shards of a split as one table of ``n_rows`` rows."""
+    """All shards of a split as one table of ``n_rows`` rows. Raises `UserError` if their columns differ."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         if not files:
-            raise UserError("no shards were given")
+            raise UserError("shards: no files are given; prepare the source again")
         self.shards = [Shard.open(file) for file in files]
         first = self.shards[0]
         for shard in self.shards[1:]:
             if _columns(shard) != _columns(first):
-                raise UserError(f"{shard.file}: it holds other tensors than {first.file.name}; prepare it again")
+                raise UserError(
+                    f"{shard.file}: its tensors differ from those of {first.file.name}; delete it and prepare the "
+                    "source again"
+                )
         self.ends = np.cumsum([s.n_rows for s in self.shards])
         self.n_rows = int(self.ends[-1])
-        self._found: dict[str, NDArray[np.uint64]] = {}
+        self._address_cache: dict[str, NDArray[np.uint64]] = {}
         self._pace = Pace()
 
     @property
     def names(self) -> list[str]:
+        """The names of the columns."""
         return sorted(self.shards[0].entries)
 
     def width(self, name: str = "acts") -> int:
+        """The width of a column."""
         return self.shards[0].entries[name]["shape"][1]
 
     def rows(self, index: NDArray[np.int64], name: str = "acts", device: str = "cpu") -> Tensor:
-        """The rows asked for, in the order asked for, on `device`; floating-point ones as float32.
+        """The rows at `index`, in that order, on `device`; floating-point columns as float32.
 
-        Rows travel to the device in the type they are stored in, and are widened there.
+        Rows are copied to the device in the type in which they are stored, and converted there.
         """
         entry = self.shards[0].entries[name]
         dtype, on_gpu = _DTYPES[entry["dtype"]], device.startswith("cuda")
@@ -172,7 +181,7 @@ class Shards:
         rows = torch.empty((len(index), *entry["shape"][1:]), dtype=dtype, pin_memory=on_gpu)
         words = rows.view(torch.uint8).numpy().view(_WORDS[dtype.itemsize])
         if self._beyond_memory:
-            self._call_in(index, name)
+            self._request(index, name)
         if HAS_NUMBA:
             self._gather(np.ascontiguousarray(index, dtype=np.int64), name, words)
         else:
@@ -181,10 +190,10 @@ class Shards:
         return rows.float() if dtype.is_floating_point else rows
 
     def _gather(self, index: NDArray[np.int64], name: str, out: NDArray[Any]) -> None:
-        """Copies the rows, in as many threads as torch takes where there is enough to copy and it is faster so.
+        """Copies the rows, in torch's number of threads if there is enough to copy and it is faster.
 
-        Called from a thread of its own it stays there: batches that are made beside one another take the cores up
-        already, and not every threading layer of numba's may be entered twice at once.
+        Outside the main thread it uses one thread: threads that prefetch batches occupy the cores already, and not
+        every threading layer of numba may be entered by two threads at once.
         """
         from sae.numerics.numba_loops import gather, gather_in_pieces
 
@@ -193,8 +202,8 @@ class Shards:
         if pieces < 2 or threading.current_thread() is not threading.main_thread():
             gather(start, self.ends, index, out)
             return
-        for warm in self._pace.untried(pieces):
-            gather_in_pieces(start, self.ends, index[:0], out[:0], warm)
+        for untimed in self._pace.untried(pieces):  # compiles before the first measurement
+            gather_in_pieces(start, self.ends, index[:0], out[:0], untimed)
         pieces = self._pace.choose(pieces)
         began = time.perf_counter()
         gather_in_pieces(start, self.ends, index, out, pieces)
@@ -215,26 +224,26 @@ class Shards:
         return self.ends - np.array([s.n_rows for s in self.shards])
 
     def _addresses(self, name: str) -> NDArray[np.uint64]:
-        """Where in memory each shard's tensor lies; the maps are kept as long as the shards are."""
-        if name not in self._found:
-            self._found[name] = np.array([s.words(name).ctypes.data for s in self.shards], dtype=np.uint64)
-        return self._found[name]
+        """The memory address of each shard's tensor, valid as long as the shards exist, which keep the maps open."""
+        if name not in self._address_cache:
+            self._address_cache[name] = np.array([s.words(name).ctypes.data for s in self.shards], dtype=np.uint64)
+        return self._address_cache[name]
 
     @cached_property
     def _beyond_memory(self) -> bool:
-        """Whether the shards are too large to stay in memory once they were read."""
+        """Whether the shards are too large to stay in the page cache; False where the system takes no requests."""
         size = sum(shard.file.stat().st_size for shard in self.shards)
         return hasattr(mmap, "MADV_WILLNEED") and size > MEMORY_SHARE * memory_of("cpu")
 
-    def _call_in(self, index: NDArray[np.int64], name: str) -> None:
-        """Asks the disk for all rows at once, in the order in which they lie there.
+    def _request(self, index: NDArray[np.int64], name: str) -> None:
+        """Asks the operating system to load all rows, in their order on disk.
 
-        Touched one after the other, each would be waited for, and its neighbourhood read for nothing.
+        Without it, each row would be waited for in turn, and neighbouring pages would be read in vain.
         """
         index = np.sort(index)
         part = np.searchsorted(self.ends, index, side="right")
         for k, row in zip(part.tolist(), (index - self._firsts[part]).tolist(), strict=True):
-            self.shards[k].call_in(name, row)
+            self.shards[k].request(name, row)
 
 
 def _columns(shard: Shard) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,4 +1,4 @@
-"""Text: documents from files and data sets, read one after another and tokenised."""
+"""Documents from files and data sets, read one at a time, and their tokens."""
 
 from __future__ import annotations
 
@@ -13,47 +13,58 @@ from sae.model.hooked import is_path
 from sae.registry import MissingFileError, UserError
 
 STRETCH = 4000
-"""The length in characters of the documents that running text is cut into."""
+"""The least length, in characters, of the documents that running text is cut into."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Where documents come from: a .txt or .jsonl file, a folder of a data set, or a hub id, streamed.
-
-    A .txt file is cut at `separator`; without one it is taken for running text, cut at blank lines into
-    stretches of some :data:`STRETCH` characters, so that rows hold text that belongs together. `column` names
-    the field of a record: a string, or a list of token ids where the data set is tokenised already.
-    """
+    """A source of documents: a .txt or .jsonl file, a folder of a data set, or a data set on the hub, streamed."""
 
     name: str
+    """The file, the folder or the hub id."""
     subset: str | None = None
+    """The configuration of a data set on the hub."""
     split: str = "train"
+    """The split of a data set on the hub."""
     column: str = "text"
+    """The field of a record that holds the document: a string, or a list of token ids."""
     separator: str | None = None
+    """The string between the documents of a .txt file. Default: it is running text, which is cut at the first blank
+    line after :data:`STRETCH` characters, so that rows hold connected text."""
 
     @property
     def local(self) -> bool:
+        """Whether the documents are on this machine, not on the hub."""
         return is_path(self.name) or Path(self.name).suffix in (".txt", ".jsonl")
 
     def read(self) -> Iterator[str | list[int]]:
-        """The documents in their order, empty ones left out."""
+        """The documents in order, without empty ones.
+
+        Raises `MissingFileError` if there is no such file or folder, `UserError` if it cannot be read.
+        """
         path = Path(self.name).expanduser()
         if self.local and not path.exists():
-            raise MissingFileError(f"source.text: {path} does not exist")
+            raise MissingFileError(f"source.text = {self.name!r}: does not exist; correct the path")
         if path.suffix == ".txt":
-            found: Iterable[str | list[int]] = _pieces(path, self.separator)
+            documents: Iterable[str | list[int]] = _pieces(path, self.separator)
         elif path.suffix == ".jsonl":
-            found = (self._column(record, f"{path}, line {n}") for n, record in json_lines(path))
+            documents = (self._column(record, f"{path}, line {n}") for n, record in json_lines(path))
         else:
-            found = (self._column(record, self.name) for record in self._records(path))
-        return (d for d in found if (d.strip() if isinstance(d, str) else d))
+            documents = (self._column(record, self.name) for record in self._records(path))
+        return (d for d in documents if (d.strip() if isinstance(d, str) else d))
 
     def _column(self, record: Mapping[str, Any], where: str) -> str | list[int]:
         if self.column not in record:
-            raise UserError(f"source.column: {where} has no {self.column!r}; it has {', '.join(map(str, record))}")
+            raise UserError(
+                f"source.column = {self.column!r}: {where} has no such column; choose from "
+                f"{', '.join(map(str, record))}"
+            )
         value = record[self.column]
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(i, int) for i in value)):
-            raise UserError(f"source.column: {self.column!r} of {where} is neither a string nor a list of token ids")
+            raise UserError(
+                f"source.column = {self.column!r}: the value in {where} is neither a string nor a list of token ids; "
+                "choose another column"
+            )
         return value
 
     def _records(self, path: Path) -> Iterable[Any]:
@@ -65,12 +76,11 @@ class Text:
             return load_dataset(self.name, self.subset, split=self.split, streaming=True)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"source.text: the data set {self.name!r} cannot be loaded: {reason}") from None
+            raise UserError(f"source.text = {self.name!r}: the data set cannot be loaded: {reason}") from None
 
 
 def _pieces(file: Path, separator: str | None) -> Iterator[str]:
-    """The documents of a .txt file. Stretches of running text keep their line ends, so that packed rows read like
-    the file."""
+    """The documents of a .txt file. Those cut from running text keep their line ends, so packed rows equal the file."""
     piece = ""
     with file.open(encoding="utf-8", errors="strict") as lines:
         try:
@@ -83,12 +93,15 @@ def _pieces(file: Path, separator: str | None) -> Iterator[str]:
                     *whole, piece = piece.split(separator)
                     yield from whole
         except UnicodeDecodeError as error:
-            raise UserError(f"source.text: {file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+            raise UserError(
+                f"source.text = {str(file)!r}: not UTF-8 text ({error.reason} at byte {error.start}); save it with the "
+                "encoding UTF-8"
+            ) from None
     yield piece
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The records of a .jsonl file with their line numbers, from 1."""
+    """The records of a .jsonl file with their line numbers, from 1. Raises `UserError` if one is no JSON object."""
     with file.open(encoding="utf-8") as lines:
         for n, line in enumerate(lines, 1):
             if not line.strip():
@@ -98,12 +111,12 @@ def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             except ValueError:
                 record = None
             if not isinstance(record, dict):
-                raise UserError(f"{file}, line {n}: not a JSON object")
+                raise UserError(f'{file}, line {n}: not a JSON object; give {{"column": value, ...}} on every line')
             yield n, record  # pyright: ignore[reportUnknownVariableType]
 
 
 def tokenised(documents: Iterable[str | list[int]], tokenizer: Any) -> Iterator[list[int]]:
-    """The token ids of each document, special ones not added; ids pass through without a leading BOS."""
+    """The token ids of each document, without special tokens; a leading BOS of given token ids is dropped."""
     documents = iter(documents)
     while group := list(islice(documents, 256)):
         texts = [d for d in group if isinstance(d, str)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae.activations.disk_source import Activations
 from sae.activations.harvest import Harvest
-from sae.activations.labels import Labelled, LabelledRows, locate, read_labelled
+from sae.activations.labels import LabelledRows, LabelledText, locate, read_labelled
 from sae.model.hooked import load_tokenizer
 from sae.probing.examples import Pooling, ProbeExamples, joined
 from sae.registry import UserError
@@ -36,7 +36,7 @@ class TextReader:
         )
         return cls(config, harvest, load_tokenizer(config.model, config.revision))
 
-    def __call__(self, texts: Sequence[Labelled], pooling: Pooling = "last") -> ProbeExamples:
+    def __call__(self, texts: Sequence[LabelledText], pooling: Pooling = "last") -> ProbeExamples:
         """One example for each labelled span: its last token, or all of its tokens where they are to be pooled."""
         bos = None if self.config.bos == "none" else self.tokenizer.bos_token_id
         rows = locate(texts, self.tokenizer, self.config.context, bos)
@@ -63,7 +63,7 @@ class TextReader:
         return self.harvest.vectors(rows.tokens, at)["acts"].float()[place[row, position]], of
 
 
-def read_files(files: Sequence[Path]) -> list[list[Labelled]]:
+def read_files(files: Sequence[Path]) -> list[list[LabelledText]]:
     """The texts of each file; of several, every label has its file's name before its own."""
     found = [read_labelled(file) for file in files]
     if len(files) == 1:
@@ -71,12 +71,12 @@ def read_files(files: Sequence[Path]) -> list[list[Labelled]]:
     return [[_named(file.stem, text) for text in texts] for file, texts in zip(files, found, strict=True)]
 
 
-def _named(stem: str, text: Labelled) -> Labelled:
+def _named(stem: str, text: LabelledText) -> LabelledText:
     spans = ((span, {f"{stem}.{name}": v for name, v in marks.items()}) for span, marks in text.spans)
     return replace(text, spans=tuple(spans))
 
 
-def read_together(reader: TextReader, files: Sequence[Sequence[Labelled]], pooling: Pooling) -> ProbeExamples:
+def read_together(reader: TextReader, files: Sequence[Sequence[LabelledText]], pooling: Pooling) -> ProbeExamples:
     """The examples of several files; texts of one document are one group wherever they stand."""
     kept = [texts for texts in files if texts]
     parts = [reader(texts, pooling) for texts in kept]

@@ -1,1 +1,1 @@
-"""The kinds of source, one file each."""
+"""The kinds of sources, one file each."""

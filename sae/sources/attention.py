@@ -1,10 +1,9 @@
-"""Activations of a small attention-only transformer that is trained, here and now, on an algorithmic task.
+"""Activations of a small attention-only transformer, trained on an algorithmic task when the source is prepared.
 
-The model is read by the path of any other: TransformerLens' Bridge, rows of tokens, shuffled shards, splices that
-measure its loss. Tasks: :mod:`sae.toys.attention.addition`, ``skip_trigram``, ``recent``, ``repeats``; the model and
-its
-equations: :mod:`sae.toys.attention.network`. Before attention the features are known, one a token and one a position
-(:mod:`sae.toys.attention.embedding`); behind it what is known are labels, the task's own.
+The model is used like any other: through TransformerLens' Bridge, with rows of tokens, shuffled shards and splices.
+Tasks: :mod:`sae.toys.attention.addition`, ``skip_trigram``, ``recent``, ``repeats``. The model and its equations:
+:mod:`sae.toys.attention.network`. Before attention the features are known, one per token and one per position
+(:mod:`sae.toys.attention.embedding`); after it there are the labels of the task.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.activations.corpus import SPLITS, Corpus, write_rows
-from sae.activations.disk_source import Activations, Known, StreamedConfig, model_versions
+from sae.activations.disk_source import Activations, KnownFeatures, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows
 from sae.model.hooked import Model
@@ -39,31 +38,40 @@ Positions = Literal["answers", "all"]
 
 
 class Config(StreamedConfig):
-    """Settings. Activations are those of `n_rows` rows of tokens, and of `n_heldout_rows` that neither model nor
-    dictionary sees, half to choose on and half to score on; at the positions with ``answers``, or at ``all`` but BOS.
-    `labels` names those of the task that are probed (None: all)."""
+    """Settings of a source of a toy transformer's activations."""
 
     kind: Literal["attention"] = "attention"
     size: ClassVar[str] = "n_rows"
     task: AnyTask
+    """The task that the model is trained on."""
     model: AttentionModelConfig
+    """The size and form of the model."""
     training: AttentionTrainingConfig = AttentionTrainingConfig()
+    """How the model is trained."""
     n_rows: int = Field(10_000, gt=0)
+    """The number of rows of tokens whose activations are used for training dictionaries."""
     n_heldout_rows: int = Field(2_000, gt=1)
+    """The number of held-out rows, half for validation and half for testing; the model is not trained on them."""
     positions: Positions = "answers"
+    """The positions whose activations are used: those with ``answers``, or ``all`` but BOS."""
     labels: tuple[str, ...] | None = Field(None, min_length=1)
+    """The labels of the task to probe; default: all."""
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
         for split, n in self._sizes().items():
             limit = self.task.limit(split)
             if limit is not None and n > limit:
-                field, given = ("n_rows", n) if split == "train" else ("n_heldout_rows", self.n_heldout_rows)
-                raise UserError(f"{field} = {given}: the task has {limit} rows for {split!r} where {n} are wanted")
+                field, value = ("n_rows", n) if split == "train" else ("n_heldout_rows", self.n_heldout_rows)
+                raise UserError(
+                    f"{field} = {value}: needs {n} rows in the split {split!r}, but the task has {limit}; lower it"
+                )
         known = self.task.labels(self.task.batch(0, "choose", 0, 1))
         unknown = [name for name in self.labels or () if name not in known]
         if unknown:
-            raise UserError(f"labels: {unknown[0]!r} is no label of {self.task.kind!r}; it has {', '.join(known)}")
+            raise UserError(
+                f"labels: {unknown[0]!r} is not a label of task {self.task.kind!r}; choose from {', '.join(known)}"
+            )
         return self
 
     def has_labels(self) -> bool:
@@ -76,14 +84,15 @@ class Config(StreamedConfig):
 
     @property
     def select(self) -> AnswerPositions:
+        """Marks the positions whose activations are used."""
         return AnswerPositions(self.task, self.positions)
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
-        """Trains the model, draws rows, runs the model over them, and writes ``source.json`` last of all."""
+        """Trains the model, draws rows, stores the activations, and writes ``source.json`` last."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.finished(directory / "source.json"):
             return
-        self._check_identity(directory)
+        self._claim(directory)
         train_toy(directory, self.task, self.model, self.training, self.seed, progress, device)
         toy = load_toy(directory, device)
         d_in = self.width(toy.model)
@@ -108,8 +117,8 @@ class Config(StreamedConfig):
         half = self.n_heldout_rows // 2
         return {"train": self.n_rows, "choose": half, "test": self.n_heldout_rows - half}
 
-    def _check_identity(self, directory: Path) -> None:
-        """Marks the directory as this source's before the model is trained; a ``ValueError`` where it is another's."""
+    def _claim(self, directory: Path) -> None:
+        """Records the settings before the model is trained. Raises `UserError` if the directory has other settings."""
         if not self.finished(directory / "begun.json"):
             self.record(directory / "begun.json", {})
 
@@ -120,35 +129,37 @@ class Config(StreamedConfig):
             row, position = (index.int() for index in at.nonzero(as_tuple=True))
             names = self.labels or tuple(labels)
             columns = {name: labels[name][at].int() for name in names}
-            found = LabelledRows(rows[split].int(), row, position, columns)
-            harvest.labelled(directory / f"labels-{split}.safetensors", found)
+            labelled = LabelledRows(rows[split].int(), row, position, columns)
+            harvest.labelled(directory / f"labels-{split}.safetensors", labelled)
 
-    def _known(self, directory: Path, facts: Mapping[str, Any], device: str) -> Known:
-        """The features of the embeddings, with their shares among the training vectors."""
+    def _known(self, directory: Path, facts: Mapping[str, Any], device: str) -> KnownFeatures:
+        """The features of the embeddings, with their frequencies in the training split."""
         network, n = load_toy(directory).network, facts["splits"]["train"]["rows"]
         tokens = Corpus.open(directory, "train", n, self.seed).tokens(np.arange(n)).long()
         kept = self.select(tokens).kept
-        here = {"token": tokens[kept], "position": kept.nonzero()[:, 1]}
+        active = {"token": tokens[kept], "position": kept.nonzero()[:, 1]}
         tables = {"token": network.W_E, "position": network.W_pos}
         groups = groups_at(self.hook)
-        shares = {g: here[g].bincount(minlength=len(tables[g])) / len(here[g]) for g in groups}
+        shares = {g: active[g].bincount(minlength=len(tables[g])) / len(active[g]) for g in groups}
         embedding = Embedding({g: tables[g] for g in groups}, shares, device)
-        return Known(embedding.truth, embedding.codes)
+        return KnownFeatures(embedding.truth, embedding.codes)
 
 
 @dataclass(frozen=True)
 class AnswerPositions:
-    """Makes rows for the model of a task's rows of tokens, with the answers that are asked for."""
+    """Makes model input of a task's rows of tokens, with their answers."""
 
     task: TokenTask
+    """The task that gives the answers."""
     positions: Positions
+    """The positions that count: those with ``answers``, or ``all`` but BOS."""
 
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> TokenRows:
         tokens = tokens.long()
         answers = self.task.answers(tokens)
-        every = torch.ones_like(tokens, dtype=torch.bool)
-        said = every if self.task.bos is None else tokens != self.task.bos
-        return TokenRows(tokens, every, answers != NOTHING if self.positions == "answers" else said, answers)
+        attended = torch.ones_like(tokens, dtype=torch.bool)
+        not_bos = attended if self.task.bos is None else tokens != self.task.bos
+        return TokenRows(tokens, attended, answers != NOTHING if self.positions == "answers" else not_bos, answers)
 
 
 def _model(directory: Path, device: str) -> Model:

@@ -1,13 +1,11 @@
-"""Activations that are a nonlinear code of what is known, so that there are labels, and no direction for what they
-name, or only for part of it.
+"""Activations that encode known variables nonlinearly: the variables have labels, but few or none have a direction.
 
-    x = c(what is known) E + noise
+    x = c(s) E + noise
 
-with a code c of few dimensions (one file each in :mod:`sae.toys.codes`) and E the identity or, where `d_in` is more
-than
-these, orthonormal rows that embed them, turned at random. Of most of these codes no dictionary of directions is
-expected to find the features, however well it reconstructs; the report says so, and what nearest neighbours read off
-the same activations.
+with s the variables, c a code of few dimensions (one file each in :mod:`sae.toys.codes`) and E the identity, or random
+orthonormal rows if `d_in` is larger than the code. For most of these codes no dictionary of directions is expected to
+find the variables, however well it reconstructs. The report says so, and compares with what nearest neighbours predict
+from the same activations.
 """
 
 from __future__ import annotations
@@ -31,26 +29,28 @@ from sae.toys.codes.scenario import Config as Scenario
 from sae.toys.features.directions import rotation
 
 N_LABELLED = 10_000
-"""Rows of each half on which labels are read."""
+"""The number of labelled samples of each split."""
 
 AnyCode = Annotated[Scenario | Floor | Circle | Hash, Field(discriminator="kind")]
 
 
 class Config(ToyConfig):
-    """Settings. `d_in` is the number of dimensions of the code where unset; `noise` the standard deviation of Gaussian
-    noise on every coordinate."""
+    """Settings of a source of nonlinear codes."""
 
     kind: Literal["code"] = "code"
     code: AnyCode
+    """The code."""
     d_in: int | None = Field(None, gt=0)
+    """The width of the activations; default: the dimensions of the code."""
     noise: float = Field(0.0, ge=0)
+    """The standard deviation of Gaussian noise on every coordinate."""
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.d_in is not None and self.d_in < self.code.dimensions:
             raise UserError(
-                f"d_in = {self.d_in}: the code {self.code.kind!r} takes {self.code.dimensions} dimensions; give as "
-                "many, or leave d_in out"
+                f"d_in = {self.d_in}: the code {self.code.kind!r} has {self.code.dimensions} dimensions; give at least "
+                "as many, or leave d_in out"
             )
         return self
 
@@ -63,37 +63,37 @@ class Config(ToyConfig):
         return self.code.nonlinear
 
     def tensors(self) -> dict[str, Tensor]:
-        own = self.code.dimensions
-        embeds = self.d_in is not None and self.d_in > own
-        rows = rotation(self.d_in, generator("directions", self.seed))[:own] if self.d_in and embeds else torch.eye(own)
-        of_code = {f"code.{name}": t.contiguous() for name, t in self.code.tensors(self.seed).items()}
-        return {"directions": rows.contiguous(), **of_code}
+        n = self.code.dimensions
+        embeds = self.d_in is not None and self.d_in > n
+        rows = rotation(self.d_in, generator("directions", self.seed))[:n] if self.d_in and embeds else torch.eye(n)
+        code_tensors = {f"code.{name}": t.contiguous() for name, t in self.code.tensors(self.seed).items()}
+        return {"directions": rows.contiguous(), **code_tensors}
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
         return Coded(self, tensors)
 
 
 class Coded(Source):
-    """Rows of a code."""
+    """Samples of a code."""
 
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
         self.config, self.embedding = config, tensors["directions"]
-        self.given = {name.removeprefix("code."): t for name, t in tensors.items() if name.startswith("code.")}
+        self.code_tensors = {n.removeprefix("code."): t for n, t in tensors.items() if n.startswith("code.")}
         self.d_in = self.embedding.shape[1]
         self.truth = self._embedded(config.code.truth())
-        own = config.code.subspaces()
-        self.subspaces = None if own is None else own @ self.embedding
+        subspaces = config.code.subspaces()
+        self.subspaces = None if subspaces is None else subspaces @ self.embedding
 
     def _embedded(self, truth: Truth | None) -> Truth | None:
         return None if truth is None else replace(truth, directions=truth.directions @ self.embedding)
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         draw = generator("code", self.config.seed, split, step)
-        own = self.config.code.draw(self.given, size, draw)
-        acts = own.acts @ self.embedding
+        batch = self.config.code.draw(self.code_tensors, size, draw)
+        acts = batch.acts @ self.embedding
         if self.config.noise:
             acts += self.config.noise * torch.randn(acts.shape, generator=draw)
-        return replace(own, acts=acts)
+        return replace(batch, acts=acts)
 
     def labelled(self) -> tuple[Batch, Batch]:
         return self.batch(0, N_LABELLED, "choose"), self.batch(0, N_LABELLED, "test")

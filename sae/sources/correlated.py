@@ -2,16 +2,15 @@
 
 'Taking features out of superposition with sparse autoencoders', as in the code of its replication by
 Cunningham et al. 2023: z ~ N(0, C) with C the symmetrised U[0, 1] matrix, its diagonal raised by
-1.001 |lambda_min| to make it positive definite; p_g = Phi(z_g) ratio^g, rescaled to the mean that is asked
-for; features fire with p_g, with strength U[0, 1]; a row in which nothing fires gets one random feature at 1.
+1.001 |lambda_min| to make it positive definite; p_g = Phi(z_g) ratio^g, rescaled to the mean `n_active` / `n_features`;
+feature g fires with probability p_g, with strength U[0, 1]; a sample in which none fires gets one random feature at 1.
 
-Strengths may also be ``lognormal``, exp N(0, 0.25) as in Korznikov et al. 2026, or ``binary``, 1. Both are never weak,
-as half of U[0, 1] is: what is lost to noise then is not lost to weakness. `noise` is the standard deviation of what is
-added to every coordinate.
+Strengths may also be ``lognormal``, exp N(0, 0.25) as in Korznikov et al. 2026, or ``binary``, 1. Unlike U[0, 1] they
+are never weak, so a feature that is lost in noise is not lost because it is weak.
 
-Two facts to know. The diagonal of C is about 9.4 at 512 features, so Phi(z) is close to 0 or 1 and the
-correlations between features are weak (about 0.05). The released code draws one z for a whole batch, so that
-features are independent within it; here every row has its own z, unless ``per_batch_z`` is set.
+The diagonal of C is about 9.4 at 512 features, so Phi(z) is close to 0 or 1 and the correlations between features are
+weak (about 0.05). The released code draws one z for a whole batch, so that features are independent within it; here
+every sample has its own z, unless `per_batch_z` is set.
 """
 
 from __future__ import annotations
@@ -31,20 +30,27 @@ from sae.toys.base import ToyConfig, random_directions
 
 PROBABILITY_ROWS = 16_384
 SIGMA = 0.25
-"""The spread of the logarithm of lognormal strengths."""
+"""The standard deviation of the logarithm of lognormal strengths."""
 
 
 class Config(ToyConfig):
-    """Settings; `n_active` is the mean number of features that fire in a row before empty rows are filled."""
+    """Settings of a source of correlated features."""
 
     kind: Literal["correlated"] = "correlated"
     n_features: int = Field(512, gt=1)
+    """The number of features."""
     d_in: int = Field(256, gt=0)
+    """The width of the activations."""
     n_active: float = Field(5.0, gt=0)
+    """The mean number of features that fire in a sample, before empty samples get a feature."""
     ratio: float = Field(0.99, gt=0, le=1)
+    """The factor by which the probability to fire falls from one feature to the next."""
     per_batch_z: bool = False
+    """Whether all samples of a batch share one z, as in the released code."""
     noise: float = Field(0.0, ge=0)
+    """The standard deviation of Gaussian noise on every coordinate."""
     values: Literal["uniform", "lognormal", "binary"] = "uniform"
+    """The distribution of the strengths of active features."""
 
     later: ClassVar[frozenset[str]] = frozenset({"values"})
 
@@ -65,7 +71,7 @@ class Config(ToyConfig):
     def draw_codes(
         self, factor: Float[Tensor, "n_features n_features"], size: int, draw: torch.Generator
     ) -> Float[Tensor, "batch n_features"]:
-        """Coefficients of `size` rows."""
+        """Draws the codes of `size` samples."""
         n = self.n_features
         z = torch.randn(1 if self.per_batch_z else size, n, generator=draw) @ factor.T
         p = torch.special.ndtr(z).mul_(self.ratio ** torch.arange(n))
@@ -76,7 +82,7 @@ class Config(ToyConfig):
         return codes
 
     def strengths(self, size: int, draw: torch.Generator) -> Float[Tensor, "batch n_features"]:
-        """How strong each feature would be."""
+        """Draws the strength that each feature has if it fires."""
         if self.values == "binary":
             return torch.ones(size, self.n_features)
         if self.values == "lognormal":
@@ -85,7 +91,7 @@ class Config(ToyConfig):
 
 
 class CorrelatedSource(Source):
-    """Rows of correlated features."""
+    """Samples of correlated features."""
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
-"""Features put together from an activity, magnitudes, directions and noise, each with settings of its own.
+"""Features built from separate settings of activity, magnitudes, directions and noise.
 
     x = sum_g c_g f_g + b + noise,    c_g = a_g v_g
 
 with a_g the activity (1 or 0; :mod:`sae.toys.features.activity`, :mod:`sae.toys.features.tree`), v_g the magnitude
-(:mod:`sae.toys.features.values`), f_g a unit direction (:mod:`sae.toys.features.directions`) and b a constant. So are
-made
-correlated and anticorrelated sets, trees, exactly k active, Gaussian copulas; any activity goes with any directions.
+(:mod:`sae.toys.features.values`), f_g a unit direction (:mod:`sae.toys.features.directions`) and b a constant. Any
+activity can be combined with any directions: correlated and anticorrelated sets, trees, exactly k active features,
+Gaussian copulas.
 
 Elhage et al. 2022, 'Toy Models of Superposition'; Chanin et al. 2024, 'A is for absorption'; Chanin and
 Garriga-Alonso 2025, 'Sparse but wrong'; SynthSAEBench, arXiv 2602.14687.
@@ -32,19 +32,25 @@ from sae.toys.features.values import AnyValues, Uniform, above_zero
 
 
 class Config(ToyConfig):
-    """Settings. `noise` is the standard deviation of Gaussian noise on every coordinate, `offset` the norm of a
-    constant vector of random direction that is added to every row. `importance` is what toy models weight their loss
-    by; nothing here depends on it. A list directly in this table is a sweep; inside the nested ones it is a list."""
+    """Settings of a source of features. A list directly in this table is a sweep; in the nested tables it is a list."""
 
     kind: Literal["features"] = "features"
     n_features: int = Field(gt=0)
+    """The number of features."""
     d_in: int = Field(gt=0)
+    """The width of the activations."""
     activity: AnyActivity
+    """Which features are active together."""
     values: AnyValues = Uniform()
+    """The distribution of the magnitudes of active features."""
     directions: AnyDirections = RandomDirections()
+    """The directions of the features."""
     noise: float = Field(0.0, ge=0)
+    """The standard deviation of Gaussian noise on every coordinate."""
     offset: float = Field(0.0, ge=0)
+    """The norm of a constant vector of random direction that is added to every sample."""
     importance: PerFeature | None = None
+    """The weight of each feature in the loss of toy models; it does not affect the activations."""
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -74,19 +80,19 @@ class Config(ToyConfig):
         return tensors | {"probability": self.law(tensors).probability(self.seed)}
 
     def law(self, tensors: Mapping[str, Tensor]) -> Law:
-        """What codes are drawn from, of the tensors of a source."""
+        """The distribution of the codes, from the tensors of a source."""
         parts = (
             {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
             for part in ("activity.", "values.")
         )
-        return Law.of(self.activity, self.values, *parts)
+        return Law.from_tensors(self.activity, self.values, *parts)
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
         return Features(self, tensors)
 
 
 class Features(Source):
-    """Rows of such features."""
+    """Samples of such features."""
 
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
         self.config, self.law = config, config.law(tensors)

@@ -1,9 +1,9 @@
-"""Features that fire independently of one another: the plainest model of superposition.
+"""Features that fire independently of one another: the simplest model of superposition.
 
     x = sum_g c_g f_g + noise,    c_g = b_g v_g,    b_g ~ Bernoulli(p_g)
 
-with unit directions f_g drawn from the sphere. The rates p_g are constant, fall as a power of the rank (Zipf)
-or geometrically, always with the mean that is asked for.
+with unit directions f_g drawn uniformly from the sphere. The probabilities p_g are constant, fall as a power of the
+rank (Zipf), or fall geometrically; their mean is `probability`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,25 @@ from sae.toys.base import ToyConfig, random_directions, with_mean
 
 
 class Config(ToyConfig):
-    """Settings. `probability` is the mean over features of the chance to fire; `exponent` shapes ``zipf``
-    (rank^-exponent), `ratio` shapes ``geometric`` (ratio^rank). `noise` is the standard deviation of Gaussian
-    noise on every coordinate."""
+    """Settings of a source of independent features."""
 
     kind: Literal["independent"] = "independent"
     n_features: int = Field(gt=0)
+    """The number of features."""
     d_in: int = Field(gt=0)
+    """The width of the activations."""
     probability: float = Field(gt=0, le=1)
+    """The probability to fire, as the mean over features."""
     frequencies: Literal["constant", "zipf", "geometric"] = "constant"
+    """How the probability depends on the rank of a feature."""
     exponent: float = Field(1.0, ge=0)
+    """For ``zipf``: the probability is proportional to rank^-exponent, with ranks from 1."""
     ratio: float = Field(0.99, gt=0, le=1)
+    """For ``geometric``: the probability is proportional to ratio^rank."""
     values: Literal["uniform", "constant", "half_normal", "lognormal", "exponential"] = "uniform"
+    """The distribution of the magnitudes of active features, see :func:`draw_values`."""
     noise: float = Field(0.0, ge=0)
+    """The standard deviation of Gaussian noise on every coordinate."""
 
     def tensors(self) -> dict[str, Tensor]:
         rank = torch.arange(self.n_features, dtype=torch.float64)
@@ -49,7 +55,7 @@ class Config(ToyConfig):
 
 
 class IndependentSource(Source):
-    """Rows of independent features."""
+    """Samples of independent features."""
 
     def __init__(
         self,
@@ -74,7 +80,8 @@ class IndependentSource(Source):
 
 
 def draw_values(name: str, shape: tuple[int, int], draw: torch.Generator) -> Tensor:
-    """Magnitudes of active features: U[0, 1], 1, |N(0, 1)|, LogNormal(0, 1/4) or Exponential(1)."""
+    """Draws magnitudes of active features: ``uniform`` U[0, 1], ``constant`` 1, ``half_normal`` |N(0, 1)|,
+    ``lognormal`` exp(N(0, 1) / 4) or ``exponential`` Exp(1)."""
     if name == "uniform":
         return uniform(shape, draw)
     if name == "constant":

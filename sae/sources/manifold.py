@@ -1,18 +1,17 @@
-"""Features of several shapes at once: sparse ones, dense ones, circles and clusters, all in superposition.
+"""Features of several shapes in superposition: sparse ones, dense ones, circles and clusters.
 
     x = sum_g c_g f_g + sum_i r_i (cos(theta_i) u_i + sin(theta_i) v_i) + m_k + s n_k + noise
 
-`sparse` features f_g are active with `probability`, `dense` ones in half of the rows, so that a dictionary that allows
-few active latents wastes them there. Each of `circles` is on with `circle_probability`, at a place theta uniform
-around it, in a plane (u_i, v_i) of its own; r is its radius. Every row is in one of `clusters` k, at the centre m_k of
-norm `centre`, from where it strays in a plane of its own with the standard deviation `stray` (n_k, two Gaussian
-numbers). All planes and directions are drawn at random, and so overlap.
+Sparse features f_g are active with `probability`, dense ones in half of the samples, which uses up the few active
+latents of a sparse dictionary. A circle i is active with `circle_probability`, at a uniform angle theta_i in the plane
+(u_i, v_i), with radius r_i. Every sample belongs to one cluster k with centre m_k, and deviates from it by a Gaussian
+n_k in a plane of the cluster, scaled by s = `stray`. All planes and directions are drawn at random, and so overlap.
 
-The truth that directions can have is that of the sparse features, the dense ones and the clusters' centres, in this
-order; the circles' planes are its subspaces. No number of directions is the right one for a circle.
+The true directions are those of the sparse features, the dense features and the clusters' centres, in this order; the
+planes of the circles are the true subspaces. There is no right number of directions for a circle.
 
 Olah and Batson 2023, 'Feature manifold toy model'; Hindupur et al. 2025, 'Projecting assumptions' (SpaDE), for clusters
-of their own intrinsic dimension; Engels et al. 2024, 'Not all language model features are linear', for circles.
+with an intrinsic dimension; Engels et al. 2024, 'Not all language model features are linear', for circles.
 """
 
 from __future__ import annotations
@@ -34,37 +33,45 @@ from sae.toys.base import ToyConfig, random_directions
 from sae.toys.features.values import AnyValues, Uniform
 
 _DENSE = 0.5
-"""The share of rows in which a dense feature is active."""
+"""The fraction of samples in which a dense feature is active."""
 
 
 class Config(ToyConfig):
-    """Settings. `values` is the law of the magnitudes of sparse and dense features and of the circles' radii; `noise`
-    the standard deviation of Gaussian noise on every coordinate."""
+    """Settings of a source of features of several shapes."""
 
     kind: Literal["manifold"] = "manifold"
     d_in: int = Field(gt=1)
+    """The width of the activations."""
     sparse: int = Field(ge=0)
+    """The number of sparse features."""
     probability: float = Field(0.02, gt=0, le=1)
+    """The probability that a sparse feature is active."""
     dense: int = Field(0, ge=0)
+    """The number of dense features, which are active in half of the samples."""
     circles: int = Field(0, ge=0)
+    """The number of circles."""
     circle_probability: float = Field(0.1, gt=0, le=1)
+    """The probability that a circle is active."""
     clusters: int = Field(0, ge=0)
+    """The number of clusters."""
     centre: float = Field(1.0, gt=0)
+    """The norm of the clusters' centres."""
     stray: float = Field(0.0, ge=0)
+    """The standard deviation of samples around the centre of their cluster, in each of two dimensions."""
     values: AnyValues = Uniform(low=0.5, high=1.0)
+    """The distribution of the magnitudes of sparse and dense features and of the radii of circles."""
     noise: float = Field(0.0, ge=0)
+    """The standard deviation of Gaussian noise on every coordinate."""
 
     @model_validator(mode="after")
-    def _something(self) -> Config:
+    def _has_directions(self) -> Config:
         if self.n_features == 0:
-            raise UserError(
-                "sparse = 0, dense = 0, clusters = 0: nothing is left that has a direction; give one of them"
-            )
+            raise UserError("sparse = 0, dense = 0, clusters = 0: no feature has a direction; raise one of them")
         return self
 
     @property
     def n_features(self) -> int:
-        """Features that have a direction."""
+        """The number of features that have a direction."""
         return self.sparse + self.dense + self.clusters
 
     @property
@@ -74,16 +81,17 @@ class Config(ToyConfig):
     def tensors(self) -> dict[str, Tensor]:
         rows = random_directions(self.n_features, self.d_in, generator("directions", self.seed))
         planes = {"circles": self.circles, "strays": self.clusters}
-        drawn = {name: bases(n, self.d_in, generator(name, self.seed)) for name, n in planes.items() if n}
+        plane_bases = {name: bases(n, self.d_in, generator(name, self.seed)) for name, n in planes.items() if n}
         laws = self.values.tensors(self.sparse + self.dense + self.circles, self.seed)
-        return {"directions": rows, **drawn, **{f"values.{name}": t.contiguous() for name, t in laws.items()}}
+        values = {f"values.{name}": t.contiguous() for name, t in laws.items()}
+        return {"directions": rows, **plane_bases, **values}
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
         return Manifold(self, tensors)
 
 
 class Manifold(Source):
-    """Rows of such features."""
+    """Samples of such features."""
 
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
         self.config, self.directions = config, tensors["directions"]
@@ -108,21 +116,21 @@ class Manifold(Source):
                 torch.full((config.circles,), config.circle_probability),
             ]
         )
-        on = uniform((size, len(rate)), draw) < rate
+        active = uniform((size, len(rate)), draw) < rate
         strength = torch.zeros(size, len(rate))
-        strength[on] = config.values.draw(self.laws, on.nonzero()[:, 1], draw)
-        flat, radius = strength.split([n_sparse + n_dense, config.circles], dim=1)
-        codes, acts = flat, torch.zeros(size, self.d_in)
+        strength[active] = config.values.draw(self.laws, active.nonzero()[:, 1], draw)
+        linear, radius = strength.split([n_sparse + n_dense, config.circles], dim=1)
+        codes, acts = linear, torch.zeros(size, self.d_in)
         if config.clusters:
-            own = torch.randint(config.clusters, (size,), generator=draw)
-            codes = torch.cat([flat, config.centre * torch.nn.functional.one_hot(own, config.clusters)], dim=1)
+            cluster = torch.randint(config.clusters, (size,), generator=draw)
+            codes = torch.cat([linear, config.centre * torch.nn.functional.one_hot(cluster, config.clusters)], dim=1)
             assert self.strays is not None
-            away = config.stray * torch.randn(size, 2, generator=draw)
-            acts = acts + (away[:, None] @ self.strays[own])[:, 0]
+            deviation = config.stray * torch.randn(size, 2, generator=draw)
+            acts = acts + (deviation[:, None] @ self.strays[cluster])[:, 0]
         if self.subspaces is not None:
             theta = 2 * math.pi * uniform(radius.shape, draw)
-            place = radius[..., None] * torch.stack([theta.cos(), theta.sin()], dim=-1)
-            acts = acts + torch.einsum("bck, ckd -> bd", place, self.subspaces)
+            point = radius[..., None] * torch.stack([theta.cos(), theta.sin()], dim=-1)
+            acts = acts + torch.einsum("bck, ckd -> bd", point, self.subspaces)
         acts = acts + codes @ self.directions
         if config.noise:
             acts += config.noise * torch.randn(acts.shape, generator=draw)
@@ -130,7 +138,7 @@ class Manifold(Source):
 
 
 def bases(n: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n 2 d_in"]:
-    """Orthonormal bases of random planes."""
+    """Orthonormal bases of `n` random planes."""
     first, second = (random_directions(n, d_in, draw) for _ in range(2))
     second = second - (second * first).sum(-1, keepdim=True) * first
     return torch.stack([first, second / second.norm(dim=-1, keepdim=True)], dim=1)

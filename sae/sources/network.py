@@ -1,17 +1,18 @@
-"""Toy networks trained on known features: activations of a hidden layer, and what it really represents.
+"""Activations of a hidden layer of toy networks trained on known features, with the features that it represents.
 
     h = a(x W + b),   y = o(h W_out + b_out),   trained to compute a task of x
 
-Many instances are trained at once (:mod:`sae.toys.networks`); activations come from one of them. What is true of them:
+Many instances are trained at once (:mod:`sae.toys.networks`); the activations come from one of them. The true features
+depend on the layer:
 
-*A linear hidden layer* (a bottleneck) is ``h = sum_i x_i W_i``: the rows W_i are the features' directions, exactly, and
-``x_i ||W_i||`` their coefficients. A row shorter than `REPRESENTED` is a feature that the network does not represent;
-rows that nearly agree (cosine above `MERGED`) are one feature to whoever sees h alone, and only the longest counts.
+*A linear hidden layer* (a bottleneck) is ``h = sum_i x_i W_i``: the rows W_i are exactly the features' directions, and
+``x_i ||W_i||`` their coefficients. The network does not represent a feature whose row is shorter than `REPRESENTED`.
+Features whose rows nearly agree (cosine above `MERGED`) cannot be told apart in h, and only the longest counts.
 
-*Behind a nonlinearity* there are no directions that add up. What is given instead, and said to be so (``Truth.kind`` is
-``responses``), are the answers to one feature alone, ``f_i = h(e_i) - h(0)``, with the share of h that they miss.
+*After a nonlinearity* no directions add up to h. The truth is then the response to each feature alone,
+``f_i = h(e_i) - h(0)`` (``Truth.kind`` is ``responses``), with the fraction of variance that their sum misses.
 
-A feature with a sign is two, one for each direction. Elhage et al. 2022, 'Toy Models of Superposition'.
+A signed feature counts as two, one for each sign. Elhage et al. 2022, 'Toy Models of Superposition'.
 """
 
 from __future__ import annotations
@@ -40,35 +41,50 @@ from sae.toys.networks.tasks import FeatureTask, output_names, task
 from sae.toys.networks.training import Inputs, Population, measure, train_networks, unexplained
 
 REPRESENTED = 0.5
-"""The length from which a feature counts as represented; shorter ones are partly so, below .1 not at all."""
+"""The least length at which a feature counts as represented; shorter ones are partly represented, below .1 not at
+all."""
 HELD_OUT_ROWS = 2**15
-"""Rows by whose loss the best instance is chosen; the loss that is told is that of as many others."""
+"""The number of validation samples on whose loss the best instance is chosen, and of test samples of the reported
+loss."""
 LABELLED_ROWS = 4096
+"""The number of labelled samples of each split."""
 
 
 class Config(SourceConfig):
-    """Settings. `instances` networks are trained at each point of `vary`, a grid of values for settings that leave the
-    shape alone (``vary = {"activity.probability" = [1, 0.1, 0.01]}``). Activations are those of hidden layer `layer`
-    (the last is -1) of `instance` (``best``: the lowest loss on held-out rows) at point `point`. With `signed` every
-    active feature has a random sign; `unit` scales rows to length one. `task` is one of
-    :mod:`sae.toys.networks.tasks`."""
+    """Settings of a source of a toy network's hidden activations."""
 
     kind: Literal["network"] = "network"
     FILE: ClassVar[str] = "networks.safetensors"
+    """The name of the file that holds the trained networks."""
     n_features: int = Field(gt=0)
+    """The number of features in the input."""
     activity: AnyActivity
+    """Which features are active together."""
     values: AnyValues = Uniform()
+    """The distribution of the magnitudes of active features."""
     signed: bool = False
+    """Whether every active feature has a random sign."""
     unit: bool = False
+    """Whether inputs are scaled to norm one."""
     importance: PerFeature | None = None
+    """The weight of each output in the loss; default: 1."""
     task: str = "identity"
+    """What the networks compute, one of :mod:`sae.toys.networks.tasks`."""
     network: NetworkConfig
+    """The layers of the networks."""
     training: TrainingConfig = TrainingConfig()
+    """How the networks are trained."""
     instances: int = Field(16, gt=0)
+    """The number of networks, with different seeds, at each point of `vary`."""
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """A grid of values of settings that do not change any shape, for example
+    ``{"activity.probability" = [1, 0.1, 0.01]}``."""
     instance: int | Literal["best"] = "best"
+    """The network whose activations are used; ``best`` has the lowest loss on the validation split."""
     point: int = Field(0, ge=0)
+    """The point of `vary` whose networks are used, from 0."""
     layer: int = -1
+    """The hidden layer whose activations are used; -1 is the last."""
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -78,25 +94,35 @@ class Config(SourceConfig):
             above_zero(self.importance, n_outputs, self.seed, "importance")
         if self.network.tied and n_outputs != self.n_features:
             raise UserError(
-                f"task = {self.task!r} has {n_outputs} outputs for {self.n_features} features; set tied = false"
+                f"network.tied = true: task {self.task!r} has {n_outputs} outputs for {self.n_features} features; set "
+                "network.tied = false"
             )
         if self.network.residual and n_outputs != self.n_features:
-            raise UserError(f"network.residual: task = {self.task!r} has another width than the stream")
+            raise UserError(
+                f"network.residual = true: task {self.task!r} has {n_outputs} outputs for {self.n_features} features; "
+                "set network.residual = false"
+            )
         if not -len(self.network.hidden) <= self.layer < len(self.network.hidden):
-            raise UserError(f"layer = {self.layer}: the network has {len(self.network.hidden)} hidden layers")
+            n_layers = len(self.network.hidden)
+            raise UserError(
+                f"layer = {self.layer}: the network has {n_layers} hidden layers; give {-n_layers} to {n_layers - 1}"
+            )
         if self.instance != "best" and not 0 <= self.instance < self.instances:
-            raise UserError(f"instance = {self.instance}: there are {self.instances}; give 0 to {self.instances - 1}")
+            raise UserError(
+                f"instance = {self.instance}: there are {self.instances} instances; give 0 to {self.instances - 1}"
+            )
         if self.point >= (n_points := len(points(self, self.vary))):
-            raise UserError(f"point = {self.point}: vary has {n_points} points, counted from 0")
+            raise UserError(f"point = {self.point}: vary has {n_points} points; give 0 to {n_points - 1}")
         return self
 
     @property
     def computes(self) -> FeatureTask:
+        """The task that the networks compute."""
         return task(self.task, self.n_features)
 
     @property
     def depth(self) -> int:
-        """The number of the hidden layer that is read, from 1."""
+        """The number of the hidden layer whose activations are used, from 1."""
         return self.layer % len(self.network.hidden) + 1
 
     @property
@@ -104,13 +130,15 @@ class Config(SourceConfig):
         return frozenset({"truth", "codes"} | ({"labels"} if self.computes.is_binary else set()))
 
     def law(self) -> Law:
-        return Law.drawn(self.activity, self.values, self.n_features, self.seed)
+        """The distribution of the features."""
+        return Law.from_settings(self.activity, self.values, self.n_features, self.seed)
 
     def inputs(self) -> Inputs:
+        """The inputs of the networks."""
         return Inputs(self.law(), self.seed, self.signed, self.unit)
 
     def population(self) -> Population:
-        """What the instances of all points are trained on, `instances` of each point in turn."""
+        """The inputs and loss weights of all instances: the instances of the first point, then those of the next."""
         at = points(self, self.vary)
         kinds = [json.dumps([c.activity.model_dump(), c.values.model_dump()]) for c in at]
         names = list(dict.fromkeys(kinds))
@@ -120,7 +148,7 @@ class Config(SourceConfig):
             for c in at
         ]
 
-        def of_each(values: list[float]) -> Float[Tensor, " n_instances"]:
+        def per_instance(values: list[float]) -> Float[Tensor, " n_instances"]:
             return torch.tensor(values).repeat_interleave(self.instances)
 
         return Population(
@@ -128,13 +156,13 @@ class Config(SourceConfig):
             [at[kinds.index(name)].inputs() for name in names],
             torch.tensor([names.index(kind) for kind in kinds]).repeat_interleave(self.instances),
             torch.stack(importance).repeat_interleave(self.instances, 0),
-            of_each([c.network.dropout for c in at]),
-            of_each([c.network.hidden_l1 for c in at]),
-            of_each([c.training.weight_decay for c in at]),
+            per_instance([c.network.dropout for c in at]),
+            per_instance([c.network.hidden_l1 for c in at]),
+            per_instance([c.training.weight_decay for c in at]),
         )
 
-    def begin(self) -> Networks:
-        """The networks before training; an instance begins alike at every point."""
+    def untrained(self) -> Networks:
+        """The networks at initialisation; an instance has the same initial values at every point."""
         at = points(self, self.vary)
         seeds = [self.seed * 1_000_003 + i for i in range(self.instances)]
         n_outputs = self.computes.n_outputs(self.n_features)
@@ -142,10 +170,13 @@ class Config(SourceConfig):
         return parts[0].with_parameters({n: torch.cat([p.parameters[n] for p in parts]) for n in parts[0].parameters})
 
     def tensors(self, progress: Progress = lambda done, total, unit: None) -> dict[str, Tensor]:
-        """The trained networks: their parameters, `loss` and `unexplained` on test rows, `choose_loss`, and `history`
-        ``[n_logged, n_instances]`` of the loss of training batches with the `history_step` of each."""
+        """Trains the networks.
+
+        Returns their parameters, the test `loss` and fraction of variance `unexplained`, the validation loss
+        `choose_loss`, and the `history` ``[n_logged, n_instances]`` of the training loss at the steps `history_step`.
+        """
         population, history = self.population(), list[tuple[int, Tensor]]()
-        networks = self.begin()
+        networks = self.untrained()
         for state in train_networks(networks, population, self.training):
             networks = state.networks
             history.append((state.step, state.loss.clone()))
@@ -160,11 +191,11 @@ class Config(SourceConfig):
         return {f"parameter.{name}": p.contiguous() for name, p in networks.parameters.items()} | measured
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Hidden:
-        """The source made of those tensors."""
+        """The source, from the tensors of :meth:`tensors`."""
         return Hidden(self, tensors)
 
     def build(self) -> Hidden:
-        """The source, in memory: trains the networks."""
+        """Trains the networks and returns the source, in memory."""
         return self.assemble(self.tensors())
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
@@ -176,12 +207,12 @@ class Config(SourceConfig):
     def open(self, directory: Path, device: str) -> Hidden:
         from safetensors.torch import load_file
 
-        # Cloned, because a tensor's place in a file changes its alignment and so the last bits of a product.
+        # Cloned, because the alignment of a tensor in a file affects the last bits of a product.
         return self.assemble({name: t.clone() for name, t in load_file(directory / self.FILE).items()})
 
 
 class Hidden(Source):
-    """Rows of the hidden layer of one of the networks; `networks` are all of them."""
+    """Activations of the hidden layer of one of the networks; `networks` holds all of them."""
 
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
         self.config, self.tensors = config, tensors
@@ -198,14 +229,17 @@ class Hidden(Source):
         self.truth = self._truth()
 
     def at(self, point: int) -> slice:
-        """Where the instances of a point of `vary` stand among all."""
+        """The indices of the instances of a point of `vary` among all instances."""
         return slice(point * self.config.instances, (point + 1) * self.config.instances)
 
     def best(self, point: int) -> int:
-        """The instance of a point with the lowest loss on held-out rows; at the point that is read, the one that is."""
-        at, wanted = self.at(point), self.config.instance
-        if point == self.config.point and wanted != "best":
-            return at.start + wanted
+        """The index of the instance of a point that has the lowest validation loss.
+
+        At the point whose activations are used, it is the instance that the settings name.
+        """
+        at, instance = self.at(point), self.config.instance
+        if point == self.config.point and instance != "best":
+            return at.start + instance
         return at.start + int(self.tensors["choose_loss"][at].argmin())
 
     @torch.no_grad()
@@ -213,13 +247,13 @@ class Hidden(Source):
         return self.network(x[None], depth=self.config.depth).output[0]
 
     def _rows(self) -> Float[Tensor, "n_directions d_in"]:
-        """What each feature alone writes into the layer: those of positive sign, then those of negative."""
+        """The response of the layer to each feature alone: features of positive sign, then of negative sign."""
         eye = torch.eye(self.config.n_features)
         alone = torch.cat([eye, -eye]) if self.config.signed else eye
         return self._run(alone) - self.silent
 
     def codes_of(self, x: Float[Tensor, "batch n_features"]) -> Float[Tensor, "batch n_directions"]:
-        """The coefficients of unit directions; a feature that the layer does not see at all keeps its own numbers."""
+        """The coefficients of the unit directions; features to which the layer does not respond keep their values."""
         x = torch.cat([x.clamp_min(0), (-x).clamp_min(0)], dim=1) if self.config.signed else x
         length = self.rows.norm(dim=1)
         return x * length.where(length > 0, 1.0)
@@ -243,8 +277,9 @@ class Hidden(Source):
 
     @cached_property
     def missed(self) -> float:
-        """``mean ||h - sum_i c_i f_i - offset||^2 / mean ||h - mean h||^2``: what directions do not tell of
-        activations; 0 where features are exact, or no two share a neuron."""
+        """The fraction of variance that the true directions and codes do not explain,
+        ``mean ||h - sum_i c_i f_i - offset||^2 / mean ||h - mean h||^2``; 0 if features are exact, or no two share a
+        neuron."""
         batch = self.batch(0, LABELLED_ROWS, "test")
         assert batch.codes is not None and self.truth is not None
         error = batch.acts - batch.codes @ self.truth.directions - self.silent
@@ -255,7 +290,7 @@ class Hidden(Source):
         return Batch(self._run(x), self.codes_of(x))
 
     def labelled(self) -> tuple[Batch, Batch] | None:
-        """Rows labelled with the outputs of a task whose outputs hold or not."""
+        """Samples labelled with the outputs of the task, as (choose, test); None if they are not binary."""
         if not self.config.computes.is_binary:
             return None
         return self._labelled("choose"), self._labelled("test")
@@ -268,7 +303,7 @@ class Hidden(Source):
 
 
 def longest_of_merged(rows: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
-    """Which rows are the longest of those that point nearly their way (cosine above `MERGED`)."""
+    """Whether each row is the longest of those that nearly agree with it in direction (cosine above `MERGED`)."""
     directions = unit(rows)
     order: Int[Tensor, " n"] = rows.norm(dim=1).argsort(descending=True, stable=True)
     kept = torch.zeros(len(rows), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Activations from a file: a safetensors or .npy matrix that somebody else has made."""
+"""Activations from a matrix in a safetensors or .npy file."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ from sae.source import Progress, Source, SourceConfig, TensorSource
 
 
 class Config(SourceConfig):
-    """Settings. `file` holds a matrix ``[rows, d_in]``; in a safetensors file `name` picks it where there are
-    several, and 0/1 vectors called ``label.<name>`` become labels. `target` is the name of another such matrix in the
-    same file, of the same shape, that dictionaries are to give back for a transcoder. `heldout` is the share of rows
-    kept from training, half to choose on and half to score on."""
+    """Settings of a source from a file."""
 
     kind: Literal["tensor"] = "tensor"
     file: Path
+    """A .npy file with a matrix ``[rows, d_in]``, or a safetensors file with such a matrix, in which 0/1 vectors called
+    ``label.<name>`` are labels."""
     name: str | None = None
+    """The name of the matrix in a safetensors file; default: the only one."""
     target: str | None = None
+    """The name of a matrix of the same shape in the same file that dictionaries reconstruct (a transcoder); default:
+    the activations themselves."""
     heldout: float = Field(0.2, gt=0, lt=1)
+    """The fraction of rows that are held out from training, half for validation and half for testing."""
 
     @model_validator(mode="after")
     def _target_is_another(self) -> Config:
         if self.target is not None and self.target == self.name:
-            raise UserError(f"target = {self.target!r} is the matrix that is read; leave it out for an autoencoder")
+            raise UserError(f"target = {self.target!r}: it is the same as name; leave it out for an autoencoder")
         return self
 
     @property
     def provides(self) -> frozenset[str]:
-        here = {"labels": bool(self._label_names()), "targets": self.target is not None}
-        return frozenset(name for name, is_here in here.items() if is_here)
+        available = {"labels": bool(self._label_names()), "targets": self.target is not None}
+        return frozenset(name for name, is_available in available.items() if is_available)
 
     def external_files(self) -> dict[str, Path]:
         return {"file": self.file}
@@ -49,7 +52,10 @@ class Config(SourceConfig):
         return [name for name in read_matrix_file(self.file) if name.startswith("label.")]
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
-        """Checks the file; nothing is copied. The step's key holds the file's hash, so a changed file is a new step."""
+        """Checks the file without copying it. Its hash is part of the step's key, so a changed file makes a new step.
+
+        Raises `MissingFileError` if there is no such file, and `UserError` if it has no such matrix.
+        """
         acts, _, _ = self._read()
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "source.json").write_text(json.dumps({"rows": len(acts), "d_in": acts.shape[1]}) + "\n")
@@ -65,43 +71,51 @@ class Config(SourceConfig):
         matrices = {n: t for n, t in tensors.items() if not n.startswith("label.")}
         for name in (self.name, self.target):
             if name is not None and name not in matrices:
-                raise UserError(f"{self.file}: there is no tensor {name!r}; it has {', '.join(matrices)}")
+                raise UserError(f"{self.file}: no tensor is called {name!r}; choose from {', '.join(matrices)}")
         targets = None if self.target is None else self._matrix(matrices, self.target)
         candidates = [name for name in matrices if name != self.target] if self.name is None else [self.name]
-        if len(candidates) != 1:
-            these = ", ".join(candidates) or f"it has no matrix beside {self.target!r}"
-            raise UserError(f"{self.file}: say which by source.name: {these}")
+        if not candidates:
+            only = "it has no matrix" if self.target is None else f"it has no matrix but the target {self.target!r}"
+            raise UserError(f"{self.file}: {only}; give a file with a matrix of activations")
+        if len(candidates) > 1:
+            raise UserError(f"{self.file}: it has several matrices; set source.name to one of {', '.join(candidates)}")
         acts = self._matrix(matrices, candidates[0])
         if targets is not None and targets.shape != acts.shape:
             raise UserError(
-                f"{self.file}: source.target: {self.target!r} has shape {list(targets.shape)} where the activations "
-                f"have {list(acts.shape)}; a dictionary reads and writes one width"
+                f"source.target = {self.target!r}: it has shape {list(targets.shape)} and the activations have shape "
+                f"{list(acts.shape)}; choose a matrix of the same shape"
             )
         wrong = [n for n, t in labels.items() if len(t) != len(acts)]
         if wrong:
-            raise UserError(f"{self.file}: label.{wrong[0]} has another number of rows than the activations")
+            raise UserError(
+                f"{self.file}: label.{wrong[0]} has {len(labels[wrong[0]])} entries for {len(acts)} rows of "
+                "activations; give one entry per row"
+            )
         return acts, targets, labels
 
     def _matrix(self, matrices: Mapping[str, Tensor], name: str) -> Float[Tensor, "rows d_in"]:
         matrix = matrices[name]
         if matrix.ndim != 2 or not matrix.is_floating_point():
-            found = f"{matrix.dtype} {tuple(matrix.shape)}"
-            raise UserError(f"{self.file}: {name!r}: a float matrix [rows, d_in] expected, not {found}")
+            actual = f"{matrix.dtype} {list(matrix.shape)}"
+            raise UserError(f"{self.file}: {name!r} is {actual}; give a floating-point matrix [rows, d_in]")
         if not bool(torch.isfinite(matrix).all()):
-            raise UserError(f"{self.file}: the activations {name!r} hold NaN or infinite values")
+            raise UserError(f"{self.file}: {name!r} contains NaN or infinite values; remove these rows")
         return matrix.float()
 
 
 def read_matrix_file(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file by name, or the one array of a .npy file as ``acts``."""
+    """The tensors of a .safetensors file by name, or the array of a .npy file as ``acts``.
+
+    Raises `MissingFileError` if there is no such file, and `UserError` if it cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise MissingFileError(f"source.file: {file} does not exist")
+        raise MissingFileError(f"source.file = {str(file)!r}: does not exist; correct the path")
     try:
         if file.suffix == ".npy":
             return {"acts": torch.from_numpy(np.load(file, allow_pickle=False))}
         return load_file(file)
     except (SafetensorError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"{file}: not a whole .safetensors or .npy file: {error}") from None
+        raise UserError(f"{file}: not a valid .safetensors or .npy file, or cut short: {error}") from None

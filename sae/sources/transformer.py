@@ -1,8 +1,9 @@
-"""Activations of a real transformer at a hook point, from text to shuffled shards on disk.
+"""Activations of a transformer at a hook point, computed from text and stored on disk in shuffled shards.
 
-Documents are parted into train, choose and test before anything is computed; tokens are packed into rows; the
-model is run over the rows in shuffled order, shard by shard, and every vector is kept with its document, row,
-position and token. A shard is a pure function of its rows of tokens, so what is finished is never done again.
+Documents are assigned to the train, validation and test split by a hash of their tokens, and packed into rows. The
+model is run over the rows in shuffled order, shard by shard; every activation is stored with its document, row,
+position and token. A shard is a pure function of its rows of tokens: an interrupted preparation continues with the
+missing shards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import Field
 from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, PositionSelection, write_corpus
 from sae.activations.disk_source import Activations, Splits, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
-from sae.activations.labels import Labelled, half_of, locate, read_labelled
+from sae.activations.labels import LabelledText, half_of, locate, read_labelled
 from sae.activations.text import Text, tokenised
 from sae.model.hooked import PROCESSING, Dtype, Model, is_path, load_tokenizer
 from sae.registry import UserError
@@ -27,58 +28,75 @@ __all__ = ["Activations", "Config"]
 
 
 class Config(StreamedConfig):
-    """Settings. `model` is a hub id or a local Hugging Face folder; `text` a .txt or .jsonl file, the folder of a
-    data set, or a hub id. `n_tokens` counts training vectors (None: the whole text once), `n_heldout_tokens`
-    those held out, half to choose on and half to score on (None: what `heldout_share` of the documents gives).
-    """
+    """Settings of a source of a transformer's activations on text."""
 
     kind: Literal["transformer"] = "transformer"
     model: str
+    """A hub id, or a local Hugging Face folder."""
     text: str
+    """A .txt or .jsonl file, the folder of a data set, or the hub id of a data set."""
     revision: str | None = None
+    """The branch, tag or commit of the model on the hub; default: its main branch."""
     dtype: Dtype = "float32"
+    """The type in which the model is run."""
     context: int = Field(128, ge=2)
+    """The number of tokens in a row."""
     text_subset: str | None = None
+    """The configuration of a data set on the hub."""
     text_split: str = "train"
+    """The split of a data set on the hub that the text is taken from."""
     column: str = "text"
+    """The column of a data set or .jsonl file with the documents: strings, or lists of token ids."""
     separator: str | None = None
-    """What parts the documents of a .txt file; without it, running text is cut at blank lines, see
+    """The string between the documents of a .txt file. Default: it is running text, which is cut at blank lines, see
     `sae.activations.text`."""
     packing: Packing = "packed"
+    """``packed``: documents are concatenated and cut into full rows. ``document``: every document starts a new row."""
     bos: BosAt = "row"
+    """Whether BOS begins every ``row``, every ``document``, or nothing (``none``)."""
     eos: bool = False
     """Whether documents end with EOS."""
     drop_position_0: bool = True
+    """Whether activations at the first position of a row are left out, as they are outliers."""
     n_tokens: int | None = Field(None, gt=0)
+    """The number of training activations; default: the whole text once."""
     n_heldout_tokens: int | None = Field(None, gt=1)
+    """The number of held-out activations, half for validation and half for testing; default: those of `heldout_share`
+    of the documents."""
     heldout_share: float = Field(0.1, gt=0, lt=1)
+    """The fraction of documents that are held out from training."""
     exhausted: Literal["error", "repeat"] = "error"
-    """Where the text has fewer than `n_tokens`: refuse, or let training go over it again and write down how often."""
+    """If the text has fewer than `n_tokens`: an ``error``, or training repeats it (``repeat``), and ``source.json``
+    records how often."""
     labels: Path | None = None
+    """A file of labelled texts for probes, see `sae.activations.labels`."""
 
     def has_labels(self) -> bool:
         return self.labels is not None
 
     @property
     def documents(self) -> Text:
+        """The documents of the text."""
         return Text(self.text, self.text_subset, self.text_split, self.column, self.separator)
 
     def external_files(self) -> dict[str, Path]:
-        """Local files alone; what comes from the hub is told apart by `model`, `revision` and `text`."""
+        """The local files; models and texts on the hub are identified by `model`, `revision` and `text`."""
         files = {} if self.labels is None else {"labels": self.labels}
-        for name, here in (("text", self.documents.local), ("model", is_path(self.model))):
+        for name, is_local in (("text", self.documents.local), ("model", is_path(self.model))):
             path = Path(getattr(self, name)).expanduser()
-            if here and path.is_dir():
-                files |= {f"{name}/{p.relative_to(path)}": p for p in sorted(path.rglob("*")) if p.is_file()}
-            elif here:
+            if is_local and path.is_dir():
+                inside = sorted(path.rglob("*"))
+                files |= {f"{name}/{p.relative_to(path).as_posix()}": p for p in inside if p.is_file()}
+            elif is_local:
                 files[name] = path
         return files
 
     def boot(self, device: str) -> Model:
+        """Loads the model."""
         return Model.boot(self.model, device, self.dtype, self.revision)
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
-        """Tokenises the text, runs the model over it, and writes ``source.json`` last of all."""
+        """Tokenises the text, stores the activations of the model, and writes ``source.json`` last."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.finished(directory / "source.json"):
             return
@@ -104,49 +122,52 @@ class Config(StreamedConfig):
     def _tokenizer(self) -> Any:
         tokenizer = load_tokenizer(self.model, self.revision)
         if self.bos != "none" and tokenizer.bos_token_id is None:
-            raise UserError(f"source.bos = {self.bos!r}: the tokenizer of {self.model} has no BOS; use 'none'")
+            raise UserError(f"source.bos = {self.bos!r}: the tokenizer of {self.model} has no BOS; set it to 'none'")
         if self.eos and tokenizer.eos_token_id is None:
-            raise UserError(f"source.eos = true: the tokenizer of {self.model} has no EOS; use false")
+            raise UserError(f"source.eos = true: the tokenizer of {self.model} has no EOS; set it to false")
         return tokenizer
 
     def _write_corpus(self, directory: Path, tokenizer: Any, select: PositionSelection, progress: Progress) -> Splits:
-        """The rows of tokens of every split; a ``ValueError`` where the text has too little for any of them."""
+        """Writes the rows of tokens of every split. Raises `UserError` if the text is too short for one of them."""
         finished = self.finished(directory / "rows.json")
         if finished:
             return finished["splits"]
         half = None if self.n_heldout_tokens is None else self.n_heldout_tokens // 2
-        wanted: dict[Split, int | None] = {"train": self.n_tokens, "choose": half, "test": half}
+        targets: dict[Split, int | None] = {"train": self.n_tokens, "choose": half, "test": half}
         eos = tokenizer.eos_token_id if self.eos else None
         packers: dict[Split, Packer] = {
             s: Packer(self.context, self.packing, self.bos, tokenizer.bos_token_id, eos) for s in SPLITS
         }
         documents = tokenised(self.documents.read(), tokenizer)
-        splits = write_corpus(directory, documents, packers, select, wanted, self.seed, self.heldout_share, progress)
+        splits = write_corpus(directory, documents, packers, select, targets, self.seed, self.heldout_share, progress)
         needed = {"train": self.n_tokens if self.exhausted == "error" else None, "choose": half, "test": half}
         for split, n in needed.items():
             if splits[split]["tokens"] < (n or 1):
                 field = "n_tokens" if split == "train" else "n_heldout_tokens"
                 remedy = "set exhausted = 'repeat'" if split == "train" and n else "change heldout_share"
+                lower = f", lower {field}" if n else ""
                 raise UserError(
-                    f"source.{field}: the text has {splits[split]['tokens']} tokens for {split!r} where {n or 1} are "
-                    f"wanted; give more text, ask for fewer or {remedy}"
+                    f"source.{field}: the text has {splits[split]['tokens']} tokens for the split {split!r}, fewer "
+                    f"than {n or 1}; give more text{lower} or {remedy}"
                 )
         self.record(directory / "rows.json", {"splits": splits})
         return splits
 
-    def _write_labels(self, directory: Path, labelled: list[Labelled], tokenizer: Any, harvest: Harvest) -> None:
+    def _write_labels(self, directory: Path, labelled: list[LabelledText], tokenizer: Any, harvest: Harvest) -> None:
         bos = None if self.bos == "none" else tokenizer.bos_token_id
         for split in ("choose", "test"):
             texts = [text for text in labelled if half_of(text, self.seed) == split]
             rows = locate(texts, tokenizer, self.context, bos)
             if len(rows.row) == 0:
-                raise UserError(f"source.labels: {self.labels} has no labelled text for {split!r}; give more texts")
+                raise UserError(
+                    f"source.labels = '{self.labels}': no labelled text is in the split {split!r}; give more texts"
+                )
             harvest.labelled(directory / f"labels-{split}.safetensors", rows)
 
     def _facts(
         self, model: Model, select: PositionSelection, splits: Mapping[str, Mapping[str, int]]
     ) -> dict[str, Any]:
-        """What the activations are, for whoever meets the directory later."""
+        """A description of the activations, for ``source.json``."""
         unique = splits["train"]["tokens"]
         return {
             "unique_tokens": unique,

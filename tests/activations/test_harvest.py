@@ -1,4 +1,4 @@
-"""Harvesting: finite values pass, whatever their sum; others are refused with the hook's name."""
+"""Harvesting: finite values are accepted, whatever their sum; others are refused with the hook's name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from sae.activations.corpus import PADDING, PositionSelection
 from sae.activations.harvest import Harvest
 from sae.model.hooked import Model
+from sae.registry import UserError
 
 Vectors = Callable[[float, Any], torch.Tensor]
 
 
 @pytest.fixture
 def vectors(monkeypatch: pytest.MonkeyPatch) -> Vectors:
-    """What is harvested from a model that gives ``value * token`` everywhere, in two batches of unequal length."""
+    """Harvests a model whose activations are ``value * token``, in two batches of unequal length."""
 
     def vectors(value: float, store_dtype: Any) -> torch.Tensor:
         monkeypatch.setattr(Model, "activations_at", lambda m, t, a, h: [(t * value)[..., None].expand(-1, -1, 3)])
@@ -46,5 +47,6 @@ def test_large_values_whose_sum_is_not_finite_pass(vectors: Vectors):
 
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e38, "float32"), (1e4, "float16")])
 def test_values_that_are_not_finite_are_refused(vectors: Vectors, value: float, dtype: str):
-    with pytest.raises(ValueError, match=f"source.hook: hook of toy gives NaN or infinite values, stored as {dtype}"):
+    message = f"source.hook = 'hook': the activations of toy have NaN or infinite values in {dtype}"
+    with pytest.raises(UserError, match=message):
         vectors(value, dtype)

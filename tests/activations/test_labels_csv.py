@@ -1,4 +1,4 @@
-"""Labelled texts from .csv files, in both forms, and mistakes told by file and line."""
+"""Labelled texts from .csv files, in both forms, and errors that name file and line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sae.activations.labels import label_tokens, read_labelled
+from sae.registry import UserError
 
 
 def write(folder: Path, text: str, name: str = "tasks.csv") -> Path:
@@ -37,34 +38,34 @@ def test_texts_of_one_group_stay_together(tmp_path: Path):
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"tasks.csv, line 4: y = '2'; a label is 0 or 1"):
+    with pytest.raises(UserError, match=r"tasks.csv, line 4: y = '2'; a label must be 0 or 1"):
         read_labelled(write(tmp_path, 'text,y\n"two\nlines",1\nc,2\n'))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", r"line 1: a column 'text' or 'prompt'.*it has none|no texts"),
-        ("sentence,y\na,1\n", r"line 1: a column 'text' or 'prompt'.*it has 'sentence', 'y'"),
+        ("", r"line 1: give a column 'text' or 'prompt'.*it has none|it has no texts"),
+        ("sentence,y\na,1\n", r"line 1: give a column 'text' or 'prompt'.*it has 'sentence', 'y'"),
         ("text\na\n", r"line 1: .*columns of 0 and 1"),
-        ("text,y\na,1,3\n", r"line 2: 3 cells where the header has 2"),
-        ("text,y\na,yes\n", r"line 2: y = 'yes'; a label is 0 or 1"),
+        ("text,y\na,1,3\n", r"line 2: 3 cells, but the header has 2"),
+        ("text,y\na,yes\n", r"line 2: y = 'yes'; a label must be 0 or 1"),
         ("text,y\n ,1\n", r"line 2: 'text' is empty"),
-        ("text,y\n", r"no texts in it"),
+        ("text,y\n", r"it has no texts"),
         ("prompt,target\na,x\nb,x\n", r"every target is 'x'"),
-        ('text,y\n"a,1\n', r"line \d"),
+        ('text,y\n"a,1\n', r"line \d: not valid CSV"),
     ],
 )
 def test_mistakes_name_the_file_and_the_line(tmp_path: Path, text: str, words: str):
     file = write(tmp_path, text)
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         read_labelled(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_utf8(tmp_path: Path):
     (tmp_path / "a.csv").write_bytes(b"text,y\n\xff\xfe,1\n")
-    with pytest.raises(ValueError, match=r"a.csv is not UTF-8 text"):
+    with pytest.raises(UserError, match=r"a.csv: not UTF-8 text"):
         read_labelled(tmp_path / "a.csv")
 
 
@@ -72,11 +73,11 @@ class Words:
     """A tokenizer of single words."""
 
     def __call__(self, text: str, **_: object) -> dict[str, list[tuple[int, int]]]:
-        found, at = [], 0
+        offsets, at = [], 0
         for word in text.split(" "):
-            found.append((at, at + len(word)))
+            offsets.append((at, at + len(word)))
             at += len(word) + 1
-        return {"offset_mapping": found}
+        return {"offset_mapping": offsets}
 
 
 def test_a_function_labels_tokens():
@@ -87,7 +88,7 @@ def test_a_function_labels_tokens():
     assert text.spans == (((0, 3), {"capital": 1}), ((4, 7), {"capital": 0}), ((10, 13), {"capital": 1}))
 
 
-@pytest.mark.parametrize("given", [{"a": 2}, {"a": 0.5}, {"b": 1}])
-def test_a_function_that_gives_something_else_is_refused(given: dict[str, float]):
-    with pytest.raises(ValueError, match=r"label: .* for 'cat'; give 0 or 1, and the same names"):
-        label_tokens(["The cat"], Words(), lambda text, start, end: {"a": 1} if start == 0 else given)  # pyright: ignore
+@pytest.mark.parametrize("labels", [{"a": 2}, {"a": 0.5}, {"b": 1}])
+def test_a_function_that_gives_something_else_is_refused(labels: dict[str, float]):
+    with pytest.raises(UserError, match=r"label: .* for 'cat'; give 0 or 1, and the same names"):
+        label_tokens(["The cat"], Words(), lambda text, start, end: {"a": 1} if start == 0 else labels)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Shards: what is written comes back, in the order asked for, and damage is named."""
+"""Shards: rows are read back in any order, and damaged files are refused by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sae.activations.shards import Pace, Shard, Shards, write_shard
+from sae.registry import MissingFileError, UserError
 
 
 def table(n: int, d: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -62,7 +63,7 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path: Path, keep: int):
     write(tmp_path, [6])
     file = tmp_path / "train-00000.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"train-00000\.safetensors: this shard is cut short or damaged"):
+    with pytest.raises(UserError, match=r"train-00000\.safetensors: this shard is cut short or damaged"):
         Shards([file])
 
 
@@ -70,16 +71,16 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path: Path, keep: int):
 def test_other_bytes_are_refused_by_name(tmp_path: Path, junk: bytes):
     file = tmp_path / "x.safetensors"
     file.write_bytes(junk)
-    with pytest.raises(ValueError, match=r"x\.safetensors"):
+    with pytest.raises(UserError, match=r"x\.safetensors"):
         Shards([file])
 
 
 def test_shards_of_different_shape_and_missing_ones_are_refused(tmp_path: Path):
     write(tmp_path, [6])
     write_shard(tmp_path / "other.safetensors", table(3, d=4))
-    with pytest.raises(ValueError, match="other tensors"):
+    with pytest.raises(UserError, match="its tensors differ from those of train-00000"):
         Shards([tmp_path / "train-00000.safetensors", tmp_path / "other.safetensors"])
-    with pytest.raises(FileNotFoundError, match="gone"):
+    with pytest.raises(MissingFileError, match="gone"):
         Shards([tmp_path / "gone.safetensors"])
 
 
@@ -103,25 +104,25 @@ def test_numpy_and_compiled_loops_read_the_same(tmp_path: Path, monkeypatch: pyt
     index = np.random.default_rng(0).integers(0, shards.n_rows, 500)
     index[:4] = 0, 69, 70, shards.n_rows - 1
     for name in shards.names:
-        for some in (index, index[::2], index[:0]):
+        for part in (index, index[::2], index[:0]):
             monkeypatch.setattr("sae.activations.shards.HAS_NUMBA", True)
-            compiled = shards.rows(some, name)
+            compiled = shards.rows(part, name)
             monkeypatch.setattr("sae.activations.shards.HAS_NUMBA", False)
-            assert compiled.dtype == shards.rows(some, name).dtype and torch.equal(compiled, shards.rows(some, name))
-            assert torch.equal(compiled, whole[name][some].to(compiled.dtype))
+            assert compiled.dtype == shards.rows(part, name).dtype and torch.equal(compiled, shards.rows(part, name))
+            assert torch.equal(compiled, whole[name][part].to(compiled.dtype))
 
 
-def test_shards_beyond_memory_are_called_in_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rows_of_shards_beyond_memory_are_requested_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shards, whole = write(tmp_path, [700, 0, 900], torch.bfloat16)
     assert not shards._beyond_memory
-    called: list[int] = []
-    call_in = Shard.call_in
-    monkeypatch.setattr(Shard, "call_in", lambda shard, name, row: called.append(row) or call_in(shard, name, row))
+    requested: list[int] = []
+    request = Shard.request
+    monkeypatch.setattr(Shard, "request", lambda shard, name, row: requested.append(row) or request(shard, name, row))
     monkeypatch.setattr("sae.activations.shards.MEMORY_SHARE", 0.0)
     shards = Shards([shard.file for shard in shards.shards])
     index = np.array([1599, 0, 699, 700, 0])
     assert torch.equal(shards.rows(index), whole["acts"][index].float())
-    assert called == [0, 0, 699, 0, 899]
+    assert requested == [0, 0, 699, 0, 899]
     assert torch.equal(shards.rows(index, "token"), whole["token"][index])
 
 
@@ -136,26 +137,26 @@ def test_rows_are_the_same_whatever_the_number_of_threads(tmp_path: Path, monkey
         assert torch.equal(shards.rows(index, "token"), whole["token"][index])
 
 
-def test_the_way_that_was_faster_of_late_is_taken():
+def test_the_number_of_threads_that_was_faster_recently_is_chosen():
     pace = Pace()
     seconds = {4: 1.0, 1: 2.0}
 
-    def taken(times: int) -> list[int]:
-        found: list[int] = []
+    def choices(times: int) -> list[int]:
+        chosen: list[int] = []
         for _ in range(times):
-            found.append(pace.choose(4))
-            pace.took(found[-1], seconds[found[-1]])
-        return found
+            chosen.append(pace.choose(4))
+            pace.took(chosen[-1], seconds[chosen[-1]])
+        return chosen
 
-    assert pace.untried(4) == [4, 1] and taken(2) == [4, 1] and pace.untried(4) == []
-    assert set(taken(Pace.AGAIN - 3)) == {4}
-    assert taken(1) == [1]
+    assert pace.untried(4) == [4, 1] and choices(2) == [4, 1] and pace.untried(4) == []
+    assert set(choices(Pace.AGAIN - 3)) == {4}
+    assert choices(1) == [1]
     seconds[4] = 9.0
-    assert taken(10)[-1] == 1
+    assert choices(10)[-1] == 1
     seconds[4] = 0.1
-    assert 4 in taken(Pace.AGAIN)
-    taken(20 * Pace.AGAIN)
-    assert taken(1) == [4]
+    assert 4 in choices(Pace.AGAIN)
+    choices(20 * Pace.AGAIN)
+    assert choices(1) == [4]
 
 
 @pytest.mark.parametrize("index", [-1, 6, 2**40])

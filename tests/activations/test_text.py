@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sae.activations.corpus import PADDING, Packer, split_of
 from sae.activations.text import STRETCH, Text, tokenised
+from sae.registry import UserError
 
 DOCUMENTS = st.lists(st.lists(st.integers(2, 9), min_size=1, max_size=12), max_size=8)
 
@@ -25,8 +26,8 @@ def test_packed_rows_are_full_and_say_the_text_in_order(
     assert all((row != PADDING).all() and row.shape == (2, context) and (row[0, :lead] == 0).all() for row in rows)
     flat = [(i, t) for i, ids in enumerate(documents)
             for t in [*([0] if bos_at == "document" else []), *ids, *([1] if eos else [])]]  # fmt: skip
-    found = [(int(d), int(t)) for row in rows for t, d in row[:, lead:].T]
-    assert found == flat[: len(found)] and len(flat) - len(found) < context - lead
+    packed = [(int(d), int(t)) for row in rows for t, d in row[:, lead:].T]
+    assert packed == flat[: len(packed)] and len(flat) - len(packed) < context - lead
 
 
 @given(DOCUMENTS, st.integers(2, 7))
@@ -34,9 +35,9 @@ def test_documents_in_rows_of_their_own_are_whole_and_padded(documents: list[lis
     packer = Packer(context, "document", "row", 0, None)
     rows = [row for i, ids in enumerate(documents) for row in packer.add(i, ids)]
     for i, ids in enumerate(documents):
-        own = [row for row in rows if row[1, 0] == i]
-        assert [int(t) for row in own for t in row[0, 1:] if t != PADDING] == ids
-        assert all(set(row[1].tolist()) <= {i, PADDING} for row in own) and len(own) == -(-len(ids) // (context - 1))
+        of_i = [row for row in rows if row[1, 0] == i]
+        assert [int(t) for row in of_i for t in row[0, 1:] if t != PADDING] == ids
+        assert all(set(row[1].tolist()) <= {i, PADDING} for row in of_i) and len(of_i) == -(-len(ids) // (context - 1))
 
 
 def test_running_text_is_cut_at_blank_lines_and_loses_nothing(tmp_path: Path):
@@ -49,7 +50,7 @@ def test_running_text_is_cut_at_blank_lines_and_loses_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("separator", ["<|end|>", "\n\n", "x"])
-def test_a_separator_parts_documents_and_is_dropped(tmp_path: Path, separator: str):
+def test_a_separator_separates_documents_and_is_dropped(tmp_path: Path, separator: str):
     file = tmp_path / "a.txt"
     file.write_text(separator.join(["one\nline", "two", "  ", "three\n"]))
     assert list(Text(str(file), separator=separator).read()) == ["one\nline", "two", "three\n"]
@@ -72,15 +73,18 @@ def test_json_lines_data_sets_and_token_ids(tmp_path: Path):
 def test_unreadable_text_is_one_line(tmp_path: Path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"story": "one", "id": 3}')
-    for column, message in (("text", "has no 'text'; it has story, id"), ("id", "neither a string nor a list")):
-        with pytest.raises(ValueError, match=message):
+    for column, message in (
+        ("text", "has no such column; choose from story, id"),
+        ("id", "neither a string nor a list"),
+    ):
+        with pytest.raises(UserError, match=f"source.column = '{column}': .*{message}"):
             list(Text(str(file), column=column).read())
     latin = tmp_path / "a.txt"
     latin.write_bytes("caf\xe9".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text"):
+    with pytest.raises(UserError, match=r"a\.txt': not UTF-8 text"):
         list(Text(str(latin)).read())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"source\.text: the data set .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"source\.text = '.*': the data set cannot be loaded"):
         list(Text(str(tmp_path / "empty")).read())
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sae.activations.disk_source import Activations
-from sae.activations.labels import Labelled, half_of, label_tokens
+from sae.activations.labels import LabelledText, half_of, label_tokens
 from sae.probing import TaskSettings, examples_of
 from sae.probing.examples import Pooling, ProbeExamples
 from sae.probing.texts import TextReader, read_together
@@ -42,7 +42,7 @@ def documents(folder: Path, n: int = 40, name: str = "tasks") -> Path:
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 def test_a_document_is_its_last_token_or_all_of_its_tokens_pooled(source: Activations, pooling: Pooling):
-    texts = [Labelled(text, text, (((0, len(text)), {"y": i % 2}),)) for i, text in enumerate(("w1 w2 w3", "w4"))]
+    texts = [LabelledText(text, text, (((0, len(text)), {"y": i % 2}),)) for i, text in enumerate(("w1 w2 w3", "w4"))]
     found = TextReader.like(source)(texts, pooling).read(lambda x: x)
     model = source.boot()
     for row, ids in zip(found, ([1, 4, 5, 6], [1, 7]), strict=True):  # <s> first, three special ids
@@ -103,7 +103,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(source: Activations, tmp_pat
     file = documents(tmp_path)
     with pytest.raises(ValueError, match=r"probe.tasks.shift: for texts give \{labels"):
         examples_of(source, TaskSettings(labels=(file,), min_count=2, shift={"noise": 1}))
-    with pytest.raises(FileNotFoundError, match=r"nowhere.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.csv': does not exist"):
         examples_of(source, TaskSettings(labels=(tmp_path / "nowhere.csv",)))
     with pytest.raises(ValueError, match=r"no labelled text is left"):
-        read_together(TextReader.like(source), [[Labelled("w1", "w1", ())]], "last")
+        read_together(TextReader.like(source), [[LabelledText("w1", "w1", ())]], "last")

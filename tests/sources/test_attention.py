@@ -1,4 +1,4 @@
-"""Attention toys as a source: read by the path of any other model, with truth before attention and labels behind it."""
+"""Attention toys as a source: used like any model, with known features before attention and labels after it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sae.dictionaries.relu import Relu
 from sae.metric import Case, gather_evidence
 from sae.metrics.downstream import Config as Downstream
 from sae.model.token_rows import NOTHING
+from sae.registry import MissingFileError, UserError
 from sae.sources.attention import Config
 from sae.toys.attention.saved import held_out, load_toy
 from sae.toys.attention.training import evaluate
@@ -64,7 +65,7 @@ def columns(source: Activations, split: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_vector_is_the_models_own_where_an_answer_is_asked_for(tmp_path: Path, name: str):
+def test_every_stored_activation_is_the_models_at_the_positions_with_answers(tmp_path: Path, name: str):
     source = build(tmp_path, **TASKS[name])
     toy = load_toy(tmp_path)
     for split in ("train", "choose", "test"):
@@ -74,15 +75,15 @@ def test_every_vector_is_the_models_own_where_an_answer_is_asked_for(tmp_path: P
         acts = toy.model.activations(tokens, torch.ones_like(tokens, dtype=torch.bool), Z)
         torch.testing.assert_close(kept["acts"], acts[row, position], rtol=1e-4, atol=1e-5)
         assert torch.equal(kept["token"], tokens[row, position].int())
-        wanted = toy.task.answers(tokens) != NOTHING
+        expected = toy.task.answers(tokens) != NOTHING
         if source.config.model_dump()["positions"] == "all":
-            wanted = tokens != toy.task.bos
-        found = sorted(zip(row.tolist(), position.tolist(), strict=True))
-        assert found == [tuple(p) for p in wanted.nonzero().tolist()]
+            expected = tokens != toy.task.bos
+        stored = sorted(zip(row.tolist(), position.tolist(), strict=True))
+        assert stored == [tuple(p) for p in expected.nonzero().tolist()]
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_labels_lie_beside_their_vectors(tmp_path: Path, name: str):
+def test_labels_are_stored_with_their_activations(tmp_path: Path, name: str):
     source = build(tmp_path, **TASKS[name])
     toy = load_toy(tmp_path)
     halves = source.labelled()
@@ -137,8 +138,8 @@ def test_a_dictionary_of_the_true_features_is_scored_as_one(tmp_path: Path):
     opened = source.open(tmp_path, "cpu")
     oracle = config.baselines[0].fit(opened, 0)
     assert opened.truth is not None
-    found = torch.nn.functional.cosine_similarity(oracle.W_dec[:, None], opened.truth.directions[None], dim=-1)
-    assert bool((found.max(0).values[opened.truth.represented] > 0.999).all())
+    cosine = torch.nn.functional.cosine_similarity(oracle.W_dec[:, None], opened.truth.directions[None], dim=-1)
+    assert bool((cosine.max(0).values[opened.truth.represented] > 0.999).all())
 
 
 def test_the_loss_under_a_splice_is_that_of_answers(tmp_path: Path):
@@ -185,14 +186,14 @@ def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path:
         if stop in (0, 1, 2, 4):
             with pytest.raises(Killed):
                 config.prepare(tmp_path / "killed", progress, "cpu")
-            with pytest.raises(FileNotFoundError, match="not complete"):
+            with pytest.raises(MissingFileError, match="not complete"):
                 config.open(tmp_path / "killed", "cpu")
     config.prepare(tmp_path / "killed", silent, "cpu")
     whole, killed = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("whole", "killed"))
     assert whole == killed and not any("partial" in name for name in whole)
 
 
-def test_an_interrupted_training_goes_on_and_does_not_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_training_continues_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Killed(BaseException):
         pass
 
@@ -209,8 +210,8 @@ def test_an_interrupted_training_goes_on_and_does_not_begin_again(tmp_path: Path
     seen.clear()
     with pytest.raises(Killed):
         config.prepare(tmp_path, kill_at_100, "cpu")
-    assert seen == [100], "it went on at step 60"
-    with pytest.raises(ValueError, match="other settings"):
+    assert seen == [100], "training continued at step 60"
+    with pytest.raises(UserError, match="other settings"):
         Config(**BASE).prepare(tmp_path, silent, "cpu")
 
 
@@ -225,9 +226,12 @@ def test_facts_hold_the_models_scores(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_rows": 601}, "source: n_rows = 601: the task has 600 rows for 'train' where 601 are wanted"),
-        ({"n_heldout_rows": 202}, "source: n_heldout_rows = 202: the task has 100 rows"),
-        ({"labels": ["carry", "carri"]}, "source: labels: 'carri' is no label of 'addition'; it has a, b, sum, carry"),
+        ({"n_rows": 601}, "n_rows = 601: needs 601 rows in the split 'train', but the task has 600"),
+        ({"n_heldout_rows": 202}, "n_heldout_rows = 202: needs 101 rows in the split 'choose', but the task has 100"),
+        (
+            {"labels": ["carry", "carri"]},
+            "labels: 'carri' is not a label of task 'addition'; choose from a, b, sum, carry",
+        ),
         ({"task": {"kind": "adition"}}, "'adition' is not a known kind: did you mean 'addition'?"),
         (
             {"task": ADDITION | {"n_train": 9_900}},
@@ -236,7 +240,7 @@ def test_facts_hold_the_models_scores(tmp_path: Path):
         ({"model": {"n_heads": 1, "d_head": 1}}, "source.model: d_model = None: does not fit embedding"),
     ],
 )
-def test_mistakes_are_told_before_any_work(change: dict[str, Any], message: str):
+def test_mistakes_are_reported_before_any_work(change: dict[str, Any], message: str):
     with pytest.raises(ValueError) as error:
         parse({"name": "t", "source": {"kind": "attention", **BASE, **change}, "baselines": {"kinds": ["pca"]}})
     assert message in str(error.value) and "\n" not in str(error.value)

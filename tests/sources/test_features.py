@@ -1,4 +1,4 @@
-"""Features put together from parts: what the parts say holds of the rows; systems of the literature are there."""
+"""Features built from parts: samples follow the settings of each part, and reproduce systems of the literature."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def codes_of(source: Source, rows: int = ROWS) -> torch.Tensor:
 
 
 def agrees(source: Source, rows: int = ROWS, estimated: int = 0) -> bool:
-    """Whether the truth's probabilities are those of the rows, up to the errors of both."""
+    """Whether the probabilities of the truth are those of the samples, up to the errors of both."""
     assert source.truth is not None
     p = source.truth.probability
     rate = (codes_of(source, rows) > 0).float().mean(0)
@@ -84,7 +84,7 @@ def test_rectified_parents_silence_their_children():
 
 
 def test_children_scaled_by_their_parent():
-    """Every magnitude is 1 but the root's, so that a child's is its root's over the root's mean."""
+    """Only the root's magnitude is not 1, so that of a child is the root's divided by the root's mean."""
     values = {"kind": "constant", "value": [2.0, 1.0, 1.0, 3.0]}
     source = build(4, 8, TREE | {"roots": 1, "depth": 1, "scaled": True, "probability": 0.5}, values=values)
     codes = codes_of(source, 1000)
@@ -160,7 +160,7 @@ def test_a_config_that_cannot_be_is_refused_in_one_line(change: Given, message: 
 
 
 def test_cat_and_car_share_a_signed_neuron():
-    """Two features that exclude each other in one dimension: also how a signed feature is written, U[-1, 1] here."""
+    """Two features that exclude each other in one dimension; a signed feature, here U[-1, 1], has the same form."""
     source = build(
         2,
         1,
@@ -174,7 +174,7 @@ def test_cat_and_car_share_a_signed_neuron():
 
 
 def test_king_without_man_with_woman_is_queen():
-    """Words are sums of attributes: one of each pair always holds, and every feature has its direction."""
+    """Words are sums of attributes: one of each pair is always active, and every feature has its direction."""
     source = build(4, 50, {"kind": "one_of", "size": 2}, values={"kind": "constant"})
     batch = source.batch(0, 100)
     words = {tuple(c.tolist()): x for c, x in zip(batch.codes, batch.acts, strict=True)}

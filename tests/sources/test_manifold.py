@@ -66,5 +66,5 @@ def test_it_provides_subspaces_where_it_has_circles() -> None:
 
 
 def test_nothing_with_a_direction_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing is left that has a direction"):
+    with pytest.raises(ValueError, match="no feature has a direction; raise one of them"):
         Config(d_in=4, sparse=0, circles=2)

@@ -1,4 +1,4 @@
-"""Toy networks as sources: what is true of their hidden layers, and what is said to be true."""
+"""Toy networks as sources: their hidden layers agree with the truth that the source states."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def test_properties_of_the_output_are_labels():
 
 def test_what_was_prepared_opens_as_what_was_built(tmp_path: Path):
     config = Config(**ABSOLUTE)
-    told = []
-    config.prepare(tmp_path, lambda done, total, unit: told.append((done, total, unit)), "cpu")
-    assert told[0] == (0, 30, "steps") and told[-1] == (30, 30, "steps")
+    reported = []
+    config.prepare(tmp_path, lambda done, total, unit: reported.append((done, total, unit)), "cpu")
+    assert reported[0] == (0, 30, "steps") and reported[-1] == (30, 30, "steps")
     opened, built = config.open(tmp_path, "cpu"), config.build()
     assert torch.equal(opened.batch(3, 50, "test").acts, built.batch(3, 50, "test").acts)
     assert opened.index == built.index
@@ -121,12 +121,12 @@ def test_what_was_prepared_opens_as_what_was_built(tmp_path: Path):
     ("settings", "problem"),
     [
         ({"task": "nothing"}, "is not a known task"),
-        ({"task": "and"}, "3 outputs for 6 features; set tied = false"),
+        ({"task": "and"}, "3 outputs for 6 features; set network.tied = false"),
         ({"activity": {"kind": "independent", "probability": 1.2}}, "a probability is above 0 and at most 1"),
         ({"activity": {"kind": "one_of", "size": 4}}, "does not divide"),
-        ({"layer": 1}, "the network has 1 hidden layers"),
+        ({"layer": 1}, "the network has 1 hidden layers; give -1 to 0"),
         ({"instance": 3}, "give 0 to 2"),
-        ({"point": 1}, "vary has 1 points"),
+        ({"point": 1}, "vary has 1 points; give 0 to 0"),
         ({"vary": {"network.hidden": [[1], [2]]}}, "changes the network's shape or is no setting"),
         ({"vary": {"activity.chance": [0.1]}}, "activity.chance"),
         ({"vary": {"activity.probability": [0.1, 2.0]}}, "vary: at .*2.0.*probability"),

@@ -1,4 +1,4 @@
-"""Targets of the transformer source: two hook points of one forward pass, row beside row whatever happens."""
+"""Targets of the transformer source: two hook points of one forward pass, always stored in the same order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sae.activations.shards import Shards, write_shard
 from sae.model.hooked import Model
+from sae.registry import MissingFileError, UserError
 from sae.sources.transformer import Activations, Config
 from tests.streaming import SPLITS, build, columns, silent, words
 
@@ -31,7 +32,7 @@ def base(tiny_models: Mapping[str, Path], text: Path) -> dict[str, Any]:
 
 
 def check_pairs(directory: Path, source: Activations, split: str) -> None:
-    """What is stored equals, bit for bit, what TransformerLens' own cache has of the row when it is run alone."""
+    """Stored activations equal, bit for bit, those in TransformerLens' cache when the row is run alone."""
     kept = columns(source, split)
     corpus = Shards(sorted(directory.glob(f"rows-{split}-*")))
     tokens = corpus.rows(np.arange(corpus.n_rows), "tokens").long()
@@ -124,14 +125,14 @@ def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path:
 
         with pytest.raises(Killed):
             config.prepare(tmp_path / "killed", progress, "cpu")
-        with pytest.raises(FileNotFoundError, match="not complete"):
+        with pytest.raises(MissingFileError, match="not complete"):
             config.open(tmp_path / "killed", "cpu")
     damaged = tmp_path / "killed" / "train-00001.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-40])
     config.prepare(tmp_path / "killed", silent, "cpu")
     whole, killed = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("whole", "killed"))
     assert whole == killed
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(UserError, match="other settings"):
         build(tmp_path / "killed", **base | {"target": "blocks.1.hook_resid_post"})
 
 
@@ -178,13 +179,13 @@ def test_the_site_reads_at_the_hook_and_writes_at_the_target(tmp_path: Path, bas
 def test_what_cannot_be_a_target_is_refused_in_one_line(
     tmp_path: Path, base: dict[str, Any], change: dict[str, str], message: str
 ):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         build(tmp_path, **base | change)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*.safetensors"))
 
 
 def test_the_hook_itself_is_no_target(base: dict[str, Any]):
-    with pytest.raises(ValueError, match=r"is the hook itself; leave it out for an autoencoder"):
+    with pytest.raises(ValueError, match=r"it is the same as hook; leave it out for an autoencoder"):
         Config(**base | {"target": HOOK})
 
 
@@ -193,5 +194,5 @@ def test_targets_that_are_not_finite_are_named(tmp_path: Path, base: dict[str, A
         return [torch.full((*tokens.shape, 16), value) for value in (1.0, float("inf"))]
 
     monkeypatch.setattr(Model, "activations_at", broken)
-    with pytest.raises(ValueError, match=r"source\.target: blocks\.1\.mlp\.hook_out of .* gives NaN or infinite"):
+    with pytest.raises(UserError, match=r"source\.target = 'blocks\.1\.mlp\.hook_out': .* have NaN or infinite"):
         build(tmp_path, **base)

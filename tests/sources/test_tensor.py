@@ -1,4 +1,4 @@
-"""The tensor source: files in two formats, an epoch sees every row once, bad files are named."""
+"""The tensor source: files in two formats, every row once in an epoch, errors that name bad files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sae.registry import MissingFileError, UserError
 from sae.source import TensorSource
 from sae.sources.tensor import Config
 
@@ -41,7 +42,7 @@ def test_an_epoch_sees_every_training_row_once_and_held_out_rows_never():
 
 
 def test_bad_files_are_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(MissingFileError, match=r"source.file = '.*none.npy': does not exist"):
         Config(file=tmp_path / "none.npy").prepare(tmp_path, quiet, "cpu")
     save_file({"a": torch.randn(50, 3)}, tmp_path / "t.safetensors")
     whole = (tmp_path / "t.safetensors").read_bytes()
@@ -51,13 +52,13 @@ def test_bad_files_are_named(tmp_path: Path):
     save_file({"a": torch.randn(50)}, tmp_path / "flat.safetensors")
     (tmp_path / "junk.npy").write_bytes(b"\x93NUMPY junk")
     for name, words in {
-        "cut.safetensors": "not a whole",
-        "two.safetensors": "source.name: a, b",
+        "cut.safetensors": "not a valid",
+        "two.safetensors": "set source.name to one of a, b",
         "nan.safetensors": "NaN",
-        "flat.safetensors": "float matrix",
-        "junk.npy": "not a whole",
+        "flat.safetensors": "floating-point matrix",
+        "junk.npy": "not a valid",
     }.items():
-        with pytest.raises(ValueError, match=words) as error:
+        with pytest.raises(UserError, match=words) as error:
             Config(file=tmp_path / name).prepare(tmp_path / "out", quiet, "cpu")
         assert name in str(error.value) and "\n" not in str(error.value)
 
@@ -68,12 +69,12 @@ def test_a_pickled_npy_is_not_executed(tmp_path: Path):
             return (Path.touch, (tmp_path / "sprung",))
 
     np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="not a whole"):
+    with pytest.raises(UserError, match="not a valid"):
         Config(file=tmp_path / "trap.npy").prepare(tmp_path / "out", quiet, "cpu")
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_target_is_read_beside_its_row(tmp_path: Path):
+def test_a_target_is_read_with_its_row(tmp_path: Path):
     x = torch.randn(50, 3)
     save_file({"x": x, "y": 2 * x, "label.noun": torch.arange(50) % 2}, tmp_path / "x.safetensors")
     config = Config(file=tmp_path / "x.safetensors", target="y")
@@ -93,23 +94,26 @@ def test_a_target_is_read_beside_its_row(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"target": "z"}, "there is no tensor 'z'; it has wide, x, y"),
-        ({"target": "y"}, "say which by source.name: wide, x"),
-        ({"name": "x", "target": "wide"}, r"source.target: 'wide' has shape \[50, 4\] where the activations have"),
+        ({"target": "z"}, "no tensor is called 'z'; choose from wide, x, y"),
+        ({"target": "y"}, "several matrices; set source.name to one of wide, x"),
+        (
+            {"name": "x", "target": "wide"},
+            r"source.target = 'wide': it has shape \[50, 4\] and the activations have shape \[50, 3\]",
+        ),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(tmp_path: Path, settings: dict[str, str], words: str):
     save_file(
         {"x": torch.randn(50, 3), "y": torch.randn(50, 3), "wide": torch.randn(50, 4)}, tmp_path / "x.safetensors"
     )
-    with pytest.raises(ValueError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         Config(file=tmp_path / "x.safetensors", **settings).prepare(tmp_path / "out", quiet, "cpu")
     assert "\n" not in str(error.value)
 
 
 def test_the_matrix_that_is_read_is_no_target(tmp_path: Path):
-    with pytest.raises(ValueError, match="'x' is the matrix that is read; leave it out"):
+    with pytest.raises(ValueError, match="target = 'x': it is the same as name; leave it out"):
         Config(file=tmp_path / "x.safetensors", name="x", target="x")
     save_file({"y": torch.randn(50, 3)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="it has no matrix beside 'y'"):
+    with pytest.raises(UserError, match="it has no matrix but the target 'y'"):
         Config(file=tmp_path / "x.safetensors", target="y").prepare(tmp_path / "out", quiet, "cpu")

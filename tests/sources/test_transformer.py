@@ -1,4 +1,4 @@
-"""The transformer source: what is stored, how it is parted and shuffled, and what happens when it is interrupted."""
+"""The transformer source: stored activations, splits, shuffling, and interrupted preparation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from sae.activations.shards import Shards
 from sae.model.hooked import Model, load_tokenizer
+from sae.registry import MissingFileError, UserError
 from sae.sources.transformer import Config
 from tests.streaming import SPLITS, build, columns, silent, words
 
@@ -66,8 +67,8 @@ def test_no_special_token_is_stored_and_no_other_is_lost(
         tokens = corpus.rows(np.arange(corpus.n_rows), "tokens")
         assert not set(kept["token"].tolist()) & set(special)
         places = list(zip(kept["row"].tolist(), kept["position"].tolist(), strict=True))
-        wanted = [(i, j) for i, r in enumerate(tokens.tolist()) for j, t in enumerate(r) if j and t not in special]
-        assert sorted(places) == wanted and places != wanted
+        expected = [(i, j) for i, r in enumerate(tokens.tolist()) for j, t in enumerate(r) if j and t not in special]
+        assert sorted(places) == expected and places != expected
         firsts = set(tokens[:, 0].tolist())
         assert firsts == {special[0]} if bos == "row" else special[0] not in firsts or bos == "document"
 
@@ -106,7 +107,7 @@ def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path:
 
         with pytest.raises(Killed):
             config.prepare(tmp_path / "killed", progress, "cpu")
-        with pytest.raises(FileNotFoundError, match="not complete"):
+        with pytest.raises(MissingFileError, match="not complete"):
             config.open(tmp_path / "killed", "cpu")
     before = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "killed").glob("train-*")}
     assert len(before) == shards
@@ -122,7 +123,7 @@ def test_prepared_again_nothing_is_done_and_other_settings_are_refused(tmp_path:
     before = {f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
     build(tmp_path, **base | {"rows_at_once": 3})
     assert before == {f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(UserError, match="other settings"):
         build(tmp_path, **base | {"context": 8})
 
 
@@ -141,9 +142,10 @@ def test_batches_are_a_function_of_seed_and_step_and_an_epoch_sees_every_row_onc
 
 
 def test_too_little_text_is_an_error_or_a_counted_repeat(tmp_path: Path, base: dict[str, Any]):
-    with pytest.raises(ValueError, match=r"source\.n_tokens: the text has \d+ tokens for 'train' where 100000 are"):
+    with pytest.raises(UserError, match=r"source\.n_tokens: .* \d+ tokens for the split 'train', fewer than 100000;"):
         build(tmp_path / "a", **base | {"n_tokens": 100_000})
-    with pytest.raises(ValueError, match=r"source\.n_heldout_tokens: the text has \d+ tokens for 'choose' where 50000"):
+    message = r"source\.n_heldout_tokens: .* \d+ tokens for the split 'choose', fewer than 50000;"
+    with pytest.raises(UserError, match=message):
         build(tmp_path / "b", **base | {"n_heldout_tokens": 100_000})
     build(tmp_path / "c", **base | {"n_tokens": 100_000, "exhausted": "repeat"})
     facts = json.loads((tmp_path / "c" / "source.json").read_text())
@@ -157,7 +159,7 @@ def test_too_little_text_is_an_error_or_a_counted_repeat(tmp_path: Path, base: d
 
 
 def test_a_disk_too_small_is_refused_at_once(tmp_path: Path, base: dict[str, Any]):
-    with pytest.raises(ValueError, match=r"source\.n_tokens: .* GB where"):
+    with pytest.raises(UserError, match=r"source\.n_tokens: .* need .* GB, .* GB free"):
         build(tmp_path, **base | {"n_tokens": 10**15})
 
 
@@ -165,11 +167,11 @@ def test_a_disk_too_small_is_refused_at_once(tmp_path: Path, base: dict[str, Any
     ("change", "message"),
     [
         ({"hook": "blocks.0.hook_reid_post"}, "did you mean 'blocks.0.hook_resid_post'"),
-        ({"context": 33}, "context = 33: .* takes at most 32 tokens"),
-        ({"text": "nowhere.txt"}, "source.text: nowhere.txt does not exist"),
-        ({"labels": "nowhere.conllu"}, "source.labels: nowhere.conllu does not exist"),
-        ({"model": "./nowhere"}, "not a folder with a config.json"),
-        ({"store_dtype": "float16", "hook": "blocks.1.hook_resid_post"}, "gives NaN or infinite values"),
+        ({"context": 33}, "takes at most 32 tokens; lower it"),
+        ({"text": "nowhere.txt"}, "source.text = 'nowhere.txt': does not exist"),
+        ({"labels": "nowhere.conllu"}, "source.labels = 'nowhere.conllu': does not exist"),
+        ({"model": "./nowhere"}, "model = './nowhere': not a folder with a config.json"),
+        ({"store_dtype": "float16", "hook": "blocks.1.hook_resid_post"}, "have NaN or infinite values in float16"),
     ],
 )
 def test_errors_are_one_line(
@@ -177,7 +179,7 @@ def test_errors_are_one_line(
 ):
     if "store_dtype" in change:
         monkeypatch.setattr(Model, "activations_at", lambda m, tokens, a, h: [torch.full((*tokens.shape, 16), 1e5)])
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
+    with pytest.raises(UserError) as error:
         build(tmp_path, **base | change)
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -190,7 +192,7 @@ def test_a_tokenizer_without_bos_is_told_apart_from_bos_zero(tmp_path: Path, bas
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     del settings["bos_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"source\.bos = 'row': the tokenizer of .* has no BOS; use 'none'"):
+    with pytest.raises(UserError, match=r"source\.bos = 'row': the tokenizer of .* has no BOS; set it to 'none'"):
         build(tmp_path / "a", **base | {"model": str(folder)})
     build(tmp_path / "b", **base | {"model": str(folder), "bos": "none"})
 
@@ -259,10 +261,10 @@ def test_labels_of_texts_lie_at_their_last_token(tmp_path: Path, base: dict[str,
     assert labelled is not None
     assert sum(len(b.acts) for b in labelled) == 30 and sum(int(b.labels["odd"].sum()) for b in labelled) == 15
     file.write_text('{"text": "w1", "labels": {"odd": 1}}\n{"text": "w2", "labels": {"even": 1}}')
-    with pytest.raises(ValueError, match=r"texts\.jsonl, line 2: labels are 0 or 1, and the same names"):
+    with pytest.raises(UserError, match=r"texts\.jsonl, line 2: labels must be 0 or 1, with the same names"):
         build(tmp_path / "t", **base | {"labels": file})
     file.write_text('{"text": "w1"')
-    with pytest.raises(ValueError, match=r"texts\.jsonl, line 1: not a JSON object"):
+    with pytest.raises(UserError, match=r"texts\.jsonl, line 1: not a JSON object"):
         build(tmp_path / "t", **base | {"labels": file})
 
 

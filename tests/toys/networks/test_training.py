@@ -58,7 +58,7 @@ def test_signs_are_fair_and_unit_rows_have_length_one():
 
 def test_the_loss_is_the_mean_over_rows_and_outputs_weighted_by_importance():
     config = Config(**PENTAGON, instances=2, importance=[5, 4, 3, 2, 1])
-    population, networks = config.population(), config.begin()
+    population, networks = config.population(), config.untrained()
     x = torch.rand(1, 30, 5, generator=generator("x"))
     y = networks(x).output
     by_hand = [((y[i] - x[0]).square() * torch.tensor([5.0, 4, 3, 2, 1])).mean() for i in range(2)]
@@ -75,7 +75,7 @@ def test_cross_entropy_is_torchs():
         network={"hidden": [3], "tied": False, "output": "linear"},
         instances=1,
     )
-    population, networks = config.population(), config.begin()
+    population, networks = config.population(), config.untrained()
     x = population.rows(0, 64)
     logits, target = networks(x).output[0], config.computes.target(x[0]).argmax(1)
     torch.testing.assert_close(
@@ -107,9 +107,9 @@ def test_a_penalty_on_the_hidden_layer_makes_it_smaller():
 def test_with_n_samples_every_step_uses_the_same_samples():
     config = Config(**PENTAGON, instances=1, training={"steps": 3, "n_samples": 6})
     population = config.population()
-    states = [(s.step, s.loss.clone()) for s in train_networks(config.begin(), population, config.training)]
+    states = [(s.step, s.loss.clone()) for s in train_networks(config.untrained(), population, config.training)]
     assert [step for step, _ in states] == [0, 1, 2, 3]
-    begin = config.begin()
+    begin = config.untrained()
     x = population.rows(0, 6)
     torch.testing.assert_close(states[0][1], population.loss(begin(x), x))
     torch.testing.assert_close(measure(begin, population, config.training), states[0][1])
