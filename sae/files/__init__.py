@@ -50,8 +50,8 @@ def load(
     text = str(path)
     if "#" in text and name is None and not Path(text).exists():
         path, _, name = text.rpartition("#")
-    with open_location(path) as (place, file):
-        return open_dictionary(place, file, index, name, LoadOptions(k, scale))
+    with open_location(path) as (location, file):
+        return open_dictionary(location, file, index, name, LoadOptions(k, scale))
 
 
 def save(d: Dictionary, path: str | Path, format: str = "native") -> None:

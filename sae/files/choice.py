@@ -63,38 +63,40 @@ class NamedDictionary(NamedTuple):
 
 
 def open_dictionary(
-    place: FileLocation, file: str | None, index: int | None, name: str | None, options: LoadOptions
+    location: FileLocation, file: str | None, index: int | None, name: str | None, options: LoadOptions
 ) -> Dictionary:
     """Loads the dictionary that `file`, `index` or `name` selects, or the only one. Raises `UserError` where there are
     several and none is selected."""
-    headers = [at for at in ("", "dictionary") if _join(at, native.HEADER) in place.files]
+    headers = [at for at in ("", "dictionary") if _join(at, native.HEADER) in location.files]
     if file in (native.HEADER, native.WEIGHTS) or (file is None and headers):
         at = headers[0] if headers else ""
         names = [_join(at, part) for part in (native.HEADER, native.WEIGHTS)]
         for part in names:
-            if part not in place.files:
-                raise MissingFileError(f"{place.label(part)}: no such file; both files of a dictionary are needed")
-        return native.load_native(*(place.fetch(part) for part in names))
-    selected = _select(place.name, _list_dictionaries(place, file), index, name)
+            if part not in location.files:
+                raise MissingFileError(f"{location.label(part)}: no such file; both files of a dictionary are needed")
+        return native.load_native(*(location.fetch(part) for part in names))
+    selected = _select(location.name, _list_dictionaries(location, file), index, name)
     if selected.candidate is None:  # the file is opened only now; it may hold several dictionaries in turn
-        selected = _select(place.label(selected.file), _find_in_file(WeightsFile(place, selected.file)), None, None)
+        selected = _select(
+            location.label(selected.file), _find_in_file(WeightsFile(location, selected.file)), None, None
+        )
     assert selected.candidate is not None
     return selected.candidate.open(options)
 
 
-def _list_dictionaries(place: FileLocation, file: str | None) -> list[NamedDictionary]:
+def _list_dictionaries(location: FileLocation, file: str | None) -> list[NamedDictionary]:
     """The dictionaries of a folder. Files are opened where that is cheap; several remote files, and files in deeper
     folders, are listed by name only."""
     if file is not None:
-        return _find_in_file(WeightsFile(place, file))
-    weights = [f for f in place.files if f.endswith(SUFFIXES) and not COMPANIONS.match(PurePosixPath(f).name)]
+        return _find_in_file(WeightsFile(location, file))
+    weights = [f for f in location.files if f.endswith(SUFFIXES) and not COMPANIONS.match(PurePosixPath(f).name)]
     direct = [f for f in weights if "/" not in f]
     near = [f for f in weights if "/" in f and str(PurePosixPath(f).parent) in _FOLDERS]
     problems = list[UserError]()
     for files in filter(None, (direct, near)):
-        if not place.is_local and len(files) > 1:
+        if not location.is_local and len(files) > 1:
             return [NamedDictionary(f, f) for f in files]
-        dictionaries, errors = _find_in_files(place, files)
+        dictionaries, errors = _find_in_files(location, files)
         problems += errors
         if dictionaries:
             return dictionaries
@@ -102,15 +104,15 @@ def _list_dictionaries(place: FileLocation, file: str | None) -> list[NamedDicti
         return _named_by_folder(below)
     if problems:
         raise problems[0]
-    raise _no_dictionary(place)
+    raise _no_dictionary(location)
 
 
-def _find_in_files(place: FileLocation, files: Sequence[str]) -> tuple[list[NamedDictionary], list[UserError]]:
+def _find_in_files(location: FileLocation, files: Sequence[str]) -> tuple[list[NamedDictionary], list[UserError]]:
     """The dictionaries in some files, and the errors of files that hold none."""
     dictionaries, problems = list[NamedDictionary](), list[UserError]()
     for file in files:
         try:
-            dictionaries += _find_in_file(WeightsFile(place, file))
+            dictionaries += _find_in_file(WeightsFile(location, file))
         except UserError as error:
             problems.append(error)
     if len({d.file for d in dictionaries}) > 1:
@@ -165,16 +167,16 @@ def _short(choice: NamedDictionary) -> str:
     return choice.name.partition(",")[0]
 
 
-def _no_dictionary(place: FileLocation) -> UserError:
+def _no_dictionary(location: FileLocation) -> UserError:
     """The error for a folder without any dictionary."""
-    shards = [f for f in place.files if ".dcp/" in f or f.endswith((".dcp", ".distcp"))]
+    shards = [f for f in location.files if ".dcp/" in f or f.endswith((".dcp", ".distcp"))]
     if shards:
         return UserError(
-            f"{place.label(shards[0])}: sharded checkpoints of torch.distributed are not supported; save it as one "
+            f"{location.label(shards[0])}: sharded checkpoints of torch.distributed are not supported; save it as one "
             "sae_weights.safetensors"
         )
     formats = ", ".join(["native", *(format.NAME for format in FORMATS)])
-    return MissingFileError(f"{place.name}: no dictionary here in a supported format ({formats})")
+    return MissingFileError(f"{location.name}: no dictionary here in a supported format ({formats})")
 
 
 def _join(folder: str, file: str) -> str:

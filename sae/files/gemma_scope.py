@@ -19,7 +19,7 @@ from sae.files.weights_file import LoadOptions, OpenableDictionary, WeightsFile,
 NAME = "gemma_scope"
 NPZ = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 LOWER_CASE = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
-PLACES = {"res": "hook_resid_post", "resid_post": "hook_resid_post", "mlp": "hook_mlp_out", "mlp_out": "hook_mlp_out",
+HOOKS = {"res": "hook_resid_post", "resid_post": "hook_resid_post", "mlp": "hook_mlp_out", "mlp_out": "hook_mlp_out",
           "att": "attn.hook_z", "attn_out": "attn.hook_z"}  # fmt: skip
 
 
@@ -52,9 +52,9 @@ def _source(file: WeightsFile) -> dict[str, Any]:
         source["model"] = f"google/gemma-2-{two[1]}" + ("-it" if two[2] == "it" else "")
     elif three is not None:
         source["model"] = f"google/gemma-3-{three[1]}"
-    place = two[3] if two else three[2] if three else None
+    hook_type = two[3] if two else three[2] if three else None
     if "embedding" in file.path:
         source["hook"] = "hook_embed"
-    elif layer is not None and place is not None:
-        source["hook"] = f"blocks.{layer[1]}.{PLACES[place]}"
+    elif layer is not None and hook_type is not None:
+        source["hook"] = f"blocks.{layer[1]}.{HOOKS[hook_type]}"
     return source

@@ -267,10 +267,10 @@ def _hub(url: str) -> tuple[FileLocation, str | None]:
     if match is None:
         raise UserError(f"{url}: not an address on the hub; write hf://owner/name or hf://owner/name@revision:folder")
     repo, revision, inside = match[1], match[2], (match[3] or "").strip("/")
-    place = Hub(repo, revision, inside)
-    if inside and place.files == [inside]:
+    location = Hub(repo, revision, inside)
+    if inside and location.files == [inside]:
         folder, _, file = inside.rpartition("/")
         return Hub(repo, revision, folder), file
-    if not place.files:
+    if not location.files:
         raise MissingFileError(f"{url}: no such folder or file in the repository")
-    return place, None
+    return location, None

@@ -73,7 +73,7 @@ def _read(file: WeightsFile, _: LoadOptions) -> Dictionary:
 def _source(file: WeightsFile) -> dict[str, Any]:
     """The source, from the config of the run and the name of the folder."""
     run = file.json("config.json", up=2)
-    hook = file.folder.name or Path(file.place.name).name
+    hook = file.folder.name or Path(file.location.name).name
     return {"hook": hook, "model": run.get("model"), "text": run.get("dataset"), "context": run.get("ctx_len")}
 
 

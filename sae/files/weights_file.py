@@ -52,7 +52,7 @@ class Format(Protocol):
 class WeightsFile:
     """One file of weights in a folder, local or remote."""
 
-    place: FileLocation
+    location: FileLocation
     """The folder."""
     name: str
     """Path of the file in the folder."""
@@ -60,7 +60,7 @@ class WeightsFile:
     @property
     def label(self) -> str:
         """What the file is called in errors."""
-        return self.place.label(self.name)
+        return self.location.label(self.name)
 
     @property
     def folder(self) -> PurePosixPath:
@@ -69,7 +69,7 @@ class WeightsFile:
     @cached_property
     def content(self) -> Any:
         """The content of the file, with a `StoredTensor` for each tensor."""
-        return open_file(self.place.fetch(self.name), self.label)
+        return open_file(self.location.fetch(self.name), self.label)
 
     @cached_property
     def tensors(self) -> Mapping[str, StoredTensor]:
@@ -99,17 +99,17 @@ class WeightsFile:
         inside = [self.folder, *self.folder.parents]
         for folder in inside[: up + 1]:
             path = str(folder / name)
-            if path in self.place.files:
-                return read_json(self.place.fetch(path), self.place.label(path))
+            if path in self.location.files:
+                return read_json(self.location.fetch(path), self.location.label(path))
         for levels in range(1, up + 2 - len(inside)):
-            if (file := self.place.above(levels, name)) is not None:
+            if (file := self.location.above(levels, name)) is not None:
                 return read_json(file)
         return {}
 
     def sibling(self, name: str) -> WeightsFile | None:
         """Another file of the same folder; None where there is none."""
         path = str(self.folder / name)
-        return WeightsFile(self.place, path) if path in self.place.files else None
+        return WeightsFile(self.location, path) if path in self.location.files else None
 
     @property
     def path(self) -> str:
@@ -127,7 +127,7 @@ def source_card(
     """The card of a dictionary in a third-party format: the facts about its source that are not None, its config, and
     its address unless it is a local file."""
     card: dict[str, Any] = {"format": format, "source": {k: v for k, v in source.items() if v is not None}}
-    if (address := file.place.address(file.name)) is not None:
+    if (address := file.location.address(file.name)) is not None:
         card["from"] = address
     return card | ({"config": dict(config)} if config else {})
 

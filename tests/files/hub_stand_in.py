@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on the loopback: as much of its API as pushing and fetching take."""
+"""A local server that stands in for the Hugging Face hub, with the part of its API that pushing and fetching need."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from urllib.parse import unquote, urlsplit
 
 
 class Hub:
-    """Repositories as files in memory, and the requests that were made."""
+    """Repositories in memory, and a log of requests."""
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.url = ""
 
     def commit(self, repo: str) -> str:
-        """What the hub calls the present state of a repository."""
+        """Commit hash of the present state of a repository."""
         content = sorted((name, hashlib.sha1(b).hexdigest()) for name, b in self.repos[repo].items())
         return hashlib.sha1(json.dumps(content).encode()).hexdigest()
 
@@ -49,7 +49,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            hub.asked.append(f"{self.command} {path}")
+            hub.requests.append(f"{self.command} {path}")
             if told := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(tree|revision)/(.+))?", path):
                 repo, what = told[1], told[2]
                 if repo not in hub.repos:
@@ -76,7 +76,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             path = unquote(urlsplit(self.path).path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            hub.asked.append(f"POST {path}")
+            hub.requests.append(f"POST {path}")
             if path == "/api/repos/create":
                 told = json.loads(body)
                 repo = "/".join(filter(None, [told.get("organization"), told["name"]]))
@@ -106,7 +106,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def stand_in() -> Generator[Hub]:
-    """A hub that runs in threads of this process."""
+    """Runs a hub in threads of this process."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_port}"

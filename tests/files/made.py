@@ -1,7 +1,7 @@
-"""Files in every foreign format, made by hand after its description, each with a plain forward pass of its own.
+"""Files in every third-party format, written by hand after its description, each with a plain forward pass.
 
-Nothing here uses a reader or a writer of the library: tensors go to disk through torch, numpy and safetensors as the
-trainers' own code puts them there, and what they must compute is written out once more, row by row in float64.
+Nothing here uses the library's readers or writers: tensors are saved with torch, numpy and safetensors as the original
+trainers save them, and the expected function is written out separately in float64.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Made(NamedTuple):
-    """Where the file is, what of it must be opened, and what it must give: codes and reconstruction."""
+    """A file in a third-party format, how to load it, and the codes and reconstruction it must give."""
 
     path: Path
     forward: Forward
     options: Mapping[str, Any] = {}
     codes: Callable[[Tensor], Tensor] = lambda z: z
-    """From our codes to those of the forward pass."""
+    """Converts the codes of the loaded dictionary to those of the forward pass."""
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -62,8 +62,8 @@ def relu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 
-def kept(p: Tensor, k: int) -> Tensor:
-    """The k largest of each row, one row after the other."""
+def top_k(p: Tensor, k: int) -> Tensor:
+    """Keeps the k largest values of each row, one row after the other."""
     out = torch.zeros_like(p)
     for row, into in zip(p, out, strict=True):
         for j in sorted(range(len(row)), key=lambda j: -float(row[j]))[:k]:
@@ -96,12 +96,12 @@ def uncentred(t: Mapping[str, Tensor], act: Callable[[Tensor], Tensor]) -> Forwa
 
 
 def jump(t: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    bar = t["threshold"].double()
-    return lambda p: torch.where(p > bar, p, torch.zeros_like(p)).clamp_min(0)
+    threshold = t["threshold"].double()
+    return lambda p: torch.where(p > threshold, p, torch.zeros_like(p)).clamp_min(0)
 
 
 def standardised(inside: Forward) -> Forward:
-    """Mean and unbiased deviation of each row taken out and put back."""
+    """Applies a forward pass to standardised rows (mean and unbiased deviation), and converts the result back."""
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         mu = x.mean(-1, keepdim=True)
@@ -156,7 +156,7 @@ def saelens_topk_rescaled(folder: Path) -> Made:
     norm = w["W_dec"].norm(dim=-1)
 
     def inside(x: Tensor) -> tuple[Tensor, Tensor]:
-        z = kept(relu(((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norm), K)
+        z = top_k(relu(((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norm), K)
         return z, (z / norm) @ w["W_dec"] + w["b_dec"]
 
     return Made(folder, standardised(inside), codes=in_their_units)
@@ -230,7 +230,7 @@ def sparsify(folder: Path) -> Made:
                "W_dec": t["W_dec"], "b_dec": t["b_dec"]})  # fmt: skip
     write_json(folder / "layers.2" / "cfg.json", {"expansion_factor": 8, "num_latents": M, "k": K, "d_in": D,
                "normalize_decoder": True, "signed": False, "old_key": 1})  # fmt: skip
-    return Made(folder / "layers.2", centred(t, lambda p: kept(relu(p), K)))
+    return Made(folder / "layers.2", centred(t, lambda p: top_k(relu(p), K)))
 
 
 def sparsify_skip(folder: Path) -> Made:
@@ -242,7 +242,7 @@ def sparsify_skip(folder: Path) -> Made:
     )
     write_json(folder / "cfg.json", {"activation": "topk", "num_latents": M, "k": K, "d_in": D, "transcode": True,
                "skip_connection": True})  # fmt: skip
-    inside = uncentred(t, lambda p: kept(relu(p), K))
+    inside = uncentred(t, lambda p: top_k(relu(p), K))
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         z, y = inside(x)
@@ -261,7 +261,7 @@ def openai(folder: Path) -> Made:
                              "latents_mean_square": torch.ones(M), "activation": "TopK",
                              "activation_state_dict": {"k": K, "postact_fn": "ReLU"}}  # fmt: skip
     torch.save(state, folder / "5.pt")
-    return Made(folder / "5.pt", standardised(centred(t, lambda p: kept(relu(p), K))), codes=in_their_units)
+    return Made(folder / "5.pt", standardised(centred(t, lambda p: top_k(relu(p), K))), codes=in_their_units)
 
 
 def openai_tied(folder: Path) -> Made:
@@ -293,19 +293,20 @@ def gemma_scope_embedding(folder: Path) -> Made:
 
 
 def llama_scope(folder: Path) -> Made:
-    t, norm, bar = parts(), {"in": 5.0, "out": 7.0}, 0.4
+    t, norm, threshold = parts(), {"in": 5.0, "out": 7.0}, 0.4
     write_json(folder / "hyperparams.json", {"d_model": D, "d_sae": M, "act_fn": "jumprelu", "top_k": 50,
-               "jump_relu_threshold": bar, "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True,
-               "dataset_average_activation_norm": norm, "hook_point_in": "a", "hook_point_out": "a"})  # fmt: skip
+               "jump_relu_threshold": threshold, "norm_activation": "dataset-wise", "hook_point_in": "a",
+               "sparsity_include_decoder_norm": True, "dataset_average_activation_norm": norm,
+               "hook_point_out": "a"})  # fmt: skip
     write_safe(folder / "checkpoints" / "final.safetensors", {"encoder.weight": t["W_enc"].T,
                "encoder.bias": t["b_enc"], "decoder.weight": t["W_dec"].T, "decoder.bias": t["b_dec"]})  # fmt: skip
     w, a, c = doubled(t), D**0.5 / norm["in"], D**0.5 / norm["out"]
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        # Their inference mode: biases over factors, the decoder times a / c, the threshold on what codes decode to.
+        # Llama Scope's inference mode: biases over the factors, decoder times a / c, threshold on p times decoder norm.
         W_dec = w["W_dec"] * a / c
         p = x @ w["W_enc"] + w["b_enc"] / a
-        z = p * (p * W_dec.norm(dim=-1) > bar)
+        z = p * (p * W_dec.norm(dim=-1) > threshold)
         return z, z @ W_dec + w["b_dec"] / c
 
     return Made(folder, forward)
@@ -359,14 +360,14 @@ def llamascopium_topk(folder: Path) -> Made:
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         norm = x.norm(dim=-1, keepdim=True) / D**0.5
-        z = kept(relu(((x / norm) @ w["W_enc"] + w["b_enc"]) * length), K)
+        z = top_k(relu(((x / norm) @ w["W_enc"] + w["b_enc"]) * length), K)
         return z, ((z / length) @ w["W_dec"] + w["b_dec"]) * norm
 
     return Made(folder, forward, codes=in_their_units)
 
 
 def classes(*names: str) -> dict[str, type]:
-    """Classes as sparse_coding has them, under the module's name, for pickle to find while it writes."""
+    """Classes with the names of sparse_coding's, in a module that pickle finds while it writes."""
     module = types.ModuleType("autoencoders.learned_dict")
     made = {name: type(name, (), {"__module__": module.__name__}) for name in names}
     vars(module).update(made)
@@ -433,7 +434,7 @@ def bussmann(folder: Path) -> Made:
     write_json(folder / "config.json", {"act_size": str(D), "dict_size": str(M), "sae_type": "global-matryoshka-topk",
                "top_k": str(K), "input_unit_norm": "True", "model_name": "gpt2-small", "seq_len": "128",
                "hook_point": "blocks.8.hook_resid_pre", "dtype": "torch.float32"})  # fmt: skip
-    t["b_enc"] = torch.zeros(M)  # which it has and never adds
+    t["b_enc"] = torch.zeros(M)  # the file has it, but the model does not add it
     return Made(folder, standardised(centred(t, jump({"threshold": torch.tensor(0.6)}))), codes=in_their_units)
 
 
@@ -445,7 +446,7 @@ def bussmann_topk(folder: Path) -> Made:
         folder / "config.json",
         {"act_size": D, "dict_size": M, "sae_type": "topk", "top_k": K, "input_unit_norm": False},
     )
-    return Made(folder, centred(t | {"b_enc": torch.zeros(M)}, lambda p: kept(relu(p), K)))
+    return Made(folder, centred(t | {"b_enc": torch.zeros(M)}, lambda p: top_k(relu(p), K)))
 
 
 def nanda(folder: Path) -> Made:

@@ -1,4 +1,4 @@
-"""Files as others write them open with one call, and compute what the plain forward pass beside them computes."""
+"""Files in third-party formats load with one call, and compute what the plain forward pass in ``made.py`` computes."""
 
 from __future__ import annotations
 

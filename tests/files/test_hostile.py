@@ -1,5 +1,6 @@
-"""Files that were made to do harm, and files that were damaged at random: nothing of them runs, nothing crashes or
-hangs, and what is wrong is told in one line."""
+"""Malicious files and randomly damaged files: nothing in them runs, nothing crashes or hangs, and every error is one
+line.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from .made import MADE, D, M, parts
 
 
 class Evil:
-    """An object that would make a file as soon as it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -65,7 +66,7 @@ def as_array_file(evil: Evil, file: Path) -> None:
 
 
 def inside_allowed_names(evil: Evil, file: Path) -> None:
-    """By way of a call that torch's own files make: the code would come as bytes of another file."""
+    """Hides the code in the bytes argument of a call that torch's own files contain."""
     inner = io.BytesIO()
     torch.save(evil, inner, _use_new_zipfile_serialization=False)
     stream = b"ctorch.storage\n_load_from_bytes\n" + pickle.dumps((inner.getvalue(),), protocol=0)[:-1] + b"R."
@@ -112,7 +113,7 @@ def test_opcodes_that_would_import_or_call_are_refused(tmp_path: Path):
 
 @lru_cache
 def bombs() -> dict[str, bytes]:
-    """Small files that ask for a lot."""
+    """Small files that demand much memory or time."""
     deep_key = b"\x80\x02}(K\x01" + b"\x85" * 100_000 + b"K\x01u."
     npz = io.BytesIO()
     with zipfile.ZipFile(npz, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
@@ -125,7 +126,7 @@ def bombs() -> dict[str, bytes]:
     shape = json.dumps({"W": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 2**62]}}).encode()
     far = json.dumps({"W": {"dtype": "F32", "shape": [2], "data_offsets": [2**40, 2**40 + 8]}}).encode()
     nested = b'{"W":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    # Lists of lists of lists, each of them the same one: small until somebody copies them.
+    # Nested lists of references to the same list: small until they are copied.
     laughs = (
         b"\x80\x02]q\x00"
         + b"".join(b"]q" + bytes([i]) + b"(" + (b"h" + bytes([i - 1])) * 10_000 + b"e" for i in (1, 2, 3, 4))
@@ -182,7 +183,7 @@ def test_a_config_that_is_no_config(text: str, tmp_path: Path):
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Ends what hangs."""
+    """Fails a block that takes longer."""
 
     def end(*_: object) -> None:
         raise AssertionError(f"not done after {seconds} s")
@@ -215,12 +216,12 @@ WORDS = [
 
 
 def mutated(content: bytes, dice: random.Random) -> bytes:
-    """The bytes with a few of them changed, cut out, doubled or replaced by numbers that are often trouble."""
+    """The bytes with a few changed, removed, doubled, or replaced by numbers that often cause errors."""
     out = bytearray(content)
     for _ in range(dice.choice([1, 1, 1, 2, 4, 12])):
         if not out:
             return bytes(out)
-        # Headers stand at either end, and are the more interesting part.
+        # Headers are at either end; damage there tests more.
         ends = dice.random()
         at = dice.randrange(min(len(out), 400)) if ends < 0.5 else dice.randrange(len(out))
         at = max(0, len(out) - 1 - dice.randrange(min(len(out), 600))) if ends > 0.8 else at
@@ -244,7 +245,7 @@ def mutated(content: bytes, dice: random.Random) -> bytes:
 
 
 def mutated_json(content: bytes, dice: random.Random) -> bytes:
-    """A JSON object with one of its values replaced or left out; what it holds in turn, now and then."""
+    """A JSON object with one value, possibly nested, replaced or removed."""
     tree = json.loads(content)
     at = tree
     while isinstance(at, dict) and at:
@@ -279,7 +280,7 @@ def mutated_json(content: bytes, dice: random.Random) -> bytes:
 
 
 def mutated_zip(content: bytes, dice: random.Random) -> bytes:
-    """An archive with one of its members changed, whole again afterwards: what checks sums does not see it."""
+    """An archive with one member changed and valid checksums."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
         names = old.namelist()
@@ -291,7 +292,7 @@ def mutated_zip(content: bytes, dice: random.Random) -> bytes:
 
 
 def mutated_header(content: bytes, dice: random.Random) -> bytes:
-    """A safetensors file whose header is JSON still."""
+    """A safetensors file with a changed header that is still JSON."""
     n = int.from_bytes(content[:8], "little")
     header = mutated_json(content[8 : 8 + n], dice)
     return struct.pack("<Q", len(header)) + header + content[8 + n :]
@@ -310,7 +311,7 @@ def mutation(file: Path, dice: random.Random) -> bytes:
 
 
 def fuzzed(name: str, n: int, folder: Path, seed: int = 0) -> dict[str, int]:
-    """How many of `n` damaged copies of a format's files were refused and opened; anything else is raised."""
+    """Counts how many of `n` damaged copies of a format's files were refused and loaded; raises any other error."""
     dice = random.Random(f"{name} {seed}")
     made = MADE[name](folder / "whole")
     files = sorted(f for f in (folder / "whole").rglob("*") if f.is_file() and f.name != "trainer_state.pt")
@@ -339,7 +340,7 @@ def fuzzed(name: str, n: int, folder: Path, seed: int = 0) -> dict[str, int]:
 FAMILIES = ["native", "saelens_topk_rescaled", "dictionary_learning_checkpoint", "sparsify_skip", "openai",
             "gemma_scope_embedding", "llama_scope", "llamascopium", "learned_dicts", "overcomplete", "bussmann",
             "nanda"]  # fmt: skip
-"""One of each format, that with the most to it."""
+"""The most complex variant of each format."""
 
 
 @pytest.mark.usefixtures("shapes_unchecked")
@@ -361,11 +362,11 @@ def test_ten_thousand_damaged_files_of_each_format(name: str, tmp_path: Path, mo
 
 
 def native(folder: Path) -> Any:
-    """Our own form, of a dictionary that has a setting."""
+    """The native format, with a dictionary that has a setting."""
     from sae.dictionaries.topk import TopK
 
-    from .made import Made, centred, kept, relu
+    from .made import Made, centred, relu, top_k
 
     t = parts()
     sae.save(TopK(t["W_enc"], t["W_dec"], t["b_enc"], t["b_dec"], k=3, card={"a": {"b": 1}}), folder)
-    return Made(folder, centred(t, lambda p: kept(relu(p), M)))
+    return Made(folder, centred(t, lambda p: top_k(relu(p), M)))

@@ -1,5 +1,6 @@
-"""Opening a large file takes little more memory than its tensors: no second copy, whatever the form and whichever way
-the matrices lie. Measured in a process of its own, as the most that is resident above what was before."""
+"""Loading a large file takes little more memory than its tensors, in every format and memory layout: there is no second
+copy. Measured as the peak resident memory of a separate process.
+"""
 
 from __future__ import annotations
 

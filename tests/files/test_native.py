@@ -1,4 +1,4 @@
-"""The native form: exact round trips, stable bytes, and damage that is named."""
+"""The native format: exact round trips, stable bytes, and errors that name the damage."""
 
 from __future__ import annotations
 

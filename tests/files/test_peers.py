@@ -1,5 +1,6 @@
-"""What other libraries save opens here and does the same, and what is saved here opens there: their own classes on the
-same rows. Each part runs where its library is installed."""
+"""Files of other libraries load here and files saved here load there, with equal outputs of their classes on the same
+activations. Each part runs where its library is installed.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ D, M = 12, 30
 
 @pytest.fixture
 def x() -> Tensor:
-    """Rows like those of a residual stream: correlated, off centre, a few dimensions louder than the rest."""
+    """Activations like those of a residual stream: correlated, not centred, with one dimension of larger scale."""
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(200, D, generator=g) @ torch.randn(D, D, generator=g)
     rows[:, 3] *= 8
@@ -37,7 +38,7 @@ def x() -> Tensor:
 
 @pytest.fixture
 def real_rows(shared_data: Path) -> Tensor:
-    """What really passes a hook point of the small model."""
+    """Activations of a small language model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = shared_data / "models" / "stories260k"
@@ -50,7 +51,7 @@ def real_rows(shared_data: Path) -> Tensor:
 
 
 def randomised(module: Any, seed: int = 1, spread: float = 0.4) -> Any:
-    """Parameters that are not those of a start, so that no bias is zero and nothing is tied."""
+    """Replaces the initial parameters by random ones, so that no bias is zero and no weights are tied."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in sorted(module.named_parameters()):
@@ -61,7 +62,7 @@ def randomised(module: Any, seed: int = 1, spread: float = 0.4) -> Any:
 
 
 def close(a: Tensor, b: Tensor) -> None:
-    """Equal to 1e-6 of the largest number."""
+    """Asserts that two tensors are equal up to 1e-6 of the largest element."""
     assert a.shape == b.shape
     off = float((a - b).detach().abs().max() / b.detach().abs().max().clamp_min(1e-30))
     assert off < 1e-6, off
@@ -143,7 +144,7 @@ def test_every_architecture_of_saelens_opens(architecture: str, settings: dict[s
 def test_checkpoints_of_training_do_what_their_finished_form_does(
     architecture: str, rescale: bool, how: str, x: Tensor, tmp_path: Path
 ):
-    """The finished form of BatchTopK is a JumpReLU; that of the others has folds of the same kind."""
+    """SAELens converts BatchTopK to JumpReLU when training ends, and folds norms and factors into the weights."""
     saelens()
     from sae_lens.registry import get_sae_training_class
     from safetensors.torch import save_file
@@ -191,7 +192,7 @@ def test_saelens_config_of_before_version_6(x: Tensor, tmp_path: Path):
 
 
 def ours() -> dict[str, sae.Dictionary]:
-    """One of each kind that others may have a place for."""
+    """One dictionary of each kind that another format can store."""
     g = torch.Generator().manual_seed(2)
 
     def random(*shape: int) -> Tensor:
@@ -262,7 +263,7 @@ CLASSES = ["AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEnc
 
 
 def saved(module: Any, folder: Path, **more: Any) -> Path:
-    """As their trainer saves it."""
+    """Saves a module as dictionary_learning's trainer does."""
     folder.mkdir()
     name = type(module).__name__
     trainer = {"dict_class": name, "activation_dim": D, "dict_size": M, "k": 4, "layer": 3,

@@ -1,4 +1,4 @@
-"""Tensors come out of files as they went in, whatever their form and order, and only what is asked for is read."""
+"""Tensors are read exactly as they were saved, in every form and memory layout, and only when they are needed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Where a dictionary lies makes no difference: this disk, any file system that fsspec knows, the hub. Nothing is
-fetched that is not asked for. The hub is a stand-in on the loopback, with the real client against it."""
+"""Loading works the same from local folders, file systems of fsspec and the hub, and only needed files are fetched. A
+local server stands in for the hub, with the real client.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def memory() -> Any:
 
 
 def copied(made: Made, folder: Path, system: Any, at: str) -> str:
-    """A made folder in another file system, and what its path is there."""
+    """Copies a folder to another file system; returns the path there."""
     for file in folder.rglob("*"):
         if file.is_file():
             system.pipe_file(f"{at}/{file.relative_to(folder).as_posix()}", file.read_bytes())
@@ -119,7 +120,7 @@ def test_the_parts_of_a_hub_path(monkeypatch: pytest.MonkeyPatch):
 
 
 def with_hub(hub: Hub, cache: Path, code: str) -> list[Any]:
-    """What a program prints, a JSON value a line, in a process whose hub is the stand-in."""
+    """The JSON lines that a program prints in a process that uses the stand-in as its hub."""
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_nothing", "HF_HOME": str(cache),
            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
     start = "import json, sae, torch\nfrom pathlib import Path\n"
@@ -166,7 +167,7 @@ def test_pushed_and_opened_again(tmp_path: Path):
             opened == ["relu", f"hf://someone/run@{hub.commit('someone/run')}:trainer_1/ae.pt", "m"] and alike is True
         )
         fetched = [
-            told.rpartition("/main/")[2] for told in hub.asked if told.startswith("GET") and "/run/resolve/" in told
+            told.rpartition("/main/")[2] for told in hub.requests if told.startswith("GET") and "/run/resolve/" in told
         ]
         assert fetched[:2] == ["trainer_1/ae.pt", "trainer_1/config.json"], (
             "what the list of files names is not fetched"
