@@ -16,7 +16,6 @@ from pipelines.commands.configs import list_configs
 from pipelines.commands.dictionaries import convert_dictionary, push_dictionary, show_path
 from pipelines.commands.explore import explore
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
-from sae.registry import UserError, load_plugin
 
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
 """Errors of the operating system that are about the user's machine: a full disk, a folder that cannot be written."""
@@ -50,7 +49,7 @@ for name, command in {
 
 
 @app.meta.default
-def launch(
+def run_with_plugins(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     plugin: Annotated[list[Path] | None, Parameter(name="--plugin", negative=())] = None,
     debug: Annotated[bool, Parameter(name="--debug", negative=())] = False,
@@ -66,6 +65,8 @@ def launch(
         Show the traceback of every error.
     """
     for file in plugin or []:
+        from sae.registry import load_plugin
+
         _PLUGINS.add(file.resolve())
         load_plugin(file)
     command, bound, *_ = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -80,19 +81,26 @@ def main() -> None:
         command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130, debug)
-    except (CycloptsError, UserError) as error:
-        _fail(" ".join(str(error).split()) or type(error).__name__, 2, debug)
-    except MemoryError as error:
-        _fail(f"out of memory: {error or 'a smaller batch, width or n_rows may fit'}", 2, debug)
-    except OSError as error:
-        if error.errno not in MACHINE:
-            _report_bug()
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror}", 2, debug)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported here
-            _fail(f"out of memory: {str(error).splitlines()[0]}", 2, debug)
-        _report_bug()
+        message = _users_part(error)
+        if message is None:
+            _report_bug()
+        else:
+            _fail(message, 2, debug)
+
+
+def _users_part(error: Exception) -> str | None:
+    """One line for a mistake of the user or a limit of the machine; None for a bug."""
+    from sae.registry import UserError  # not at the top: help and completion need no torch
+
+    one_line = " ".join(str(error).split())
+    if isinstance(error, CycloptsError | UserError):
+        return one_line or type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter torch's, of a GPU
+        return f"out of memory: a smaller batch_size, n_latents or n_rows may fit ({one_line or 'no details'})"
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    return None
 
 
 def _report_bug() -> None:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.commands.options import Out, Set, Tier, read_plan
-from sae.registry import UserError
 
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
@@ -66,6 +65,7 @@ def run_config(config: Path, *, set: Set = None, out: Out = None, profile: Profi
     from pipelines.steps import profile as profiling
     from pipelines.steps.progress import Board
     from pipelines.steps.store import Store
+    from sae.registry import UserError
 
     settings, steps, root = read_plan(config, set, out)
     store, link = Store(root), root / settings.name
@@ -107,6 +107,7 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     from pipelines.stages.bench import print_bench_table
     from pipelines.steps.progress import Board
     from pipelines.steps.store import Store
+    from sae.registry import UserError
 
     if not suite:
         raise UserError("bench: name a suite, for example sharkey-512, or give a config")
@@ -194,6 +195,8 @@ def _numbers(targets: str | None) -> list[int] | None:
     """Whole numbers separated by commas."""
     if targets is None:
         return None
+    from sae.registry import UserError
+
     words = targets.split(",")
     if not all(word.strip().isdecimal() for word in words):
         raise UserError(f"--targets {targets}: write whole numbers separated by commas, for example 4,6,9,13")
