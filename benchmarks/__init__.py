@@ -1,1 +1,1 @@
-"""How fast the library is, beside rooflines measured in the same run and beside other libraries. See README.md."""
+"""Speed of the library, compared with rooflines measured in the same run and with other libraries. See README.md."""

@@ -1,4 +1,4 @@
-"""Every program at a small size, in about three minutes; README.md has the real sizes."""
+"""Runs every program at a small size, in about three minutes; README.md has the full sizes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from benchmarks.stack import stack
 from benchmarks.step import step
 from benchmarks.whole import whole
 
-SOME = ("sae-relu", "sae-topk", "dictionary_learning-standard", "saelens-standard", "sparsify-topk")
+TRAINERS = ("sae-relu", "sae-topk", "dictionary_learning-standard", "saelens-standard", "sparsify-topk")
 
 
-def everything(*, threads: int = 2, cache: Path = Path("runs/bench")) -> None:
-    """Print the lines of every program at a small size.
+def run_all(*, threads: int = 2, cache: Path = Path("runs/bench")) -> None:
+    """Print the results of every program at a small size.
 
     Parameters
     ----------
     threads
-        Threads of every process.
+        Threads per process.
     cache
-        The folder for trained states, batches and shards.
+        Folder for trained states, batches and shards.
     """
     note("step: 128 -> 512")
     step(
-        only=SOME,
+        only=TRAINERS,
         d_in=128,
         n_latents=512,
         batch=1024,
@@ -50,4 +50,4 @@ def everything(*, threads: int = 2, cache: Path = Path("runs/bench")) -> None:
 
 
 if __name__ == "__main__":
-    run(everything)
+    run(run_all)

@@ -1,11 +1,11 @@
-"""How well every architecture finds known features, beside the trainers of other libraries on the same batches.
+"""Recovery of known features by every architecture, against the trainers of other libraries on the same batches.
 
     python -m benchmarks.architectures --suite independent
     python -m benchmarks.architectures --suite correlated
 
-All have the same k, or the same L0 to reach: ours by its control, the others by a search for the weight of the penalty
-(`tried` in the lines). Each of the others is run twice: with the learning rate and the schedule that ours has
-(``common``), and with its own learning rate, held to the end (``own``); the tables show the better of the two.
+All have the same k, or the same target L0: ours by its L0 controller, the others by a search for the weight of the
+penalty (`tried` in the results). Each of the others is run twice: with our learning rate and schedule (``common``), and
+with its own learning rate, constant to the end (``own``); the tables show the better of the two.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from benchmarks.isolated import Failed, call, installed
+from benchmarks.isolated import ProcessError, call, installed
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.recovery import SCORES
-from benchmarks.trainers import Course, Setting, library_of
+from benchmarks.trainers import Schedule, Setting, library_of
 
 KINDS = ("relu", "gated", "jumprelu", "topk", "batchtopk", "matryoshka", "matching_pursuit")
 OURS = "sae"
@@ -35,7 +35,7 @@ SUITES: dict[str, dict[str, Any]] = {
     },
     "correlated": {"source": {"kind": "correlated", "n_features": 512, "d_in": 256}, "n_latents": 512, "l0": 5},
 }
-"""Data, width and L0. The mean number of features in a row is 1.9 in the first and about 5 in the second."""
+"""Data, width and L0. The mean number of active features per sample is 1.9 in the first and about 5 in the second."""
 
 
 def architectures(
@@ -53,7 +53,7 @@ def architectures(
     threads: int = 1,
     train: Annotated[Sequence[str] | None, Parameter(name="--train", negative=())] = None,
 ) -> list[Line]:
-    """Print a line for each architecture and library: means of the scores over seeds, with 95% intervals.
+    """Print a result for each architecture and library: means of the scores over seeds, with 95% intervals.
 
     Parameters
     ----------
@@ -64,69 +64,70 @@ def architectures(
     names
         Libraries; all by default.
     seeds
-        Runs of each, every one on features, rows and initial values of its own.
+        Runs of each, with different features, samples and initial values.
     steps
-        Steps of a run; the same for all.
+        Steps per run; the same for all.
     batch
-        Rows of a batch.
+        Samples per batch.
     batches
-        Different batches, which come again in the same order.
+        Number of different batches, which repeat in the same order.
     lr
-        Learning rate of ours, and of all on the common schedule.
+        Our learning rate, and that of all on the common schedule.
     rounds
-        The most runs in the search for a weight.
+        Most runs in the search for a weight.
     schedules
-        Of the other libraries: `common`, `own` or both.
+        Schedules of the other libraries: `common`, `own` or both.
     threads
-        Threads of every process.
+        Threads per process.
     train
-        KEY=VALUE for our training loop, or dictionary.KEY=VALUE for our dictionary; the line shows it.
+        KEY=VALUE for our training loop, or dictionary.KEY=VALUE for our dictionary; part of the result.
     """
     extra = dict(pair.split("=", 1) for pair in train or ())
-    given = SUITES[suite]
-    source, n = given["source"], given["n_latents"]
+    data = SUITES[suite]
+    source, n = data["source"], data["n_latents"]
     levels = tuple(n // part for part in (16, 8, 4, 2, 1))
     shape = {"d_in": source["d_in"], "n_latents": n, "batch": batch}
     lines: list[Line] = []
     for kind in only or KINDS:
         ours: Line | None = None
-        for name in (name for name in names or NAMES if _can(name, kind)):
-            wanted = ("common",) if name == OURS else schedules
-            courses = {way: asdict(Course(steps, lr if way == "common" else None)) for way in wanted}
-            own = extra if name == OURS else {}
-            asked = {
+        for name in (name for name in names or NAMES if _available(name, kind)):
+            plans = {
+                schedule: asdict(Schedule(steps, lr if schedule == "common" else None))
+                for schedule in (("common",) if name == OURS else schedules)
+            }
+            train_settings = extra if name == OURS else {}
+            arguments = {
                 "library": name,
                 "kind": kind,
                 "source": source,
-                "setting": asdict(Setting(**shape, l0=given["l0"], levels=levels, extra=own)),
-                "courses": courses,
+                "setting": asdict(Setting(**shape, l0=data["l0"], levels=levels, extra=train_settings)),
+                "schedules": plans,
                 "seeds": list(range(seeds)),
                 "n_batches": batches,
                 "rounds": rounds,
             }
             try:
-                found = call("benchmarks.recovery:measure", asked, threads)
-            except Failed as failure:
-                note(f"{name}-{kind}: {failure}")
+                by_schedule = call("benchmarks.recovery:measure", arguments, threads)
+            except ProcessError as error:
+                note(f"{name}-{kind}: {error}")
                 continue
-            for schedule, runs in found.items():
+            for schedule, result in by_schedule.items():
                 line: Line = {"name": name, "kind": kind, "suite": suite, "schedule": schedule, **shape}
-                line |= {"l0_wanted": given["l0"], "n_features": source["n_features"], "samples": steps * batch}
-                line |= {"lr": courses[schedule]["lr"], "threads": threads, "seeds": seeds, **_figures(runs, ours)}
-                line |= {"train": own} if own else {}
+                line |= {"l0_wanted": data["l0"], "n_features": source["n_features"], "samples": steps * batch}
+                line |= {"lr": plans[schedule]["lr"], "threads": threads, "seeds": seeds, **_summary(result, ours)}
+                line |= {"train": train_settings} if train_settings else {}
                 lines.append(emit("architectures", line))
                 ours = line if name == OURS else ours
     return lines
 
 
-def _figures(found: Mapping[str, Any], ours: Line | None) -> Line:
-    """Means and half widths of the intervals of every score, and of the differences of the same seed: ours less
-    theirs."""
-    runs: list[dict[str, float]] = found["runs"]
-    line: Line = {"seconds": median(run["seconds"] for run in runs), "weight": found["weight"]}
+def _summary(result: Mapping[str, Any], ours: Line | None) -> Line:
+    """Mean and half width of the interval of every score and of the paired differences, ours minus theirs."""
+    runs: list[dict[str, float]] = result["runs"]
+    line: Line = {"seconds": median(run["seconds"] for run in runs), "weight": result["weight"]}
     for name in SCORES:
         line[name], line[f"{name}_within"] = interval([run[name] for run in runs])
-    line["tried"] = [[float(f"{w:.4g}"), round(l0, 3)] for w, l0 in found["tried"]]
+    line["tried"] = [[float(f"{w:.4g}"), round(l0, 3)] for w, l0 in result["tried"]]
     line["runs"] = {name: [round(run[name], 5) for run in runs] for name in COMPARED}
     if ours is not None:
         for name in COMPARED:
@@ -136,7 +137,7 @@ def _figures(found: Mapping[str, Any], ours: Line | None) -> Line:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half the width of its 95% interval by Student's t; none of a single value."""
+    """The mean, and half the width of its 95% interval by Student's t; None for a single value."""
     from scipy.stats import t
 
     n = len(values)
@@ -145,14 +146,14 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean(values), float(t.ppf(0.975, n - 1)) * stdev(values) / n**0.5
 
 
-def _can(name: str, kind: str) -> bool:
-    """Whether a library has an architecture and is there."""
+def _available(name: str, kind: str) -> bool:
+    """Whether a library has an architecture and is installed; prints a note if it is not installed."""
     library = library_of(name)
-    if kind not in library.LEARNS:
+    if kind not in library.ARCHITECTURES:
         return False
     module = library.REQUIRES.format(kind=kind)
     if not installed(module):
-        note(f"{name}-{kind}: left out, there is no {module}")
+        note(f"{name}-{kind}: skipped, {module} is not installed")
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Seconds on the wall. Work on a GPU is waited for."""
+"""Wall-clock time, after work on a GPU has finished."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def seconds(work: Callable[[], object], device: str = "cpu") -> float:
-    """How long one call takes."""
+    """The wall-clock time of one call."""
     settle(device)
     begin = time.perf_counter()
     work()
@@ -18,21 +18,22 @@ def seconds(work: Callable[[], object], device: str = "cpu") -> float:
 
 
 def mean_seconds(work: Callable[[], object], device: str = "cpu", at_least: float = 0.1) -> float:
-    """The mean over as many calls as take about `at_least` seconds, three at the least, timed as one stretch.
+    """The mean time per call over a series of about `at_least` seconds, of at least three calls.
 
-    A stretch and not the median of single calls: whatever else the machine does falls on it as it falls on a
-    stretch of training, where short calls would slip through.
+    The series is timed as a whole, not by the median of single calls, so that other load on the machine slows it as
+    much as it slows a series of training steps.
     """
     work()
     n = max(3, round(at_least / max(seconds(work, device), 1e-9)))
 
-    def stretch() -> None:
+    def series() -> None:
         for _ in range(n):
             work()
 
-    return seconds(stretch, device) / n
+    return seconds(series, device) / n
 
 
 def settle(device: str) -> None:
+    """Waits until a GPU has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)

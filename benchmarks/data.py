@@ -1,4 +1,4 @@
-"""Training batches from shards on disk, shuffled over the whole set, beside a plain copy of as many random rows.
+"""Times reading training batches from shards on disk in a global shuffle, against a plain copy of random rows.
 
 python -m benchmarks.data --rows 4000000
 """
@@ -30,42 +30,42 @@ def data(
     cache: Path = Path("runs/bench"),
     seed: int = 0,
 ) -> list[Line]:
-    """Print a line for our reading, with the rate of the faster of two plain copies beside it.
+    """Print one result: our rate, and the rate of the faster of two plain copies.
 
     Parameters
     ----------
     rows
-        Rows of the shard set, float32; four million of 256 take 4 GB in `cache` and as much memory.
+        Samples in all shards, in float32; four million of width 256 take 4 GB in `cache` and as much memory.
     d_in
-        Width of the rows.
+        Width of the samples.
     batch
-        Rows of a batch.
+        Samples per batch.
     shard_rows
-        Rows of a shard.
+        Samples per shard.
     threads
         Threads of the process.
     seconds
-        How long each way is timed for, in five stretches that take turns.
+        Time for each method, in five series that take turns.
     cache
-        The folder where the shards are kept; they are written once.
+        Folder for the shards, which are written once.
     seed
-        Of the rows and of their order.
+        Seed of the samples and of their order.
     """
     folder = cache / f"shards-{rows}x{d_in}-{shard_rows}"
-    note(f"{rows} rows of {d_in} in {folder}")
+    note(f"{rows} samples of width {d_in} in {folder}")
     settings = {"folder": str(folder), "rows": rows, "d_in": d_in, "shard_rows": shard_rows, "seed": seed}
     call("benchmarks.data:prepare", settings, threads)
-    taken = call(
+    timing = call(
         "benchmarks.data:measure", {"folder": str(folder), "batch": batch, "seconds": seconds, "seed": seed}, threads
     )
     shape = {"name": "sae-shards", "rows": rows, "d_in": d_in, "batch": batch, "shard_rows": shard_rows}
-    line: Line = {**shape, "threads": threads, **taken}
+    line: Line = {**shape, "threads": threads, **timing}
     line["fraction"] = line["rows_per_s"] / line["copy_rows_per_s"]
     return [emit("data", line)]
 
 
 def prepare(folder: str, rows: int, d_in: int, shard_rows: int, seed: int) -> dict[str, Any]:
-    """Writes the shards that are not there yet."""
+    """Writes the missing shards."""
     from sae.activations.shards import write_shard
     from sae.numerics.seeds import generator
 
@@ -79,8 +79,8 @@ def prepare(folder: str, rows: int, d_in: int, shard_rows: int, seed: int) -> di
 
 
 def measure(folder: str, batch: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Batches per second of three ways over the same rows, in turn: ours, a gather from a tensor in memory, and a
-    gather from a flat file mapped into memory. The plain ways are handed their random rows; ours computes them.
+    """Samples per second of three methods on the same data, which take turns: ours, a gather from a tensor in memory,
+    and a gather from a memory-mapped file. Ours also computes the shuffled order; the other two get random indices.
     """
     from sae.activations.shards import Shards
     from sae.numerics.seeds import epoch_rows
@@ -91,33 +91,34 @@ def measure(folder: str, batch: int, seconds: float, seed: int) -> dict[str, Any
     random_rows = [torch.from_numpy(draw.integers(0, shards.n_rows, batch)) for _ in range(64)]
     into = torch.empty(batch, flat.shape[1])
     into_array = np.empty((batch, flat.shape[1]), dtype=np.float32)
-    ways = {
+    methods = {
         "ours": lambda step: shards.rows(epoch_rows(step, batch, shards.n_rows, seed)),
         "tensor": lambda step: torch.index_select(flat, 0, random_rows[step % 64], out=into),
         "mapped": lambda step: np.take(mapped, random_rows[step % 64].numpy(), axis=0, out=into_array, mode="clip"),
     }
-    at = dict.fromkeys(ways, 0)
+    at = dict.fromkeys(methods, 0)
 
-    def stretch(way: str, n: int) -> None:
+    def series(method: str, n: int) -> None:
         for _ in range(n):
-            ways[way](at[way])
-            at[way] += 1
+            methods[method](at[method])
+            at[method] += 1
 
     counts: dict[str, int] = {}
-    for way in ways:  # touches every page about once before anything is timed
-        one = seconds_of(lambda way=way: stretch(way, max(8, shards.n_rows // batch))) / max(8, shards.n_rows // batch)
-        counts[way] = max(1, round(seconds / ROUNDS / one))
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for method in methods:  # also touches every page about once before timing starts
+        n = max(8, shards.n_rows // batch)
+        one = seconds_of(lambda method=method, n=n: series(method, n)) / n
+        counts[method] = max(1, round(seconds / ROUNDS / one))
+    rates: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(ROUNDS):
-        for way, n in counts.items():
-            rates[way].append(n * batch / seconds_of(lambda way=way, n=n: stretch(way, n)))
-    middle = {way: median(found) for way, found in rates.items()}
+        for method, n in counts.items():
+            rates[method].append(n * batch / seconds_of(lambda method=method, n=n: series(method, n)))
+    middle = {method: median(values) for method, values in rates.items()}
     copy = max(("tensor", "mapped"), key=middle.__getitem__)
     return {"rows_per_s": middle["ours"], "copy_rows_per_s": middle[copy], "copy": copy}
 
 
 def _flat(shards: Any, file: Path) -> tuple[torch.Tensor, np.ndarray]:
-    """All rows as one tensor in memory, and as one plain file mapped into memory."""
+    """All samples as one tensor in memory, and as one memory-mapped file."""
     shape = (shards.n_rows, shards.width())
     if not file.is_file() or file.stat().st_size != 4 * shape[0] * shape[1]:
         out = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)

@@ -1,4 +1,4 @@
-"""Harvesting activations from a model, beside a bare forward hook that leaves the forward pass as early.
+"""Times harvesting activations from a model, against a plain forward hook that stops the model at the same layer.
 
 python -m benchmarks.harvest --model FOLDER
 """
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from benchmarks.clock import seconds as seconds_of
-from benchmarks.isolated import ROOT, Failed, call
+from benchmarks.isolated import ROOT, ProcessError, call
 from benchmarks.lines import Line, emit, note, run
 
 ROUNDS = 9
 
 
-class _Reached(Exception):
-    """Raised in the hook: the layers above are not run."""
+class _Stop(Exception):
+    """Raised in the hook, so that the layers above do not run."""
 
 
 def harvest(
@@ -36,35 +36,35 @@ def harvest(
     device: str = "cpu",
     seconds: float = 10.0,
 ) -> list[Line]:
-    """Print a line with both rates and ``ratio``, our seconds by the bare hook's, for each of two bare hooks.
+    """Print both rates and their ``ratio``, our seconds divided by the plain hook's, for two plain models.
 
-    TransformerLens computes attention in its eager form, which shows every pattern; `eager` is a bare model that
-    does the same sums, `sdpa` one with the fused attention that is the library's default.
+    TransformerLens computes attention in its eager form, which exposes every pattern. The plain model `eager` does the
+    same computation; `sdpa` has the fused attention that is the library's default.
 
     Parameters
     ----------
     model
-        A Hugging Face folder; by default the small one of the tests' data.
+        A Hugging Face folder; by default the first model of the test data.
     text
-        A .txt file to read; by default one beside the default model. Without one, tokens are drawn at random.
+        A .txt file; by default a training text of the same data folder. Without one, tokens are drawn at random.
     layer
-        The block whose output is taken; by default the middle one.
+        The block whose output is harvested; by default the middle one.
     rows
-        Rows of tokens run through the model at once.
+        Token rows run through the model at once.
     context
-        Tokens of a row.
+        Tokens per row.
     batches
-        Batches a stretch goes through.
+        Batches in one pass.
     threads
         Threads of the process.
     device
-        Where the model runs.
+        Device of the model.
     seconds
-        How long each way is timed for, in nine stretches that take turns.
+        Time for each method, in nine series that take turns.
     """
     folder = model or _default_model()
     if folder is None or not (folder / "config.json").is_file():
-        note("harvest: left out, there is no model; give --model FOLDER")
+        note(f"harvest: skipped, no model at {folder or 'SAE_TEST_DATA'}; use --model FOLDER")
         return []
     text = text or next(iter(sorted((folder.parents[1] / "text").glob("*train*.txt"))), None)
     settings = {"model": str(folder), "text": str(text) if text else None, "layer": layer, "rows": rows}
@@ -73,11 +73,11 @@ def harvest(
     lines: list[Line] = []
     for attention in ("eager", "sdpa"):
         try:
-            taken = call("benchmarks.harvest:measure", {**settings, "attention": attention}, threads)
-        except Failed as failure:
-            note(f"harvest: {failure}")
+            timing = call("benchmarks.harvest:measure", {**settings, "attention": attention}, threads)
+        except ProcessError as error:
+            note(f"harvest: {error}")
             continue
-        lines.append(emit("harvest", {**shape, "device": device, "bare_attention": attention, **taken}, device))
+        lines.append(emit("harvest", {**shape, "device": device, "bare_attention": attention, **timing}, device))
     return lines
 
 
@@ -92,10 +92,10 @@ def measure(
     seconds: float,
     attention: str,
 ) -> dict[str, Any]:
-    """Both ways over the same rows of tokens, in turn, each with its own copy of the model.
+    """Times both methods on the same token rows, in turn, each with its own copy of the model.
 
-    Ours chooses the positions that count, copies their vectors to the CPU in the type they are stored in and
-    checks that they are finite; the bare hook keeps the block's output as it comes.
+    Ours selects positions, copies their vectors to the CPU in the storage type and checks that they are finite; the
+    plain hook keeps the output of the block unchanged.
     """
     from transformers import AutoModelForCausalLM
 
@@ -110,53 +110,53 @@ def measure(
     hooks = {"acts": f"blocks.{block}.hook_resid_post"}
     collector = Harvest(ours, hooks, select, "float32", rows * batches, rows)
     tokens = _tokens(tokenizer, text, rows * batches, context, ours.bridge.cfg.d_vocab)
-    kept = select(tokens).kept
+    selected = select(tokens).kept
 
-    bare = AutoModelForCausalLM.from_pretrained(model, attn_implementation=attention).to(device).eval()
-    layers = [m for _, m in bare.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == ours.n_layers]
-    found: list[torch.Tensor] = []
+    plain = AutoModelForCausalLM.from_pretrained(model, attn_implementation=attention).to(device).eval()
+    layers = [m for _, m in plain.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == ours.n_layers]
+    outputs: list[torch.Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
-        raise _Reached
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+        raise _Stop
 
     layers[0][block].register_forward_hook(keep)
 
     def by_hook() -> torch.Tensor:
-        found.clear()
-        for some in tokens.long().split(rows):
-            with torch.no_grad(), suppress(_Reached):
-                bare(some.to(device))
-        return torch.cat(found)
+        outputs.clear()
+        for part in tokens.long().split(rows):
+            with torch.no_grad(), suppress(_Stop):
+                plain(part.to(device))
+        return torch.cat(outputs)
 
     def by_us() -> torch.Tensor:
-        return collector.vectors(tokens, kept)["acts"]
+        return collector.vectors(tokens, selected)["acts"]
 
-    torch.testing.assert_close(by_us(), by_hook()[kept.to(device)].cpu(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(by_us(), by_hook()[selected.to(device)].cpu(), rtol=1e-3, atol=1e-4)
     one = max(seconds_of(by_us, device), seconds_of(by_hook, device))
     n = max(1, round(seconds / ROUNDS / one))
     times: dict[str, list[float]] = {"ours": [], "bare": []}
     for _ in range(ROUNDS):
-        for name, way in (("bare", by_hook), ("ours", by_us)):
-            times[name].append(seconds_of(lambda way=way: [way() for _ in range(n)], device) / n)
-    taken = {name: median(t) for name, t in times.items()}
+        for name, method in (("bare", by_hook), ("ours", by_us)):
+            times[name].append(seconds_of(lambda method=method: [method() for _ in range(n)], device) / n)
+    medians = {name: median(t) for name, t in times.items()}
     return {
         "layer": block,
-        "tokens_per_s": tokens.numel() / taken["ours"],
-        "bare_tokens_per_s": tokens.numel() / taken["bare"],
-        "ratio": taken["ours"] / taken["bare"],
+        "tokens_per_s": tokens.numel() / medians["ours"],
+        "bare_tokens_per_s": tokens.numel() / medians["bare"],
+        "ratio": medians["ours"] / medians["bare"],
     }
 
 
 def _tokens(tokenizer: Any, text: str | None, n_rows: int, context: int, n_vocab: int) -> torch.Tensor:
-    """Rows full of tokens from the text, or at random."""
+    """Token rows of the text, repeated if it is too short, or of random tokens without a text."""
     if text is None:
         draw = torch.Generator().manual_seed(0)
         return torch.randint(n_vocab, (n_rows, context), generator=draw).int()
-    wanted = n_rows * context
+    n_tokens = n_rows * context
     with Path(text).open(encoding="utf-8") as f:
-        ids = tokenizer(f.read(wanted * 8), add_special_tokens=False)["input_ids"]
-    ids = (ids * (1 + wanted // len(ids)))[:wanted]
+        ids = tokenizer(f.read(n_tokens * 8), add_special_tokens=False)["input_ids"]
+    ids = (ids * (1 + n_tokens // len(ids)))[:n_tokens]
     return torch.tensor(ids, dtype=torch.int32).view(n_rows, context)
 
 

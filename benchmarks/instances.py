@@ -1,4 +1,4 @@
-"""How many toy networks are trained at once in the time that a loop over networks takes for one.
+"""Times training many toy networks at once, against a loop that trains one at a time.
 
 python -m benchmarks.instances
 """
@@ -23,39 +23,39 @@ ROUNDS = 5
 
 
 def instances(*, n: int = 64, threads: int = 1, steps: int = 200) -> list[Line]:
-    """Print a line for every shape.
+    """Print a result for every shape.
 
     Parameters
     ----------
     n
-        Networks that are trained at once.
+        Number of networks trained at once.
     threads
         Threads of the process.
     steps
-        Steps of each of five stretches.
+        Steps in each of five series.
     """
     lines: list[Line] = []
     for name, shape in SHAPES.items():
-        taken = call("benchmarks.instances:measure", {**shape, "n": n, "steps": steps}, threads)
-        line: Line = {"name": name, **shape, "n": n, "threads": threads, **taken}
+        timing = call("benchmarks.instances:measure", {**shape, "n": n, "steps": steps}, threads)
+        line: Line = {"name": name, **shape, "n": n, "threads": threads, **timing}
         line["loop_instances"] = line["together_ms"] / line["one_ms"]
         lines.append(emit("instances", line))
     return lines
 
 
 def measure(n_features: int, hidden: int, batch: int, n: int, steps: int) -> dict[str, float]:
-    """Milliseconds of a step of `n` networks together, and of one in a plain loop, in turns."""
-    ours = Together(n_features, hidden, batch, n, steps)
+    """Milliseconds per step of `n` networks together, and of one network in a plain loop. The two take turns."""
+    together = AllAtOnce(n_features, hidden, batch, n, steps)
     loop = Loop(n_features, hidden, batch, steps)
-    taken: dict[str, list[float]] = {"together_ms": [], "one_ms": []}
+    times: dict[str, list[float]] = {"together_ms": [], "one_ms": []}
     for _ in range(ROUNDS):
-        taken["together_ms"].append(1000 * mean_seconds(ours.stretch, at_least=0) / steps)
-        taken["one_ms"].append(1000 * mean_seconds(loop.stretch, at_least=0) / steps)
-    return {name: sorted(values)[ROUNDS // 2] for name, values in taken.items()}
+        times["together_ms"].append(1000 * mean_seconds(together.series, at_least=0) / steps)
+        times["one_ms"].append(1000 * mean_seconds(loop.series, at_least=0) / steps)
+    return {name: sorted(values)[ROUNDS // 2] for name, values in times.items()}
 
 
-class Together:
-    """Our training, all instances at once."""
+class AllAtOnce:
+    """Our training of all instances at once."""
 
     def __init__(self, n_features: int, hidden: int, batch: int, n: int, steps: int) -> None:
         self.config = Config(
@@ -66,20 +66,20 @@ class Together:
             instances=n,
         )
 
-    def stretch(self) -> None:
-        for _ in train_networks(self.config.begin(), self.config.population(), self.config.training):
+    def series(self) -> None:
+        for _ in train_networks(self.config.untrained(), self.config.population(), self.config.training):
             pass
 
 
 class Loop:
-    """One network as one would write it down: a module, AdamW, rows from ``torch.rand``."""
+    """A straightforward implementation for one network: parameters, AdamW, samples from ``torch.rand``."""
 
     def __init__(self, n_features: int, hidden: int, batch: int, steps: int) -> None:
         self.shape, self.steps = (batch, n_features), steps
         self.W = torch.nn.Parameter(torch.randn(n_features, hidden) * (2 / (n_features + hidden)) ** 0.5)
         self.b = torch.nn.Parameter(torch.zeros(n_features))
 
-    def stretch(self) -> None:
+    def series(self) -> None:
         adam = torch.optim.AdamW([self.W, self.b], lr=3e-3)
         for step in range(self.steps):
             x = torch.rand(self.shape) * (torch.rand(self.shape) < PROBABILITY)

@@ -1,5 +1,7 @@
-"""Each measurement in a process of its own: its peak memory is its own, and no library's imports or thread settings
-reach another's. A function gets its settings as keyword arguments and gives back a JSON object.
+"""Runs each measurement in a separate process.
+
+So peak memory is that of one measurement, and the imports and thread settings of one library do not affect another. A
+function gets its settings as keyword arguments and returns a JSON object.
 """
 
 from __future__ import annotations
@@ -25,28 +27,31 @@ QUIET = {
 }
 
 
-class Failed(Exception):
-    """The process ended without a result; what it had to say is on stderr."""
+class ProcessError(Exception):
+    """The process ended without a result; its own message is on stderr."""
 
 
 def call(function: str, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """The result of ``module:function`` with these settings, run in a fresh interpreter on so many threads."""
+    """The result of a `function`, ``module:name``, called with these settings in a new interpreter.
+
+    Raises `ProcessError` if the process fails.
+    """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     pinned = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.isolated", function, str(threads)],
         input=json.dumps(dict(settings)),
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **QUIET, **pinned, "PYTHONPATH": path},
     )
-    if ran.returncode:
-        raise Failed(f"{function} ended with exit code {ran.returncode}")
-    return json.loads(ran.stdout)
+    if process.returncode:
+        raise ProcessError(f"{function} ended with exit code {process.returncode}")
+    return json.loads(process.stdout)
 
 
 def installed(module: str) -> bool:
-    """Whether a module can be found, without running any of it but its parents."""
+    """Whether a module can be found. Only its parent packages are imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):
@@ -54,9 +59,10 @@ def installed(module: str) -> bool:
 
 
 def main() -> None:
+    """Calls the function named on the command line, and writes its result to stdout as JSON."""
     function, threads = sys.argv[1:]
     settings = json.loads(sys.stdin.read())
-    # Libraries print what they like to nobody; the result alone goes to the pipe.
+    # Only the result goes to the pipe; whatever the libraries print is discarded.
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     import torch
@@ -70,10 +76,11 @@ def main() -> None:
 
 
 def stand_in_for_torchvision() -> None:
-    """Makes torchvision importable beside a CPU build of torch.
+    """Makes torchvision importable with a CPU build of torch.
 
-    The registry's torchvision is built for CUDA: its operators cannot be loaded there, and its import fails over
-    two that are missing, taking transformers and every library on top of it along. Nothing here calls them.
+    PyPI's torchvision is built for CUDA. With a CPU build its operators cannot be loaded, and its import fails because
+    two of them are missing, and with it the import of transformers and of every library that depends on it. The two are
+    registered here without an implementation; nothing calls them.
     """
     import torch
 
@@ -83,7 +90,7 @@ def stand_in_for_torchvision() -> None:
         except (RuntimeError, ImportError):
             for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
                 del sys.modules[module]
-            global _operators  # the registration lasts as long as the object
+            global _operators  # the registration ends with this object
             _operators = torch.library.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
                 _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -1,4 +1,4 @@
-"""What the programs print: one JSON object a line on stdout for machines, notes on stderr for people."""
+"""Output of the programs: one JSON object per line on stdout, notes on stderr."""
 
 from __future__ import annotations
 
@@ -12,33 +12,41 @@ from typing import Any
 import cyclopts
 import torch
 
+from sae.registry import UserError
+
 Line = dict[str, Any]
 
 
 def emit(benchmark: str, line: Mapping[str, Any], device: str = "cpu") -> Line:
-    """Prints one measured line, with what it was measured on, and returns it."""
+    """Prints one result as a JSON line, with the machine and the torch version, and returns it."""
     full = {"benchmark": benchmark, **line, "machine": machine(device), "torch": torch.__version__}
     print(json.dumps({k: _short(v) for k, v in full.items()}), flush=True)
     return full
 
 
 def note(text: str) -> None:
+    """Prints a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def run(program: Callable[..., object]) -> None:
-    """Runs a program with its options from the command line; what it returns is for callers, not for the screen."""
-    cyclopts.App(default_command=program, help_format="plaintext", result_action="return_none")()
+    """Runs a program with its options from the command line. Exits with code 2 on a `UserError`."""
+    app = cyclopts.App(default_command=program, help_format="plaintext", result_action="return_none")
+    try:
+        app()
+    except UserError as error:
+        note(f"error: {error}")
+        raise SystemExit(2) from None
 
 
 def read(files: Iterable[Path]) -> list[Line]:
-    """The lines of result files; what is not a JSON object (an empty line) is passed over."""
+    """The results in files of JSON lines; other lines are skipped."""
     lines = [text for file in files for text in file.read_text(encoding="utf-8").splitlines()]
     return [json.loads(text) for text in lines if text.startswith("{")]
 
 
 def machine(device: str) -> str:
-    """The name of the processor that did the work."""
+    """The name of the CPU, or of the GPU for a CUDA device."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -48,5 +56,5 @@ def machine(device: str) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Six digits are more than any clock here is good for."""
+    """A float rounded to six significant digits, more than the timings are accurate to."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

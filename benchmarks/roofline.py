@@ -1,12 +1,12 @@
-"""The dense roofline: how long the matrix products of one training step take on this machine, now.
+"""The dense roofline: the time that the matrix products of one training step take on this machine.
 
 A dense step has five products of ``2 batch d_in n_latents`` FLOPs in three shapes:
 
-    encode   x W_enc^T        [batch, d_in] [d_in, n_latents]          once, and once for the codes' gradient
+    encode   x W_enc^T        [batch, d_in] [d_in, n_latents]          once, and once for the gradient of the codes
     decode   z W_dec          [batch, n_latents] [n_latents, d_in]     once
     weights  z^T r            [n_latents, batch] [batch, d_in]         twice, for both weight matrices
 
-Each shape is timed as torch runs it, into a buffer that is reused, and the roofline is
+Each shape is timed with torch's own product, into a reused buffer, and the roofline is
 ``2 encode + decode + 2 weights``. Nothing else is counted: no bias, no activation, no optimizer.
 """
 
@@ -22,25 +22,33 @@ from benchmarks.clock import mean_seconds
 
 @dataclass
 class Roofline:
-    """The products of one step of `n_members` dictionaries. Buffers are made when first measured."""
+    """Measures the products of one step of `n_members` dictionaries. Buffers are allocated at the first measurement."""
 
     d_in: int
+    """Width of the activations."""
     n_latents: int
+    """Width of each dictionary."""
     batch: int
+    """Samples per batch."""
     dtype: str = "float32"
+    """Data type of the products."""
     device: str = "cpu"
+    """Device of the products."""
     n_members: int = 1
+    """Number of dictionaries; more than one are multiplied by ``torch.bmm``."""
     at_least: float = 0.1
     """Seconds to measure each shape for."""
     measured: list[float] = field(default_factory=list[float])
+    """All measurements so far, in seconds per step."""
     _buffers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def flops(self) -> float:
+        """FLOPs of the five products."""
         return 5 * 2.0 * self.n_members * self.batch * self.d_in * self.n_latents
 
     def seconds(self) -> float:
-        """Measures the five products once more; every measurement is kept in `measured`."""
+        """Measures the five products again, adds the result to `measured` and returns it."""
         x, z, W = self._tensors()
         residual = torch.empty_like(x)
         codes = torch.empty_like(z)

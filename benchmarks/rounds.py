@@ -1,4 +1,4 @@
-"""A trainer timed beside its roofline: stretches of steps, with the roofline measured before and after each."""
+"""Times a trainer and the roofline in turn: series of steps, with the roofline measured before and after each."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from benchmarks.trainers import Setting, Trainer
 ROUNDS = 5
 
 
-def beside_roofline(trainer: Trainer, it: Setting, seconds: float, n_members: int = 1) -> Line:
-    """Times a trainer that is warm for about so many seconds; medians over the stretches."""
-    one = seconds_of(lambda: trainer.steps(trainer.stride), it.device) / trainer.stride
+def time_with_roofline(trainer: Trainer, setting: Setting, seconds: float, n_members: int = 1) -> Line:
+    """Times a warmed-up trainer for about `seconds`. Times are medians over the series; `l0` is their mean."""
+    one = seconds_of(lambda: trainer.steps(trainer.stride), setting.device) / trainer.stride
     n = trainer.stride * max(1, round(seconds / ROUNDS / one / trainer.stride))
     at_least = seconds / ROUNDS / 6
-    roofline = Roofline(it.d_in, it.n_latents, it.batch, it.dtype, it.device, n_members, at_least)
-    stretches: list[float] = []
+    roofline = Roofline(
+        setting.d_in, setting.n_latents, setting.batch, setting.dtype, setting.device, n_members, at_least
+    )
+    step_seconds: list[float] = []
     l0s: list[float] = []
     for _ in range(ROUNDS):
         roofline.seconds()
-        stretches.append(seconds_of(lambda: trainer.steps(n), it.device) / n)
+        step_seconds.append(seconds_of(lambda: trainer.steps(n), setting.device) / n)
         l0s.append(trainer.l0())
     roofline.seconds()
     dense = median(roofline.measured)
     return {
         "l0": mean(l0s),
-        "samples_per_s": it.batch / median(stretches),
-        "roofline_samples_per_s": it.batch / dense,
-        "step_ms": 1000 * median(stretches),
+        "samples_per_s": setting.batch / median(step_seconds),
+        "roofline_samples_per_s": setting.batch / dense,
+        "step_ms": 1000 * median(step_seconds),
         "roofline_ms": 1000 * dense,
         "gflops": roofline.flops / dense / 1e9,
         "steps": ROUNDS * n,

@@ -1,4 +1,4 @@
-"""A stack of dictionaries on shared batches, beside its batched roofline and beside a loop over a library's trainer.
+"""Times a stack of dictionaries on shared batches, against the batched roofline and a loop over a library's trainer.
 
 python -m benchmarks.stack --members 16 --d-in 64 --n-latents 256 --batch 1024
 """
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from benchmarks import trainers
-from benchmarks.isolated import Failed, call
+from benchmarks.isolated import ProcessError, call
 from benchmarks.lines import Line, emit, note, run
-from benchmarks.rounds import beside_roofline
+from benchmarks.rounds import time_with_roofline
 from benchmarks.trainers import Setting, Trainer
 from benchmarks.trainers.ours import Run, config_of
 from sae.numerics import memory
@@ -37,43 +37,43 @@ def stack(
     seconds: float = 10.0,
     seed: int = 0,
 ) -> list[Line]:
-    """Print a line for our stack and for a loop over each library's L1 trainer that is installed.
+    """Print a result for our stack and for a loop over the L1 trainer of each installed library.
 
     Parameters
     ----------
     members
-        Dictionaries of the stack; their l1 values are spread evenly on a logarithmic scale.
+        Number of dictionaries; their l1 values are evenly spaced on a logarithmic scale.
     d_in
         Width of the activations.
     n_latents
         Width of each dictionary.
     batch
-        Rows of a batch, which all members share.
+        Samples per batch; all members share the batches.
     l0
-        How dense the data is: half as many planted features are active in a row.
+        Density of the data: l0 / 2 planted features are active per sample.
     steps
-        How long our stack is trained before it is timed.
+        Steps that our stack is trained before it is timed.
     threads
-        Threads of every process.
+        Threads per process.
     device
-        Where everything runs.
+        Device of the training and of the roofline.
     seconds
-        How long each is timed for, in five stretches with the roofline measured between them.
+        Time for each, in five series of steps with the roofline measured between them.
     seed
-        Of the data and of the first member.
+        Seed of the data and of the first member.
     """
     setting = Setting(d_in, n_latents, batch, l0, device=device, seed=seed)
     lines: list[Line] = []
     for name in (OURS, *PEERS):
         if absent := trainers.missing(name):
-            note(f"{name}: left out, there is no {absent}")
+            note(f"{name}: skipped, {absent} is not installed")
             continue
         note(f"{name} x {members}")
         settings = {"name": name, "members": members, "steps": steps, "seconds": seconds, "setting": asdict(setting)}
         try:
-            taken = call("benchmarks.stack:measure", settings, threads)
-        except Failed as failure:
-            note(f"{name}: {failure}")
+            timing = call("benchmarks.stack:measure", settings, threads)
+        except ProcessError as error:
+            note(f"{name}: {error}")
             continue
         shape = {"members": members, "d_in": d_in, "n_latents": n_latents, "batch": batch}
         line = {
@@ -81,7 +81,7 @@ def stack(
             **shape,
             "device": device,
             "threads": threads,
-            **taken,
+            **timing,
         }
         line["fraction"] = line["samples_per_s"] / line["roofline_samples_per_s"]
         lines.append(emit("stack", line, device))
@@ -89,7 +89,7 @@ def stack(
 
 
 class Loop:
-    """One trainer after another on each batch, as a Python loop over a sweep would have it."""
+    """Trainers of a library that take turns on each batch, as in a Python loop over a sweep."""
 
     stride = 1
 
@@ -106,6 +106,7 @@ class Loop:
 
 
 def build(name: str, members: int, setting: Setting) -> Trainer:
+    """Our stack, or a loop over the trainers of a library, with `members` values of l1."""
     batches = trainers.pool_of(setting)
     l1s = torch.logspace(0, 1, members, base=MOST_L1 / LEAST_L1).mul(LEAST_L1).tolist()
     settings = [replace(setting, l1=l1, seed=setting.seed + i) for i, l1 in enumerate(l1s)]
@@ -115,14 +116,14 @@ def build(name: str, members: int, setting: Setting) -> Trainer:
 
 
 def measure(name: str, members: int, steps: int, seconds: float, setting: dict[str, Any]) -> Line:
-    """Times a stack, or a loop, in this process. Only ours is trained first: the others are dense in any state."""
-    it = Setting(**setting)
-    build(name, members, replace(it, d_in=8, n_latents=64, batch=64, l0=2)).steps(10)
-    before = memory.held_bytes(it.device)
-    trainer = build(name, members, it)
+    """Times a stack or a loop in this process. Only ours is trained first, because the others are always dense."""
+    full = Setting(**setting)
+    build(name, members, replace(full, d_in=8, n_latents=64, batch=64, l0=2)).steps(10)
+    before = memory.held_bytes(full.device)
+    trainer = build(name, members, full)
     trainer.steps(steps if name == OURS else 4)
-    peak = (memory.peak_bytes(it.device) - before) / 2**20
-    return {**beside_roofline(trainer, it, seconds, members), "peak_mb": max(0.0, peak)}
+    peak = (memory.peak_bytes(full.device) - before) / 2**20
+    return {**time_with_roofline(trainer, full, seconds, members), "peak_mb": max(0.0, peak)}
 
 
 if __name__ == "__main__":

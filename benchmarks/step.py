@@ -1,4 +1,4 @@
-"""One training step, ours and every other library's, as a share of the dense roofline measured in the same process.
+"""Times one training step of our trainers and of other libraries, as a share of the dense roofline.
 
 python -m benchmarks.step --d-in 256 --n-latents 2048 --batch 4096 --l0 32
 """
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from benchmarks import trainers
-from benchmarks.isolated import Failed, call
+from benchmarks.isolated import ProcessError, call
 from benchmarks.lines import Line, emit, note, run
-from benchmarks.rounds import beside_roofline
+from benchmarks.rounds import time_with_roofline
 from benchmarks.trainers import Setting
 from sae.numerics import memory
 
@@ -38,7 +38,7 @@ def step(
     cache: Path = Path("runs/bench"),
     seed: int = 0,
 ) -> list[Line]:
-    """Print one JSON line for each trainer that is installed.
+    """Print one result for each installed trainer.
 
     Parameters
     ----------
@@ -47,45 +47,46 @@ def step(
     n_latents
         Width of the dictionary.
     batch
-        Rows of a batch.
+        Samples per batch.
     l0
-        Active latents a row: what our L1 dictionary is trained to before it is timed, and k of every TopK.
+        Active latents per sample: our L1 dictionary is trained to it before it is timed, and it is k of every TopK.
     dtype
-        The type of the roofline's products and of the other libraries' mixed precision.
+        Data type of the roofline's products and of the other libraries' mixed precision.
     threads
-        Threads of every process.
+        Threads per process.
     device
-        Where everything runs.
+        Device of the training and of the roofline.
     seconds
-        How long each trainer is timed for, in five stretches with the roofline measured between them.
+        Time for each trainer, in five series of steps with the roofline measured between them.
     least_steps
-        How long our L1 dictionary is trained before it is timed, at the least.
+        Minimum number of steps that our L1 dictionary is trained before it is timed.
     only
-        Names of trainers, in place of all that are installed.
+        Names of trainers; without it, all that are installed.
     train
-        KEY=VALUE for our training loop, may be given several times; the line shows it.
+        KEY=VALUE for our training loop; may be given several times, and is part of the result.
     cache
-        The folder where trained states are kept.
+        Folder for trained states.
     seed
-        Of the data and of every dictionary.
+        Seed of the data and of every dictionary.
     """
     extra = dict(pair.split("=", 1) for pair in train or ())
     setting = Setting(d_in, n_latents, batch, l0, dtype, device, seed, extra=extra)
     lines: list[Line] = []
     for name in trainers.names() if only is None else only:
         if absent := trainers.missing(name):
-            note(f"{name}: left out, there is no {absent}")
+            note(f"{name}: skipped, {absent} is not installed")
             continue
         note(name)
         try:
             lines.append(emit("step", timed(name, setting, threads, seconds, cache, least_steps), device))
-        except Failed as failure:
-            note(f"{name}: {failure}")
+        except ProcessError as error:
+            note(f"{name}: {error}")
     return lines
 
 
 def timed(name: str, setting: Setting, threads: int, seconds: float, cache: Path, least_steps: int) -> Line:
-    """One trainer's line. The trained state is reached in a process of its own, for its memory is not the step's."""
+    """The result of one trainer. Our L1 dictionary is trained in a separate process first, so that the memory of that
+    training does not count."""
     state: dict[str, float] = {}
     settings = asdict(setting)
     if name == "sae-relu":
@@ -93,16 +94,16 @@ def timed(name: str, setting: Setting, threads: int, seconds: float, cache: Path
             cache
             / f"relu-{setting.d_in}x{setting.n_latents}-b{setting.batch}-l0-{setting.l0}-{setting.seed}.safetensors"
         )
-        # Precision settings may be timed on a state that was reached without them.
+        # The state is always trained with the default settings, whatever settings are timed.
         state = call(
-            "benchmarks.trainers.ours:reach",
+            "benchmarks.trainers.ours:train_to_l0",
             {"file": str(file), "least_steps": least_steps, **settings, "extra": {}},
             threads,
         )
         settings |= {"checkpoint": str(file), "l1": state["l1"]}
-    taken = call("benchmarks.step:measure", {"name": name, "seconds": seconds, "setting": settings}, threads)
+    timing = call("benchmarks.step:measure", {"name": name, "seconds": seconds, "setting": settings}, threads)
     keys = ("d_in", "n_latents", "batch", "dtype", "device")
-    line: Line = {"name": name, **{key: settings[key] for key in keys}, "threads": threads, **taken}
+    line: Line = {"name": name, **{key: settings[key] for key in keys}, "threads": threads, **timing}
     line["fraction"] = line["samples_per_s"] / line["roofline_samples_per_s"]
     line["l0_wanted"] = setting.l0
     if state:
@@ -113,21 +114,21 @@ def timed(name: str, setting: Setting, threads: int, seconds: float, cache: Path
 
 
 def measure(name: str, seconds: float, setting: dict[str, Any]) -> Line:
-    """Times one trainer in this process: stretches of steps, and the roofline before and after each.
+    """Times one trainer in this process: series of steps, with the roofline measured before and after each.
 
-    The peak is taken before the roofline has allocated anything, from the trainer's making through its first
-    steps. What the process held before is not counted: batches, and libraries with their compiled kernels and
-    thread pools, which a tiny run has made them load.
+    Peak memory covers the construction of the trainer and its first steps, before the roofline allocates anything.
+    Memory held before is subtracted: the batches, and the libraries with their compiled kernels and thread pools, which
+    a tiny run loads first.
     """
-    it = Setting(**setting)
-    small = Setting(d_in=8, n_latents=64, batch=64, l0=2, dtype=it.dtype, device=it.device, extra=it.extra)
+    full = Setting(**setting)
+    small = Setting(d_in=8, n_latents=64, batch=64, l0=2, dtype=full.dtype, device=full.device, extra=full.extra)
     trainers.build(name, small, trainers.pool_of(small)).steps(10)
-    batches = trainers.pool_of(it)
-    before = memory.held_bytes(it.device)
-    trainer = trainers.build(name, it, batches)
+    batches = trainers.pool_of(full)
+    before = memory.held_bytes(full.device)
+    trainer = trainers.build(name, full, batches)
     trainer.steps(WARM_UP if trainer.stride == 1 else trainer.stride)
-    peak = (memory.peak_bytes(it.device) - before) / 2**20
-    return {**beside_roofline(trainer, it, seconds), "peak_mb": max(0.0, peak)}
+    peak = (memory.peak_bytes(full.device) - before) / 2**20
+    return {**time_with_roofline(trainer, full, seconds), "peak_mb": max(0.0, peak)}
 
 
 if __name__ == "__main__":

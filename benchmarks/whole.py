@@ -1,10 +1,10 @@
-"""From a random start to a trained dictionary: the wall time of whole runs on correlated toy data.
+"""Times whole training runs, from random initial values to a trained dictionary, on correlated toy data.
 
     python -m benchmarks.whole --repeats 3
 
-All see the same batches from one pool, in the same order, in units of ``E||x|| = sqrt(d_in)``, so that one l1 means
-the same to all: each minimises ``sum_d (x_hat - x)^2 + l1 sum_j ||W_dec[j]|| z_j``. Learning rate and warm-ups are the
-same; decay, resampling, clipping and whatever else a library does by default is its own.
+All libraries see the same batches from one pool in the same order, scaled to ``E||x|| = sqrt(d_in)``. l1 has the same
+meaning for all: each minimises ``sum_d (x_hat - x)^2 + l1 sum_j ||W_dec[j]|| z_j``. Learning rate and warm-ups are the
+same; decay, resampling, clipping and everything else are the defaults of each library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cyclopts import Parameter
 from torch import Tensor
 
 from benchmarks.clock import settle
-from benchmarks.isolated import Failed, call
+from benchmarks.isolated import ProcessError, call
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.pool import scaled
 from benchmarks.trainers import Setting, missing
@@ -52,40 +52,40 @@ def whole(
     cache: Path = Path("runs/bench"),
     seed: int = 0,
 ) -> list[Line]:
-    """Print a line for each library's whole run: its seconds, and how good the dictionary became.
+    """Print a result for each library: the seconds of a whole run, and the quality of the dictionary.
 
     Parameters
     ----------
     d_in
-        Width of the activations; 512 features are hidden in it.
+        Width of the activations, which contain 512 features.
     n_latents
         Width of the dictionary.
     batch
-        Rows of a batch.
+        Samples per batch.
     steps
-        Steps of a run; the same for all.
+        Steps per run; the same for all libraries.
     l1
         Weight of the penalty, in summed units of the scaled input.
     lr
         Learning rate.
     threads
-        Threads of every process.
+        Threads per process.
     device
-        Where everything runs.
+        Device of the training.
     repeats
-        Runs of each, one of each in turn; times are medians, scores means.
+        Runs per library, with the libraries taking turns; times are medians, scores means.
     train
-        KEY=VALUE for our training loop, may be given several times; the line shows it.
+        KEY=VALUE for our training loop; may be given several times, and is part of the result.
     cache
-        The folder where the batches are kept.
+        Folder for the batches.
     seed
-        Of the data and of the dictionaries of the first repeat.
+        Seed of the data and of the dictionaries of the first repeat.
     """
     extra = dict(pair.split("=", 1) for pair in train or ())
-    names = [name for name in NAMES if not _left_out(name)]
+    names = [name for name in NAMES if _installed(name)]
     file = cache / f"correlated-{d_in}-b{batch}-{seed}.safetensors"
     call("benchmarks.whole:prepare", {"file": str(file), "d_in": d_in, "batch": batch, "seed": seed}, threads)
-    found: dict[str, list[Line]] = {name: [] for name in names}
+    results: dict[str, list[Line]] = {name: [] for name in names}
     for repeat in range(repeats):
         setting = Setting(d_in, n_latents, batch, 0, device=device, seed=seed + repeat, l1=l1, extra=extra)
         for name in names:
@@ -98,19 +98,19 @@ def whole(
                 "setting": asdict(setting),
             }
             try:
-                found[name].append(call("benchmarks.whole:measure", settings, threads))
-            except Failed as failure:
-                note(f"{name}: {failure}")
+                results[name].append(call("benchmarks.whole:measure", settings, threads))
+            except ProcessError as error:
+                note(f"{name}: {error}")
                 continue
-            note(f"{name}, run {repeat + 1} of {repeats}: {found[name][-1]}")
+            note(f"{name}, run {repeat + 1} of {repeats}: {results[name][-1]}")
     lines: list[Line] = []
-    for name in (name for name in names if found[name]):
-        runs = found[name]
-        taken = median(r["seconds"] for r in runs)
-        ours = [r["seconds"] for r in found[NAMES[0]]]
+    for name in (name for name in names if results[name]):
+        runs = results[name]
+        seconds = median(r["seconds"] for r in runs)
+        ours = [r["seconds"] for r in results[NAMES[0]]]
         line: Line = {"name": name, "d_in": d_in, "n_latents": n_latents, "batch": batch, "samples": steps * batch}
-        line |= {"l1": l1, "lr": lr, "device": device, "threads": threads, "repeats": len(runs), "seconds": taken}
-        line |= {"ratio_to_ours": taken / median(ours)} if ours else {}
+        line |= {"l1": l1, "lr": lr, "device": device, "threads": threads, "repeats": len(runs), "seconds": seconds}
+        line |= {"ratio_to_ours": seconds / median(ours)} if ours else {}
         line |= {key: mean(r[key] for r in runs) for key in ("l0", "fvu", "mcc")}
         line |= {"train": extra} if extra and name == NAMES[0] else {}
         lines.append(emit("whole", line, device))
@@ -118,7 +118,7 @@ def whole(
 
 
 def prepare(file: str, d_in: int, batch: int, seed: int) -> dict[str, Any]:
-    """Draws the pool of batches once, as every run will read it."""
+    """Writes the pool of batches that every run reads, unless the file exists."""
     from safetensors.torch import save_file
 
     if not Path(file).is_file():
@@ -130,24 +130,24 @@ def prepare(file: str, d_in: int, batch: int, seed: int) -> dict[str, Any]:
 
 
 def measure(name: str, file: str, steps: int, lr: float, data_seed: int, setting: dict[str, Any]) -> Line:
-    """One run in this process. The clock runs from the first parameter to the last step."""
+    """One run in this process, timed from the creation of the first parameter to the last step."""
     from safetensors.torch import load_file
 
-    it = Setting(**setting)
-    batches = list(load_file(file)["acts"].to(it.device))
+    full = Setting(**setting)
+    batches = list(load_file(file)["acts"].to(full.device))
     library = importlib.import_module(f"benchmarks.trainers.{'ours' if name == NAMES[0] else name.split('-')[0]}")
     small = Setting(**{**setting, "d_in": 8, "n_latents": 16, "batch": 64})
     library.fit(small, 10, lr, WARM_UP, [x[:64, :8].contiguous() for x in batches[:2]])  # imports, compiled kernels
-    settle(it.device)
+    settle(full.device)
     begin = time.perf_counter()
-    tensors = library.fit(it, steps, lr, WARM_UP, batches)
-    settle(it.device)
+    tensors = library.fit(full, steps, lr, WARM_UP, batches)
+    settle(full.device)
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, **quality({k: v.float().cpu() for k, v in tensors.items()}, it.d_in, data_seed)}
+    return {"seconds": seconds, **quality({k: v.float().cpu() for k, v in tensors.items()}, full.d_in, data_seed)}
 
 
 def quality(tensors: dict[str, Tensor], d_in: int, seed: int) -> dict[str, float]:
-    """L0, unexplained variance and recovery on held-out rows of the same source, in the units of the pool."""
+    """L0, unexplained variance and recovery on held-out samples of the same source, scaled like the pool."""
     source = Correlated(n_features=N_FEATURES, d_in=d_in, seed=seed).build()
     assert source.truth is not None
     rows = source.batch(0, HELD_OUT, "test")
@@ -157,11 +157,12 @@ def quality(tensors: dict[str, Tensor], d_in: int, seed: int) -> dict[str, float
     return {key: scores[key] for key in ("l0", "fvu", "mcc")}
 
 
-def _left_out(name: str) -> bool:
+def _installed(name: str) -> bool:
+    """Whether the library of a trainer is installed; prints a note if not."""
     absent = missing(name)
     if absent:
-        note(f"{name}: left out, there is no {absent}")
-    return absent is not None
+        note(f"{name}: skipped, {absent} is not installed")
+    return absent is None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 # %% [markdown]
-# # A dictionary of a real model, and what its latents do there
+# # A dictionary of a real model, and the effect of its latents
 #
-# Any local Hugging Face folder, any text: `python examples/real_model.py MODEL_FOLDER TEXT.txt`. Without arguments it
-# looks for the small story model among the optional test data, and says so where there is none.
+# Trains a dictionary on a model, measures how much of the model's loss it preserves, and ablates latents.
+# `python examples/real_model.py MODEL_FOLDER TEXT.txt` takes any local Hugging Face folder and any text. Without
+# arguments it uses the small story model of the optional test data, and stops with a message if there is none.
 
 # %%
 import os
@@ -18,15 +19,15 @@ from sae.model.hooked import load_tokenizer
 from sae.sources.transformer import Config
 
 data = Path(os.environ.get("SAE_TEST_DATA") or "../shared/data")
-here = [data / "models/stories260k", data / "text/tinystories_valid.txt"]
-model_folder, text = sys.argv[1:3] if len(sys.argv) == 3 else map(str, here)
+defaults = [data / "models/stories260k", data / "text/tinystories_valid.txt"]
+model_folder, text = sys.argv[1:3] if len(sys.argv) == 3 else map(str, defaults)
 if not Path(model_folder).is_dir():
     print(f"skipped: there is no model at {model_folder}; give a Hugging Face folder and a text file")
     raise SystemExit
 
 # %% [markdown]
-# Text becomes shuffled activations at a hook point, once: running this cell again does nothing. Special tokens never
-# get in, and documents are parted into training and held-out ones before anything is computed.
+# Computes shuffled activations of the text at a hook point and stores them; running this cell again does nothing.
+# Special tokens are left out, and documents are split into training and held-out ones before anything is computed.
 
 # %%
 hook = "blocks.3.hook_resid_post"
@@ -36,8 +37,8 @@ config.prepare(folder, progress=lambda done, total, unit: None, device="cpu")
 source = config.open(folder, device="cpu")
 
 # %% [markdown]
-# A TopK dictionary of 256 latents, and what of the model's loss its reconstruction keeps, against the mean of the
-# activations in its place (0) and the activations themselves (1).
+# A TopK dictionary of 256 latents, and the share of the model's cross-entropy that it recovers: 0 for the mean
+# activation in place of the reconstruction, 1 for the activations themselves.
 
 # %%
 [d] = sae.fit(source, kind="topk", n_latents=256, k=16, steps=500, batch_size=512, lr=3e-3)
@@ -56,12 +57,12 @@ print(
 )
 
 # %% [markdown]
-# Within `sae.splice` the model runs through the dictionary. What it leaves unexplained stays in its place, so that the
-# logits are the model's own to the bit until a latent is edited. Here: which latents make the model say what it says
-# next, by gradient times activation; and what it says when the first five of them are off.
+# Within `sae.splice` the model runs through the dictionary. The reconstruction error is added back, so the
+# logits are bit-identical to the model's own until a latent is edited. Here: the latents that contribute most to the
+# next token, by gradient times activation, and the next token without the five strongest.
 
 # %%
-d = d.with_card(source=config.model_dump(mode="json"))  # what was left out in training is left alone when it is spliced
+d = d.with_card(source=config.model_dump(mode="json"))  # positions left out in training pass unchanged
 prompt = "Once upon a time, there was a little girl named"
 tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
 
@@ -69,14 +70,14 @@ with sae.splice(model, {hook: d}), torch.no_grad():
     logits = model.bridge(tokens)
 with torch.no_grad():
     assert torch.equal(logits, model.bridge(tokens))
-said = int(logits[0, -1].argmax())
+predicted = int(logits[0, -1].argmax())
 
-found = attribute(model, {hook: d}, tokens, lambda logits: logits.log_softmax(-1)[0, -1, said])[hook]
-effect = found.effect.total()
+attribution = attribute(model, {hook: d}, tokens, lambda logits: logits.log_softmax(-1)[0, -1, predicted])[hook]
+effect = attribution.effect.total()
 first = effect.argsort(descending=True)[:5].tolist()
 with sae.splice(model, {hook: d}, edits={hook: zero(*first)}), torch.no_grad():
     edited = model.bridge(tokens)
-change = (edited.log_softmax(-1) - logits.log_softmax(-1))[0, -1, said]
-print(f"{prompt!r} -> {tokenizer.decode([said])!r}")
-print("latents that make it so:", {j: round(float(effect[j]), 2) for j in first})
+change = (edited.log_softmax(-1) - logits.log_softmax(-1))[0, -1, predicted]
+print(f"{prompt!r} -> {tokenizer.decode([predicted])!r}")
+print("latents with the largest effect:", {j: round(float(effect[j]), 2) for j in first})
 print(f"without them: log-probability {change:+.2f}, then {tokenizer.decode([int(edited[0, -1].argmax())])!r}")

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Features of a toy model
 #
-# A network passes five sparse features through two dimensions and learns to arrange them as a pentagon (Elhage et al.
-# 2022). A dictionary that sees only those two numbers finds the five again, if its penalty is right; the true
-# directions and random ones stand beside it.
+# A network represents five sparse features in two dimensions and learns to arrange them as a pentagon (Elhage et al.
+# 2022). A dictionary trained on only those two numbers recovers the five features, with the right penalty. The true
+# directions and random ones are scored for comparison. Run it with `python examples/toy_model.py`.
 
 # %%
 import torch
@@ -23,7 +23,7 @@ truth = source.truth
 assert truth is not None
 
 # %% [markdown]
-# What the best of the trained networks has made of its two dimensions: 2/5 of one for each feature is a pentagon.
+# How the best of the trained networks uses its two dimensions: in a pentagon each feature has 2/5 of a dimension.
 
 # %%
 rows = source.truth.directions
@@ -31,8 +31,8 @@ print("angles:", torch.atan2(rows[:, 1], rows[:, 0]).rad2deg().round().tolist())
 print("dimensions per feature:", " ".join(f"{share:.2f}" for share in dimensionality(rows).tolist()))
 
 # %% [markdown]
-# Dictionaries of its activations, with too little penalty and with enough; and what anyone gets without training
-# (random directions) and with the answer in hand (the oracle).
+# Dictionaries of its activations, with too small a penalty and with a sufficient one; random directions as the lower
+# bound, and the true directions (the oracle) as the upper bound.
 
 # %%
 settings = {"steps": 3000, "batch_size": 512, "lr": 3e-3, "input_scale": "none", "centre": False}

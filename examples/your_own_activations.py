@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Dictionaries of activations that you already have
 #
-# A matrix of activations goes in, dictionaries come out. Here it is drawn, from features that are known, so that the
-# last cell can say whether they were found; put yours in its place.
+# Trains dictionaries on a matrix of activations. Here the matrix is drawn from known features, so that the
+# last cell can check whether they were found; replace it with yours. Run it with
+# `python examples/your_own_activations.py`.
 
 # %%
 import torch
@@ -12,13 +13,13 @@ import sae
 generator = torch.Generator().manual_seed(0)
 features = torch.nn.functional.normalize(torch.randn(48, 24, generator=generator), dim=-1)
 codes = (torch.rand(30_000, 48, generator=generator) < 0.04) * torch.rand(30_000, 48, generator=generator)
-x = codes @ features  # [rows, d_in]: 48 features in 24 dimensions
+x = codes @ features  # [n_samples, d_in]: 48 features in 24 dimensions
 
 train, held_out = x[:24_000], x[24_000:]
 
 # %% [markdown]
-# One call trains a sweep over the penalty, with two seeds each, as one stack on the same batches. Settings are those
-# of the dictionary kind (`l1`) and of the training loop (`steps`, `lr`); an unknown one is refused by name.
+# One call trains a sweep over the penalty, with two seeds each, as one stack on the same batches. Settings belong to
+# the dictionary kind (`l1`) or to the training loop (`steps`, `lr`); an unknown one is an error.
 
 # %%
 dictionaries = sae.fit(
@@ -26,28 +27,28 @@ dictionaries = sae.fit(
 )
 
 # %% [markdown]
-# What can be said without knowing any features, and what can be said with them. Rows are held out; `fvu` is the share
-# of variance that is not explained, `mcc` the mean cosine of features and latents matched one to one.
+# Scores on held-out samples. `l0` and `fvu`, the fraction of variance unexplained, need no known features; `mcc`, the
+# mean cosine of features and latents matched one to one, does.
 
 # %%
 print(f"{'l1':>5} {'seed':>5} {'l0':>6} {'fvu':>7} {'mcc':>7}")
-found: dict[float, list[float]] = {}
+mcc: dict[float, list[float]] = {}
 for d in dictionaries:
     s = sae.score(d, held_out, features=features, codes=codes[24_000:])
     l1, seed = d.card["training"]["l1"], d.card["training"]["seed"]
     print(f"{l1:5} {seed:5} {s['l0']:6.2f} {s['fvu']:7.4f} {s['mcc']:7.3f}")
-    found.setdefault(l1, []).append(s["mcc"])
+    mcc.setdefault(l1, []).append(s["mcc"])
 
-best = max(found, key=lambda l1: min(found[l1]))
-print(f"\nl1 = {best} finds the features; the best reconstruction is not where they are.")
+best = max(mcc, key=lambda l1: min(mcc[l1]))
+print(f"\nl1 = {best} finds the features; the best reconstruction does not.")
 
 # %% [markdown]
-# A dictionary is its directions and its codes, in units of the activations as they came, and a folder on disk.
+# A dictionary has directions and codes in units of the raw activations, and is saved as a folder.
 
 # %%
 d = dictionaries[[0.1, 1.0, 10.0].index(best) * 2]
-z = d.encode(held_out)  # [rows, n_latents]
-x_hat = d.decode(z)  # [rows, d_in]
+z = d.encode(held_out)  # [n_samples, n_latents]
+x_hat = d.decode(z)  # [n_samples, d_in]
 nearest = (d.W_dec @ features.T).max(0)
 print(f"{int((nearest.values > 0.9).sum())} of 48 features have a latent with a cosine above .9")
 

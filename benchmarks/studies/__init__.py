@@ -1,6 +1,6 @@
-"""What toy networks are known to do, claim by claim: each study trains some and sets what it measured beside the claim.
+"""Studies of published claims about toy networks: each trains networks and compares the measured values with the claim.
 
-One file per family; a study is a function that yields facts, found by looking.
+There is one file per family. Every public generator function in these files is a study, which yields facts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from sae.sources.network import Config, Hidden
 
 @dataclass(frozen=True)
 class Fact:
-    """One claim with the figure that the literature or mathematics gives, and ours."""
+    """A measured quantity and its expected value."""
 
     claim: str
+    """What is measured."""
     expected: str
+    """The value in the literature or in closed form; empty if there is none."""
     measured: str
+    """The value measured here."""
 
 
 Study = Callable[[], Iterator[Fact]]
 
 
 def studies() -> dict[str, Study]:
-    """Every study by its name, family by family."""
+    """All studies by name, in order of the families."""
     return {
         name: function
         for module in kinds("benchmarks.studies").values()
@@ -41,8 +44,8 @@ def studies() -> dict[str, Study]:
 
 
 def trained(n_features: int, probability: Any, hidden: int | list[int], **settings: Any) -> Hidden:
-    """Trained networks; what is not said is as in :class:`sae.sources.network.Config`. `network` and `training` are
-    tables; features are independent where no `activity` is given."""
+    """A source of trained networks, with `settings` of :class:`sae.sources.network.Config`. Features are independent
+    unless there is an `activity`."""
     network = {"hidden": [hidden] if isinstance(hidden, int) else hidden, **settings.pop("network", {})}
     activity = settings.pop("activity", {"kind": "independent", "probability": probability})
     return Config(n_features=n_features, activity=activity, network=network, **settings).build()
@@ -54,27 +57,27 @@ def falling(ratio: float) -> dict[str, Any]:
 
 
 def best(source: Hidden) -> list[int]:
-    """The best instance of each point of `vary`."""
+    """The index of the best instance for each point of `vary`."""
     return [source.best(point) for point in range(len(source.points))]
 
 
 def spread(values: Tensor) -> str:
-    """``median (lowest to highest)`` of several instances."""
+    """The values of several instances as ``median (lowest to highest)``."""
     values = values.float()
     return f"{float(values.median()):.3g} ({float(values.min()):.3g} to {float(values.max()):.3g})"
 
 
 def listed(values: Any, form: str = ".3g") -> str:
-    """Numbers, or a tensor's, one after the other."""
+    """Numbers, or the entries of a tensor, separated by commas."""
     return ", ".join(format(v, form) for v in (values.tolist() if isinstance(values, Tensor) else values))
 
 
 def among(rows: Tensor) -> Tensor:
-    """The cosines of rows with one another."""
+    """Cosines between all pairs of rows."""
     return cosines(rows, rows)
 
 
 def upper(matrix: Tensor) -> Tensor:
-    """What stands above the diagonal."""
+    """The entries above the diagonal."""
     i, j = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], 1)
     return matrix[..., i, j]

@@ -1,4 +1,4 @@
-"""Features through a narrow linear layer: Elhage et al. 2022, 'Toy Models of Superposition'."""
+"""Features in a narrow linear layer: Elhage et al. 2022, 'Toy Models of Superposition'."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = {"steps": 10_000, "batch_size": 1024, "lr": 1e-3, "decay": "constant"}
 
 
 def linear_model() -> Iterator[Fact]:
-    """Without a nonlinearity the five most important features are kept at every sparsity, and nothing else."""
+    """Without a nonlinearity the network keeps the five most important features at every sparsity, and nothing else."""
     s = trained(
         20,
         1,
@@ -30,17 +30,18 @@ def linear_model() -> Iterator[Fact]:
     p, chosen = torch.tensor([float(x) for x in DENSITIES[:5]]), best(s)
     expected = (p / 3 - p**2 / 4) * sum(0.7**i for i in range(5, 20)) / 20
     ratio = s.tensors["loss"][chosen] / expected
-    yield Fact("loss over (p/3 - p²/4) Σ I_i / 20, i ≥ 5, at p = 1 to .01", "1 ± .02", listed(ratio, ".3f"))
+    yield Fact("loss divided by (p/3 - p²/4) Σ I_i / 20, i ≥ 5, at p = 1 to .01", "1 ± .02", listed(ratio, ".3f"))
     norms = s.networks.W[chosen].norm(dim=2)
-    kept = [tuple((n > 0.5).nonzero()[:, 0].tolist()) for n in norms]
-    yield Fact("represented", "0 to 4 at every p", "0 to 4" if set(kept) == {(0, 1, 2, 3, 4)} else str(set(kept)))
+    represented = [tuple((n > 0.5).nonzero()[:, 0].tolist()) for n in norms]
+    first_five = set(represented) == {(0, 1, 2, 3, 4)}
+    yield Fact("represented", "0 to 4 at every p", "0 to 4" if first_five else str(set(represented)))
     biases = s.networks.parameters["b_out"][chosen]
     off = (biases[:, 5:] - p[:, None] / 2).abs().max()
-    yield Fact("biases of the others: E x = p/2", "0 off", f"{float(off):.3f} off at most")
+    yield Fact("biases of the others, minus E x = p/2", "0 off", f"{float(off):.3f} off at most")
 
 
 def demo() -> Iterator[Fact]:
-    """With a ReLU at the output, the sparser the features, the more are represented."""
+    """With a ReLU at the output, more features are represented the sparser they are."""
     s = trained(20, 1, 5, importance=falling(0.7), instances=3, vary={"activity.probability": DENSITIES}, training=LONG)
     W = s.networks.W[best(s)]
     yield Fact(
@@ -59,13 +60,13 @@ def polygon() -> Iterator[Fact]:
     regular = ((D - 0.4).abs() < 0.02).all(1)
     yield Fact("instances that are regular pentagons, D = .4 ± .02", "30 of 32", f"{int(regular.sum())} of 32")
     norm, bias = s.networks.W[regular].norm(dim=2).mean(), s.networks.parameters["b_out"][regular].mean()
-    yield Fact("their norm and bias", "1.13, -.24", listed([float(norm), float(bias)]))
+    yield Fact("norm and bias of these", "1.13, -.24", listed([float(norm), float(bias)]))
     order = s.tensors["choose_loss"].argsort()
     yield Fact("pentagons among the 16 of lowest loss", "", f"{int(regular[order[:16]].sum())} of 16")
 
 
 def rarer_corner() -> Iterator[Fact]:
-    """Where one of the five is rarer, the pentagon breaks into two digons and leaves it out."""
+    """If one of the five is rarer, the pentagon breaks up into two digons without it."""
     p, ratios = 0.05, [1, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6]
     s = trained(
         5,
@@ -77,7 +78,7 @@ def rarer_corner() -> Iterator[Fact]:
     )
     digons = torch.tensor([_are_digons(w[1:]) for w in s.networks.W]).view(len(ratios), -1)
     first = next(r for r, i in zip(ratios, best(s), strict=True) if digons.flatten()[i])
-    yield Fact("how much rarer until the best of 24 is two digons", "about 2.5 times", f"{first:g} times")
+    yield Fact("ratio of frequencies at which the best of 24 is two digons", "about 2.5 times", f"{first:g} times")
     yield Fact(f"of 24, two digons at {listed(ratios)} times", "", listed(digons.sum(1), "d"))
 
 
@@ -88,7 +89,7 @@ def _are_digons(rows: Tensor) -> bool:
 
 
 def geometry() -> Iterator[Fact]:
-    """Equal features share dimensions in fixed fractions; at middling sparsity they are antipodal pairs."""
+    """Equal features share dimensions in fixed fractions; at intermediate sparsity they are antipodal pairs."""
     p = [1, 0.65, 0.43, 0.28, 0.18, 0.12, 0.077, 0.05]
     s = trained(200, 1, 20, instances=8, vary={"activity.probability": p})
     chosen = s.networks.W[best(s)]
@@ -103,26 +104,30 @@ def geometry() -> Iterator[Fact]:
     total = torch.stack([dimensionality(w).sum() for w in chosen])
     yield Fact("Σ D_i", "19.3 to 20.0, never above 20", f"{float(total.min()):.2f} to {float(total.max()):.2f}")
     names = {plateau(float(d)) for d in torch.cat(D)} - {None}
-    yield Fact("plateaus met", "digon; pentagon and antiprism only in larger runs", ", ".join(sorted(map(str, names))))
+    yield Fact(
+        "plateaus found", "digon; pentagon and antiprism only in larger runs", ", ".join(sorted(map(str, names)))
+    )
 
 
 def robustness() -> Iterator[Fact]:
-    """Superposition costs robustness: the worst small push of one length moves the output the more, the more features
-    share a dimension."""
+    """Superposition costs robustness: the more features share a dimension, the further the worst perturbation of a
+    fixed norm moves the output."""
     p = [1, 0.3, 0.1, 0.03]
     s = trained(100, 1, 20, instances=4, vary={"activity.probability": p})
-    found = list[Attack]()
+    attacks = list[Attack]()
     for point, i in enumerate(best(s)):
         x = s.config.population().inputs[point].rows(0, 512, "test")
-        found.append(attack(s.networks.W[i], s.networks.parameters["b_out"][i], x, length=0.1))
-    rises = [vulnerability(one, found[0]) for one in found]
-    yield Fact(f"rise of the loss over that at p = 1, p = {listed(p)}", "above 3 times", listed(rises, ".2f"))
+        attacks.append(attack(s.networks.W[i], s.networks.parameters["b_out"][i], x, length=0.1))
+    rises = [vulnerability(one, attacks[0]) for one in attacks]
+    yield Fact(
+        f"rise of the loss, divided by that at p = 1, for p = {listed(p)}", "above 3 times", listed(rises, ".2f")
+    )
     shares = [1 / dimensions_per_feature(s.networks.W[i]) for i in best(s)]
-    yield Fact("||W||²_F / m", "the rise follows it", listed(shares, ".2f"))
+    yield Fact("||W||²_F / m", "similar to the rise", listed(shares, ".2f"))
 
 
 def correlated() -> Iterator[Fact]:
-    """Features that fire together lie at right angles, side by side; those that exclude each other lie opposite."""
+    """Features that fire together are orthogonal neighbours; mutually exclusive features are antipodal."""
     sets = {"kind": "correlated", "size": 2, "probability": 0.05}
     s = trained(4, 0, 2, activity=sets, instances=16)
     W = s.networks.W[best(s)[0]]
@@ -137,14 +142,14 @@ def correlated() -> Iterator[Fact]:
     order = angle.argsort()
     side = sum(int(order[i] // 2 == order[(i + 1) % 6] // 2) for i in range(6))
     gaps = torch.cat([angle[order], angle[order][:1] + 360]).diff()
-    yield Fact("3 correlated pairs: pairs side by side, angles", "3, hexagon of 60°", f"{side}, {listed(gaps, '.0f')}")
+    yield Fact("3 correlated pairs: neighbouring pairs, angles", "3, hexagon of 60°", f"{side}, {listed(gaps, '.0f')}")
     big = {"kind": "correlated", "size": 10, "probability": 0.1}
     s = trained(20, 0, 10, activity=big, instances=8)
     c = among(s.networks.W[best(s)[0]])
     within = torch.cat([upper(c[:10, :10]), upper(c[10:, 10:])]).abs().mean()
     yield Fact(
         "2 sets of 10 in 10 dimensions: mean |cos| within and across",
-        "local orthogonal bases: less within",
+        "smaller within a set: local orthogonal bases",
         listed([float(within), float(c[:10, 10:].abs().mean())]),
     )
     s = trained(6, 0, 3, activity={**sets, "size": 3}, instances=32)
@@ -153,7 +158,7 @@ def correlated() -> Iterator[Fact]:
 
 
 def collapse() -> Iterator[Fact]:
-    """Correlated pairs are merged into their principal component where there is no room."""
+    """Correlated pairs are merged into their principal component if there is not enough room."""
     p = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5]
     s = trained(
         6,
@@ -173,20 +178,20 @@ def dropout() -> Iterator[Fact]:
     rates = [0, 0.1, 0.3, 0.5, 0.7, 0.9]
     s = trained(32, 0.1, 8, instances=8, vary={"network.dropout": rates})
     chosen = s.networks.W[best(s)]
-    kept = [w[w.norm(dim=1) > 0.5] for w in chosen]
-    yield Fact("represented (norm > .5)", "fewer", listed([len(w) for w in kept], "d"))
+    represented = [w[w.norm(dim=1) > 0.5] for w in chosen]
+    yield Fact("represented (norm > .5)", "fewer", listed([len(w) for w in represented], "d"))
     D = [dimensionality(w)[w.norm(dim=1) > 0.5] for w in chosen]
     yield Fact(f"mean D_i at dropout {listed(rates)}", "up", listed([float(d.mean()) if len(d) else 0 for d in D]))
     share = [float(((d - 0.5).abs() < 0.02).float().mean()) if len(d) else 0 for d in D]
     yield Fact("share of digons", "down", listed(share, ".2f"))
-    unit = [w / w.norm(dim=1, keepdim=True) for w in kept]
+    unit = [w / w.norm(dim=1, keepdim=True) for w in represented]
     most = [float(u.square().amax(1).mean()) if len(u) else 0 for u in unit]
     yield Fact("largest share of one neuron in a feature, mean", "up: the basis is privileged", listed(most, ".2f"))
 
 
 def untied_dropout() -> Iterator[Fact]:
-    """Untied weights may answer a feature with its opposite, which a tied bottleneck cannot: negative entries on the
-    diagonal of ``W W_out``."""
+    """Untied weights may respond to a feature with its opposite, which a tied bottleneck cannot: negative entries on
+    the diagonal of ``W W_out``."""
     rates = [0, 0.5, 0.7, 0.9]
     s = trained(32, 0.1, 8, network={"tied": False}, instances=8, vary={"network.dropout": rates})
     p = s.networks.parameters
@@ -203,37 +208,38 @@ def uneven_sparsity() -> Iterator[Fact]:
     D = torch.stack([dimensionality(w) for w in s.networks.W])
     yield Fact(
         "mean D_i, dense (p = .2) and sparse (.02) halves",
-        "dense above sparse",
+        "larger for the dense half",
         f"{spread(D[:, :16].mean(1))}; {spread(D[:, 16:].mean(1))}",
     )
 
 
 def hidden_penalty() -> Iterator[Fact]:
-    """An L1 penalty on the hidden layer aligns features with neurons, and costs some."""
+    """An L1 penalty on the hidden layer aligns features with neurons, at the cost of some features."""
     weights = [0, 1e-4, 1e-3, 1e-2]
     s = trained(20, 0.1, 5, importance=falling(0.9), instances=8, vary={"network.hidden_l1": weights})
     chosen = s.networks.W[best(s)]
-    kept = [w[w.norm(dim=1) > 0.5] for w in chosen]
-    most = [float((w / w.norm(dim=1, keepdim=True)).square().amax(1).mean()) if len(w) else 0 for w in kept]
+    represented = [w[w.norm(dim=1) > 0.5] for w in chosen]
+    most = [float((w / w.norm(dim=1, keepdim=True)).square().amax(1).mean()) if len(w) else 0 for w in represented]
     yield Fact(f"largest share of one neuron at l1 = {listed(weights)}", "up", listed(most, ".2f"))
-    yield Fact("represented", "down", listed([len(w) for w in kept], "d"))
+    yield Fact("represented", "down", listed([len(w) for w in represented], "d"))
 
 
 def wide_layer() -> Iterator[Fact]:
-    """With more neurons than features a linear layer is still polysemantic: no basis of it is privileged."""
-    counts, crowded = list[float](), list[int]()
+    """A linear layer with more neurons than features is still polysemantic, because it has no privileged basis."""
+    counts, n_represented = list[float](), list[int]()
     for m in (20, 40, 60, 80, 100, 120):
         s = trained(32, 0.1, m, instances=4)
         w = s.networks.W[best(s)[0]]
         per = (w.abs() > 0.1).sum(0).float()
         counts.append(float(per.mean()))
-        crowded.append(int((w.norm(dim=1) > 0.5).sum()))
-    yield Fact("features with |W| > .1 a neuron, m = 20 to 120", "polysemantic at every m", listed(counts, ".1f"))
-    yield Fact("represented of 32", "all from m = 40", listed(crowded, "d"))
+        n_represented.append(int((w.norm(dim=1) > 0.5).sum()))
+    yield Fact("features with |W| > .1 per neuron, m = 20 to 120", "polysemantic at every m", listed(counts, ".1f"))
+    yield Fact("represented of 32", "all from m = 40", listed(n_represented, "d"))
 
 
 def values() -> Iterator[Fact]:
-    """Larger values make interference dearer and features worth more: another number is represented."""
+    """Larger values increase both the cost of interference and the benefit of a feature: the number of represented
+    features changes."""
     kinds = {
         "U[0, 1]": {"kind": "uniform"},
         "{1}": {"kind": "constant"},
@@ -251,7 +257,7 @@ def values() -> Iterator[Fact]:
 
 
 def output_gelu() -> Iterator[Fact]:
-    """A GELU at the output has superposition too, with less of it, for it cannot cut off interference."""
+    """A GELU output has superposition too, but less, because it cannot cut off interference."""
     for name in ("relu", "gelu"):
         s = trained(
             20,
@@ -278,7 +284,7 @@ def exclusive_pair() -> Iterator[Fact]:
 
 
 def phases() -> Iterator[Fact]:
-    """Two features, one dimension: ignored, dedicated or antipodal, by importance and density."""
+    """Two features in one dimension are ignored, dedicated or antipodal, depending on importance and density."""
     ratios = torch.logspace(-1, 1, 12).tolist()
     p = torch.logspace(-2, 0, 12).tolist()
     s = trained(2, 0.1, 1, instances=10, vary={"activity.probability": p, "importance": [[1.0, r] for r in ratios]})
@@ -289,11 +295,11 @@ def phases() -> Iterator[Fact]:
     clear = (q < border / 2) | (q > border * 2)
     agree = both == (q < border)
     yield Fact(
-        "antipodal where p < 4r/(2 + 5r) (r ≤ 1) or 4/(5 + 2r), away from the border by a factor of two",
+        "antipodal where p < 4r/(2 + 5r) (r ≤ 1) or 4/(5 + 2r), more than a factor of two from the border",
         "everywhere",
         f"{int(agree[clear].sum())} of {int(clear.sum())} cells; {int(agree.sum())} of 144 in all",
     )
     at = s.tensors["loss"][best(s)].view(12, 12)
     closed = torch.minimum(torch.minimum(r, torch.ones(())) * (q / 3 - q**2 / 4), (1 + r) * q**2 / 6) / 2
     ratio = (at / closed)[clear]
-    yield Fact("loss over the lower of the closed forms, there", "about 1", spread(ratio))
+    yield Fact("loss divided by the lower closed form, in those cells", "about 1", spread(ratio))

@@ -1,4 +1,4 @@
-"""Features that a nonlinear hidden layer computes with: absolute values, logic, maxima, classes."""
+"""Computation in a nonlinear hidden layer: absolute values, logic, maxima, classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ UNTIED = {"tied": False, "activation": "relu"}
 
 
 def hidden_relu() -> Iterator[Fact]:
-    """A ReLU in the hidden layer privileges its basis: dense features get neurons of their own, sparse ones share."""
+    """A ReLU in the hidden layer makes its basis privileged: dense features have dedicated neurons, sparse ones
+    share."""
     p = [0.75, 0.5, 0.3, 0.15, 0.12, 0.06, 0.03]
     s = trained(
         10,
@@ -32,7 +33,7 @@ def hidden_relu() -> Iterator[Fact]:
 
 
 def absolute() -> Iterator[Fact]:
-    """|x| is ReLU(x) + ReLU(-x), in two neurons a feature."""
+    """|x| is ReLU(x) + ReLU(-x), which takes two neurons per feature."""
     s = trained(3, 1, 6, signed=True, task="absolute", network=UNTIED, instances=16)
     fvu = s.tensors["unexplained"]
     yield Fact("fraction unexplained, best and median of 16", "1e-6, 5e-5", listed([fvu.min(), fvu.median()], ".1e"))
@@ -41,7 +42,7 @@ def absolute() -> Iterator[Fact]:
 
 
 def absolute_by_density() -> Iterator[Fact]:
-    """The sparser the features, the fewer neurons belong to one of them (50 features, 20 neurons)."""
+    """The sparser the features, the fewer neurons are dedicated to one of them (50 features, 20 neurons)."""
     p = [1, 0.3, 0.1, 0.03, 0.01]
     s = trained(
         50,
@@ -65,7 +66,7 @@ def absolute_by_density() -> Iterator[Fact]:
 
 
 def functions() -> Iterator[Fact]:
-    """What eight neurons make of four inputs (best, median of 16): GELU is quadratic at 0, ReLU has corners."""
+    """Functions of four inputs from eight neurons (best, median of 16): GELU is quadratic at 0, ReLU has corners."""
     expected = {
         ("and", "relu"): "1e-7, .65",
         ("and", "gelu"): "6e-5, .002",
@@ -96,7 +97,7 @@ def functions() -> Iterator[Fact]:
 
 
 def depth() -> Iterator[Fact]:
-    """The largest of three signed numbers wants two layers; max(|x|, |y|) = (|x + y| + |x - y|) / 2 wants one."""
+    """The largest of three signed numbers takes two layers; max(|x|, |y|) = (|x + y| + |x - y|) / 2 takes one."""
     for name, n, hidden in (
         ("max_absolute", 2, [4]),
         ("max_of_three", 3, [16]),
@@ -118,7 +119,7 @@ def depth() -> Iterator[Fact]:
 
 
 def many_outputs() -> Iterator[Fact]:
-    """More outputs than hidden neurons: the maximum of every pair, and values as one of five."""
+    """More outputs than hidden neurons: the maximum of every pair, and values encoded as one of five."""
     s = trained(
         8,
         0.3,
@@ -145,7 +146,7 @@ def many_outputs() -> Iterator[Fact]:
 
 
 def classes() -> Iterator[Fact]:
-    """Cross-entropy tolerates interference: it needs the largest logit alone."""
+    """Cross-entropy tolerates interference, because only the largest logit matters."""
     s = trained(
         40,
         0.05,
@@ -157,12 +158,12 @@ def classes() -> Iterator[Fact]:
     )
     network = s.networks.instance(best(s)[0])
     x = s.inputs.rows(0, 8192, "test")
-    wanted = s.config.computes.target(x).argmax(1)
-    right = (network(x[None]).output[0].argmax(1) == wanted).float().mean()
-    commonest = wanted.bincount().max() / len(wanted)
+    labels = s.config.computes.target(x).argmax(1)
+    right = (network(x[None]).output[0].argmax(1) == labels).float().mean()
+    commonest = labels.bincount().max() / len(labels)
     yield Fact(
-        "accuracy of 41 classes from 10 dimensions; that of the commonest class",
-        "far above",
+        "accuracy on 41 classes from 10 dimensions; accuracy of always choosing the most common class",
+        "far above the second",
         listed([right, commonest]),
     )
     mse = trained(40, 0.05, 10, instances=4, training={"steps": 6000, "batch_size": 512})
@@ -171,8 +172,8 @@ def classes() -> Iterator[Fact]:
 
 
 def embedded() -> Iterator[Fact]:
-    """Neurons behind a fixed embedding: biases that begin below zero end in networks with more monosemantic neurons at
-    the same loss (Jermyn et al., from -1; at the scale of these weights that would silence every neuron for good)."""
+    """Neurons after a fixed embedding: networks whose biases start below zero have more monosemantic neurons at the
+    same loss (Jermyn et al., from -1; at the scale of these weights -1 would make every neuron dead)."""
     starts = [0.0, -0.1, -0.2]
     shares, live, losses = list[float](), list[int](), list[float]()
     for start in starts:
@@ -203,8 +204,9 @@ def embedded() -> Iterator[Fact]:
 
 
 def compressed() -> Iterator[Fact]:
-    """A negative control: 100 functions x + ReLU(x) in 50 neurons look computed in superposition, and what is gained
-    comes from the embedding's mixing: without an embedding nothing is gained over 50 functions computed in full."""
+    """A negative control: 100 functions x + ReLU(x) in 50 neurons look like computation in superposition, but the gain
+    comes from the mixing by the embedding: without an embedding there is no gain over computing 50 functions in
+    full."""
     naive = 0.5
     for name, embed in (("random embedding of 1000", 1000), ("none", None)):
         s = trained(
@@ -218,8 +220,10 @@ def compressed() -> Iterator[Fact]:
             training={"steps": 2000, "batch_size": 2048, "decay": "cosine", "weight_decay": 0.0},
         )
         x = s.inputs.rows(0, 16384, "test")[None]
-        wanted, missing = s.config.computes.target(x), x.relu()
-        found = s.networks.instance(best(s)[0])(x).output
-        ratio = float((found - wanted).square().sum() / missing.square().sum())
+        target, missing = s.config.computes.target(x), x.relu()
+        output = s.networks.instance(best(s)[0])(x).output
+        ratio = float((output - target).square().sum() / missing.square().sum())
         text = f"below {naive}" if embed else f"about {naive}"
-        yield Fact(f"squared error over that without the ReLUs, {name} (half computed: {naive})", text, f"{ratio:.3f}")
+        yield Fact(
+            f"squared error divided by that without the ReLUs, {name} (half computed: {naive})", text, f"{ratio:.3f}"
+        )

@@ -1,4 +1,4 @@
-"""Few samples, and features of falling frequency: double descent (Henighan et al. 2023), scaling (Liu et al. 2025)."""
+"""Double descent with few samples (Henighan et al. 2023), and scaling with falling frequencies (Liu et al. 2025)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sae.analysis.geometry.geometry import dimensionality
 
 
 def double_descent() -> Iterator[Fact]:
-    """With few samples their hidden vectors are the polygon, with many the features; between, the test loss peaks."""
+    """With few samples the hidden vectors of the samples form the polygon, with many those of the features; in between,
+    the test loss has a peak."""
     sizes = [3, 5, 8, 15, 30, 100, 300, 1000, 2000]
     losses, samples, features = list[float](), list[float](), list[float]()
     for n in sizes:
@@ -38,7 +39,7 @@ def double_descent() -> Iterator[Fact]:
         features.append(float(dimensionality(s.networks.W[i]).max()))
     scale = losses[-1]
     yield Fact(
-        f"test loss over the last, T = {listed(sizes, 'd')}",
+        f"test loss divided by the last, T = {listed(sizes, 'd')}",
         "a peak between",
         listed([x / scale for x in losses], ".2f"),
     )
@@ -47,13 +48,13 @@ def double_descent() -> Iterator[Fact]:
 
 
 def scaling() -> Iterator[Fact]:
-    """In strong superposition (weight decay negative) the loss falls like 1/m whatever the frequencies; in weak it is
-    the mass of the features that were not learned."""
+    """In strong superposition (negative weight decay) the loss falls like 1/m for any frequencies; in weak
+    superposition it is the mass of the features that were not learned."""
     widths = [8, 16, 32, 64, 128]
     p = (torch.arange(1, 1001).double() ** -1.2).numpy()
     probability = (p / p.sum()).tolist()
     for name, decay in (("strong", -1.0), ("weak", 1.0)):
-        losses, kept = list[float](), list[int]()
+        losses, n_represented = list[float](), list[int]()
         for m in widths:
             s = trained(
                 1000,
@@ -65,15 +66,15 @@ def scaling() -> Iterator[Fact]:
                 training={"steps": 3000, "batch_size": 512, "lr": 5e-3, "weight_decay": decay},
             )
             losses.append(float(s.tensors["loss"][0]))
-            kept.append(int((s.networks.W[0].norm(dim=1) > 0.5).sum()))
+            n_represented.append(int((s.networks.W[0].norm(dim=1) > 0.5).sum()))
         slope = _slope(widths, losses)
         yield Fact(
             f"{name}: exponent of the loss over m = 8 to 128", "-1" if decay < 0 else "shallower", f"{slope:.2f}"
         )
-        yield Fact(f"{name}: represented of 1000", "all" if decay < 0 else "about m", listed(kept, "d"))
+        yield Fact(f"{name}: represented of 1000", "all" if decay < 0 else "about m", listed(n_represented, "d"))
 
 
 def _slope(x: list[int], y: list[float]) -> float:
-    """Of the logarithms, by least squares."""
+    """Least-squares slope of log y over log x."""
     u, v = (torch.tensor(values).double().log() for values in (x, y))
     return float(((u - u.mean()) * (v - v.mean())).sum() / (u - u.mean()).square().sum())

@@ -1,5 +1,6 @@
-"""Few rows, many features: dictionary learning fitted to the rows that are scored, as Pacela et al. 2026 do, and held
-out (arXiv 2603.28744, their figures from the released results, 3 seeds); and what signs do to k-SVD."""
+"""Few samples and many features: dictionary learning scored on its training samples, as in Pacela et al. 2026, and on
+held-out samples (arXiv 2603.28744; expected values are their released results, 3 seeds). And k-SVD with signed
+codes."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def _source(kind: str, n_features: int, d_in: int, seed: int) -> Source:
 
 
 def _code_mcc(config: DictionaryLearning, source: Source, seed: int) -> tuple[float, float]:
-    """Of one dictionary, on the rows that it was fitted to and on others."""
+    """Code MCC of one dictionary on its training samples and on held-out samples."""
     d = config.fit(source, seed)
     fitted, held_out = source.at_most(N_ROWS, "train"), source.batch(0, N_ROWS, "test")
 
@@ -48,45 +49,46 @@ def _code_mcc(config: DictionaryLearning, source: Source, seed: int) -> tuple[fl
 
 
 def transduction() -> Iterator[Fact]:
-    """100 features, 10 active, 47 dimensions, 2500 rows: whether held-out rows score lower than those of the fit."""
-    for kind, name, published in (("concept", "theirs", ".951 (.971, .956, .924)"), ("fixed", "all alike", "")):
+    """100 features, 10 active, 47 dimensions, 2500 samples: whether held-out samples score lower than the training
+    samples."""
+    for kind, name, published in (("concept", "as published", ".951 (.971, .956, .924)"), ("fixed", "all alike", "")):
         scores = (_code_mcc(PUBLISHED, _source(kind, 100, 47, seed), seed) for seed in range(3))
         fitted, held_out = zip(*scores, strict=True)
-        yield Fact(f"rows {name}: code mcc on the rows of the fit, 3 seeds", published, listed(fitted, ".3f"))
-        yield Fact(f"rows {name}: code mcc on held-out rows", "", listed(held_out, ".3f"))
+        yield Fact(f"samples {name}: code mcc on the training samples, 3 seeds", published, listed(fitted, ".3f"))
+        yield Fact(f"samples {name}: code mcc on held-out samples", "", listed(held_out, ".3f"))
 
 
 def few_rows() -> Iterator[Fact]:
-    """500 and 1000 features from 2500 rows: rounds as published (with 15 steps of FISTA each), and with momentum and
-    last rounds without the shrinkage."""
+    """500 and 1000 features from 2500 samples: rounds as published (with 15 steps of FISTA each), and with momentum and
+    final rounds without the shrinkage."""
     for n_features, d_in, published in ((500, 79, ".963"), (1000, 93, ".763")):
         source = _source("concept", n_features, d_in, 0)
         for name, config, expected in (("as published", SHORT, published), ("with both", OURS, "")):
             fitted, held_out = _code_mcc(config.model_copy(update={"n_latents": n_features}), source, 0)
-            yield Fact(f"{n_features} features, {name}: code mcc on the rows of the fit", expected, f"{fitted:.3f}")
-            yield Fact(f"{n_features} features, {name}: code mcc on held-out rows", "", f"{held_out:.3f}")
+            yield Fact(f"{n_features} features, {name}: code mcc on the training samples", expected, f"{fitted:.3f}")
+            yield Fact(f"{n_features} features, {name}: code mcc on held-out samples", "", f"{held_out:.3f}")
 
 
-def begun_at_the_truth() -> Iterator[Fact]:
-    """1000 features from 2500 rows, begun at the true directions: whether dictionary learning leaves them there."""
+def init_at_truth() -> Iterator[Fact]:
+    """1000 features from 2500 samples, initialised at the true directions: whether dictionary learning stays there."""
     source = _source("concept", 1000, 93, 0)
     truth = source.truth
     assert truth is not None
     x, config = source.at_most(N_ROWS, "train").acts, OURS.model_copy(update={"rounds": 200, "momentum": 0.0})
 
-    def found(W_dec: Tensor) -> str:
+    def share_found(W_dec: Tensor) -> str:
         return f"{float(((truth.directions @ W_dec.T).amax(1) > 0.9).float().mean()):.3f}"
 
     plain, other = Learner(truth.directions, config), Learner(truth.directions, config)
     plain.run_batch(x, config.l1)
-    yield Fact("share still found above .9 after 200 rounds with shrunk codes", "", found(plain.W_dec))
+    yield Fact("share of features still found above .9 after 200 rounds with shrinkage", "", share_found(plain.W_dec))
     other.run_debiased(x, config.l1, x.new_zeros(len(x), 1000))
-    yield Fact("the same after 30 rounds without the shrinkage", "", found(other.W_dec))
+    yield Fact("the same after 30 rounds without shrinkage", "", share_found(other.W_dec))
 
 
 def signs() -> Iterator[Fact]:
-    """512 correlated features, 8000 rows, k = 6, six rounds: k-SVD with codes of both signs, as it was published (the
-    figure is of such a run elsewhere, on one data set), and with codes that are not negative, as here."""
+    """512 correlated features, 8000 samples, k = 6, six rounds: k-SVD with signed codes, as published (the expected
+    value is from such a run elsewhere, on one data set), and with non-negative codes, as here."""
     ours, signed = list[float](), list[float]()
     for seed in range(3):
         source = Correlated(n_features=512, d_in=256, seed=seed).build()
@@ -97,12 +99,12 @@ def signs() -> Iterator[Fact]:
             (signed, Relu.tied(_signed_ksvd(x[x.any(-1)], 512, 6, 6, seed))),
         ):
             scores.append(Legacy().score(Case(d, Evidence(rows, rows, source.truth))).scalars["mcc_absolute"])
-    yield Fact("codes of both signs: mcc by |cos|, 3 data sets", ".699 (one)", listed(signed, ".3f"))
-    yield Fact("codes that are not negative: mcc by |cos|, 3 data sets", "", listed(ours, ".3f"))
+    yield Fact("signed codes: mcc by |cos|, 3 data sets", ".699 (one)", listed(signed, ".3f"))
+    yield Fact("non-negative codes: mcc by |cos|, 3 data sets", "", listed(ours, ".3f"))
 
 
 def _signed_ksvd(x: Float[Tensor, "rows d_in"], n: int, k: int, rounds: int, seed: int) -> Float[Tensor, "n d_in"]:
-    """Aharon, Elad and Bruckstein 2006, directions that begin as rows of the data."""
+    """k-SVD (Aharon, Elad and Bruckstein 2006), with data points as initial directions."""
     W_dec = unit(x[torch.randperm(len(x), generator=generator("signed", seed))[:n]])
     for _ in range(rounds):
         z = _signed_codes(x, W_dec, k)
@@ -117,7 +119,7 @@ def _signed_ksvd(x: Float[Tensor, "rows d_in"], n: int, k: int, rounds: int, see
 
 
 def _signed_codes(x: Float[Tensor, "rows d_in"], W_dec: Float[Tensor, "n d_in"], k: int) -> Float[Tensor, "rows n"]:
-    """Orthogonal matching pursuit."""
+    """Signed codes by orthogonal matching pursuit."""
     chosen, residual, values = torch.zeros(len(x), 0, dtype=torch.int64), x, x[:, :0]
     for _ in range(k):
         along = (residual @ W_dec.T).abs().scatter(1, chosen, -1.0)

@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 
 from benchmarks.foreign import adopt
-from benchmarks.trainers import Course, Setting
+from benchmarks.trainers import Schedule, Setting
 from sae.dictionary import Dictionary
 
 REQUIRES = "dictionary_learning"
 KINDS = ("standard", "topk", "batchtopk", "jumprelu")
 
-LEARNS = {
+ARCHITECTURES = {
     "relu": "standard", "topk": "topk", "batchtopk": "batchtopk", "jumprelu": "jumprelu", "gated": "gated",
     "matryoshka": "matryoshka",
 }  # fmt: skip
-"""Our architectures, and the kinds that are the same here."""
-WEIGHED = {"relu": 6.0, "gated": 4.0, "jumprelu": 10.0}
-"""Those whose sparsity is set by the weight of a penalty, and where a search for it begins. JumpReLU's penalty is that
-of missing a target, and the weight is how much of the reconstruction is given up for it."""
+"""Our architectures -> the equivalent kinds of this library."""
+PENALTY_WEIGHTS = {"relu": 6.0, "gated": 4.0, "jumprelu": 10.0}
+"""Architectures whose sparsity depends on the weight of a penalty -> the first weight of the search. JumpReLU's penalty
+is on the distance from a target L0, and its weight trades that distance against the reconstruction error."""
 
 HORIZON = 100_000
+"""Number of steps that the schedules are made for; timed runs are far shorter."""
 
 
 class Run:
-    """The library's trainer and where it stands."""
+    """The library's trainer and its current step."""
 
     stride = 1
 
@@ -46,8 +47,8 @@ class Run:
     def l0(self) -> float:
         with torch.no_grad():
             x = self.batches[0]
-            own = {"use_threshold": False} if self.kind in ("topk", "batchtopk") else {}
-            codes = self.trainer.ae.encode(x, **own)
+            options = {"use_threshold": False} if self.kind in ("topk", "batchtopk") else {}
+            codes = self.trainer.ae.encode(x, **options)
         return float((codes > 0).sum(-1).float().mean())
 
 
@@ -56,6 +57,7 @@ def build(kind: str, setting: Setting, batches: Sequence[Tensor]) -> Run:
 
 
 def trainer_class(kind: str) -> Any:
+    """The trainer class of a kind."""
     from dictionary_learning import trainers
 
     if kind == "matryoshka":
@@ -73,8 +75,8 @@ def trainer_class(kind: str) -> Any:
 
 
 def arguments(kind: str, setting: Setting, steps: int) -> dict[str, Any]:
-    """What the trainers ask for; all else is left at its default."""
-    own: dict[str, dict[str, Any]] = {
+    """Arguments of a trainer that have to be set; all others are at their defaults."""
+    by_kind: dict[str, dict[str, Any]] = {
         "standard": {"l1_penalty": setting.l1},
         "topk": {"k": setting.l0},
         "batchtopk": {"k": setting.l0},
@@ -83,8 +85,8 @@ def arguments(kind: str, setting: Setting, steps: int) -> dict[str, Any]:
         "matryoshka": {"k": setting.l0, "group_fractions": fractions(setting)},
     }
     shape = {"activation_dim": setting.d_in, "dict_size": setting.n_latents}
-    named = {"layer": 0, "lm_name": "none", "seed": setting.seed, "device": setting.device}
-    return {"steps": steps, **shape, **named, **own[kind]}
+    labels = {"layer": 0, "lm_name": "none", "seed": setting.seed, "device": setting.device}
+    return {"steps": steps, **shape, **labels, **by_kind[kind]}
 
 
 def fractions(setting: Setting) -> list[float]:
@@ -94,27 +96,27 @@ def fractions(setting: Setting) -> list[float]:
 
 
 def autocast(setting: Setting) -> Any:
-    """As ``trainSAE(autocast_dtype=...)`` does it."""
-    on = setting.dtype != "float32"
-    return torch.autocast(torch.device(setting.device).type, getattr(torch, setting.dtype), enabled=on)
+    """Mixed precision as in ``trainSAE(autocast_dtype=...)``."""
+    enabled = setting.dtype != "float32"
+    return torch.autocast(torch.device(setting.device).type, getattr(torch, setting.dtype), enabled=enabled)
 
 
 def fit(setting: Setting, steps: int, lr: float, warm_up: float, batches: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """A whole run by ``trainSAE``, with warm-ups of the given share of the steps; the trained tensors."""
+    """The tensors after a whole run of ``trainSAE``, with warm-ups of a share `warm_up` of the steps."""
     from dictionary_learning.training import trainSAE
 
-    kept: list[Any] = []
+    created: list[Any] = []
 
-    class Standard(trainer_class("standard")):  # trainSAE keeps its trainers to itself
+    class Standard(trainer_class("standard")):  # trainSAE does not return its trainers
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            kept.append(self)
+            created.append(self)
 
-    warm = {"warmup_steps": int(warm_up * steps), "sparsity_warmup_steps": int(warm_up * steps), "lr": lr}
-    config = {"trainer": Standard, **arguments("standard", setting, steps), **warm}
+    rates = {"warmup_steps": int(warm_up * steps), "sparsity_warmup_steps": int(warm_up * steps), "lr": lr}
+    config = {"trainer": Standard, **arguments("standard", setting, steps), **rates}
     data = (batches[step % len(batches)] for step in range(steps + 1))
     trainSAE(data, [config], steps, device=setting.device)
-    ae = kept[0].ae
+    ae = created[0].ae
     return {
         "W_enc": ae.encoder.weight.detach().T,
         "W_dec": ae.decoder.weight.detach().T,
@@ -123,23 +125,23 @@ def fit(setting: Setting, steps: int, lr: float, warm_up: float, batches: Sequen
     }
 
 
-def learn(kind: str, setting: Setting, course: Course, batches: Sequence[Tensor]) -> Dictionary:
-    """A whole run by the trainer's own ``update``, which is the body of ``trainSAE``."""
-    torch.manual_seed(setting.seed)  # JumpReluTrainer takes a seed and draws without it
-    name = LEARNS[kind]
-    asked = arguments(name, setting, course.steps)
-    warm = int(course.warm_up * course.steps)
-    asked |= {"warmup_steps": warm}
-    if kind in WEIGHED:
-        asked |= {"sparsity_warmup_steps": warm}
+def fit_dictionary(kind: str, setting: Setting, schedule: Schedule, batches: Sequence[Tensor]) -> Dictionary:
+    """The dictionary after a whole run of the trainer's own ``update``, which is the body of ``trainSAE``."""
+    torch.manual_seed(setting.seed)  # JumpReluTrainer ignores its own seed
+    name = ARCHITECTURES[kind]
+    options = arguments(name, setting, schedule.steps)
+    warm = int(schedule.warm_up * schedule.steps)
+    options |= {"warmup_steps": warm}
+    if kind in PENALTY_WEIGHTS:
+        options |= {"sparsity_warmup_steps": warm}
     else:
-        asked |= {"threshold_start_step": course.steps // 3}
+        options |= {"threshold_start_step": schedule.steps // 3}
     if kind == "jumprelu":
-        asked |= {"sparsity_penalty": setting.l1}
-    if course.lr is not None:
-        # The library wants the decay to begin after every warm-up.
-        asked |= {"lr": course.lr, "decay_start": max(int((1 - course.decay) * course.steps), warm + 1)}
-    run = trainer_class(name)(**asked)
-    for step in range(course.steps):
+        options |= {"sparsity_penalty": setting.l1}
+    if schedule.lr is not None:
+        # The library requires the decay to start after every warm-up.
+        options |= {"lr": schedule.lr, "decay_start": max(int((1 - schedule.decay) * schedule.steps), warm + 1)}
+    run = trainer_class(name)(**options)
+    for step in range(schedule.steps):
         run.update(step, batches[step % len(batches)])
     return adopt(run.ae, setting.n_latents, batches[0])

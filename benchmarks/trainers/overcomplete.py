@@ -16,7 +16,7 @@ KINDS = ("l1",)
 
 
 class Run:
-    """The library's model, loss and loop; an epoch is as many batches as are asked for."""
+    """The library's model, loss and loop. Each call of `steps` is one epoch of that many batches."""
 
     stride = 1
 
@@ -27,7 +27,7 @@ class Run:
         torch.manual_seed(setting.seed)
         self.setting, self.batches, self.step = setting, batches, 0
         self.model = SAE(setting.d_in, setting.n_latents, device=setting.device)
-        # Its loss is the mean over coordinates and ours the sum, hence the division.
+        # Its loss is a mean over coordinates and ours is a sum, hence the division.
         self.loss = partial(mse_l1, penalty=setting.l1 / setting.d_in)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.train = train_sae
@@ -45,12 +45,12 @@ class Run:
 
 def build(kind: str, setting: Setting, batches: Sequence[Tensor]) -> Run:
     if setting.dtype != "float32":
-        warnings.warn("overcomplete has no such mode; it runs in float32", stacklevel=2)
+        warnings.warn(f"overcomplete has no {setting.dtype} mode and runs in float32", stacklevel=2)
     return Run(setting, batches)
 
 
 def give_back_colormaps() -> None:
-    """The library's plots ask matplotlib for a function that it no longer has, as soon as they are imported."""
+    """Restores ``matplotlib.cm.get_cmap``, which the library's plots call on import and matplotlib has removed."""
     import matplotlib as mpl
     import matplotlib.cm
 

@@ -1,4 +1,4 @@
-"""SAELens (Bloom, Tigges, Chanin): ``SAETrainer.step``, the body of its ``fit`` that it offers to outside loops."""
+"""SAELens (Bloom, Tigges, Chanin): ``SAETrainer.step``, the body of its ``fit``, meant for loops of one's own."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import torch
 from torch import Tensor
 
 from benchmarks.foreign import adopt
-from benchmarks.trainers import Course, Setting
+from benchmarks.trainers import Schedule, Setting
 from sae.dictionary import Dictionary
 
 REQUIRES = "sae_lens"
 KINDS = ("standard", "topk", "batchtopk", "jumprelu")
 
-LEARNS = {
+ARCHITECTURES = {
     "relu": "standard", "topk": "topk", "batchtopk": "batchtopk", "jumprelu": "jumprelu", "gated": "gated",
     "matryoshka": "matryoshka", "matching_pursuit": "matching_pursuit",
 }  # fmt: skip
-"""Our architectures, and the kinds that are the same here."""
-WEIGHED = {"relu": 6.0, "gated": 4.0, "jumprelu": 4.0}
-"""Those whose sparsity is set by the weight of a penalty, and where a search for it begins."""
+"""Our architectures -> the equivalent kinds of this library."""
+PENALTY_WEIGHTS = {"relu": 6.0, "gated": 4.0, "jumprelu": 4.0}
+"""Architectures whose sparsity depends on the weight of a penalty -> the first weight of the search."""
 
 HORIZON = 100_000
+"""Number of steps that the schedules are made for; timed runs are far shorter."""
 
 
 class Run:
-    """The library's trainer."""
+    """The library's trainer, advanced step by step."""
 
     stride = 1
 
@@ -59,11 +60,11 @@ def trainer(
     setting: Setting,
     steps: int,
     data: Iterator[Tensor],
-    own: Mapping[str, Any] | None = None,
+    dictionary_settings: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
-    """The trainer of a kind; `settings` are the training configuration's and `own` the dictionary's, all else is
-    left at its default."""
+    """The trainer of a kind. `settings` go to the training config and `dictionary_settings` to the dictionary's; all
+    others are at their defaults."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
@@ -73,14 +74,15 @@ def trainer(
         train_batch_size_samples=setting.batch,
         device=setting.device,
         autocast=setting.dtype == "bfloat16",
-        lr_end=0.0,  # asked for, and not used by the constant schedule
+        lr_end=0.0,  # required, but unused by the constant schedule
         logger=LoggingConfig(log_to_wandb=False),
         **settings,
     )
-    return SAETrainer(cfg=config, sae=dictionary(kind, setting, own or {}), data_provider=data)
+    return SAETrainer(cfg=config, sae=dictionary(kind, setting, dictionary_settings or {}), data_provider=data)
 
 
 def dictionary(kind: str, setting: Setting, more: Mapping[str, Any]) -> Any:
+    """The library's untrained dictionary of a kind, with `more` settings."""
     import sae_lens
 
     classes = {
@@ -92,39 +94,39 @@ def dictionary(kind: str, setting: Setting, more: Mapping[str, Any]) -> Any:
         "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": float(setting.l0)}),
         "matching_pursuit": ("MatchingPursuitTrainingSAE", {"max_iterations": setting.l0}),
     }
-    name, own = classes[kind]
+    name, options = classes[kind]
     config = getattr(sae_lens, name + "Config")(
-        d_in=setting.d_in, d_sae=setting.n_latents, device=setting.device, **own, **more
+        d_in=setting.d_in, d_sae=setting.n_latents, device=setting.device, **options, **more
     )
     return getattr(sae_lens, name)(config)
 
 
 def fit(setting: Setting, steps: int, lr: float, warm_up: float, batches: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """A whole run, with warm-ups of the given share of the steps; the trained tensors."""
+    """The tensors after a whole run, with warm-ups of a share `warm_up` of the steps."""
     warm = int(warm_up * steps)
-    own = {"l1_warm_up_steps": warm}
-    sae = trainer("standard", setting, steps, cycle(batches), own, lr=lr, lr_warm_up_steps=warm).fit()
+    options = {"l1_warm_up_steps": warm}
+    sae = trainer("standard", setting, steps, cycle(batches), options, lr=lr, lr_warm_up_steps=warm).fit()
     tensors = {name: getattr(sae, name).detach() for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
-    if not sae.cfg.apply_b_dec_to_input:  # ours subtracts b_dec first: the same codes with another b_enc
+    if not sae.cfg.apply_b_dec_to_input:  # ours always subtracts b_dec: the same codes with another b_enc
         tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
     return tensors
 
 
-def learn(kind: str, setting: Setting, course: Course, batches: Sequence[Tensor]) -> Dictionary:
-    """A whole run by ``fit``; the dictionary as it is saved for inference and loaded again."""
+def fit_dictionary(kind: str, setting: Setting, schedule: Schedule, batches: Sequence[Tensor]) -> Dictionary:
+    """The dictionary after a whole run of ``fit``, saved for inference and loaded again."""
     import sae_lens
 
-    warm = int(course.warm_up * course.steps)
-    own: dict[str, dict[str, Any]] = {
+    warm = int(schedule.warm_up * schedule.steps)
+    by_kind: dict[str, dict[str, Any]] = {
         "relu": {"l1_warm_up_steps": warm},
         "gated": {"l1_warm_up_steps": warm},
         "jumprelu": {"l0_coefficient": setting.l1, "l0_warm_up_steps": warm},
         "matryoshka": {"matryoshka_widths": list(setting.levels)},
     }
-    asked = {"lr_warm_up_steps": warm}
-    if course.lr is not None:
-        asked |= {"lr": course.lr, "lr_decay_steps": int(course.decay * course.steps)}
-    sae = trainer(LEARNS[kind], setting, course.steps, cycle(batches), own.get(kind, {}), **asked).fit()
+    rates = {"lr_warm_up_steps": warm}
+    if schedule.lr is not None:
+        rates |= {"lr": schedule.lr, "lr_decay_steps": int(schedule.decay * schedule.steps)}
+    sae = trainer(ARCHITECTURES[kind], setting, schedule.steps, cycle(batches), by_kind.get(kind, {}), **rates).fit()
     with TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
         return adopt(sae_lens.SAE.load_from_disk(folder), setting.n_latents, batches[0])

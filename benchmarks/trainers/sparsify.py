@@ -1,7 +1,7 @@
-"""sparsify (EleutherAI): ``Trainer.fit`` around a model whose one layer hands out the batches.
+"""sparsify (EleutherAI): ``Trainer.fit`` with a model whose only layer returns the batches.
 
-The library trains on a model's activations as the model runs. Here the model is a look-up that costs nothing, so
-that what is timed is the library's step: its hook, its sparse coder, its optimizer.
+The library trains on a model's activations while the model runs. Here the model is a look-up that takes no time, so
+only the library's step is timed: its hook, its sparse coder, its optimizer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.trainers import Setting
 
 REQUIRES = "sparsify"
 KINDS = ("topk", "topk-adam")
-"""``topk`` has the library's default optimizer, signum; ``topk-adam`` the one that the other libraries use."""
+"""``topk`` has the library's default optimizer, signum; ``topk-adam`` has Adam, as in the other libraries."""
 
 
 class Layer(nn.Module):
@@ -34,7 +34,7 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """As much of a transformer as the library's trainer asks for."""
+    """The parts of a transformer that the library's trainer uses."""
 
     def __init__(self, batches: Sequence[Tensor], device: str) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class Model(nn.Module):
         return self.layer(input_ids)
 
 
-class Rows:
-    """A data set of `n` rows of tokens from the `first` on; the tokens of a row are its number."""
+class NumberedRows:
+    """A data set of the token rows `first` to `n` - 1; every token of a row is the index of the row."""
 
     def __init__(self, n: int, width: int, first: int = 0) -> None:
         self.n, self.width, self.first = n, width, first
@@ -63,19 +63,19 @@ class Rows:
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         return {"input_ids": torch.full((self.width,), self.first + i)}
 
-    def select(self, rows: range) -> Rows:
-        return Rows(self.n, self.width, rows.start)
+    def select(self, rows: range) -> NumberedRows:
+        return NumberedRows(self.n, self.width, rows.start)
 
 
 class Run:
-    """The library's trainer; ``fit`` is called again on a longer data set, and goes on where it stopped."""
+    """The library's trainer. Each call of ``fit`` gets a longer data set and continues at the last step."""
 
     stride = 1
 
     def __init__(self, kind: str, setting: Setting, batches: Sequence[Tensor]) -> None:
         from sparsify import SparseCoderConfig, TrainConfig, Trainer
 
-        class Unsaved(Trainer):  # fit() ends on writing a checkpoint
+        class WithoutSaving(Trainer):  # fit() writes a checkpoint at the end
             def save(self) -> None: ...
 
         optimizer = {"optimizer": "adam"} if kind == "topk-adam" else {}
@@ -84,11 +84,11 @@ class Run:
             coder, batch_size=1, hookpoints=["layer"], init_seeds=[setting.seed], log_to_wandb=False, **optimizer
         )
         self.setting, self.batches = setting, batches
-        # The number of rows is also what the learning rate's schedule is made from.
-        self.trainer: Any = Unsaved(config, Rows(100_000, setting.batch), Model(batches, setting.device))
+        # The number of rows also determines the learning rate schedule.
+        self.trainer: Any = WithoutSaving(config, NumberedRows(100_000, setting.batch), Model(batches, setting.device))
 
     def steps(self, n: int) -> None:
-        self.trainer.dataset = Rows(self.trainer.global_step + n, self.setting.batch)
+        self.trainer.dataset = NumberedRows(self.trainer.global_step + n, self.setting.batch)
         with redirect_stderr(StringIO()):  # its progress bar cannot be turned off
             self.trainer.fit()
 

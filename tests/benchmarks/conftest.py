@@ -1,4 +1,4 @@
-"""Beside other libraries, this process may have a torchvision that does not fit its torch, as the programs may."""
+"""With other libraries installed, torchvision may not match torch; the programs have the same workaround."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs at tiny sizes: what they print, and that the numbers in a line agree with one another."""
+"""The programs at tiny sizes: what they print, and that the numbers in a result are consistent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.data import data
 from benchmarks.generate import generate
 from benchmarks.harvest import harvest
 from benchmarks.instances import instances
-from benchmarks.isolated import Failed, call
+from benchmarks.isolated import ProcessError, call
 from benchmarks.pool import Pool, planted
 from benchmarks.recovery import next_weight
 from benchmarks.roofline import Roofline
@@ -25,6 +25,7 @@ from benchmarks.step import step
 from benchmarks.toys import toys
 from benchmarks.whole import whole
 from sae.numerics import memory
+from sae.registry import UserError
 
 UNTRAINED = [name for name in trainers.names() if name != "sae-relu"]
 KEYS = {
@@ -48,17 +49,17 @@ def test_a_step_is_timed_in_a_trained_state(
     assert line["samples_per_s"] == pytest.approx(1000 * 256 / line["step_ms"])
     assert line["trained_steps"] >= 100
     assert 2 < line["l0"] < 8
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert len(kept) == 1
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(files) == 1
     step(only=["sae-relu"], least_steps=100, **tiny)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == kept, "the state is used again"
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files, "the state is reused"
 
 
-def test_a_trainer_that_is_not_there_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_trainer_that_is_not_installed_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     absent = [name for name in trainers.names() if trainers.missing(name)]
     assert step(only=absent, threads=1, seconds=0.05, cache=tmp_path) == []
     assert capsys.readouterr().out == ""
-    with pytest.raises(ValueError, match="is no trainer"):
+    with pytest.raises(UserError, match="'sae-lasso' is not a known trainer"):
         step(only=["sae-lasso"], cache=tmp_path)
 
 
@@ -90,7 +91,7 @@ def test_a_whole_run_ends_in_scores(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["topk", pytest.param("jumprelu", marks=pytest.mark.slow)])
-def test_every_architecture_is_scored_beside_its_peers(kind: str, capsys: pytest.CaptureFixture[str]):
+def test_every_architecture_is_scored_next_to_other_libraries(kind: str, capsys: pytest.CaptureFixture[str]):
     lines = architectures(only=[kind], seeds=2, steps=40, batch=32, batches=4, rounds=2)
     assert lines[0]["name"] == "sae" and lines[0]["schedule"] == "common"
     for line, shown in zip(lines, printed(capsys), strict=True):
@@ -100,11 +101,11 @@ def test_every_architecture_is_scored_beside_its_peers(kind: str, capsys: pytest
         assert len(line["tried"]) <= 2
 
 
-def test_a_weight_is_searched_for_between_those_on_either_side():
+def test_the_search_for_a_weight_interpolates_between_its_neighbours():
     assert next_weight({1.0: 4.0}) == 8.0 and next_weight({1.0: 0.5}) == pytest.approx(0.5**1.5)
     assert next_weight({1.0: 4.0, 4.0: 0.25}) == pytest.approx(2.0)
     assert next_weight({1.0: 4.0, 2.0: 1.001}) is None
-    assert next_weight({1.0: 2.0, 3.0: 2.1}) == pytest.approx(3 * 2.1**1.5), "beyond all, even if that was worse"
+    assert next_weight({1.0: 2.0, 3.0: 2.1}) == pytest.approx(3 * 2.1**1.5), "outside of all, even if that was worse"
 
 
 def test_an_interval_is_students():
@@ -127,7 +128,7 @@ def test_every_kind_of_toy_source_is_drawn():
         assert line["fraction"] == pytest.approx(line["rows_per_s"] / line["roofline_samples_per_s"])
 
 
-def test_networks_are_timed_beside_a_loop():
+def test_networks_are_timed_against_a_loop():
     lines = instances(n=3, steps=5)
     assert {line["name"] for line in lines} == {"pentagon", "demo", "geometry"}
     for line in lines:
@@ -138,12 +139,12 @@ def test_a_study_prints_its_facts(capsys: pytest.CaptureFixture[str]):
     lines = toys("exclusive_pair")
     assert printed(capsys)[0]["study"] == "exclusive_pair" and lines[0]["measured"].startswith("1.0")
     assert lines[0]["about"].startswith("Two features that never fire together")
-    with pytest.raises(ValueError, match="'exclusive' is not a known study: did you mean 'exclusive_pair'"):
+    with pytest.raises(UserError, match="'exclusive' is not a known study: did you mean 'exclusive_pair'"):
         toys("exclusive")
 
 
 @pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
-def test_harvesting_gives_what_the_bare_hook_gives(name: str, tiny_models: dict[str, Path]):
+def test_harvesting_gives_the_same_vectors_as_a_plain_hook(name: str, tiny_models: dict[str, Path]):
     tiny = {"rows": 2, "context": 16, "batches": 2, "threads": 1, "seconds": 0.05}
     lines = harvest(model=tiny_models[name], **tiny)  # the program compares the vectors themselves
     assert [line["bare_attention"] for line in lines] == ["eager", "sdpa"]
@@ -152,16 +153,16 @@ def test_harvesting_gives_what_the_bare_hook_gives(name: str, tiny_models: dict[
         assert line["layer"] == 1
 
 
-def test_harvesting_is_left_out_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_harvesting_is_skipped_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert harvest(model=tmp_path) == []
-    assert "left out" in capsys.readouterr().err
+    assert "skipped" in capsys.readouterr().err
 
 
-def test_a_call_runs_in_a_process_of_its_own():
+def test_a_call_runs_in_a_separate_process():
     assert call("os:getpid", {}, threads=1) != os.getpid()
     assert call("torch:get_num_threads", {}, threads=2) == 2
     assert call("os:getenv", {"key": "OMP_NUM_THREADS"}, threads=3) == "3"
-    with pytest.raises(Failed, match="os:no_such_function"):
+    with pytest.raises(ProcessError, match="os:no_such_function"):
         call("os:no_such_function", {}, threads=1)
 
 
@@ -172,7 +173,7 @@ def test_the_roofline_counts_five_products():
     assert len(roofline.measured) == 2
 
 
-def test_the_peak_counts_what_was_held_and_freed_since():
+def test_the_peak_counts_memory_that_was_freed_again():
     hidden = torch.ones(16 * 2**20)
     del hidden
     before = memory.held_bytes("cpu")
@@ -180,7 +181,7 @@ def test_the_peak_counts_what_was_held_and_freed_since():
     assert 30 <= (memory.peak_bytes("cpu") - before) / 2**20 <= 45
 
 
-def test_the_pool_hands_out_its_batches_in_turn():
+def test_the_pool_cycles_through_its_batches():
     batches = planted(d_in=16, n_features=32, batch=8, n_active=2)
     pool = Pool(batches)
     assert torch.equal(pool.batch(len(batches) + 1, 8).acts, batches[1])

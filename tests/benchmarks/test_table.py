@@ -1,4 +1,4 @@
-"""Markdown from measured lines."""
+"""Markdown tables from results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_a_table_for_each_setting_fastest_first():
     assert text.count("| trainer |") == 2 and "768 → 2048" in text
 
 
-def test_a_line_measured_again_stands_in_place_of_the_older_one():
+def test_a_newer_result_replaces_the_older_one():
     text = TABLES["step"]([{**OURS, "fraction": 1.5}, OURS])
     assert "| 2.00 |" in text and "1.50" not in text
     text = TABLES["step"]([OURS, {**OURS, "train": {"precision": "screen"}}])
     assert "sae-relu (precision = screen)" in text and text.count("| 2.00 |") == 2
 
 
-def test_the_better_of_two_schedules_is_shown_and_where_ours_is_worse():
+def test_the_better_of_two_schedules_is_shown_and_bold_marks_where_ours_is_worse():
     shape = {"benchmark": "architectures", "kind": "topk", "suite": "independent", "d_in": 32, "n_latents": 128}
     shape |= {"n_features": 64, "batch": 512, "samples": 1000, "l0_wanted": 2, "seeds": 3, "threads": 1, "seconds": 1.0}
     shape |= {"machine": "a CPU", "dead": 0.0, "l0": 2.0, "l0_within": 0.0, "f1_macro": 0.5, "f1_macro_within": 0.1}
@@ -40,9 +40,9 @@ def test_the_better_of_two_schedules_is_shown_and_where_ours_is_worse():
     peer = {**ours, **ahead, "name": "saelens", "mcc": 0.95}
     own = {**peer, "schedule": "own", "lr": None, "mcc": 0.85}
     text = TABLES["architectures"]([ours, peer, own])
-    assert text.count("| topk |") == 2 and "its own" not in text
+    assert text.count("| topk |") == 2 and "| own |" not in text
     assert "| **-0.050 ± 0.010** | -0.005 ± 0.010 | -0.050 ± 0.010 |" in text
-    assert "its own" in TABLES["architectures"]([ours, peer, {**own, "mcc": 0.99}])
+    assert "| own |" in TABLES["architectures"]([ours, peer, {**own, "mcc": 0.99}])
 
 
 def test_only_what_is_between_the_markers_changes(tmp_path: Path):
@@ -56,14 +56,14 @@ def test_only_what_is_between_the_markers_changes(tmp_path: Path):
     assert readme.read_text() == once
 
 
-def test_there_is_one_place_for_every_table():
+def test_every_table_has_one_place_in_the_pages():
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     for name in TABLES:
         assert sum(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for text in texts) == 1, name
     assert [fill(text, []) for text in texts] == texts
 
 
-def test_facts_stand_under_their_study_and_a_newer_one_replaces_an_older():
+def test_facts_are_grouped_by_study_and_a_newer_one_replaces_the_older():
     fact = {"study": "polygon", "about": "A pentagon.", "claim": "norm", "expected": "1.13"}
     assert r"| \|cos\| |" in TABLES["toys"]([{**fact, "claim": "|cos|", "measured": "0"}])
     text = TABLES["toys"](

@@ -1,4 +1,4 @@
-"""The examples run from the top to the end, and say what they promise."""
+"""The examples run to the end and print the expected results."""
 
 from __future__ import annotations
 
