@@ -20,7 +20,7 @@ within a few. Two options are added to it:
 - `momentum` (Polyak 1964): ``V = momentum V + (directions of least squares - W_dec)``, ``W_dec += V``, to norm one.
 - `debiased` final rounds fit the directions to codes without shrinkage: non-negative least squares on the latents that
   the lasso with `debiased_l1` leaves active. With shrunk codes the true directions are not a fixed point
-  (`python -m benchmarks.toys begun_at_the_truth`). :mod:`sae.refinement` does the same.
+  (`python -m benchmarks.toys init_at_truth`). :mod:`sae.refinement` does the same.
 
 A direction that no sample uses in a round is replaced by the residual of the sample that is reconstructed worst; Mairal
 et al. (section 3.4) use the sample itself. The resulting dictionary encodes by FISTA with the penalty `l1`.
