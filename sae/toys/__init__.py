@@ -1,1 +1,1 @@
-"""Toy data whose features are known: feature distributions, toy networks, attention toys, nonlinear codes."""
+"""Toy data with known features: feature distributions, toy networks, attention toys and nonlinear codes."""

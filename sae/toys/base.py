@@ -1,4 +1,4 @@
-"""Toy sources: activations computed from a few tensors that the settings and a seed determine."""
+"""Base classes of toy sources, whose activations follow from a few tensors that the settings and a seed determine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split
 
 PIECE = 4096
-"""Rows of a pool that are drawn at once."""
+"""Samples of a pool that are drawn at once."""
 
 
 class ToyConfig(SourceConfig):
-    """Settings of a source that is drawn from known features: without end, or `n_train` rows to train on."""
+    """Settings of a source of samples of known features, endless or with a finite training set."""
 
     FILE: ClassVar[str] = "source.safetensors"
+    """Name of the file of tensors."""
     later: ClassVar[frozenset[str]] = frozenset({"n_train"})
     n_train: int | None = Field(None, gt=0)
+    """Number of training samples; None for an endless supply."""
 
     @property
     def provides(self) -> frozenset[str]:
@@ -34,11 +36,11 @@ class ToyConfig(SourceConfig):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What the source is made of, as a pure function of the settings; `directions` is among them."""
+        """The tensors that define the source, a pure function of the settings; `directions` is among them."""
 
     @abstractmethod
     def assemble(self, tensors: Mapping[str, Tensor]) -> Source:
-        """The source made of those tensors."""
+        """The source that these tensors define."""
 
     def build(self) -> Source:
         """The source, in memory."""
@@ -58,15 +60,15 @@ class ToyConfig(SourceConfig):
     def open(self, directory: Path, device: str) -> Source:
         from safetensors.torch import load_file
 
-        # Cloned, because a tensor's place in a file changes its alignment and so the last bits of a product.
+        # Cloned, because a tensor's offset in a file changes its alignment and so the last bits of a product.
         return self._limited(self.assemble({name: t.clone() for name, t in load_file(directory / self.FILE).items()}))
 
 
 class Pool(Source):
-    """A source with the first `n_train` of its training rows in place of endless ones; what is held out stays endless.
+    """A source restricted to its first `n_train` training samples; held-out splits stay endless.
 
-    Every epoch is another permutation of the pool. A larger pool begins with the rows of a smaller one, so that over
-    a sweep of sizes rows are only added. The rows are kept in memory: ``4 (d_in + n_features)`` bytes each.
+    Every epoch is another permutation of the pool. A larger pool starts with the samples of a smaller one, so a sweep
+    over sizes only adds samples. They are kept in memory, ``4 (d_in + n_features)`` bytes each.
     """
 
     def __init__(self, source: Source, n_train: int, seed: int) -> None:
@@ -76,7 +78,7 @@ class Pool(Source):
 
     @cached_property
     def rows(self) -> Batch:
-        """The pool, drawn when it is first asked for."""
+        """The samples of the pool, drawn on first use."""
         pieces = [self.source.batch(i, PIECE) for i in range(-(-self.n_train // PIECE))]
         codes = [piece.codes for piece in pieces if piece.codes is not None]
         return Batch(
@@ -88,26 +90,26 @@ class Pool(Source):
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         if split != "train":
             return self.source.batch(step, size, split)
-        own, index = self.rows, torch.from_numpy(epoch_rows(step, size, self.n_train, self.seed))
-        codes = None if own.codes is None else own.codes[index]
-        return Batch(own.acts[index], codes, {name: t[index] for name, t in own.labels.items()})
+        pool, index = self.rows, torch.from_numpy(epoch_rows(step, size, self.n_train, self.seed))
+        codes = None if pool.codes is None else pool.codes[index]
+        return Batch(pool.acts[index], codes, {name: t[index] for name, t in pool.labels.items()})
 
     def labelled(self) -> tuple[Batch, Batch] | None:
         return self.source.labelled()
 
 
 def random_directions(n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
-    """Unit vectors drawn uniformly from the sphere."""
+    """Random unit vectors, uniform on the sphere."""
     rows = torch.randn(n_features, d_in, generator=draw)
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
 def with_mean(shape: Float[Tensor, " n_features"], mean: float) -> Float[Tensor, " n_features"]:
-    """Probabilities proportional to `shape` with the given mean; a ``ValueError`` where one would exceed 1."""
+    """Probabilities proportional to `shape` with mean `mean`; raises `UserError` if one would exceed 1."""
     p = shape * (mean / shape.mean())
     if float(p.max()) > 1:
         raise UserError(
-            f"firing probabilities: a mean of {mean:g} would need a feature to fire with probability "
-            f"{float(p.max()):.3g}; lower the mean or flatten the decay"
+            f"probability = {mean:g}: with this mean the most frequent feature would fire with probability "
+            f"{float(p.max()):.3g}; lower it or make the frequencies more equal"
         )
     return p

@@ -1,5 +1,4 @@
-"""The noun `Code`: activations as a nonlinear function of what is known, so that there are labels, and no direction
-for what they name, or only for part of it."""
+"""Interface of nonlinear codes: activations with labels that do not all correspond to directions."""
 
 from __future__ import annotations
 
@@ -16,32 +15,30 @@ from sae.source import Batch, Truth
 
 
 class Code(Settings, ABC):
-    """A rule that writes what is known into a few dimensions; the source may embed these in more.
-
-    `nonlinear` says, as a clause, why no dictionary of directions is expected to find what the labels name; it is
-    empty where one is. `provides` is that of the source: ``labels``, and what there is beside them.
-    """
+    """A function of labelled quantities with values in a few dimensions; the source may embed these in more."""
 
     nonlinear: ClassVar[str] = ""
+    """Why no linear dictionary is expected to find the labelled features, as a clause; empty if one can."""
     provides: ClassVar[frozenset[str]] = frozenset({"labels"})
+    """The evidence that a source of this code provides: ``labels``, or also ``truth``, ``codes`` or ``subspaces``."""
 
     @property
     @abstractmethod
     def dimensions(self) -> int:
-        """How many dimensions the code itself takes."""
+        """Number of dimensions of the code, before embedding."""
 
     def tensors(self, seed: int) -> dict[str, Tensor]:
-        """What the code is made of beyond its settings."""
+        """Random parameters of the code, a pure function of the settings and the seed."""
         return {}
 
     @abstractmethod
-    def draw(self, given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Batch:
-        """Rows in the code's own dimensions, with their labels."""
+    def draw(self, tensors: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Batch:
+        """`size` samples ``[size, dimensions]`` with their labels; `tensors` are those of :meth:`tensors`."""
 
     def truth(self) -> Truth | None:
-        """The features that are directions in the code's own dimensions, where there are any."""
+        """The features that are directions in the code's dimensions; None if there are none."""
         return None
 
     def subspaces(self) -> Float[Tensor, "n_subspaces k dimensions"] | None:
-        """Orthonormal bases of the subspaces of features that fill more than a direction, where there are any."""
+        """Orthonormal bases of the subspaces of multi-dimensional features; None if there are none."""
         return None

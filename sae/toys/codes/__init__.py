@@ -1,1 +1,1 @@
-"""The nonlinear codes, one file each."""
+"""Nonlinear codes, one file each."""

@@ -1,12 +1,12 @@
-"""Two numbers in one, the first in its leading digits and the second in what is left.
+"""Two numbers in one: the first in the leading digits, the second in the remainder.
 
-    t = (floor(Z x) + y) / Z,    x, y ~ U[0, 1)
+    t = (floor(Z x) + y) / Z,    x, y ~ U[0, 1]
 
-so that ``floor(Z x) = floor(Z t)`` and ``y = Z t - floor(Z t)`` come back exactly: nonlinear compression (Elhage et
-al. 2022, 'Toy Models of Superposition'), at the price that a small error of t is Z times as large an error of y.
+so that ``floor(Z x) = floor(Z t)`` and ``y = Z t - floor(Z t)`` can be decoded exactly. This is nonlinear compression
+(Elhage et al. 2022, 'Toy Models of Superposition'); its price is that an error in t becomes Z times as large in y.
 
-Labels: `x`, the digit floor(Zx), and `y`, 1 where y is at least a half. The digit is a place along one direction, not a
-direction of its own, and y is a sawtooth over it, which no linear reader and no single latent follows.
+Labels: `x`, the digit floor(Zx), and `y`, 1 where y is at least a half. The digit is a position along one direction,
+not a direction of its own, and y is a sawtooth function of it, which no linear probe and no single latent can follow.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from sae.toys.nonlinear_code import Code
 
 
 class Config(Code):
-    """Settings. `levels` is Z."""
+    """Settings of the floor code."""
 
     kind: Literal["floor"] = "floor"
     levels: int = Field(8, ge=2, le=1024)
+    """Number of levels Z of the first number."""
 
     nonlinear: ClassVar[str] = (
-        "one number along one direction holds two: the first is a place on the line, the second a sawtooth over it"
+        "one direction carries two numbers: the first is a position along it, the second a sawtooth function of that"
     )
 
     @property
     def dimensions(self) -> int:
         return 1
 
-    def draw(self, given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Batch:
+    def draw(self, tensors: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Batch:
         x, y = uniform((2, size), draw)
         digit = (self.levels * x).floor().clamp_max(self.levels - 1)
         t = (digit + y) / self.levels
@@ -46,6 +47,6 @@ class Config(Code):
 
 
 def decode_digit(t: Float[Tensor, " rows"], levels: int) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """The digit ``floor(Z x)`` and y."""
+    """Decodes t into the digit ``floor(Z x)`` and y."""
     digit = (levels * t).floor()
     return digit.long(), levels * t - digit

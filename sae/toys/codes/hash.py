@@ -1,13 +1,13 @@
-"""A lookup table: every combination of values has a random vector of its own, in which no value has a part.
+"""A lookup table: every combination of attribute values has its own random vector.
 
     x = a h(v_1, ..., v_A),    h a table of n_values^n_attributes unit vectors, uniform on the sphere
 
-Nothing that two combinations share is written twice, so no direction says "attribute 1 has value 3": the
-representation does not decompose (problem 4.19 of N. Nanda's concrete open problems). A dictionary can learn the table,
-a latent for each combination, ``n_values^(n_attributes - 1)`` for each value of an attribute; that reconstructs, and
-finds none of the values.
+Combinations that share a value have unrelated vectors, so no direction represents "attribute 1 has value 3" and the
+representation does not decompose (problem 4.19 of N. Nanda's concrete open problems). A dictionary can learn the table
+with one latent for each combination, ``n_values^(n_attributes - 1)`` of them for each value of an attribute; it then
+reconstructs the activations but has no latent for any value.
 
-Labels: `attribute_0`, `attribute_1`, ..., each the value of an attribute.
+Labels: `attribute_0`, `attribute_1`, ..., the value of each attribute.
 """
 
 from __future__ import annotations
@@ -27,29 +27,32 @@ from sae.toys.features.values import AnyValues, ConstantValue
 from sae.toys.nonlinear_code import Code
 
 LARGEST_TABLE = 2**26
-"""The most numbers in a table: a quarter of a gigabyte."""
+"""Largest number of entries of the table: a quarter of a gigabyte."""
 
 
 class Config(Code):
-    """Settings. `attributes` many of `values_each` values each, written into `width` dimensions; `values` is the law of
-    the length a."""
+    """Settings of the lookup-table code."""
 
     kind: Literal["hash"] = "hash"
     attributes: int = Field(2, ge=1)
+    """Number of attributes."""
     values_each: int = Field(8, ge=2)
+    """Number of values of each attribute."""
     width: int = Field(16, gt=0)
+    """Dimensions of the vectors."""
     values: AnyValues = ConstantValue()
+    """Distribution of the length a."""
 
     nonlinear: ClassVar[str] = (
-        "every combination of values has a random vector of its own, so that no value has a direction"
+        "every combination of values has its own random vector, so no single value has a direction"
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.width * self.values_each**self.attributes > LARGEST_TABLE:
             raise UserError(
-                f"a table of {self.values_each}^{self.attributes} combinations in {self.width} dimensions is above "
-                f"{LARGEST_TABLE} numbers; lower attributes or values_each"
+                f"attributes = {self.attributes}: a table of {self.values_each}^{self.attributes} combinations in "
+                f"{self.width} dimensions has more than {LARGEST_TABLE} entries; lower attributes or values_each"
             )
         return self
 
@@ -63,11 +66,11 @@ class Config(Code):
         of_values = self.values.tensors(n, seed)
         return {"table": table, **{f"values.{name}": t for name, t in of_values.items()}}
 
-    def draw(self, given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Batch:
+    def draw(self, tensors: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Batch:
         value = torch.randint(self.values_each, (size, self.attributes), generator=draw)
-        place = self.values_each ** torch.arange(self.attributes)
-        row = (value * place).sum(1)
-        of_values = {name.removeprefix("values."): t for name, t in given.items() if name.startswith("values.")}
+        stride = self.values_each ** torch.arange(self.attributes)
+        row = (value * stride).sum(1)
+        of_values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
         length = self.values.draw(of_values, row, draw)
         labels = {f"attribute_{i}": value[:, i] for i in range(self.attributes)}
-        return Batch(given["table"][row] * length[:, None], labels=labels)
+        return Batch(tensors["table"][row] * length[:, None], labels=labels)

@@ -1,1 +1,1 @@
-"""What distributions of features are made of: which are active, how strongly, and where they point."""
+"""Distributions of features: which are active, how strongly, and in which directions they point."""

@@ -1,9 +1,9 @@
-"""Which features tend to be active together: correlated standard normals, of which a Gaussian copula makes firing.
+"""Correlations between the activities of features, by a Gaussian copula.
 
     z ~ N(0, R),    feature g is active where Phi(z_g) < p_g
 
-so that every feature keeps its own probability. R is the correlation of z; that of the firing (phi) has the same
-sign and is weaker, the weaker the rarer the features: at p = 1/2 it is (2/pi) arcsin R.
+so that every feature keeps its own probability p_g. R is the correlation of z. The correlation of the activities (phi)
+has the same sign and is weaker, the more so the rarer the features: at p = 1/2 it is (2/pi) arcsin R.
 """
 
 from __future__ import annotations
@@ -21,73 +21,86 @@ from sae.numerics.seeds import generator
 from sae.registry import Settings, UserError
 
 SMALLEST_EIGENVALUE = 1e-6
+"""Eigenvalues of a random correlation are raised to this; an explicit one may have none below its negative."""
 LARGEST_SHARED = 0.99
-"""How much of a feature's variance at most is shared with others under a low-rank correlation."""
+"""Largest share of a feature's variance that comes from the factor of a low-rank correlation."""
 
 
 class Correlation(Settings, ABC):
-    """A correlation matrix, as ``factor @ factor.T + diag(own^2)``."""
+    """Interface of correlation matrices, as ``factor @ factor.T + diag(own^2)``."""
 
     @abstractmethod
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
-        """`factor` ``[n_features, rank]``, and `own` ``[n_features]`` where it is not zero."""
+        """`factor` ``[n_features, rank]``, and `own` ``[n_features]`` unless it is zero.
+
+        Raises `UserError` if there is no such correlation matrix.
+        """
 
 
 class _Dense(Correlation, ABC):
-    """A correlation matrix that is written out: its cost grows with the cube of the number of features, to a minute at
-    some thousands."""
+    """A full correlation matrix; its cost grows with the cube of the number of features (a minute for thousands)."""
 
     @abstractmethod
-    def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]: ...
+    def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]:
+        """The correlation matrix."""
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         values, vectors = torch.linalg.eigh(self.matrix(n_features, seed))
         if float(values[0]) < -SMALLEST_EIGENVALUE:
             raise UserError(
-                f"activity.correlation: no variables correlate so, the smallest eigenvalue is {float(values[0]):.3g}; "
-                "weaken the correlations"
+                "activity.correlation: not positive semi-definite, the smallest eigenvalue is "
+                f"{float(values[0]):.3g}; weaken the correlations"
             )
         return {"factor": (vectors * values.clamp_min(0).sqrt()).float()}
 
 
 class Equal(_Dense):
-    """The same correlation between any two features."""
+    """The same correlation between all pairs of features."""
 
     kind: Literal["equal"] = "equal"
     value: float = Field(gt=-1, lt=1)
+    """The correlation."""
 
     def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]:
         return torch.full((n_features, n_features), self.value, dtype=torch.float64).fill_diagonal_(1)
 
 
 class Matrix(_Dense):
-    """Every correlation as given."""
+    """An explicit correlation matrix."""
 
     kind: Literal["matrix"] = "matrix"
     rows: tuple[tuple[float, ...], ...]
+    """Rows of the matrix."""
 
     def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]:
         if {len(self.rows), *map(len, self.rows)} != {n_features}:
-            raise UserError(f"activity.correlation.rows: {n_features} rows of {n_features} numbers are needed")
+            raise UserError(f"activity.correlation.rows: wrong shape; give {n_features} rows of {n_features} numbers")
         r = torch.tensor(self.rows, dtype=torch.float64)
         if not torch.equal(r, r.T) or bool((r.diagonal() != 1).any()):
-            raise UserError("activity.correlation.rows: a correlation matrix is symmetric, with ones on its diagonal")
+            raise UserError(
+                "activity.correlation.rows: no correlation matrix; give a symmetric one with ones on the diagonal"
+            )
         return r
 
 
 class RandomCorrelation(_Dense):
-    """Pairs are uncorrelated with probability `zero`, else correlate by ``+-U[low, high]``, positively with
-    probability `positive`; Chanin and Garriga-Alonso 2025, 'Sparse but wrong'.
+    """Random correlations: 0 with probability `zero`, else ``+-U[low, high]``; Chanin and Garriga-Alonso 2025, 'Sparse
+    but wrong'.
 
-    Few such matrices can be: as in that paper's code eigenvalues are raised to be positive and the diagonal is
-    rescaled to one, which weakens the correlations and fills the zeros in, the more the more features there are.
+    Such a matrix is rarely positive definite. As in that paper's code, eigenvalues are raised to be positive and the
+    diagonal is rescaled to one. This weakens the correlations and makes zeros non-zero, the more so the more features
+    there are.
     """
 
     kind: Literal["random"] = "random"
     low: float = Field(0.3, ge=0, le=1)
+    """Smallest absolute correlation."""
     high: float = Field(0.9, ge=0, le=1)
+    """Largest absolute correlation."""
     zero: float = Field(0.3, ge=0, le=1)
+    """Probability that a pair is uncorrelated."""
     positive: float = Field(0.5, ge=0, le=1)
+    """Probability that a non-zero correlation is positive."""
 
     def matrix(self, n_features: int, seed: int) -> Float64[Tensor, "n_features n_features"]:
         draw = generator("correlation", seed)
@@ -102,12 +115,14 @@ class RandomCorrelation(_Dense):
 
 
 class LowRank(Correlation):
-    """A factor of rank `rank` with entries ``N(0, scale^2)``, the rest of each feature's variance its own: the
-    correlation of SynthSAEBench (arXiv 2602.14687), cheap at any number of features."""
+    """A random low-rank factor plus independent variance for each feature: the correlation of SynthSAEBench (arXiv
+    2602.14687), cheap for any number of features."""
 
     kind: Literal["low_rank"] = "low_rank"
     rank: int = Field(gt=0)
+    """Rank of the factor."""
     scale: float = Field(0.1, ge=0)
+    """Standard deviation of the factor's normal entries."""
 
     def tensors(self, n_features: int, seed: int) -> dict[str, Tensor]:
         factor = self.scale * torch.randn(n_features, self.rank, generator=generator("correlation", seed))
@@ -119,8 +134,8 @@ class LowRank(Correlation):
 AnyCorrelation = Annotated[Equal | Matrix | RandomCorrelation | LowRank, Field(discriminator="kind")]
 
 
-def normals(given: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:
-    """Rows of standard normals that correlate as the tensors of a :class:`Correlation` say."""
-    factor = given["factor"]
+def normals(tensors: Mapping[str, Tensor], size: int, draw: torch.Generator) -> Float[Tensor, "size n_features"]:
+    """Samples of standard normals with the correlation that the tensors of a :class:`Correlation` give."""
+    factor = tensors["factor"]
     z = torch.randn(size, factor.shape[1], generator=draw) @ factor.T
-    return z.addcmul_(given["own"], torch.randn(z.shape, generator=draw)) if "own" in given else z
+    return z.addcmul_(tensors["own"], torch.randn(z.shape, generator=draw)) if "own" in tensors else z

@@ -1,4 +1,4 @@
-"""Where features point: unit rows, drawn, repelled, orthonormal, at the corners of a polytope, or as given."""
+"""Directions of features: random, repelled, orthonormal, at the corners of a polytope, or explicit unit rows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from sae.toys.base import random_directions
 
 
 class Directions(Settings, ABC):
-    """A rule for unit rows; a row of zeros is a feature that the activations do not carry."""
+    """Interface of rules for the directions of features."""
 
     @abstractmethod
     def check(self, n_features: int, d_in: int) -> None:
-        """A ``ValueError`` of one line where so many do not fit."""
+        """Raises `UserError` if that many features do not fit into `d_in` dimensions."""
 
     @abstractmethod
-    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]: ...
+    def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
+        """Unit rows; a row of zeros is a feature that the activations do not represent."""
 
 
 class RandomDirections(Directions):
@@ -40,28 +41,31 @@ class RandomDirections(Directions):
 
 
 class Orthonormal(Directions):
-    """At right angles, turned at random."""
+    """Orthonormal directions, rotated at random."""
 
     kind: Literal["orthonormal"] = "orthonormal"
 
     def check(self, n_features: int, d_in: int) -> None:
         if n_features > d_in:
-            raise UserError(f"directions: {n_features} orthonormal features do not fit into d_in = {d_in}")
+            raise UserError(f"directions: {n_features} orthonormal features do not fit into d_in = {d_in}; raise d_in")
 
     def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
         return rotation(d_in, draw)[:n_features].contiguous()
 
 
 class Repelled(Directions):
-    """Uniform on the sphere, then `steps` steps of Adam down
+    """Uniform on the sphere, then made more orthogonal by minimising
 
-        sum_{i != j} (f_i . f_j)^2 + n_features sum_i (||f_i||^2 - 1)^2,
+        sum_{i != j} (f_i . f_j)^2 + n_features sum_i (||f_i||^2 - 1)^2
 
-    and to unit length: the orthogonalisation of SynthSAEBench (arXiv 2602.14687)."""
+    with Adam and normalising: the orthogonalisation of SynthSAEBench (arXiv 2602.14687).
+    """
 
     kind: Literal["repelled"] = "repelled"
     steps: int = Field(100, ge=0)
+    """Steps of Adam."""
     lr: float = Field(3e-4, gt=0)
+    """Learning rate of Adam."""
 
     def check(self, n_features: int, d_in: int) -> None:
         pass
@@ -71,7 +75,7 @@ class Repelled(Directions):
         first, second = torch.zeros_like(f), torch.zeros_like(f)
         for step in range(1, self.steps + 1):
             square = f.square().sum(1, keepdim=True)
-            # sum_j (f_i . f_j) f_j by the smaller of the two products; without i itself.
+            # sum_j (f_i . f_j) f_j through the d_in x d_in product, minus the term j = i.
             gradient = 4 * (f @ (f.T @ f) - square * f) + 4 * n_features * (square - 1) * f
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 0.001)
@@ -80,20 +84,24 @@ class Repelled(Directions):
 
 
 class Polytope(Directions):
-    """Copies of a polytope, each in dimensions of its own, turned at random: the geometries of Elhage et al. 2022."""
+    """Corners of copies of a polytope in orthogonal subspaces: the geometries of Elhage et al. 2022."""
 
     kind: Literal["polytope"] = "polytope"
     name: Literal["digon", "triangle", "square", "pentagon", "hexagon", "tetrahedron", "octahedron", "square_antiprism"]
+    """The polytope."""
     rotate: bool = True
+    """Whether all directions are rotated at random."""
 
     def check(self, n_features: int, d_in: int) -> None:
         corners, dimensions = CORNERS[self.name].shape
         if n_features % corners:
-            raise UserError(f"directions: n_features = {n_features} is no multiple of the {corners} of a {self.name}")
+            raise UserError(
+                f"n_features = {n_features}: a {self.name} has {corners} corners; give a multiple of {corners}"
+            )
         if n_features // corners * dimensions > d_in:
             raise UserError(
-                f"directions: {n_features // corners} times {self.name} take {n_features // corners * dimensions} "
-                f"dimensions, more than d_in = {d_in}"
+                f"d_in = {d_in}: {n_features // corners} copies of a {self.name} need "
+                f"{n_features // corners * dimensions} dimensions; raise d_in or lower n_features"
             )
 
     def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
@@ -103,29 +111,30 @@ class Polytope(Directions):
 
 
 class Explicit(Directions):
-    """As given, to unit length (lengths belong into `values`); zeros fill up to `d_in`. A vector of zeros is a feature
-    that is not represented."""
+    """Explicit vectors, normalised and padded with zeros to `d_in`."""
 
     kind: Literal["explicit"] = "explicit"
     vectors: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    """One vector per feature; its length is ignored (magnitudes belong to `values`), and zeros mean not represented."""
     rotate: bool = False
+    """Whether all directions are rotated at random."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Explicit:
         if len(set(map(len, self.vectors))) != 1:
-            raise UserError("vectors: all must have as many numbers")
+            raise UserError("vectors: different lengths; give every vector the same number of entries")
         return self
 
     def check(self, n_features: int, d_in: int) -> None:
         if len(self.vectors) != n_features:
-            raise UserError(f"directions.vectors: {len(self.vectors)} vectors for n_features = {n_features}")
+            raise UserError(f"directions.vectors: {len(self.vectors)} vectors; give n_features = {n_features}")
         if len(self.vectors[0]) > d_in:
-            raise UserError(f"directions.vectors: {len(self.vectors[0])} numbers each, more than d_in = {d_in}")
+            raise UserError(f"directions.vectors: {len(self.vectors[0])} numbers each; give at most d_in = {d_in}")
 
     def rows(self, n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
-        given = fill(torch.tensor(self.vectors), d_in)
-        length = given.norm(dim=1, keepdim=True)
-        unit = given / length.where(length > 0, torch.ones(()))
+        vectors = fill(torch.tensor(self.vectors), d_in)
+        length = vectors.norm(dim=1, keepdim=True)
+        unit = vectors / length.where(length > 0, torch.ones(()))
         return unit @ rotation(d_in, draw) if self.rotate else unit
 
 
@@ -133,18 +142,18 @@ AnyDirections = Annotated[RandomDirections | Orthonormal | Repelled | Polytope |
 
 
 def rotation(d_in: int, draw: torch.Generator) -> Float[Tensor, "d_in d_in"]:
-    """An orthogonal matrix, uniform among all (Mezzadri 2007)."""
+    """A random orthogonal matrix with the uniform (Haar) distribution (Mezzadri 2007)."""
     q, r = torch.linalg.qr(torch.randn(d_in, d_in, generator=draw, dtype=torch.float64))
     return (q * r.diagonal().sign()).float()
 
 
 def fill(rows: Float[Tensor, "n d"], d_in: int) -> Float[Tensor, "n d_in"]:
-    """The rows with zeros in further dimensions."""
+    """The rows, padded with zeros to `d_in` columns."""
     return torch.cat([rows, torch.zeros(len(rows), d_in - rows.shape[1])], dim=1)
 
 
 def polygon(n: int) -> Float[Tensor, "n 2"]:
-    """A regular polygon."""
+    """The corners of a regular polygon on the unit circle."""
     angle = 2 * math.pi * torch.arange(n) / n
     return torch.stack([angle.cos(), angle.sin()], dim=1)
 
@@ -155,7 +164,7 @@ def _tetrahedron() -> Float[Tensor, "4 3"]:
 
 
 def _square_antiprism() -> Float[Tensor, "8 3"]:
-    """Two squares, one turned by an eighth of the circle, at heights +-1/sqrt 3, at which it is a tight frame."""
+    """Two squares, one rotated by 45 degrees, at heights +-1/sqrt 3, which make it a tight frame."""
     circle = polygon(8)[[0, 2, 4, 6, 1, 3, 5, 7]] * math.sqrt(2 / 3)
     height = torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1]) / math.sqrt(3)
     return torch.cat([circle, height[:, None]], dim=1)

@@ -1,4 +1,4 @@
-"""One number for each feature: the same for all, a list, falling with the rank, or drawn.
+"""One number for each feature: constant, listed, falling with the rank, or random.
 
 In a config a bare number stands for ``{kind = "constant", value = ...}`` and a list for ``{kind = "list", ...}``.
 """
@@ -18,28 +18,30 @@ from sae.registry import Settings, UserError
 
 
 class Series(Settings, ABC):
-    """A rule for `n` numbers."""
+    """Interface of rules for `n` numbers."""
 
     @abstractmethod
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
-        """The numbers; those that are drawn come from `draw`."""
+        """The `n` numbers; random ones come from `draw`."""
 
 
 class ConstantSeries(Series):
-    """The same for all."""
+    """The same number for all."""
 
     kind: Literal["constant"] = "constant"
     value: float
+    """The number."""
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
         return torch.full((n,), self.value, dtype=torch.float64)
 
 
 class Listed(Series):
-    """One by one."""
+    """A list of numbers."""
 
     kind: Literal["list"] = "list"
     values: tuple[float, ...]
+    """The numbers."""
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
         if len(self.values) != n:
@@ -48,28 +50,33 @@ class Listed(Series):
 
 
 class Linear(Series):
-    """In equal steps from `first` to `last`."""
+    """Equal steps from `first` to `last`."""
 
     kind: Literal["linear"] = "linear"
     first: float
+    """The first number."""
     last: float
+    """The last number."""
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
         return torch.linspace(self.first, self.last, n, dtype=torch.float64)
 
 
 class Geometric(Series):
-    """``ratio^rank``, scaled to begin at `first` or to have the mean `mean`."""
+    """``ratio^rank``, with rank from 0, scaled to a first number or a mean."""
 
     kind: Literal["geometric"] = "geometric"
     ratio: float = Field(gt=0, le=1)
+    """Ratio of each number to the one before."""
     first: float | None = None
+    """The first number; give either this or `mean`."""
     mean: float | None = None
+    """The mean of the numbers."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> Geometric:
         if (self.first is None) == (self.mean is None):
-            raise UserError("geometric: give either first or mean")
+            raise UserError(f"first = {self.first}, mean = {self.mean}: give either first or mean")
         return self
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
@@ -78,19 +85,25 @@ class Geometric(Series):
 
 
 class Zipf(Series):
-    """``rank^-exponent`` from rank 1: scaled to the mean `mean`, or stretched to run from `first` to `last`, as
-    SynthSAEBench (arXiv 2602.14687) has it."""
+    """``rank^-exponent``, with rank from 1, scaled to a mean, or mapped linearly to run from `first` to `last` as in
+    SynthSAEBench (arXiv 2602.14687)."""
 
     kind: Literal["zipf"] = "zipf"
     exponent: float = Field(1.0, gt=0)
+    """Exponent of the power law."""
     mean: float | None = None
+    """The mean of the numbers; give either this, or `first` and `last`."""
     first: float | None = None
+    """The first number."""
     last: float | None = None
+    """The last number."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> Zipf:
         if (self.first is None) != (self.last is None) or (self.first is None) == (self.mean is None):
-            raise UserError("zipf: give either mean, or first and last")
+            raise UserError(
+                f"mean = {self.mean}, first = {self.first}, last = {self.last}: give either mean, or first and last"
+            )
         return self
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
@@ -102,11 +115,13 @@ class Zipf(Series):
 
 
 class LogUniform(Series):
-    """Drawn with a logarithm that is uniform between those of `low` and `high`."""
+    """Random numbers whose logarithm is uniform."""
 
     kind: Literal["log_uniform"] = "log_uniform"
     low: float = Field(gt=0)
+    """Smallest number."""
     high: float = Field(gt=0)
+    """Largest number."""
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
         u = torch.rand(n, generator=draw, dtype=torch.float64)
@@ -114,23 +129,25 @@ class LogUniform(Series):
 
 
 class FoldedNormalSeries(Series):
-    """Drawn as ``|N(mean, sd)|``."""
+    """Random numbers ``|N(mean, sd^2)|``."""
 
     kind: Literal["folded_normal"] = "folded_normal"
     mean: float = 0.0
+    """Mean of the normal distribution."""
     sd: float = Field(1.0, ge=0)
+    """Standard deviation of the normal distribution."""
 
     def numbers(self, n: int, draw: torch.Generator) -> Float64[Tensor, " n"]:
         return (self.mean + self.sd * torch.randn(n, generator=draw, dtype=torch.float64)).abs()
 
 
-def _as_table(given: Any) -> Any:
-    """A number and a list are short for tables."""
-    if isinstance(given, int | float):
-        return {"kind": "constant", "value": given}
-    if isinstance(given, list | tuple):
-        return {"kind": "list", "values": tuple(cast(Sequence[Any], given))}
-    return given
+def _as_table(value: Any) -> Any:
+    """The table that a bare number or list stands for; other values unchanged."""
+    if isinstance(value, int | float):
+        return {"kind": "constant", "value": value}
+    if isinstance(value, list | tuple):
+        return {"kind": "list", "values": tuple(cast(Sequence[Any], value))}
+    return value
 
 
 PerFeature = Annotated[
@@ -138,19 +155,19 @@ PerFeature = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_as_table),
 ]
-"""A number for each feature, as a config gives it."""
+"""A number for each feature in a config."""
 
 
 def numbers(series: Series, n: int, draw: torch.Generator, field: str) -> Float64[Tensor, " n"]:
-    """The numbers of the setting `field`; a ``ValueError`` names it."""
+    """The numbers of the setting `field`; raises `UserError` with its name."""
     try:
         return series.numbers(n, draw)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{field}: {error}") from None
 
 
 def probabilities(series: Series, n: int, draw: torch.Generator, field: str) -> Float64[Tensor, " n"]:
-    """The same, each above 0 and at most 1."""
+    """:func:`numbers` that are probabilities; raises `UserError` if one is not above 0 and at most 1."""
     p = numbers(series, n, draw, field)
     for i in ((p <= 0) | (p > 1)).nonzero()[:1, 0].tolist():
         raise UserError(f"{field}: number {i} is {float(p[i]):.4g}; a probability is above 0 and at most 1")

@@ -1,4 +1,4 @@
-"""Nonlinear codes against the rules that they state."""
+"""Nonlinear codes against their stated formulas."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sae.toys.codes.circle import bump
 from sae.toys.codes.floor import decode_digit as from_floor
 from sae.toys.codes.scenario import decode_scenario as from_scenario
 
-Given = dict[str, object]
+Table = dict[str, object]
 ROWS = 40_000
 
 
-def build(code: Given, **more: object) -> Coded:
+def build(code: Table, **more: object) -> Coded:
     source = Config(code=code, **more).build()
     assert isinstance(source, Coded)
     return source
 
 
 @pytest.mark.parametrize(("margin", "sigma"), [(1.0, 1.0), (2.0, 1.0), (0.5, 0.5), (10.0, 1.0)])
-def test_a_scenario_is_mistaken_with_the_upper_tail(margin: float, sigma: float):
+def test_a_scenario_is_mistaken_with_the_probability_of_the_upper_tail(margin: float, sigma: float):
     source = build({"kind": "scenario", "margin": margin, "sigma": sigma})
     batch = source.batch(0, ROWS)
     mistaken = float((from_scenario(batch.acts[:, 0], margin)[0] != batch.labels["scenario"]).double().mean())
@@ -35,7 +35,7 @@ def test_a_scenario_is_mistaken_with_the_upper_tail(margin: float, sigma: float)
     assert source.config.code.error == pytest.approx(tail, rel=1e-3)
 
 
-def test_with_a_wide_margin_both_quantities_come_back():
+def test_with_a_large_offset_both_quantities_are_decoded():
     batch = build({"kind": "scenario", "margin": 10.0}).batch(0, ROWS)
     scenario, x1, x2 = from_scenario(batch.acts[:, 0], 10.0)
     assert torch.equal(scenario, batch.labels["scenario"])
@@ -45,7 +45,7 @@ def test_with_a_wide_margin_both_quantities_come_back():
     assert abs(float(x1[first].mean())) < 0.04 and abs(float(first.double().mean()) - 0.5) < 0.02
 
 
-def test_a_scenario_is_exactly_the_sum_of_its_codes_and_its_coefficients_are_about_the_margin():
+def test_a_scenario_is_exactly_the_sum_of_its_codes_whose_means_are_the_offset():
     for more in ({"margin": 1.0}, {"exclusive": True}):
         source = build({"kind": "scenario", **more})
         batch = source.batch(0, ROWS)
@@ -60,7 +60,7 @@ def test_a_scenario_is_exactly_the_sum_of_its_codes_and_its_coefficients_are_abo
     assert abs(float(batch.codes[batch.labels["scenario"] == 0, 0].mean()) - 10) < 0.04
 
 
-def test_the_exclusive_code_tells_the_scenario_without_error():
+def test_the_exclusive_code_determines_the_scenario_without_error():
     source = build({"kind": "scenario", "exclusive": True})
     batch = source.batch(0, ROWS)
     assert torch.equal(batch.codes[:, 1] > 0, batch.labels["scenario"] == 1)
@@ -70,7 +70,7 @@ def test_the_exclusive_code_tells_the_scenario_without_error():
 
 @settings(max_examples=20, deadline=None)
 @given(levels=st.integers(2, 200), seed=st.integers(0, 100))
-def test_both_numbers_come_back_from_a_floor_code(levels: int, seed: int):
+def test_both_numbers_of_a_floor_code_are_decoded(levels: int, seed: int):
     batch = build({"kind": "floor", "levels": levels}, seed=seed).batch(0, 500)
     t = batch.acts[:, 0]
     assert float(t.min()) >= 0 and float(t.max()) <= 1
@@ -88,7 +88,7 @@ def test_the_two_numbers_of_a_floor_code_are_independent_and_uniform():
 
 
 def test_a_bump_by_hand():
-    """Four features; at l = 2/3 a bump reaches a third of the half-circle, so that just the nearest is active."""
+    """Four features; at l = 2/3 a bump reaches a third of the half-circle, so only the nearest are active."""
     x = bump(torch.tensor([0.0, math.pi / 4, -math.pi / 2, 7 * math.pi / 4]), 4, 2 / 3)
     side = math.cos(math.pi / 4 / (2 / 3))
     expected = [[1, 0, 0, 0], [side, side, 0, 0], [0, 0, 0, 1], [side, 0, 0, side]]
@@ -97,13 +97,13 @@ def test_a_bump_by_hand():
 
 @settings(max_examples=20, deadline=None)
 @given(points=st.integers(8, 40), turn=st.integers(0, 40), seed=st.integers(0, 100))
-def test_a_bump_turns_with_its_place(points: int, turn: int, seed: int):
+def test_a_bump_rotates_with_its_position(points: int, turn: int, seed: int):
     theta = 2 * math.pi * torch.rand(20, generator=torch.Generator().manual_seed(seed))
     turned = bump(theta + 2 * math.pi * turn / points, points, 0.5)
     torch.testing.assert_close(turned, bump(theta, points, 0.5).roll(turn, 1), atol=1e-4, rtol=1e-4)
 
 
-def test_circles_lie_in_planes_of_their_own_and_their_rows_are_circles():
+def test_circles_lie_in_separate_planes_and_their_samples_are_circles():
     code = {"kind": "circle", "circles": 3, "points": 48, "width": 0.5, "placed": "plane", "probability": 0.5}
     source = build(code, d_in=10)
     planes = source.subspaces
@@ -125,8 +125,8 @@ def test_bins_are_arcs():
     batch = build(code).batch(0, 4000)
     angle = torch.atan2(batch.acts[:, 1], batch.acts[:, 0]).remainder(2 * math.pi)
     for b in range(4):
-        own = angle[batch.labels[f"circle_0_bin_{b}"] == 1]
-        assert float(own.min()) > b * math.pi / 2 - 0.02 and float(own.max()) < (b + 1) * math.pi / 2 + 0.02
+        in_bin = angle[batch.labels[f"circle_0_bin_{b}"] == 1]
+        assert float(in_bin.min()) > b * math.pi / 2 - 0.02 and float(in_bin.max()) < (b + 1) * math.pi / 2 + 0.02
 
 
 def test_a_hash_has_one_vector_for_each_combination_and_none_for_a_value():
@@ -140,7 +140,7 @@ def test_a_hash_has_one_vector_for_each_combination_and_none_for_a_value():
     apart = torch.arange(25) // 5
     shared = gram[(apart[:, None] == apart) & ~torch.eye(25, dtype=torch.bool)]
     others = gram[apart[:, None] != apart]
-    # Were values written, two combinations that share one would be alike; cosines of random vectors are 1 / sqrt 60.
+    # If values had directions, combinations that share one would be similar; random cosines are 1 / sqrt 60.
     assert abs(float(shared.mean()) - float(others.mean())) < 4 * 0.13 / math.sqrt(50)
 
 
@@ -154,14 +154,14 @@ def test_a_hash_has_one_vector_for_each_combination_and_none_for_a_value():
         ({"kind": "hash", "width": 7}, 9, 9),
     ],
 )
-def test_embedding_keeps_lengths(code: Given, d_in: int | None, dimensions: int):
+def test_embedding_keeps_lengths(code: Table, d_in: int | None, dimensions: int):
     source = build(code, d_in=d_in)
     assert source.d_in == dimensions
-    own, embedded = build(code).batch(3, 50).acts, source.batch(3, 50).acts
-    torch.testing.assert_close(own @ own.T, embedded @ embedded.T, atol=1e-4, rtol=1e-4)
+    plain, embedded = build(code).batch(3, 50).acts, source.batch(3, 50).acts
+    torch.testing.assert_close(plain @ plain.T, embedded @ embedded.T, atol=1e-4, rtol=1e-4)
 
 
-def test_what_is_provided_is_there_and_what_is_no_direction_is_told():
+def test_a_code_has_what_it_provides_and_states_whether_it_is_nonlinear():
     for code in ({"kind": "scenario", "margin": 1.0}, {"kind": "floor"}, {"kind": "circle"}, {"kind": "hash"}):
         config = Config(code=code)
         source = config.build()
@@ -177,10 +177,10 @@ def test_what_is_provided_is_there_and_what_is_no_direction_is_told():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"code": {"kind": "scenario"}}, "source.code: margin is missing: how far apart"),
+        ({"code": {"kind": "scenario"}}, "source.code: margin is missing: give the offset"),
         (
             {"code": {"kind": "scenario", "margin": 1.0, "exclusive": True}},
-            "source.code: margin = 1: an exclusive code",
+            "source.code: margin = 1: unused by an exclusive code",
         ),
         (
             {"code": {"kind": "floor", "levels": 1}},
@@ -188,17 +188,17 @@ def test_what_is_provided_is_there_and_what_is_no_direction_is_told():
         ),
         (
             {"code": {"kind": "circle", "points": 4, "width": 0.5}},
-            "width = 0.5: with points = 4 some places activate no",
+            "width = 0.5: with points = 4 some positions activate no",
         ),
         (
             {"code": {"kind": "hash", "attributes": 9, "values_each": 9}},
-            "a table of 9\\^9 combinations in 16 dimensions",
+            "attributes = 9: a table of 9\\^9 combinations in 16 dimensions",
         ),
-        ({"code": {"kind": "hash"}, "d_in": 3}, "source: d_in = 3: the code 'hash' takes 16 dimensions; give as many"),
+        ({"code": {"kind": "hash"}, "d_in": 3}, "source: d_in = 3: the code 'hash' has 16 dimensions; give at least"),
         ({"code": {"kind": "hush"}}, "source.code: 'hush' is not a known kind: did you mean 'hash'"),
     ],
 )
-def test_a_code_that_cannot_be_is_refused_in_one_line(change: Given, message: str):
+def test_an_impossible_code_is_an_error_of_one_line(change: Table, message: str):
     table = {"name": "x", "source": {"kind": "code", **change}, "dictionary": {"kind": "relu", "n_latents": 2, "l1": 1}}
     with pytest.raises(ValueError, match=message) as caught:
         parse(table)
@@ -206,7 +206,7 @@ def test_a_code_that_cannot_be_is_refused_in_one_line(change: Given, message: st
 
 
 @pytest.mark.parametrize("code", [{"kind": "scenario", "margin": 2.0}, {"kind": "circle"}, {"kind": "hash"}])
-def test_prepared_and_built_sources_are_the_same(tmp_path: object, code: Given):
+def test_prepared_and_built_sources_are_the_same(tmp_path: object, code: Table):
     config = Config(code=code, d_in=20, noise=0.1)
     config.prepare(tmp_path / "s", lambda done, total, unit: None, "cpu")  # pyright: ignore
     opened, built = config.open(tmp_path / "s", "cpu"), config.build()  # pyright: ignore

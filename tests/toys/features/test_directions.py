@@ -32,7 +32,7 @@ def gram(f: torch.Tensor) -> torch.Tensor:
     ("directions", "n", "d_in"),
     [(RandomDirections(), 40, 8), (Orthonormal(), 8, 8), (Repelled(), 40, 8), (Polytope(name="pentagon"), 20, 8)],
 )
-def test_unit_rows_that_the_draw_decides(directions: Directions, n: int, d_in: int):
+def test_unit_rows_that_depend_on_the_seed(directions: Directions, n: int, d_in: int):
     f = rows(directions, n, d_in)
     assert f.shape == (n, d_in) and f.is_contiguous()
     torch.testing.assert_close(f.norm(dim=1), torch.ones(n))
@@ -43,7 +43,7 @@ def test_orthonormal_rows():
     torch.testing.assert_close(gram(rows(Orthonormal(), 5, 12)), torch.eye(5), atol=1e-6, rtol=0)
     f = rows(Orthonormal(), 6, 6)
     torch.testing.assert_close(gram(f), torch.eye(6), atol=1e-6, rtol=0)
-    assert float(f.abs().max()) < 0.99  # turned away from the axes
+    assert float(f.abs().max()) < 0.99  # rotated away from the axes
 
 
 def test_random_directions_are_as_coherent_as_they_should_be():
@@ -107,11 +107,11 @@ def test_copies_of_a_polytope_share_no_dimension():
     assert torch.equal(flat[:, :2], CORNERS["triangle"]) and not flat[:, 2:].any()
 
 
-def test_explicit_rows_are_scaled_to_one_and_turned_if_asked():
-    given = Explicit(vectors=((2, 0), (1, 1), (0, 0)))
-    f = rows(given, 3, 3)
+def test_explicit_rows_are_normalised_and_rotated_if_set():
+    explicit = Explicit(vectors=((2, 0), (1, 1), (0, 0)))
+    f = rows(explicit, 3, 3)
     torch.testing.assert_close(f, torch.tensor([[1, 0, 0], [0.5**0.5, 0.5**0.5, 0], [0, 0, 0]]))
-    turned = rows(Explicit(vectors=given.vectors, rotate=True), 3, 3)
+    turned = rows(Explicit(vectors=explicit.vectors, rotate=True), 3, 3)
     torch.testing.assert_close(gram(turned), gram(f), atol=1e-6, rtol=0)
     assert not torch.allclose(turned, f)
 
@@ -120,17 +120,17 @@ def test_explicit_rows_are_scaled_to_one_and_turned_if_asked():
     ("directions", "n", "d_in", "message"),
     [
         (Orthonormal(), 5, 4, "directions: 5 orthonormal features do not fit into d_in = 4"),
-        (Polytope(name="pentagon"), 6, 4, "n_features = 6 is no multiple of the 5 of a pentagon"),
-        (Polytope(name="pentagon"), 15, 4, "3 times pentagon take 6 dimensions, more than d_in = 4"),
-        (Explicit(vectors=((1.0,),)), 2, 4, "directions.vectors: 1 vectors for n_features = 2"),
-        (Explicit(vectors=((1.0, 0.0, 0.0),)), 1, 2, "directions.vectors: 3 numbers each, more than d_in = 2"),
+        (Polytope(name="pentagon"), 6, 4, "n_features = 6: a pentagon has 5 corners; give a multiple of 5"),
+        (Polytope(name="pentagon"), 15, 4, "d_in = 4: 3 copies of a pentagon need 6 dimensions"),
+        (Explicit(vectors=((1.0,),)), 2, 4, "directions.vectors: 1 vectors; give n_features = 2"),
+        (Explicit(vectors=((1.0, 0.0, 0.0),)), 1, 2, "directions.vectors: 3 numbers each; give at most d_in = 2"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(directions: Directions, n: int, d_in: int, message: str):
+def test_too_many_features_or_dimensions_are_errors(directions: Directions, n: int, d_in: int, message: str):
     with pytest.raises(ValueError, match=message):
         directions.check(n, d_in)
 
 
-def test_vectors_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="vectors: all must have as many numbers"):
+def test_vectors_of_different_lengths_are_an_error():
+    with pytest.raises(ValueError, match="vectors: different lengths; give every vector the same number of entries"):
         Explicit(vectors=((1.0,), (1.0, 0.0)))

@@ -9,12 +9,12 @@ from sae.toys.features.series import PerFeature, numbers, probabilities
 SERIES = TypeAdapter(PerFeature)
 
 
-def found(given: object, n: int = 4) -> torch.Tensor:
-    return numbers(SERIES.validate_python(given), n, torch.Generator().manual_seed(0), "field")
+def drawn(value: object, n: int = 4) -> torch.Tensor:
+    return numbers(SERIES.validate_python(value), n, torch.Generator().manual_seed(0), "field")
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("value", "expected"),
     [
         (0.3, [0.3, 0.3, 0.3, 0.3]),
         ([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]),
@@ -25,21 +25,21 @@ def found(given: object, n: int = 4) -> torch.Tensor:
         ({"kind": "zipf", "exponent": 1, "first": 0.4, "last": 0.1}, [0.4, 0.2, 0.1 + 0.3 * (1 / 12) / 0.75, 0.1]),
     ],
 )
-def test_numbers_by_hand(given: object, expected: list[float]):
-    torch.testing.assert_close(found(given), torch.tensor(expected, dtype=torch.float64))
+def test_numbers_by_hand(value: object, expected: list[float]):
+    torch.testing.assert_close(drawn(value), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_drawn_numbers_have_their_law():
+def test_random_numbers_have_their_distribution():
     low, high = 1e-4, 1e-1
-    logs = found({"kind": "log_uniform", "low": low, "high": high}, 20_000).log10()
+    logs = drawn({"kind": "log_uniform", "low": low, "high": high}, 20_000).log10()
     assert -4 <= float(logs.min()) < -3.99 and -1.01 < float(logs.max()) <= -1
     assert abs(float(logs.mean()) + 2.5) < 0.03 and abs(float(logs.var()) - 9 / 12) < 0.02
-    folded = found({"kind": "folded_normal", "mean": 0.0, "sd": 2.0}, 20_000)
+    folded = drawn({"kind": "folded_normal", "mean": 0.0, "sd": 2.0}, 20_000)
     assert float(folded.min()) >= 0 and abs(float(folded.mean()) - 2 * (2 / torch.pi) ** 0.5) < 0.04
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("value", "message"),
     [
         ([0.1], "field: a list of 1 where 4 numbers are needed"),
         ([0.1, 0.2, 1.5, 0.1], "field: number 2 is 1.5; a probability is above 0 and at most 1"),
@@ -47,19 +47,19 @@ def test_drawn_numbers_have_their_law():
         ({"kind": "zipf", "exponent": 2, "mean": 0.5}, "field: number 0 is 1.405; a probability"),
     ],
 )
-def test_what_is_no_probability_is_refused(given: object, message: str):
+def test_numbers_that_are_no_probabilities_are_errors(value: object, message: str):
     with pytest.raises(ValueError, match=message):
-        probabilities(SERIES.validate_python(given), 4, torch.Generator(), "field")
+        probabilities(SERIES.validate_python(value), 4, torch.Generator(), "field")
 
 
 @pytest.mark.parametrize("table", [{"kind": "zipf"}, {"kind": "geometric", "ratio": 0.5}])
-def test_one_scale_and_no_more(table: dict[str, object]):
+def test_exactly_one_scale_is_needed(table: dict[str, object]):
     for scale in ({}, {"mean": 0.1, "first": 0.2}):
         with pytest.raises(ValueError, match="give either"):
             SERIES.validate_python(table | scale)
 
 
-def test_a_table_read_back_is_the_same():
-    for given in (0.2, [0.1, 0.2], {"kind": "zipf", "mean": 0.1}):
-        once = SERIES.validate_python(given)
+def test_a_dumped_series_validates_to_the_same():
+    for value in (0.2, [0.1, 0.2], {"kind": "zipf", "mean": 0.1}):
+        once = SERIES.validate_python(value)
         assert SERIES.validate_python(SERIES.dump_python(once, mode="json")) == once

@@ -20,8 +20,9 @@ N = 50_000
 
 
 def drawn(values: Values) -> tuple[torch.Tensor, float]:
-    given = values.tensors(1, 0)
-    return values.draw(given, torch.zeros(N, dtype=torch.int64), generator("test")).double(), float(given["mean"])
+    tensors = values.tensors(1, 0)
+    v = values.draw(tensors, torch.zeros(N, dtype=torch.int64), generator("test"))
+    return v.double(), float(tensors["mean"])
 
 
 @pytest.mark.parametrize(
@@ -42,9 +43,9 @@ def drawn(values: Values) -> tuple[torch.Tensor, float]:
     ],
 )
 def test_moments(values: Values, mean: float, second: float):
-    v, told = drawn(values)
+    v, stated = drawn(values)
     assert abs(float(v.mean()) - mean) < 0.02 * mean and abs(float(v.square().mean()) - second) < 0.03 * second
-    assert told == pytest.approx(mean, rel=1e-3) and float(v.min()) >= 0
+    assert stated == pytest.approx(mean, rel=1e-3) and float(v.min()) >= 0
 
 
 def test_supports():
@@ -53,7 +54,7 @@ def test_supports():
     assert float(drawn(LogNormal())[0].min()) > 0
 
 
-def test_what_a_rectifier_cuts_off():
+def test_the_share_that_a_rectifier_sets_to_zero():
     values = RectifiedNormal(mu=0.5, sigma=1.0)
     v, mean = drawn(values)
     positive = float(values.tensors(1, 0)["positive"])
@@ -61,7 +62,7 @@ def test_what_a_rectifier_cuts_off():
     assert abs(float(v[v > 0].mean()) - mean) < 0.02
 
 
-def test_every_feature_has_its_own_law():
+def test_every_feature_has_its_own_distribution():
     values = RectifiedNormal(mu={"kind": "linear", "first": 5, "last": 4}, sigma=[0.1, 0.5, 1.0])
     feature = torch.arange(3).repeat_interleave(N)
     v = values.draw(values.tensors(3, 0), feature, generator("test")).view(3, N)
@@ -73,15 +74,15 @@ def test_every_feature_has_its_own_law():
     ("make", "message"),
     [
         (lambda: Uniform(low=-1), "low = -1: codes are not negative; split a signed feature into two"),
-        (lambda: Uniform(low=1, high=1), "high = 1 is not above low = 1"),
-        (lambda: DiscreteValues(values=(-1, 1)), "values: -1: codes are not negative"),
-        (lambda: DiscreteValues(values=(0, 1)), "values: 0 is silence; leave it out"),
-        (lambda: DiscreteValues(values=(1, 2), weights=(1,)), "weights: one above 0 for each"),
+        (lambda: Uniform(low=1, high=1), "high = 1: not above low = 1"),
+        (lambda: DiscreteValues(values=(-1, 1)), r"values = \[-1.0, 1.0\]: codes are not negative"),
+        (lambda: DiscreteValues(values=(0, 1)), r"values = \[0.0, 1.0\]: 0 means inactive; leave it out"),
+        (lambda: DiscreteValues(values=(1, 2), weights=(1,)), r"weights = \[1.0\]: give one weight above 0 for each"),
         (lambda: ConstantValue(value=0).tensors(2, 0), "values.value: 0 is not above 0"),
         (lambda: RectifiedNormal(mu=[1, -2], sigma=1).tensors(2, 0), "values.mu: -2 is not above 0"),
         (lambda: RectifiedNormal(sigma=[1]).tensors(2, 0), "values.sigma: a list of 1 where 2 numbers"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(make: object, message: str):
+def test_impossible_settings_are_errors(make: object, message: str):
     with pytest.raises(ValueError, match=message):
         make()
