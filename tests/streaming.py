@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sae.activations.shards import Shards
+from sae.source import Progress
 from sae.sources.transformer import Activations, Config
 
 SPLITS = ("train", "choose", "test")
@@ -17,6 +18,28 @@ SPLITS = ("train", "choose", "test")
 
 def silent(done: int, total: int, unit: str) -> None:
     pass
+
+
+class Killed(BaseException):
+    """Ends a preparation as abruptly as a killed process."""
+
+
+def kill_after(calls: int) -> Progress:
+    """A progress callback that raises :class:`Killed` after `calls` calls."""
+    seen = 0
+
+    def progress(done: int, total: int, unit: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > calls:
+            raise Killed
+
+    return progress
+
+
+def bytes_of(directory: Path) -> dict[str, bytes]:
+    """The content of every file of a directory."""
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 def words(file: Path, documents: int) -> Path:

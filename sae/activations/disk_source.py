@@ -129,7 +129,7 @@ class StreamedConfig(SourceConfig, ABC):
         """
         if not file.is_file():
             return None
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         if content["config"] != self.identity():
             raise UserError(f"{file.parent}: contains a source with other settings; choose another directory")
         return content

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import MissingFileError, UserError
 from sae.source import Progress, Source, SourceConfig, TensorSource
 
@@ -58,7 +59,8 @@ class Config(SourceConfig):
         """
         acts, _, _ = self._read()
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "source.json").write_text(json.dumps({"rows": len(acts), "d_in": acts.shape[1]}) + "\n")
+        facts = json.dumps({"rows": len(acts), "d_in": acts.shape[1]}) + "\n"
+        write_atomically(directory / "source.json", facts.encode())
         progress(len(acts), len(acts), "rows")
 
     def open(self, directory: Path, device: str) -> Source:

@@ -20,6 +20,7 @@ from sae.registry import MissingFileError, UserError
 from sae.sources.attention import Config
 from sae.toys.attention.saved import held_out, load_toy
 from sae.toys.attention.training import evaluate
+from tests.streaming import Killed, bytes_of, kill_after, silent
 
 Z = "blocks.0.attn.hook_z"
 ADDITION = {"kind": "addition", "n_digits": 2, "n_train": 600, "n_test": 200}
@@ -45,10 +46,6 @@ TASKS: dict[str, dict[str, Any]] = {
         "positions": "all",
     },
 }
-
-
-def silent(done: int, total: int, unit: str) -> None:
-    pass
 
 
 def build(directory: Path, **settings: Any) -> Activations:
@@ -166,37 +163,23 @@ def test_a_target_behind_the_hook_makes_a_transcoder(tmp_path: Path):
 
 
 def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Killed(BaseException):
-        pass
-
     monkeypatch.setattr("sae.toys.attention.saved.CHECKPOINT_STEPS", 20)
     settings = BASE | {"training": {"steps": 110, "batch_size": 32}, "shard_tokens": 300}
     config, units = Config(**settings), list[str]()
     config.prepare(tmp_path / "whole", lambda done, total, unit: units.append(unit), "cpu")
     assert units.count("steps") == 3 and units.count("tokens") >= 5
     for stop in range(len(units)):
-        calls = 0
-
-        def progress(done: int, total: int, unit: str, stop: int = stop) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > stop:
-                raise Killed
-
         if stop in (0, 1, 2, 4):
             with pytest.raises(Killed):
-                config.prepare(tmp_path / "killed", progress, "cpu")
+                config.prepare(tmp_path / "killed", kill_after(stop), "cpu")
             with pytest.raises(MissingFileError, match="not complete"):
                 config.open(tmp_path / "killed", "cpu")
     config.prepare(tmp_path / "killed", silent, "cpu")
-    whole, killed = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("whole", "killed"))
+    whole, killed = (bytes_of(tmp_path / name) for name in ("whole", "killed"))
     assert whole == killed and not any("partial" in name for name in whole)
 
 
 def test_an_interrupted_training_continues_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Killed(BaseException):
-        pass
-
     def kill_at_100(done: int, total: int, unit: str) -> None:
         seen.append(done)
         if done == 100:

@@ -15,7 +15,7 @@ from sae.activations.shards import Shards, write_shard
 from sae.model.hooked import Model
 from sae.registry import MissingFileError, UserError
 from sae.sources.transformer import Activations, Config
-from tests.streaming import SPLITS, build, columns, silent, words
+from tests.streaming import SPLITS, Killed, build, bytes_of, columns, kill_after, silent, words
 
 HOOK, TARGET = "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"
 
@@ -107,30 +107,19 @@ def test_every_row_is_read_beside_its_own_target(tmp_path: Path, base: dict[str,
 
 
 def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path: Path, base: dict[str, Any]):
-    class Killed(BaseException):
-        pass
-
     config = Config(**base)
     config.prepare(tmp_path / "whole", silent, "cpu")
     shards = len(list((tmp_path / "whole").glob("train-*")))
     assert shards >= 3
     for stop in range(shards + 2):
-        calls = 0
-
-        def progress(done: int, total: int, unit: str, stop: int = stop) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > stop:
-                raise Killed
-
         with pytest.raises(Killed):
-            config.prepare(tmp_path / "killed", progress, "cpu")
+            config.prepare(tmp_path / "killed", kill_after(stop), "cpu")
         with pytest.raises(MissingFileError, match="not complete"):
             config.open(tmp_path / "killed", "cpu")
     damaged = tmp_path / "killed" / "train-00001.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-40])
     config.prepare(tmp_path / "killed", silent, "cpu")
-    whole, killed = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("whole", "killed"))
+    whole, killed = (bytes_of(tmp_path / name) for name in ("whole", "killed"))
     assert whole == killed
     with pytest.raises(UserError, match="other settings"):
         build(tmp_path / "killed", **base | {"target": "blocks.1.hook_resid_post"})

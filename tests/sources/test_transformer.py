@@ -15,7 +15,7 @@ from sae.activations.shards import Shards
 from sae.model.hooked import Model, load_tokenizer
 from sae.registry import MissingFileError, UserError
 from sae.sources.transformer import Config
-from tests.streaming import SPLITS, build, columns, silent, words
+from tests.streaming import SPLITS, Killed, build, bytes_of, columns, kill_after, silent, words
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -86,27 +86,13 @@ def test_documents_of_the_splits_are_disjoint_and_copies_stay_together(
 
 
 def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path: Path, base: dict[str, Any]):
-    class Killed(BaseException):
-        pass
-
-    def bytes_of(directory: Path) -> dict[str, bytes]:
-        return {f.name: f.read_bytes() for f in directory.iterdir()}
-
     config = Config(**base)
     config.prepare(tmp_path / "whole", silent, "cpu")
     shards = len(list((tmp_path / "whole").glob("train-*")))
     assert shards >= 3
     for stop in range(shards + 2):
-        calls = 0
-
-        def progress(done: int, total: int, unit: str, stop: int = stop) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > stop:
-                raise Killed
-
         with pytest.raises(Killed):
-            config.prepare(tmp_path / "killed", progress, "cpu")
+            config.prepare(tmp_path / "killed", kill_after(stop), "cpu")
         with pytest.raises(MissingFileError, match="not complete"):
             config.open(tmp_path / "killed", "cpu")
     before = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "killed").glob("train-*")}
