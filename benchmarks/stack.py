@@ -65,8 +65,7 @@ def stack(
     setting = Setting(d_in, n_latents, batch, l0, device=device, seed=seed)
     lines: list[Line] = []
     for name in (OURS, *PEERS):
-        if absent := trainers.missing(name):
-            note(f"{name}: skipped, {absent} is not installed")
+        if not trainers.available(name):
             continue
         note(f"{name} x {members}")
         settings = {"name": name, "members": members, "steps": steps, "seconds": seconds, "setting": asdict(setting)}

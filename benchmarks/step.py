@@ -73,8 +73,7 @@ def step(
     setting = Setting(d_in, n_latents, batch, l0, dtype, device, seed, extra=extra)
     lines: list[Line] = []
     for name in trainers.names() if only is None else only:
-        if absent := trainers.missing(name):
-            note(f"{name}: skipped, {absent} is not installed")
+        if not trainers.available(name):
             continue
         note(name)
         try:

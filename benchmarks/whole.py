@@ -25,7 +25,7 @@ from benchmarks.clock import settle
 from benchmarks.isolated import ProcessError, call
 from benchmarks.lines import Line, emit, note, run
 from benchmarks.pool import scaled
-from benchmarks.trainers import Setting, missing
+from benchmarks.trainers import Setting, available
 from sae.dictionaries.relu import ReluArchitecture
 from sae.scoring import score
 from sae.sources.correlated import Config as Correlated
@@ -82,7 +82,7 @@ def whole(
         Seed of the data and of the dictionaries of the first repeat.
     """
     extra = dict(pair.split("=", 1) for pair in train or ())
-    names = [name for name in NAMES if _installed(name)]
+    names = [name for name in NAMES if available(name)]
     file = cache / f"correlated-{d_in}-b{batch}-{seed}.safetensors"
     call("benchmarks.whole:prepare", {"file": str(file), "d_in": d_in, "batch": batch, "seed": seed}, threads)
     results: dict[str, list[Line]] = {name: [] for name in names}
@@ -155,14 +155,6 @@ def quality(tensors: dict[str, Tensor], d_in: int, seed: int) -> dict[str, float
     d = ReluArchitecture(unit_rows=False).build(tensors, 1.0)
     scores = score(d, x, features=source.truth.directions, codes=rows.codes)
     return {key: scores[key] for key in ("l0", "fvu", "mcc")}
-
-
-def _installed(name: str) -> bool:
-    """Whether the library of a trainer is installed; prints a note if not."""
-    absent = missing(name)
-    if absent:
-        note(f"{name}: skipped, {absent} is not installed")
-    return absent is None
 
 
 if __name__ == "__main__":

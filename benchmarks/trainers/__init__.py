@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from benchmarks.isolated import installed
+from benchmarks.lines import note
 from benchmarks.pool import planted
 from sae.registry import UserError, unknown
 
@@ -123,6 +124,14 @@ def missing(name: str) -> str | None:
     module, kind = module_of(name)
     required: str = module.REQUIRES.format(kind=kind)
     return None if installed(required) else required
+
+
+def available(name: str) -> bool:
+    """Whether the library of a trainer is installed; prints a note if not."""
+    absent = missing(name)
+    if absent is not None:
+        note(f"{name}: skipped, {absent} is not installed")
+    return absent is None
 
 
 def build(name: str, setting: Setting, batches: Sequence[Tensor]) -> Trainer:
