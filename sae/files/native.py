@@ -58,7 +58,7 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     check_shapes(tensors, weights_file, cls)
     try:
         return cls(**tensors, **cls.checked(header["settings"]), card=header["card"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, UserError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {reason}"

@@ -181,15 +181,15 @@ class PickleMachine:
 
     def call(self, _: Any) -> None:
         """REDUCE and NEWOBJ."""
-        arguments, what = self.stack.pop(), self.stack.pop()
-        if not (isinstance(what, GlobalName) and isinstance(arguments, tuple)):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not (isinstance(function, GlobalName) and isinstance(arguments, tuple)):
             raise UserError("a call without a name")
-        if what in MAPPINGS:
+        if function in MAPPINGS:
             self.stack.append({})
-        elif what.name == "_reconstructor" and arguments and isinstance(arguments[0], GlobalName):
+        elif function.name == "_reconstructor" and arguments and isinstance(arguments[0], GlobalName):
             self.stack.append(PickledObject(arguments[0]))
         else:
-            self.stack.append(self.build(what, arguments))
+            self.stack.append(self.build(function, arguments))
 
     def call_with_keywords(self, _: Any) -> None:
         """NEWOBJ_EX; keyword arguments are ignored."""
@@ -198,28 +198,28 @@ class PickleMachine:
 
     def build_state(self, _: Any) -> None:
         """BUILD; attributes of plain dictionaries and tensors are ignored, because they do not affect numbers."""
-        state, of = self.stack.pop(), self.stack[-1]
-        if isinstance(of, PickledObject):
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, PickledObject):
             for part in state if isinstance(state, tuple) else (state,):
                 if isinstance(part, Mapping):
-                    of.state.update({str(name): _with_name(value, name) for name, value in part.items()})
+                    target.state.update({str(name): _with_name(value, name) for name, value in part.items()})
 
     def push_persistent(self, _: Any) -> None:
         self.stack.append(self.persistent(self.stack.pop()))
 
     def extend_list(self, items: list[Any]) -> None:
-        of = self.stack[-1]
-        if isinstance(of, list):
-            of.extend(items)
-        elif not isinstance(of, PickledObject):
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, PickledObject):
             raise UserError("an append to something that is not a list")
 
     def update_dict(self, items: list[Any]) -> None:
-        of = self.stack[-1]
+        target = self.stack[-1]
         pairs = {_key(key): _with_name(value, key) for key, value in zip(items[::2], items[1::2], strict=True)}
-        if isinstance(of, dict):
-            of.update(pairs)
-        elif not isinstance(of, PickledObject):
+        if isinstance(target, dict):
+            target.update(pairs)
+        elif not isinstance(target, PickledObject):
             raise UserError("an entry for something that is not a dictionary")
 
     def append(self, _: Any) -> None:
