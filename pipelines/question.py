@@ -1,7 +1,7 @@
-"""The noun `Question`: something asked of a source and, where it takes one, of a trained dictionary; and its answer.
+"""Interface of questions: a question about a source and, for some kinds, a trained dictionary, and its answer.
 
-A kind is a file of `pipelines/questions/` with a ``Config``, whose fields a config sets under ``[ask.<kind>]``. What is
-measured is a function of :mod:`sae.analysis`; here it is given its rows, and made into tables.
+A kind is a module of `pipelines/questions/` with a ``Config``, whose fields a config sets under ``[ask.<kind>]``. The
+measures are functions of :mod:`sae.analysis`; a question gathers their inputs and makes tables of the results.
 """
 
 from __future__ import annotations
@@ -41,74 +41,85 @@ from sae.sources import transformer
 QUESTIONS = "pipelines.questions"
 AnswerValue = Interval | float | int | str | None
 VALUES_AT_ONCE = 1 << 24
-"""How many values of units are held at once: rows come in batches of so many for the number of units."""
+"""Largest number of values of units in one batch of samples."""
 
 
 @dataclass(frozen=True)
 class AnswerTable:
-    """A table of an answer: a value, an interval, or nothing where there is nothing to tell."""
+    """A table of an answer."""
 
     title: str
+    """Title of the table."""
     columns: Sequence[str]
+    """Head of each column."""
     rows: Sequence[Sequence[AnswerValue]]
+    """Values and intervals; None for an empty cell."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Tables; what else there is to know, one fact a name; and `data`, which is written and not printed."""
+    """The answer to a question."""
 
     tables: Sequence[AnswerTable]
+    """The tables, which are printed and written."""
     facts: Mapping[str, AnswerValue] = field(default_factory=dict)
+    """Single values by name, which are printed and written."""
     data: Mapping[str, Any] = field(default_factory=dict)
+    """Further results by name, which are only written."""
 
 
 @dataclass(frozen=True, eq=False)
 class QuestionContext:
-    """Whom a question is asked: the source of a config, a dictionary if one is given. What is missing of the source is
-    made when it is first asked for."""
+    """Context of a question: the source of a config and an optional dictionary. Missing steps of the source are run
+    when it is first used."""
 
     settings: Config
+    """The config."""
     dictionary: Dictionary | None
+    """The dictionary."""
     store: Store
+    """Folder of the steps."""
     runtime: Runtime
+    """Device and other settings of execution."""
     board: Board
+    """Progress display."""
 
     @property
     def source_config(self) -> SourceConfig:
-        """The settings of the one source; a ``ValueError`` where there are several."""
+        """Settings of the source. Raises `UserError` if the config has several sources."""
         first, *others = self.settings.sources
         if others:
             raise UserError(
-                f"source: the config has {1 + len(others)}, and a question is asked of one; choose, for example by "
+                f"source: the config has {1 + len(others)} sources, one is needed; select one, for example with "
                 "--set source.seed=0"
             )
         return first
 
     @property
     def hook(self) -> str:
-        """The hook point of the source; a ``ValueError`` where it is not of a model."""
+        """The hook point of the source. Raises `UserError` if the source has no model."""
         hook = getattr(self.source_config, "hook", None)
         if hook is None:
-            raise UserError(
-                "source: this question is asked of a model's activations; give a source of kind transformer"
-            )
+            raise UserError("source: this question needs a model's activations; give a source of kind transformer")
         return hook
 
     @cached_property
     def source(self) -> Source:
+        """The source. Raises `UserError` if its width is not that of the dictionary."""
         config = self.source_config
         [step] = [s for s in plan(self.settings) if s.stage == config.stage and "source" in s.config]
         runner.run([step], self.store, self.runtime, self.board)
         source = open_source(self.store.directory(step), self.runtime.device)
         if self.dictionary is not None and self.dictionary.d_in != source.d_in:
             raise UserError(
-                f"the dictionary takes rows of width {self.dictionary.d_in}, but the source's are {source.d_in} wide"
+                f"the dictionary takes activations of width {self.dictionary.d_in}, but the source has width "
+                f"{source.d_in}; give the config that it was trained with"
             )
         return source
 
     @property
     def activations(self) -> Activations:
-        """The source with its tokens; a ``ValueError`` where it is not of a model."""
+        """The source with its tokens. Raises `UserError` if the source has no model."""
         assert self.hook
         source = self.source
         assert isinstance(source, Activations)
@@ -116,7 +127,7 @@ class QuestionContext:
 
     @cached_property
     def model(self) -> Model:
-        """The model of the source. That of a transformer is booted without running it over the text."""
+        """The model of the source. A transformer is loaded without running it over the text."""
         config = self.source_config
         booted = isinstance(config, transformer.Config)
         return config.boot(self.runtime.device) if booted else self.activations.boot()
@@ -124,19 +135,19 @@ class QuestionContext:
     @property
     def layer(self) -> int:
         """The layer of the source's hook point."""
-        found = re.match(r"blocks\.(\d+)\.", self.hook)
-        if found is None:
-            raise UserError(f"source.hook = {self.hook!r}: it is in no layer; give the question a layer")
-        return int(found[1])
+        match = re.match(r"blocks\.(\d+)\.", self.hook)
+        if match is None:
+            raise UserError(f"source.hook = {self.hook!r}: not in a layer; set the field `layer` of the question")
+        return int(match[1])
 
-    def needed(self) -> Dictionary:
-        """The dictionary; a ``ValueError`` where none was given."""
+    def required_dictionary(self) -> Dictionary:
+        """The dictionary, on the device. Raises `UserError` if there is none."""
         if self.dictionary is None:
-            raise UserError("this question is about a dictionary: give its folder after the config")
+            raise UserError("this question needs a dictionary; give its folder after the config")
         return self.dictionary.to(self.runtime.device)
 
     def token(self, ids: Sequence[int]) -> list[str]:
-        """Tokens as they are written; as numbers where the model has no words."""
+        """The text of tokens; their numbers if there is no tokenizer."""
         config = self.source_config
         if not isinstance(config, transformer.Config):
             return [str(i) for i in ids]
@@ -149,25 +160,29 @@ class QuestionContext:
         return load_tokenizer(config.model, config.revision)
 
     def examples(self, settings: TaskSettings) -> tuple[ProbeExamples, ProbeExamples]:
-        """Rows with something known of them, to choose on and to test on; a ``ValueError`` where nothing is known."""
+        """Labelled samples to select and to test on. Raises `UserError` if the source has neither labels nor codes."""
         config = self.source_config
         if not config.provides & {"labels", "codes"}:
-            raise UserError("source: nothing is known of its rows; give labelled texts, --set source.labels=FILE")
-        found = examples_of(self.source, settings, config)
-        return found["train"], found["test"]
+            raise UserError(
+                "source: it has no labels and no known features; give labelled texts with --set source.labels=FILE"
+            )
+        halves = examples_of(self.source, settings, config)
+        return halves["train"], halves["test"]
 
 
 class QuestionConfig(Settings, ABC):
-    """Settings of one question. Raises ``ValueError`` of one line where it cannot be asked of what is given."""
+    """Settings of one kind of question."""
 
     seed: int = 0
+    """Seed of all random draws."""
 
     @abstractmethod
-    def answer(self, asked: QuestionContext) -> Answer: ...
+    def answer(self, context: QuestionContext) -> Answer:
+        """The answer. Raises `UserError` if the source or the dictionary does not fit the question."""
 
 
 def batches(n: int, n_units: int) -> Iterator[NDArray[np.int64]]:
-    """The numbers of rows, in pieces that hold `VALUES_AT_ONCE` values of so many units."""
+    """The indices of n samples in batches of at most `VALUES_AT_ONCE` values of `n_units` units."""
     size = max(1, VALUES_AT_ONCE // n_units)
     for start in range(0, n, size):
         yield np.arange(start, min(start + size, n), dtype=np.int64)
@@ -176,34 +191,35 @@ def batches(n: int, n_units: int) -> Iterator[NDArray[np.int64]]:
 def answer_question(
     question: str, settings: Config, dictionary: str | Path | None, root: Path, board: Board
 ) -> tuple[Answer, Path]:
-    """The answer, and the file that it was written to.
+    """Answers a question about the source of a config and returns the answer with the file it is written to.
 
-    Raises ``ValueError`` or ``FileNotFoundError`` of one line: an unknown question or setting, a dictionary that does
-    not fit, a source that cannot be asked this.
+    Raises `UserError` or `MissingFileError`: an unknown question or setting, a dictionary that does not exist or does
+    not fit, or a source that does not fit the question.
     """
-    asked_with = question_config(question, settings.ask)
+    config = question_config(question, settings.ask)
     d = None if dictionary is None else load(dictionary)
     store = Store(root)
     store.create()
-    asked = QuestionContext(settings, d, store, runner.execution(settings.runtime), board)
+    context = QuestionContext(settings, d, store, runner.execution(settings.runtime), board)
     folder = root / f"{settings.name}-answers"
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: in the way of the answers; move it, or give the config another name")
-    answer = asked_with.answer(asked)
+        raise UserError(f"{folder}: exists and is not a folder; move it, or rename the config")
+    answer = config.answer(context)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{question}.json"
-    given = {
+    inputs = {
         "question": question,
-        "settings": asked_with.model_dump(mode="json"),
-        "source": asked.source_config.model_dump(mode="json"),
+        "settings": config.model_dump(mode="json"),
+        "source": context.source_config.model_dump(mode="json"),
         "dictionary": None if dictionary is None else str(dictionary),
     }
-    write_atomically(file, (json.dumps({**given, **_plain(answer)}, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(file, (json.dumps({**inputs, **_plain(answer)}, indent=1, allow_nan=False) + "\n").encode())
     return answer, file
 
 
 def question_config(question: str, tables: Mapping[str, Mapping[str, Any]]) -> QuestionConfig:
-    """The settings of a question, from the config's ``[ask.<question>]``."""
+    """The settings of a question from the config's ``[ask.<question>]``. Raises `UserError` for an unknown question or
+    setting."""
     known = configurable(QUESTIONS)
     for name in (question, *tables):
         if name not in known:
@@ -214,7 +230,7 @@ def question_config(question: str, tables: Mapping[str, Mapping[str, Any]]) -> Q
 
 
 def _plain(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON takes it; what is not a number is null."""
+    """The answer as JSON values; NaN and infinities are null."""
     tables = [
         {"title": t.title, "columns": list(t.columns), "rows": [[_number(cell) for cell in row] for row in t.rows]}
         for t in answer.tables

@@ -1,1 +1,1 @@
-"""One file for each question that `sae ask` knows, its kind the file's name."""
+"""The questions of `sae ask`: one module per kind, with the name of the kind."""

@@ -1,4 +1,4 @@
-"""Features of a source's rows that are known, with what there is to read them off."""
+"""Known features of a source's samples, with activations and codes to predict them from."""
 
 from __future__ import annotations
 
@@ -15,33 +15,42 @@ from sae.registry import UserError, unknown
 
 @dataclass(frozen=True, eq=False)
 class Feature:
-    """Which rows have the feature, their activations and, where there is a dictionary, their codes; `groups` says
-    which test rows are of one document."""
+    """A known feature with the activations and codes of the same samples."""
 
     name: str
+    """Name of the feature."""
     known: Halves
+    """Whether each sample has the feature."""
     neurons: Halves
+    """Activations of the samples."""
     latents: Halves | None
+    """Codes of the samples; None without a dictionary."""
     groups: Tensor
+    """The document of each test sample."""
 
     @property
     def frequency(self) -> float:
+        """Share of test samples that have the feature."""
         return float(self.known.test.float().mean())
 
 
 def features_of(
-    asked: QuestionContext, names: tuple[str, ...], most: int, min_count: int, max_rows: int
+    context: QuestionContext, names: tuple[str, ...], most: int, min_count: int, max_rows: int
 ) -> list[Feature]:
-    """The features named, or `most` of those with `min_count` rows of either class in both halves, the most frequent
-    first. A ``ValueError`` of one line where one is not known of the rows."""
+    """The features in `names`; if there are none, the `most` most frequent ones with at least `min_count` samples of
+    either class in both splits. Raises `UserError` for a name that the source does not have."""
     limits = TaskSettings(max_rows=max_rows, min_count=min_count, n_tasks=most)
-    choose, test = asked.examples(limits)
+    choose, test = context.examples(limits)
     for name in names:
         if name not in choose.labels:
             raise UserError(f"ask.features: {unknown(name, choose.labels, 'feature of the rows')}")
-    device = asked.runtime.device
+    device = context.runtime.device
     neurons = Halves(choose.acts.to(device), test.acts.to(device))
-    latents = None if asked.dictionary is None else Halves(*(encode(asked.needed(), half) for half in neurons))
+    latents = (
+        None
+        if context.dictionary is None
+        else Halves(*(encode(context.required_dictionary(), half) for half in neurons))
+    )
     return [
         Feature(name, Halves(*(part.labels[name].to(device) > 0 for part in (choose, test))), neurons, latents,
                 test.groups)

@@ -1,7 +1,6 @@
-"""For each feature that is known: over how many neurons, and how many latents, it is spread, and which neurons have to
-go before it cannot be read.
+"""Over how many neurons and latents each known feature is spread, and which neurons have to be ablated to remove it.
 
-The curves, the ablation set and their controls: :mod:`sae.analysis.units.all_units`.
+The curves, the ablation set and their controls are those of :mod:`sae.analysis.units.all_units`.
 """
 
 from __future__ import annotations
@@ -17,36 +16,44 @@ from sae.analysis.units.all_units import AblationSet, UnitCurve, ablation_set, k
 
 
 class Config(QuestionConfig):
-    """`features` names those to be asked for, the `n_tasks` most frequent where it is unset; `most` bounds k."""
+    """Settings of the question `all_units`."""
 
     kind: Literal["all_units"] = "all_units"
     features: tuple[str, ...] = ()
+    """Names of the features; by default the most frequent ones."""
     n_tasks: int = Field(default=3, gt=0)
+    """Number of features if none are named."""
     min_count: int = Field(default=50, gt=0)
+    """Smallest number of samples with, and without, a feature."""
     max_rows: int = Field(default=8192, ge=4)
+    """Largest number of samples per split."""
     most: int = Field(default=256, gt=0)
+    """Largest number k of units in the curves."""
     draws: int = Field(default=5, gt=1)
+    """Number of random sets of units for each control."""
     tolerance: float = Field(default=0.01, ge=0)
+    """A curve saturates where its AUC is within this distance of the AUC of all units."""
 
-    def answer(self, asked: QuestionContext) -> Answer:
+    def answer(self, context: QuestionContext) -> Answer:
         tables, summary, data, names = list[AnswerTable](), list[list[AnswerValue]](), dict[str, Any](), list[str]()
-        for feature in features_of(asked, self.features, self.n_tasks, self.min_count, self.max_rows):
+        for feature in features_of(context, self.features, self.n_tasks, self.min_count, self.max_rows):
             kinds = {"neurons": feature.neurons, "latents": feature.latents}
             curves = {
                 name: k_sparse(units, feature.known, feature.groups, self.tolerance, self.draws, self.most, self.seed)
                 for name, units in kinds.items()
                 if units is not None
             }
-            gone = ablation_set(feature.neurons, feature.known, feature.groups, self.draws, seed=self.seed)
-            tables += [_curves(feature.name, curves), _ablated(feature.name, gone)]
+            ablated = ablation_set(feature.neurons, feature.known, feature.groups, self.draws, seed=self.seed)
+            tables += [_curves(feature.name, curves), _ablations(feature.name, ablated)]
             ends = [(c.saturates, c.effective) for c in curves.values()]
-            summary.append([feature.name, feature.frequency, *(v for end in ends for v in end), gone.n_needed])
-            data[feature.name] = {"ablation set, first first": gone.units.tolist()[: gone.n_needed]}
+            summary.append([feature.name, feature.frequency, *(v for end in ends for v in end), ablated.n_needed])
+            data[feature.name] = {"ablation set, first first": ablated.units.tolist()[: ablated.n_needed]}
             names = list(curves)
-        columns = ["feature", "share of rows"]
+        columns = ["feature", "share of samples"]
         columns += [f"{name} {what}" for name in names for what in ("saturate at", "effective")]
-        whole = AnswerTable("over how many units a feature is spread", [*columns, "neurons to ablate"], summary)
-        return Answer([whole, *tables], {}, data)
+        title = "number of units over which each feature is spread"
+        overview = AnswerTable(title, [*columns, "neurons to ablate"], summary)
+        return Answer([overview, *tables], {}, data)
 
 
 def _curves(feature: str, curves: dict[str, UnitCurve]) -> AnswerTable:
@@ -55,12 +62,12 @@ def _curves(feature: str, curves: dict[str, UnitCurve]) -> AnswerTable:
     columns = ["k", *(column for name in curves for column in (name, f"random {name}"))]
     rows: list[Sequence[AnswerValue]] = []
     for k in ks:
-        found = [points[name].get(k) for name in curves]
-        rows.append([k, *(cell for p in found for cell in ((p.auc, p.random) if p else (None, None)))])
+        at_k = [points[name].get(k) for name in curves]
+        rows.append([k, *(cell for p in at_k for cell in ((p.auc, p.random) if p else (None, None)))])
     return AnswerTable(f"{feature}: AUC of probes on k units", columns, rows)
 
 
-def _ablated(feature: str, found: AblationSet) -> AnswerTable:
-    rows = [[p.k, p.auc, p.random, p.refit] for p in found.points]
-    columns = ("neurons at their mean", "the probe", "as many at random", "a new probe")
-    return AnswerTable(f"{feature}: AUC without its neurons", columns, rows)
+def _ablations(feature: str, ablated: AblationSet) -> AnswerTable:
+    rows = [[p.k, p.auc, p.random, p.refit] for p in ablated.points]
+    columns = ("neurons set to their mean", "the probe", "random neurons", "a refitted probe")
+    return AnswerTable(f"{feature}: AUC with neurons ablated", columns, rows)

@@ -1,7 +1,6 @@
-"""How crowded the token embeddings are, and the unembedding: cosines, nearest neighbours, effective rank.
+"""How crowded the token embeddings and the unembedding are: cosines, nearest neighbours, effective rank.
 
-The measures and their controls: :mod:`sae.analysis.geometry.embeddings`. Of more than `most` tokens as many are drawn
-at random.
+The measures and their controls are those of :mod:`sae.analysis.geometry.embeddings`.
 """
 
 from __future__ import annotations
@@ -18,14 +17,16 @@ from sae.numerics.seeds import generator
 
 
 class Config(QuestionConfig):
-    """`draws` of each control."""
+    """Settings of the question `embeddings`."""
 
     kind: Literal["embeddings"] = "embeddings"
     most: int = Field(default=20_000, gt=1)
+    """Largest number of tokens; of a larger vocabulary a random subset is used."""
     draws: int = Field(default=3, gt=1)
+    """Number of random matrices for each control."""
 
-    def answer(self, asked: QuestionContext) -> Answer:
-        bridge, tables = asked.model.bridge, list[AnswerTable]()
+    def answer(self, context: QuestionContext) -> Answer:
+        bridge, tables = context.model.bridge, list[AnswerTable]()
         facts: dict[str, AnswerValue] = {}
         for name, table in (("embedding", bridge.W_E), ("unembedding", bridge.W_U.T)):
             if name == "unembedding" and torch.equal(table, bridge.W_E):
@@ -34,9 +35,9 @@ class Config(QuestionConfig):
             rows = table.detach().float()
             if len(rows) > self.most:
                 rows = rows[torch.randperm(len(rows), generator=generator("embeddings", self.seed))[: self.most]]
-            found = crowding(rows.contiguous(), self.draws, self.seed)
-            told: list[list[AnswerValue]] = [
-                [what, *(getattr(part, field) for part in (found.rows, found.random, found.matched))]
+            measured = crowding(rows.contiguous(), self.draws, self.seed)
+            lines: list[list[AnswerValue]] = [
+                [what, *(getattr(part, field) for part in (measured.rows, measured.random, measured.matched))]
                 for what, field in (
                     ("mean |cosine|", "mean_cosine"),
                     ("nearest |cosine|, mean", "nearest"),
@@ -45,7 +46,7 @@ class Config(QuestionConfig):
                     ("dimensions by variance", "dimensions"),
                 )
             ]
-            columns = ("", "rows", "Gaussian rows", "of their covariance and mean")
-            tables.append(AnswerTable(f"{name}: {len(rows)} rows in {rows.shape[1]} dimensions", columns, told))
+            columns = ("", "rows", "Gaussian rows", "Gaussian rows, same mean and covariance")
+            tables.append(AnswerTable(f"{name}: {len(rows)} rows in {rows.shape[1]} dimensions", columns, lines))
             facts[f"{name}: expected nearest of uniform rows, from above"] = expected_nearest(len(rows), rows.shape[1])
         return Answer(tables, facts)

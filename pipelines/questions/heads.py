@@ -1,8 +1,7 @@
-"""Which attention heads serve which outcomes, by ablating each: whether heads share outcomes and outcomes heads.
+"""Which attention heads matter for which outcomes, by ablation: heads per outcome and outcomes per head.
 
-The measure and its control: :mod:`sae.analysis.circuits.outcomes`. Outcomes are found in the text (training rows,
-since no
-dictionary is asked): skip trigrams, or the most frequent next tokens.
+The measure and its control are those of :mod:`sae.analysis.circuits.outcomes`. Outcomes are skip trigrams or the most
+frequent next tokens of the text; it is the training text, since no dictionary is involved.
 """
 
 from __future__ import annotations
@@ -21,54 +20,60 @@ SHOWN = 20
 
 
 class Config(QuestionConfig):
-    """`n_outcomes` of a kind, each at no more than `events` places of `n_rows` rows of tokens; skip trigrams stand in
-    at least `least` places. Heads are put at their `mean`, or at `zero`."""
+    """Settings of the question `heads`."""
 
     kind: Literal["heads"] = "heads"
     outcomes: Literal["skip_trigrams", "frequent"] = "skip_trigrams"
+    """Skip trigrams, or the most frequent next tokens."""
     how: Literal["mean", "zero"] = "mean"
+    """The value of an ablated head."""
     n_rows: int = Field(default=500, gt=0)
+    """Number of rows of tokens."""
     n_outcomes: int = Field(default=40, gt=1)
+    """Number of outcomes."""
     events: int = Field(default=50, gt=1)
+    """Largest number of positions per outcome."""
     least: int = Field(default=20, gt=0)
+    """Smallest number of positions of a skip trigram."""
     draws: int = Field(default=200, gt=1)
+    """Number of permutations of the control."""
 
-    def answer(self, asked: QuestionContext) -> Answer:
-        model, text = asked.model, asked.activations.tokens("train")[: self.n_rows]
+    def answer(self, context: QuestionContext) -> Answer:
+        model, text = context.model, context.activations.tokens("train")[: self.n_rows]
         if self.outcomes == "frequent":
             events = frequent(text, self.n_outcomes, self.events)
         else:
             events = skip_trigrams(text, self.n_outcomes, self.least, self.events)
         if len(events.outcomes) < 2:
             raise UserError(
-                f"the text has {len(events.outcomes)} such outcomes in {len(text)} rows; give more rows, a lower "
-                "ask.heads.least, or ask.heads.outcomes=frequent"
+                f"ask.heads.outcomes = {self.outcomes}: {len(events.outcomes)} in {len(text)} rows of tokens, two are "
+                "needed; give more rows (ask.heads.n_rows), a lower ask.heads.least, or ask.heads.outcomes=frequent"
             )
-        found = effects(model, text, events, self.how, asked.activations.config.rows_at_once)
-        told = sharing(found, events, self.draws, self.seed)
+        ablated = effects(model, text, events, self.how, context.activations.config.rows_at_once)
+        shared = sharing(ablated, events, self.draws, self.seed)
         names = [f"{layer}.{head}" for layer in range(model.n_layers) for head in range(n_heads(model))]
         summary: list[list[AnswerValue]] = [
-            ["heads of an outcome", told.heads_per_outcome, told.heads_permuted],
-            ["outcomes of a head", told.outcomes_per_head, told.outcomes_permuted],
-            ["share of specific pairs", told.specific, told.specific_permuted],
+            ["heads per outcome", shared.heads_per_outcome, shared.heads_permuted],
+            ["outcomes per head", shared.outcomes_per_head, shared.outcomes_permuted],
+            ["share of specific pairs", shared.specific, shared.specific_permuted],
         ]
-        words = [" ".join(asked.token(outcome)) for outcome in events.outcomes]
+        words = [" ".join(context.token(outcome)) for outcome in events.outcomes]
         facts = {
             "heads": len(names),
             "outcomes": len(words),
             "events": len(events.outcome),
             "ablated heads are put at": self.how,
-            "mean log-probability with all heads": float(found.clean.mean()),
+            "mean log-probability with all heads": float(ablated.clean.mean()),
         }
         tables = [
-            AnswerTable("who shares with whom", ("", "found", "outcomes permuted"), summary),
-            _strongest(words, names, events, told.matrix, told.is_specific),
+            AnswerTable("how heads share outcomes", ("", "measured", "permuted outcomes"), summary),
+            _strongest(words, names, events, shared.matrix, shared.is_specific),
         ]
         data = {
             "heads": names,
             "outcomes": words,
-            "matrix": told.matrix.tolist(),
-            "specific": told.is_specific.tolist(),
+            "matrix": shared.matrix.tolist(),
+            "specific": shared.is_specific.tolist(),
         }
         return Answer(tables, facts, data)
 
@@ -76,7 +81,7 @@ class Config(QuestionConfig):
 def _strongest(
     words: list[str], names: list[str], events: Events, matrix: torch.Tensor, specific: torch.Tensor
 ) -> AnswerTable:
-    """The three heads whose ablation takes most from each outcome; those that are specific have a star."""
+    """The three heads whose ablation lowers the log-probability of each outcome most; specific ones have a star."""
     count = events.outcome.bincount(minlength=len(words)).tolist()
     rows: list[list[AnswerValue]] = []
     for o in range(min(len(words), SHOWN)):
@@ -84,5 +89,5 @@ def _strongest(
         rows.append(
             [words[o], count[o], *(f"{names[h]}{'*' * bool(specific[h, o])} {matrix[h, o]:+.3f}" for h in best)]
         )
-    title = "what each outcome loses in log-probability by its three strongest heads (* specific)"
+    title = "decrease of log-probability when a head is ablated: the three strongest heads (* specific)"
     return AnswerTable(title, ("outcome", "events", "first", "second", "third"), rows)

@@ -1,8 +1,7 @@
-"""Whether a layer's neurons have neighbours: W^T W of its weights in an order in which neighbours are alike.
+"""Whether the neurons of a layer form clusters: W^T W of its weights, sorted so that neighbours are similar.
 
-The order and its controls: :mod:`sae.analysis.geometry.order`. A decoder is asked the same where a dictionary is
-given. The
-whole order is in the written answer, to draw the map by.
+The order and its controls are those of :mod:`sae.analysis.geometry.order`. With a dictionary, its decoder is sorted as
+well. The written answer contains the whole order, for drawing the map.
 """
 
 from __future__ import annotations
@@ -21,30 +20,36 @@ from sae.registry import UserError
 
 
 class Config(QuestionConfig):
-    """The weights of a `layer` (that of the source's hook where it is unset); rows are ordered by `leaves` or `chain`,
-    chosen by their number where it is unset."""
+    """Settings of the question `neuron_map`."""
 
     kind: Literal["neuron_map"] = "neuron_map"
     layer: int | None = Field(default=None, ge=0)
+    """The layer; by default that of the source's hook point."""
     way: Way | None = None
+    """Method of sorting; by default it depends on the number of rows."""
     shuffles: int = Field(default=10, gt=1)
+    """Number of shuffled matrices of the control."""
     randoms: int = Field(default=3, gt=1)
+    """Number of random matrices of the control."""
 
-    def answer(self, asked: QuestionContext) -> Answer:
-        layer = asked.layer if self.layer is None else self.layer
-        if layer >= asked.model.n_layers:
-            raise UserError(f"ask.neuron_map.layer = {layer}: the model has {asked.model.n_layers} layers, from 0")
+    def answer(self, context: QuestionContext) -> Answer:
+        layer = context.layer if self.layer is None else self.layer
+        if layer >= context.model.n_layers:
+            raise UserError(
+                f"ask.neuron_map.layer = {layer}: the model has {context.model.n_layers} layers; give 0 to "
+                f"{context.model.n_layers - 1}"
+            )
         rows: list[list[AnswerValue]] = []
         orders: dict[str, list[int]] = {}
-        for name, weights in self._weights(asked, layer).items():
-            found = order_with_controls(weights, self.way, self.shuffles, self.randoms, self.seed)
+        for name, weights in self._weights(context, layer).items():
+            ordering = order_with_controls(weights, self.way, self.shuffles, self.randoms, self.seed)
             covariance = torch.cov(weights.double().T.cpu(), correction=0)
-            alike = [m.float() for m in matched_gaussian(covariance, len(weights), self.seed, self.randoms)]
-            null = of_draws([adjacent(m, seriation(m, found.way)) for m in alike])
-            shuffled, random = (Interval(e.mean, e.low, e.high) for e in (found.shuffled, found.random))
-            told = "yes" if found.is_structured and found.adjacent > null.high else ""
-            rows.append([name, len(weights), found.way, found.adjacent, shuffled, random, null, told])
-            orders[name] = found.order.tolist()
+            matched = [m.float() for m in matched_gaussian(covariance, len(weights), self.seed, self.randoms)]
+            null = of_draws([adjacent(m, seriation(m, ordering.way)) for m in matched])
+            shuffled, random = (Interval(e.mean, e.low, e.high) for e in (ordering.shuffled, ordering.random))
+            is_above = "yes" if ordering.is_structured and ordering.adjacent > null.high else ""
+            rows.append([name, len(weights), ordering.way, ordering.adjacent, shuffled, random, null, is_above])
+            orders[name] = ordering.order.tolist()
         columns = (
             "rows",
             "number",
@@ -52,20 +57,20 @@ class Config(QuestionConfig):
             "neighbours",
             "shuffled",
             "Gaussian rows",
-            "of their covariance",
-            "above all",
+            "Gaussian rows, same covariance",
+            "above all controls",
         )
         return Answer(
             [AnswerTable("mean cos² of neighbours in the order", columns, rows)], {"layer": layer}, {"order": orders}
         )
 
-    def _weights(self, asked: QuestionContext, layer: int) -> dict[str, Tensor]:
-        bridge, found = asked.model.bridge, dict[str, Tensor]()
+    def _weights(self, context: QuestionContext, layer: int) -> dict[str, Tensor]:
+        bridge, matrices = context.model.bridge, dict[str, Tensor]()
         for name, label in (("W_in", "input weights"), ("W_gate", "gate weights")):
             weights = getattr(bridge, name, None)
             if weights is not None:
-                found[label] = weights[layer].detach().float().T.contiguous()
-        found["output weights"] = bridge.W_out[layer].detach().float()
-        if asked.dictionary is not None:
-            found["decoder rows"] = asked.needed().W_dec.detach().float()
-        return found
+                matrices[label] = weights[layer].detach().float().T.contiguous()
+        matrices["output weights"] = bridge.W_out[layer].detach().float()
+        if context.dictionary is not None:
+            matrices["decoder rows"] = context.required_dictionary().W_dec.detach().float()
+        return matrices

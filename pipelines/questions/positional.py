@@ -1,8 +1,7 @@
-"""Where the residual stream keeps the position, and which heads and MLPs write there.
+"""Where the residual stream stores the position, and which heads and MLPs write there.
 
-The measures and their controls: :mod:`sae.analysis.circuits.positional`. The model is run over the text (training
-rows, since no
-dictionary is asked); what a component writes is read where it is added to the stream, a head's as z_h W_O,h.
+The measures and their controls are those of :mod:`sae.analysis.circuits.positional`. The model runs over the training
+text, since no dictionary is involved. The output of a component is what it adds to the stream; for a head, z_h W_O,h.
 """
 
 from __future__ import annotations
@@ -28,80 +27,97 @@ _PARTS = 5
 
 
 class Config(QuestionConfig):
-    """`n_rows` rows of tokens; the `components` leading ones; the subspace that keeps a share `kept` of the variance
-    between positions, or of a given `rank`. The stream is read at the source's hook point."""
+    """Settings of the question `positional`, which concerns the stream at the source's hook point."""
 
     kind: Literal["positional"] = "positional"
     n_rows: int = Field(default=1000, ge=2 * _PARTS)
+    """Number of rows of tokens."""
     components: int = Field(default=12, gt=0)
+    """Number of principal components in the table."""
     kept: float = Field(default=0.9, gt=0, lt=1)
+    """Share of the variance between positions that the positional subspace has."""
     rank: int | None = Field(default=None, gt=0)
+    """Rank of the positional subspace, in place of `kept`."""
     draws: int = Field(default=200, gt=1)
+    """Number of random subspaces of each control."""
 
-    def answer(self, asked: QuestionContext) -> Answer:
-        model, text = asked.model, asked.activations.tokens("train")[: self.n_rows]
-        if model.width(asked.hook) != model.d_model or "resid" not in asked.hook:
-            raise UserError(f"source.hook = {asked.hook!r}: give one of the residual stream, blocks.N.hook_resid_post")
+    def answer(self, context: QuestionContext) -> Answer:
+        model, text = context.model, context.activations.tokens("train")[: self.n_rows]
+        if model.width(context.hook) != model.d_model or "resid" not in context.hook:
+            raise UserError(
+                f"source.hook = {context.hook!r}: not a hook point of the residual stream; give "
+                "blocks.N.hook_resid_post"
+            )
         if len(text) < 2 * _PARTS:
-            raise UserError(f"source: {len(text)} rows of tokens are too few; give more text")
-        stream, permuted, outputs = self._gathered(asked, model, text)
-        found = subspace(stream, permuted, self.kept, self.rank)
+            raise UserError(
+                f"source: {len(text)} rows of tokens, {2 * _PARTS} are needed; give more text or a shorter context"
+            )
+        stream, permuted, outputs = self._gathered(context, model, text)
+        positional = subspace(stream, permuted, self.kept, self.rank)
         r2: list[list[AnswerValue]] = [
             [i, c.variance, c.r2, c.linear, c.permuted]
             for i, c in enumerate(components(stream, permuted, self.components), 1)
         ]
-        told = ("component", "share of variance", "R² on position", "linear R²", "positions permuted")
-        tables = [AnswerTable("principal components of the stream", told, r2)]
-        if found.rank:
-            tables.append(self._writes(found, stream, outputs))
+        columns = ("component", "share of variance", "R² on position", "linear R²", "permuted positions")
+        tables = [AnswerTable("principal components of the residual stream", columns, r2)]
+        if positional.rank:
+            tables.append(self._writes(positional, stream, outputs))
         facts = {
-            "hook": asked.hook,
+            "hook": context.hook,
             "tokens": int(stream.count.sum()),
-            "share of all variance that is between positions": found.between,
-            "directions of the subspace": found.rank,
+            "share of all variance that is between positions": positional.between,
+            "directions of the subspace": positional.rank,
         }
-        return Answer(tables, facts, {"basis": found.basis.tolist()})
+        return Answer(tables, facts, {"basis": positional.basis.tolist()})
 
-    def _writes(self, found: Subspace, stream: Moments, outputs: dict[str, list[Tensor]]) -> AnswerTable:
+    def _writes(self, positional: Subspace, stream: Moments, outputs: dict[str, list[Tensor]]) -> AnswerTable:
         shares: list[list[AnswerValue]] = [
             [w.name, w.share, w.random, w.matched, "yes" if w.is_above else ""]
-            for w in sorted(write_shares(found, stream, outputs, self.draws, self.seed), key=lambda w: -w.share.value)
+            for w in sorted(
+                write_shares(positional, stream, outputs, self.draws, self.seed), key=lambda w: -w.share.value
+            )
         ]
-        named = ("written by", "inside the subspace", "random subspace", "of the stream's covariance", "above both")
-        return AnswerTable("share of what is written that is inside the positional subspace", named, shares)
+        columns = (
+            "component",
+            "inside the subspace",
+            "random subspace",
+            "random, covariance of the stream",
+            "above both",
+        )
+        return AnswerTable("share of each component's output inside the positional subspace", columns, shares)
 
     def _gathered(
-        self, asked: QuestionContext, model: Model, text: TokenRows
+        self, context: QuestionContext, model: Model, text: TokenRows
     ) -> tuple[Moments, Moments, dict[str, list[Tensor]]]:
-        """Moments of the stream by position, the same with positions permuted, and the covariances of what components
-        write, part by part."""
+        """Moments of the stream by position, the same with permuted positions, and the covariance of each component's
+        output in each part of the text."""
         draw = generator("positions", self.seed)
-        length, at_once = text.tokens.shape[1], asked.activations.config.rows_at_once
+        length, at_once = text.tokens.shape[1], context.activations.config.rows_at_once
         stream, permuted = (Moments(model.d_model, length, _PARTS) for _ in range(2))
-        hooks = _hooks(model, asked.hook)
+        hooks = _hooks(model, context.hook)
         parts = {hook: _parts_of(model, hook) for hook in hooks}
         gathered = {hook: [Moments(model.width(hook) // n, 1, _PARTS) for _ in range(n)] for hook, n in parts.items()}
         for start in range(0, len(text), at_once):
-            some = text[start : start + at_once]
-            kept = some.kept.clone()
-            kept[:, 0] = False
-            row, position = kept.nonzero(as_tuple=True)
+            batch = text[start : start + at_once]
+            counted = batch.kept.clone()
+            counted[:, 0] = False
+            row, position = counted.nonzero(as_tuple=True)
             part = (row + start) % _PARTS
-            acts = model.activations_at(some.tokens, some.attended, [*hooks, asked.hook])
-            *of_hooks, resid = (a[kept.to(a.device)].float() for a in acts)
+            acts = model.activations_at(batch.tokens, batch.attended, [*hooks, context.hook])
+            *of_hooks, resid = (a[counted.to(a.device)].float() for a in acts)
             stream.add(resid, part, position)
             permuted.add(resid, part, position[torch.randperm(len(position), generator=draw)])
             for hook, values in zip(hooks, of_hooks, strict=True):
-                for moments, own in zip(gathered[hook], values.chunk(parts[hook], dim=1), strict=True):
-                    moments.add(own, part)
+                for moments, output in zip(gathered[hook], values.chunk(parts[hook], dim=1), strict=True):
+                    moments.add(output, part)
         return stream, permuted, dict(_covariances(model, gathered))
 
 
 def _hooks(model: Model, hook: str) -> list[str]:
-    """What writes into the stream up to a hook point: the token embedding, and every layer's heads and MLP. (A table of
-    positions is inside by definition.)"""
-    found = re.match(r"blocks\.(\d+)\.hook_resid_(pre|mid|post)$", hook)
-    layer, where = (int(found[1]), found[2]) if found else (model.n_layers - 1, "post")
+    """Hook points of everything that writes to the stream before a hook point: the token embedding, and the heads and
+    the MLP of each layer. (Position embeddings are in the subspace by definition.)"""
+    match = re.match(r"blocks\.(\d+)\.hook_resid_(pre|mid|post)$", hook)
+    layer, where = (int(match[1]), match[2]) if match else (model.n_layers - 1, "post")
     hooks = ["hook_embed"]
     for n in range(layer + 1):
         if n < layer or where != "pre":
@@ -118,10 +134,10 @@ def _parts_of(model: Model, hook: str) -> int:
 def _covariances(model: Model, gathered: dict[str, list[Moments]]) -> Iterator[tuple[str, list[Tensor]]]:
     for hook, every in gathered.items():
         for head, moments in enumerate(every):
-            found = [moments.covariance(part) for part in range(_PARTS)]
+            covariances = [moments.covariance(part) for part in range(_PARTS)]
             if hook.endswith("hook_z"):
                 layer = int(hook.split(".")[1])
                 W_O = model.bridge.W_O[layer, head].detach().double().cpu()
-                yield f"head {layer}.{head}", [W_O.T @ c @ W_O for c in found]
+                yield f"head {layer}.{head}", [W_O.T @ c @ W_O for c in covariances]
             else:
-                yield hook.replace("blocks.", "").replace(".hook_mlp_out", " MLP").replace("hook_", ""), found
+                yield hook.replace("blocks.", "").replace(".hook_mlp_out", " MLP").replace("hook_", ""), covariances

@@ -1,7 +1,7 @@
-"""For each feature that is known: the best neuron, the best latent, the difference of means, and a logistic probe.
+"""How well each known feature is predicted by the best neuron, the best latent, a difference of means, and a probe.
 
-The readers and their control: :mod:`sae.analysis.units.one_feature`. Features are the source's labels, or those of a
-toy.
+The predictors and their control are those of :mod:`sae.analysis.units.one_feature`. Features are the source's labels,
+or the true features of a toy.
 """
 
 from __future__ import annotations
@@ -17,42 +17,47 @@ from sae.numerics.statistics import of_parts
 
 
 class Config(QuestionConfig):
-    """`features` names those to be asked for, all (at most `n_tasks`, the most frequent first) where it is unset."""
+    """Settings of the question `readers`."""
 
     kind: Literal["readers"] = "readers"
     features: tuple[str, ...] = ()
+    """Names of the features; by default the most frequent ones."""
     n_tasks: int = Field(default=8, gt=0)
+    """Largest number of features if none are named."""
     min_count: int = Field(default=50, gt=0)
+    """Smallest number of samples with, and without, a feature."""
     max_rows: int = Field(default=8192, ge=4)
+    """Largest number of samples per split."""
     shuffles: int = Field(default=5, gt=0)
+    """Number of permutations of the control."""
 
-    def answer(self, asked: QuestionContext) -> Answer:
-        told: list[tuple[str, float, list[ReaderQuality]]] = []
-        for feature in features_of(asked, self.features, self.n_tasks, self.min_count, self.max_rows):
+    def answer(self, context: QuestionContext) -> Answer:
+        results: list[tuple[str, float, list[ReaderQuality]]] = []
+        for feature in features_of(context, self.features, self.n_tasks, self.min_count, self.max_rows):
             every = readers(feature.neurons, feature.latents, feature.known, feature.groups, self.shuffles, self.seed)
-            told.append((feature.name, feature.frequency, every))
-        names = [reader.name for reader in told[0][2]]
+            results.append((feature.name, feature.frequency, every))
+        names = [reader.name for reader in results[0][2]]
         tables = [
             AnswerTable(
-                f"{score} on test rows",
-                ("feature", "share of rows", *names),
-                [[name, share, *(getattr(r.scores, score.lower()) for r in every)] for name, share, every in told],
+                f"{score} on test samples",
+                ("feature", "share of samples", *names),
+                [[name, share, *(getattr(r.scores, score.lower()) for r in every)] for name, share, every in results],
             )
             for score in ("AUC", "F1")
         ]
         shuffled: list[list[AnswerValue]] = [
-            [name, share, *(r.shuffled.auc for r in every)] for name, share, every in told
+            [name, share, *(r.shuffled.auc for r in every)] for name, share, every in results
         ]
-        tables.append(AnswerTable("AUC when chosen by permuted labels", ("feature", "share of rows", *names), shuffled))
+        columns = ("feature", "share of samples", *names)
+        tables.append(AnswerTable("AUC when selected with permuted labels", columns, shuffled))
         pairs = [("latent", other) for other in names if other != "latent"] if "latent" in names else []
         differences: list[list[AnswerValue]] = [
-            [f"{a} less {b}", of_parts([_auc(every, a) - _auc(every, b) for _, _, every in told])] for a, b in pairs
+            [f"{a} minus {b}", of_parts([_auc(every, a) - _auc(every, b) for _, _, every in results])] for a, b in pairs
         ]
         if differences:
-            tables.append(
-                AnswerTable(f"mean difference of AUC over {len(told)} features", ("", "difference"), differences)
-            )
-        units = {name: {r.name: r.unit for r in every if r.unit is not None} for name, _, every in told}
+            title = f"mean difference of AUC over {len(results)} features"
+            tables.append(AnswerTable(title, ("", "difference"), differences))
+        units = {name: {r.name: r.unit for r in every if r.unit is not None} for name, _, every in results}
         return Answer(tables, {}, {"units": units})
 
 

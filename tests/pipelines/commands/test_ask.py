@@ -201,11 +201,11 @@ def test_mistakes_are_told_in_one_line(
 def test_who_cannot_be_asked_says_so(put: Put, of_model: Callable[..., Table], words: Path):
     toy = {"name": "toy", "source": TOY, "dictionary": {"kind": "relu", "n_latents": 8, "l1": 1},
            "runtime": {"device": "cpu"}}  # fmt: skip
-    with pytest.raises(ValueError, match="asked of a model"):
+    with pytest.raises(ValueError, match="needs a model's activations"):
         put("heads", toy)
     with pytest.raises(ValueError, match="the config has 2"):
         put("monosemantic", {**toy, "source": {**TOY, "seed": [0, 1]}})
-    with pytest.raises(ValueError, match="width 5, but the source's are 16"):
+    with pytest.raises(ValueError, match="width 5, but the source has width 16"):
         put("monosemantic", of_model(), saved(words / "narrow", 5))
     with pytest.raises(ValueError, match="residual stream"):
         put("positional", of_model(hook="blocks.1.mlp.hook_post"))
