@@ -20,7 +20,7 @@ from pipelines.steps.step import Job
 from sae.numerics.statistics import Estimate
 from sae.probing import ProbeResult, read_results, summary
 from sae.probing.quiver import is_control
-from sae.probing.summary import Condition, Help, Summary
+from sae.probing.summary import Condition, QuiverComparison, Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,7 +161,7 @@ def help_rows(found: Summary, shown: Sequence[str]) -> list[_Row]:
 HELP = ("without", "with", "alone", "with - without", "p (Wilcoxon)", "d_z", "won-lost-tied", "chosen", "no validation")
 
 
-def _help_row(h: Help) -> _Row:
+def _help_row(h: QuiverComparison) -> _Row:
     a = h.added
     cells = [_estimate(h.without), _estimate(h.joined), _estimate(h.own), _signed(a.difference, a.half)]
     cells += [_number(a.wilcoxon_p), _number(a.d_z), f"{a.wins}-{a.losses}-{a.ties}"]

@@ -1,6 +1,6 @@
-"""Probe studies: what can be read off activations, what a dictionary adds, and whether the difference is real."""
+"""Probe studies: probes on activations, probes on a dictionary's codes, and tests of the difference."""
 
-from sae.probing.compare import Compared, paired_comparison
+from sae.probing.compare import PairedComparison, paired_comparison
 from sae.probing.examples import ProbeExamples, ProbeTask, joined, tasks_of
 from sae.probing.methods import StudySettings
 from sae.probing.quiver import quiver
@@ -9,7 +9,7 @@ from sae.probing.study import ProbeResult, read_results, study, write_results
 from sae.probing.summary import summary
 
 __all__ = [
-    "Compared",
+    "PairedComparison",
     "ProbeExamples",
     "ProbeResult",
     "ProbeTask",

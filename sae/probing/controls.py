@@ -1,4 +1,4 @@
-"""What a dictionary that has learned nothing would give to a probe."""
+"""An untrained dictionary as a control for probes on codes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sae.toys.base import random_directions
 
 
 def untrained(d: Dictionary, acts: Float[Tensor, "rows d_in"], seed: int) -> Relu:
-    """Random unit directions of the shape of `d`, each with the threshold at which it fires in as large a share of the
-    rows as the latents of `d` do on average, so that both have the same l0 there; no label is looked at."""
+    """A dictionary of the shape of `d` with random unit directions. Each has the threshold at which it fires in the
+    same share of `acts` as the latents of `d` on average, so that both have the same L0 there; no labels are used."""
     with torch.no_grad():
         density = float((encode(d, acts) > 0).double().mean())
         directions = random_directions(d.n_latents, d.d_in, generator("untrained", seed)).to(acts)
@@ -24,11 +24,11 @@ def untrained(d: Dictionary, acts: Float[Tensor, "rows d_in"], seed: int) -> Rel
 
 
 def thresholds(projected: Float[Tensor, "rows n_latents"], density: float) -> Float[Tensor, " n_latents"]:
-    """What ``round(density rows)`` rows of each column are above."""
+    """For each column, a threshold below which all but ``round(density rows)`` values lie."""
     n_above = round(density * len(projected))
-    falling = projected.sort(dim=0, descending=True).values
+    descending = projected.sort(dim=0, descending=True).values
     if n_above == 0:
-        return falling[0] + 1
+        return descending[0] + 1
     if n_above == len(projected):
-        return falling[-1] - 1
-    return (falling[n_above - 1] + falling[n_above]) / 2
+        return descending[-1] - 1
+    return (descending[n_above - 1] + descending[n_above]) / 2

@@ -1,4 +1,4 @@
-"""What is probed: vectors, which of them make up an example, and what is known of each example."""
+"""Labelled examples for probes, each of one activation vector or several, and the tasks that they define."""
 
 from __future__ import annotations
 
@@ -16,52 +16,55 @@ from torch import Tensor
 from sae.registry import UserError
 
 Pooling = Literal["last", "mean", "max"]
+"""How the vectors of an example are reduced to one: the last, the mean, or the maximum of each column."""
 Encode = Callable[[Tensor], Tensor]
 VECTORS_AT_ONCE = 4096
+"""Vectors that are encoded at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeExamples:
-    """Vectors ``acts``, in the order of the examples ``of`` that they belong to (one vector each, or the tokens of a
-    text), and for each example its `groups` number, which rows of one document share, and its labels: 1, 0, or -1
-    where a property is not known of it.
-
-    `pooling` makes one row of an example with several vectors, after they are encoded: the last of them, the mean,
-    or the maximum of every column.
-    """
+    """Labelled examples, each with one activation vector or several (the tokens of a text)."""
 
     acts: Float[Tensor, "n_vectors d_in"]
+    """The activation vectors, in the order of their examples."""
     labels: Mapping[str, Int[Tensor, " n_examples"]]
+    """For each property, the label of every example: 1, 0, or -1 if it is not known."""
     groups: Int[Tensor, " n_examples"]
+    """The document of each example."""
     of: Int[Tensor, " n_vectors"]
+    """The example that each vector belongs to."""
     pooling: Pooling = "last"
+    """How several vectors are reduced to one, after encoding."""
 
     @classmethod
     def each(
         cls, acts: Float[Tensor, "n_examples d_in"], labels: Mapping[str, Tensor], groups: Tensor | None = None
     ) -> ProbeExamples:
-        """One vector an example; without `groups` every example is a document of its own.
+        """Examples of one vector each; without `groups` every example is a document of its own.
 
-        Raises ``ValueError`` of one line where shapes or values do not fit.
+        Raises `UserError` if shapes or values do not fit.
         """
         if acts.ndim != 2 or not bool(torch.isfinite(acts).all()):
-            raise UserError(f"acts: a finite matrix [rows, d_in] expected, not one of shape {list(acts.shape)}")
-        own = torch.arange(len(acts))
-        groups = own if groups is None else groups
+            raise UserError(f"acts: shape {list(acts.shape)}, or values not finite; give a finite matrix [rows, d_in]")
+        numbers = torch.arange(len(acts))
+        groups = numbers if groups is None else groups
         for name, vector in {**labels, "groups": groups}.items():
             if vector.shape != (len(acts),):
                 raise UserError(f"{name}: shape {list(vector.shape)} for {len(acts)} rows; give one entry for each row")
         for name, vector in labels.items():
             if not set(vector.unique().tolist()) <= {-1, 0, 1}:
-                raise UserError(f"{name}: a label is 1, 0, or -1 where it is not known; give one label to each class")
-        marks = {name: vector.to("cpu", torch.int8) for name, vector in labels.items()}
-        return cls(acts.detach().float().cpu(), marks, groups.cpu().long(), own)
+                raise UserError(
+                    f"{name}: values other than 1, 0 and -1 (unknown); give a separate label for each class"
+                )
+        int_labels = {name: vector.to("cpu", torch.int8) for name, vector in labels.items()}
+        return cls(acts.detach().float().cpu(), int_labels, groups.cpu().long(), numbers)
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def read(self, encode: Encode) -> NDArray[np.float32]:
-        """One row an example, ``[n_examples, n_columns]``, of what `encode` makes of the vectors."""
+        """The encoded and pooled vectors, one row for each example: ``[n_examples, n_columns]``."""
         with torch.no_grad():
             pieces = [encode(piece).float() for piece in self.acts.split(VECTORS_AT_ONCE)]
         return self._pooled(torch.cat(pieces)).cpu().numpy()
@@ -72,12 +75,12 @@ class ProbeExamples:
         last = torch.bincount(self.of, minlength=len(self)).cumsum(0) - 1
         if self.pooling == "last":
             return rows[last]
-        how = "mean" if self.pooling == "mean" else "amax"
+        reduction = "mean" if self.pooling == "mean" else "amax"
         out = rows.new_zeros(len(self), rows.shape[1])
-        return out.index_reduce_(0, self.of, rows, how, include_self=False)
+        return out.index_reduce_(0, self.of, rows, reduction, include_self=False)
 
     def at(self, index: Int[Tensor, " n_kept"]) -> ProbeExamples:
-        """Those examples alone; `index` ascends."""
+        """The examples with the numbers `index`, which must ascend."""
         place = torch.full((len(self),), -1)
         place[index] = torch.arange(len(index))
         of = place[self.of]
@@ -85,16 +88,18 @@ class ProbeExamples:
         return ProbeExamples(self.acts[of >= 0], labels, self.groups[index], of[of >= 0], self.pooling)
 
     def save(self, file: Path) -> None:
+        """Writes a safetensors file."""
         from safetensors.torch import save_file
 
-        own = {"acts": self.acts, "groups": self.groups, "of": self.of}
-        named = own | {f"label.{name}": vector for name, vector in self.labels.items()}
+        tensors = {"acts": self.acts, "groups": self.groups, "of": self.of}
+        named = tensors | {f"label.{name}": vector for name, vector in self.labels.items()}
         save_file(
             {name: tensor.clone().contiguous() for name, tensor in named.items()}, file, {"pooling": self.pooling}
         )
 
     @classmethod
     def load(cls, file: Path) -> ProbeExamples:
+        """Reads the file that :meth:`save` wrote."""
         from safetensors import safe_open
 
         with safe_open(file, "pt") as opened:
@@ -105,7 +110,7 @@ class ProbeExamples:
 
 
 def joined(parts: Sequence[ProbeExamples]) -> ProbeExamples:
-    """Several sets of examples as one; what a set does not label is not known of its examples."""
+    """Concatenates sets of examples; labels that a set lacks are -1 (unknown) for its examples."""
     names = list(dict.fromkeys(name for part in parts for name in part.labels))
     before = np.cumsum([0, *(len(part) for part in parts)])
     unknown = [torch.full((len(part),), -1, dtype=torch.int8) for part in parts]
@@ -120,14 +125,18 @@ def joined(parts: Sequence[ProbeExamples]) -> ProbeExamples:
 
 @dataclass(frozen=True, eq=False)
 class PropertyRows:
-    """The examples of which a property is known: their numbers, whether they have it, and their documents."""
+    """The examples for which a property is known."""
 
     index: NDArray[np.int64]
+    """The numbers of the examples."""
     positive: NDArray[np.bool_]
+    """Whether each has the property."""
     groups: NDArray[np.int64]
+    """The document of each."""
 
     @classmethod
     def of(cls, examples: ProbeExamples, name: str) -> PropertyRows:
+        """From the label `name` of examples."""
         label = examples.labels[name].numpy()
         index = np.flatnonzero(label >= 0)
         return cls(index, label[index] == 1, examples.groups.numpy()[index])
@@ -135,39 +144,43 @@ class PropertyRows:
 
 @dataclass(frozen=True, eq=False)
 class ProbeTask:
-    """A binary property: the rows that probes are fitted and chosen on, those they are scored on, and, where there
-    are any, those of another distribution that they are scored on too."""
+    """A binary property to be probed."""
 
     name: str
+    """The name of the property."""
     train: PropertyRows
+    """The examples that probes are fitted and validated on."""
     test: PropertyRows
+    """The examples that probes are scored on."""
     shift: PropertyRows | None = None
+    """Test examples of another distribution, if there are any."""
 
 
 def tasks_of(
     train: ProbeExamples, test: ProbeExamples, shift: ProbeExamples | None = None, min_count: int = 1
 ) -> list[ProbeTask]:
-    """The properties with `min_count` rows of either class in both parts; the shifted part must have one of each.
+    """A task for each property with `min_count` examples of either class in `train` and in `test`; `shift` is used for
+    a task if it has an example of each class.
 
-    Raises ``ValueError`` where there is none.
+    Raises `UserError` if there is no such property, or if `test` lacks a label of `train`.
     """
-    found: list[ProbeTask] = []
+    tasks: list[ProbeTask] = []
     for name in train.labels:
         if name not in test.labels:
             raise UserError(f"test: there is no label {name!r}, which train has; give both the same labels")
         parts = PropertyRows.of(train, name), PropertyRows.of(test, name)
-        moved = None if shift is None or name not in shift.labels else PropertyRows.of(shift, name)
-        moved = moved if moved is not None and rarer(moved) else None
+        shifted = None if shift is None or name not in shift.labels else PropertyRows.of(shift, name)
+        shifted = shifted if shifted is not None and rarer(shifted) else None
         if min(map(rarer, parts)) >= min_count:
-            found.append(ProbeTask(name, *parts, moved))
-    if not found:
+            tasks.append(ProbeTask(name, *parts, shifted))
+    if not tasks:
         raise UserError(
-            f"probe.tasks: none of {len(train.labels)} properties has {min_count} rows of either class to be fitted on "
-            "and as many to be scored on; give more labelled rows"
+            f"probe.tasks: none of {len(train.labels)} properties has {min_count} rows of either class for training "
+            "and as many for the test; give more labelled rows"
         )
-    return found
+    return tasks
 
 
 def rarer(rows: PropertyRows) -> int:
-    """The number of rows of the rarer class."""
+    """The number of examples of the rarer class."""
     return int(min(rows.positive.sum(), (~rows.positive).sum()))

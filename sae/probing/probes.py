@@ -1,11 +1,11 @@
-"""The probes: from labelled rows to a score for each row, at or above 0 where it says yes.
+"""The probes: classifiers fitted to labelled rows that return a score for each row, 0 or more for the positive class.
 
 Kantamneni et al. 2025, 'Are sparse autoencoders useful?': logistic regression, PCA before it, nearest neighbours,
-boosted trees, a multilayer perceptron, each with ten hyper-parameters. AxBench (Wu et al. 2025): the difference of
-means. Gurnee et al. 2023: the best single column, and regressions on the `k` columns that rank first.
+boosted trees, a multilayer perceptron, each with ten hyper-parameter settings. AxBench (Wu et al. 2025): the difference
+of means. Gurnee et al. 2023: the best single column, and logistic regression on the `k` columns with the highest rank.
 
-Settings come in a prior order, the first being what is taken where no validation can tell: mild before extreme. Trees
-are scikit-learn's histogram gradient boosting in place of XGBoost.
+Settings are in a prior order, moderate before extreme: the first is used if validation cannot decide. Trees are
+scikit-learn's histogram gradient boosting instead of XGBoost.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ from sae.probing.rankers import RANKERS
 
 X, Y = NDArray[np.float32], NDArray[np.bool_]
 ProbeSetting = Mapping[str, float | int]
+"""Hyper-parameters by name."""
 ProbeScores = NDArray[np.float32]
+"""Scores ``[test_rows, n_settings]``."""
 MOST = 100
 """The most neighbours or principal components that are tried."""
 
 
 class Probe(ABC):
-    """A way to fit a score; `n_settings` is how many hyper-parameters it has to choose from, at most."""
+    """Interface of probes. `n_settings` bounds the number of hyper-parameter settings."""
 
     @abstractmethod
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
-        """The hyper-parameters to choose from, in the prior order."""
+        """The hyper-parameter settings to choose from, in the prior order."""
 
     @abstractmethod
     def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
-        """What the probe, fitted on `x` in each of the settings, says of `x_test`: ``[test_rows, n_settings]``."""
+        """The scores for `x_test` of the probe fitted to `x` with each of the settings: ``[test_rows, n_settings]``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Logistic(Probe):
     """Logistic regression on standardised columns; C from 1e5 to 1e-5."""
 
     penalty: Penalty = "l2"
+    """The penalty on the weights."""
     n_settings: int = 10
+    """The number of values of C."""
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         inverses = np.logspace(5, -5, self.n_settings).tolist()
@@ -68,12 +72,16 @@ class Logistic(Probe):
 
 @dataclass(frozen=True)
 class Sparse(Probe):
-    """Logistic regression on the `k` columns that a ranker puts first."""
+    """Logistic regression on the `k` columns with the highest rank."""
 
     k: int
+    """The number of columns."""
     ranker: str = "mean_difference"
+    """The ranking, a key of :data:`sae.probing.rankers.RANKERS`."""
     penalty: Penalty = "l1"
+    """The penalty on the weights."""
     n_settings: int = 10
+    """The number of values of C."""
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return Logistic(self.penalty, self.n_settings).settings(n_rows, self.k)
@@ -89,6 +97,7 @@ class Pca(Probe):
     """Logistic regression (C = 1) on the leading principal components of standardised columns."""
 
     n_settings: int = 10
+    """The most numbers of components that are tried."""
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{"components": q} for q in _spread(min(n_rows - 1, n_columns, MOST), self.n_settings)]
@@ -98,33 +107,36 @@ class Pca(Probe):
         with one_thread():
             axes = np.linalg.svd(x, full_matrices=False)[2].T
         x, x_test = x @ axes, x_test @ axes
-        # A fit on fewer rows than all has fewer components to take.
+        # With fewer rows than components, the slices take all components.
         leading = [int(s["components"]) for s in settings]
         return columns(logistic(x[:, :q], positive, None, x_test[:, :q]) for q in leading)
 
 
 @dataclass(frozen=True)
 class Knn(Probe):
-    """The share of positive rows among the nearest, by Euclidean distance between standardised rows, less one half."""
+    """The share of positive rows among the nearest neighbours, by Euclidean distance between standardised rows, minus
+    one half."""
 
     n_settings: int = 10
+    """The most numbers of neighbours that are tried."""
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{"neighbours": k} for k in _spread(min(n_rows - 1, MOST), self.n_settings)]
 
     def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
-        wanted = [min(int(s["neighbours"]), len(x)) for s in settings]
-        hits = positive[nearest(*scaled(x, x_test), max(wanted))].cumsum(1)
-        return columns(hits[:, k - 1] / k - 0.5 for k in wanted)
+        ks = [min(int(s["neighbours"]), len(x)) for s in settings]
+        hits = positive[nearest(*scaled(x, x_test), max(ks))].cumsum(1)
+        return columns(hits[:, k - 1] / k - 0.5 for k in ks)
 
 
 @dataclass(frozen=True)
 class Trees(Probe):
-    """Boosted trees."""
+    """Gradient-boosted trees."""
 
     n_settings: int = 10
+    """The number of settings from `GRID`."""
 
-    MADE: ClassVar[list[ProbeSetting]] = [
+    GRID: ClassVar[list[ProbeSetting]] = [
         {"rate": rate, "leaves": leaves, "smallest": smallest, "l2": l2}
         for rate, leaves, smallest, l2 in (
             *((0.1, 8, 5, 1.0), (0.1, 4, 5, 0.0), (0.1, 31, 20, 0.0), (0.3, 4, 5, 1.0), (0.03, 8, 5, 0.0)),
@@ -133,7 +145,7 @@ class Trees(Probe):
     ]
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
-        return self.MADE[: self.n_settings]
+        return self.GRID[: self.n_settings]
 
     def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -159,8 +171,9 @@ class Mlp(Probe):
     """A perceptron with one hidden layer on standardised columns."""
 
     n_settings: int = 10
+    """The number of settings from `GRID`."""
 
-    MADE: ClassVar[list[ProbeSetting]] = [
+    GRID: ClassVar[list[ProbeSetting]] = [
         {"width": width, "alpha": alpha, "rate": rate}
         for width, alpha, rate in (
             *((32, 1e-2, 1e-3), (32, 1e-4, 1e-3), (64, 1e-2, 1e-3), (16, 1.0, 1e-3), (128, 1e-2, 1e-3)),
@@ -169,7 +182,7 @@ class Mlp(Probe):
     ]
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
-        return self.MADE[: self.n_settings]
+        return self.GRID[: self.n_settings]
 
     def scores(self, x: X, positive: Y, x_test: X, settings: Sequence[ProbeSetting], seed: int) -> ProbeScores:
         from sklearn.neural_network import MLPClassifier
@@ -183,8 +196,8 @@ class Mlp(Probe):
                 learning_rate_init=s["rate"],
                 random_state=seed % 2**32,
             )
-            share: NDArray[np.float64] = model.fit(x, positive).predict_proba(x_test)[:, 1].astype(np.float64)
-            return np.log(share.clip(1e-300)) - np.log((1 - share).clip(1e-300))
+            p: NDArray[np.float64] = model.fit(x, positive).predict_proba(x_test)[:, 1].astype(np.float64)
+            return np.log(p.clip(1e-300)) - np.log((1 - p).clip(1e-300))
 
         with one_thread():
             return columns(log_odds(s) for s in settings)
@@ -192,7 +205,7 @@ class Mlp(Probe):
 
 @dataclass(frozen=True)
 class DiffMeans(Probe):
-    """``x . (mu_1 - mu_0)`` less its value half way between the means."""
+    """``x . (mu_1 - mu_0)``, minus its value at the midpoint of the means."""
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{}]
@@ -205,10 +218,10 @@ class DiffMeans(Probe):
 
 @dataclass(frozen=True)
 class Single(Probe):
-    """The one column with the best AUC on the rows that it is fitted on, less the threshold of the best F1 there;
-    where it is `signed`, in either direction."""
+    """The column with the best AUC on the training rows, minus the threshold of the best F1 there."""
 
     signed: bool
+    """Whether columns may be taken with either sign."""
 
     def settings(self, n_rows: int, n_columns: int) -> list[ProbeSetting]:
         return [{}]
@@ -223,18 +236,18 @@ class Single(Probe):
 
 
 def scaled(x: X, x_test: X) -> tuple[X, X]:
-    """Both with the mean and the standard deviation of `x` taken out."""
+    """Both arrays standardised by the means and standard deviations of `x`."""
     a, b = standardised(torch.from_numpy(x), torch.from_numpy(x_test))
     return a.numpy(), b.numpy()
 
 
-def columns(found: Iterable[NDArray[Any]]) -> ProbeScores:
-    """One column a setting."""
-    return np.stack([np.asarray(scores, dtype=np.float32) for scores in found], axis=1)
+def columns(scores: Iterable[NDArray[Any]]) -> ProbeScores:
+    """Stacks the scores of each setting as columns."""
+    return np.stack([np.asarray(column, dtype=np.float32) for column in scores], axis=1)
 
 
 def _spread(most: int, n: int) -> list[int]:
-    """At most `n` whole numbers from 1 to `most`, evenly on a log scale, those nearest to the middle first."""
-    every = np.unique(np.geomspace(1, max(most, 1), n).round().astype(int)).tolist()
+    """At most `n` integers from 1 to `most`, evenly spaced on a log scale, those nearest to the middle first."""
+    values = np.unique(np.geomspace(1, max(most, 1), n).round().astype(int)).tolist()
     middle = np.sqrt(max(most, 1))
-    return sorted(every, key=lambda q: (round(abs(np.log(q / middle)), 6), q))
+    return sorted(values, key=lambda q: (round(abs(np.log(q / middle)), 6), q))

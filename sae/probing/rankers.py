@@ -1,12 +1,12 @@
-"""Which columns a sparse probe reads: rankings of columns by how much they say of a binary property.
+"""Rankings that select the columns of a sparse probe, by how well each column predicts a binary property.
 
-Gurnee et al. 2023, 'Finding neurons in a haystack': all but the second and the last. Their optimal choice for small k
-(a cutting-plane search by a commercial solver) is not among them; `forward`, orthogonal matching pursuit (Pati,
-Rezaiifar and Krishnaprasad 1993), is the greedy stand-in: the next column is the one most correlated with what the
-chosen ones leave unsaid. `mean_difference` is the ranking of Kantamneni et al. 2025; `mean_difference_normed` divides
-every column by the mean of its nonzero values first, as sae-probes does.
+All but the second and the last are those of Gurnee et al. 2023, 'Finding neurons in a haystack'. Their optimal choice
+for small k (a cutting-plane search by a commercial solver) is not included; `forward`, orthogonal matching pursuit
+(Pati, Rezaiifar and Krishnaprasad 1993), is a greedy replacement: the next column is the one most correlated with the
+residual of the chosen ones. `mean_difference` is the ranking of Kantamneni et al. 2025; `mean_difference_normed` first
+divides every column by the mean of its nonzero values, as sae-probes does.
 
-Every ranking takes training rows alone, and gives the `k` best columns, the best first; equal ones in their order.
+Every ranking uses training rows only, and returns the `k` best columns, the best first, ties in column order.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Ranker = Callable[[X, Y, int, int], Index]
 
 
 def by_mean_difference(x: X, positive: Y, k: int, seed: int) -> Index:
-    """|mean of the positive rows - mean of the others|."""
+    """By |mean of the positive rows - mean of the others|."""
     difference = mean_difference(torch.from_numpy(x), torch.from_numpy(positive)[:, None])[0]
     return strongest(difference.abs().numpy(), k)
 
 
 def by_mean_difference_normed(x: X, positive: Y, k: int, seed: int) -> Index:
-    """The same of columns in units of their mean nonzero value."""
+    """By mean difference, of columns in units of their mean nonzero value."""
     active = (x != 0).sum(0)
     scale = np.abs(x).sum(0) / np.maximum(active, 1)
     return by_mean_difference(x / np.where(active > 0, scale, 1).astype(x.dtype), positive, k, seed)
 
 
 def by_f_statistic(x: X, positive: Y, k: int, seed: int) -> Index:
-    """The F statistic of a one-way analysis of variance: the squared t between the classes."""
+    """By the F statistic of a one-way analysis of variance: the squared t between the classes."""
     from sklearn.feature_selection import f_classif
 
     with np.errstate(all="ignore"):
@@ -47,17 +47,17 @@ def by_f_statistic(x: X, positive: Y, k: int, seed: int) -> Index:
 
 
 def by_mutual_information(x: X, positive: Y, k: int, seed: int) -> Index:
-    """The mutual information with the class, estimated from nearest neighbours (Ross 2014)."""
+    """By the mutual information with the class, estimated from nearest neighbours (Ross 2014)."""
     from sklearn.feature_selection import mutual_info_classif
 
     estimate: Any = mutual_info_classif
-    found = estimate(x, positive, discrete_features=False, random_state=seed % 2**32)
-    # A column that never changes says nothing, whatever the noise that the estimate adds to ties makes of it.
-    return strongest(np.where(np.ptp(x, axis=0) > 0, found, -np.inf), k)
+    information = estimate(x, positive, discrete_features=False, random_state=seed % 2**32)
+    # The estimate adds noise to ties, which can give a constant column a positive value.
+    return strongest(np.where(np.ptp(x, axis=0) > 0, information, -np.inf), k)
 
 
 def by_l1_logistic(x: X, positive: Y, k: int, seed: int) -> Index:
-    """|coefficient| in the sparsest L1 logistic regression, on a path of ten penalties, that keeps `k` columns."""
+    """By |coefficient| in the sparsest L1 logistic regression, on a path of ten penalties, that has `k` columns."""
     from sklearn.svm import l1_min_c
 
     scaled = _standardised(x)
@@ -76,7 +76,7 @@ def _l1_coefficients(x: X, positive: Y, inverse: float) -> NDArray[np.float64]:
 
 
 def by_svm(x: X, positive: Y, k: int, seed: int) -> Index:
-    """|coefficient| of a linear support vector machine (squared hinge, C = 1) on standardised columns."""
+    """By |coefficient| of a linear support vector machine (squared hinge, C = 1) on standardised columns."""
     from sklearn.svm import LinearSVC
 
     with one_thread():
@@ -85,7 +85,7 @@ def by_svm(x: X, positive: Y, k: int, seed: int) -> Index:
 
 
 def forward(x: X, positive: Y, k: int, seed: int) -> Index:
-    """The order in which orthogonal matching pursuit takes standardised columns to explain the class."""
+    """The order in which orthogonal matching pursuit selects standardised columns to explain the class."""
     scaled = _standardised(x).astype(np.float64)
     rest = positive - positive.mean()
     chosen: list[int] = []
@@ -95,7 +95,7 @@ def forward(x: X, positive: Y, k: int, seed: int) -> Index:
         gain[chosen] = -1
         best = int(gain.argmax())
         chosen.append(best)
-        # What is new in the column, twice for the sake of rounding; nothing is where the chosen ones span it.
+        # Orthogonalise twice against rounding; nothing remains of a column in the span of the chosen ones.
         new = scaled[:, best] - basis @ (basis.T @ scaled[:, best])
         new -= basis @ (basis.T @ new)
         norm = np.linalg.norm(new)
@@ -106,7 +106,7 @@ def forward(x: X, positive: Y, k: int, seed: int) -> Index:
 
 
 def at_random(x: X, positive: Y, k: int, seed: int) -> Index:
-    """Any `k` columns: what a probe of that size has by chance."""
+    """Random columns, a control."""
     return np.random.default_rng(seed).permutation(x.shape[1])[:k]
 
 
@@ -120,10 +120,11 @@ RANKERS: dict[str, Ranker] = {
     "forward": forward,
     "random": at_random,
 }
+"""The rankings by name."""
 
 
 def strongest(value: NDArray[np.floating[Any]], k: int) -> Index:
-    """The `k` columns of the largest value; what is undefined comes last."""
+    """The `k` columns with the largest values; NaN comes last."""
     return np.argsort(-np.nan_to_num(value, nan=-np.inf, posinf=np.inf), kind="stable")[:k]
 
 

@@ -1,4 +1,4 @@
-"""What a source has to be probed: its labels, labelled texts read where it was read, or which features are active."""
+"""Probe examples of a source: from its labels, from labelled texts run through its model, or from active features."""
 
 from __future__ import annotations
 
@@ -23,39 +23,42 @@ from sae.toys.base import ToyConfig
 
 
 class TaskSettings(Settings):
-    """What is probed. `labels` are files of labelled texts for a source of a transformer (its own where there are
-    none); `pooling` says what stands for a text or a word of several tokens. A toy has tasks 'feature g is active' for
-    at most `n_tasks` features from rare to frequent. A property needs `min_count` rows of either class in both halves;
-    either half has `max_rows` examples at most. `shift` makes another distribution: for texts other files, ``{labels =
-    [...]}``, else settings of the source in place of its own, such as ``{noise = 0.2}``."""
+    """Settings of the tasks of a probe study."""
 
     labels: tuple[Path, ...] = ()
+    """Files of labelled texts, for a transformer source; by default the source's own file."""
     pooling: Pooling = "last"
+    """How the vectors of a text or word of several tokens are reduced to one."""
     n_tasks: int = Field(default=16, gt=0)
+    """For a toy, the most tasks 'feature g is active', with features from rare to frequent."""
     min_count: int = Field(default=20, ge=1)
+    """The fewest examples of either class that a property needs in both the training and the test half."""
     max_rows: int = Field(default=8192, ge=4)
+    """The most examples of either half."""
     shift: Mapping[str, Any] | None = None
+    """A second test distribution: for texts other files, ``{labels = [...]}``, otherwise settings that replace those of
+    the source, such as ``{noise = 0.2}``. None for no shift."""
 
 
 def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | None = None) -> dict[str, ProbeExamples]:
-    """The examples to be fitted on (``train``, of the rows to choose on) and to be scored on (``test``), and those of
-    another distribution (``shift``) where settings ask for it, which takes the source's own `config`.
+    """The examples of a source: ``train`` from the validation split, ``test`` from the test split, and ``shift`` from
+    the second distribution if settings ask for one, which requires the source's `config`.
 
-    Raises ``ValueError`` of one line where the source has nothing to be probed.
+    Raises `UserError` if the source has nothing to probe.
     """
     if isinstance(source, Activations) and (files := text_files(source.config, settings)):
-        found = _of_texts(source, settings, files)
+        parts = _of_texts(source, settings, files)
     else:
-        found = _of_rows(source, settings)
+        parts = _of_rows(source, settings)
         if settings.shift is not None:
             assert config is not None
-            found["shift"] = _shifted(source, shifted(config, settings.shift), found["train"], settings)
-    kept = _frequent(found["train"], found["test"], settings.min_count)
-    return {part: _at_most(_only(examples, kept), settings.max_rows, part) for part, examples in found.items()}
+            parts["shift"] = _shifted(source, shifted(config, settings.shift), parts["train"], settings)
+    names = _frequent(parts["train"], parts["test"], settings.min_count)
+    return {part: _at_most(_only(examples, names), settings.max_rows, part) for part, examples in parts.items()}
 
 
 def text_files(config: SourceConfig, settings: TaskSettings) -> tuple[Path, ...]:
-    """The files of labelled texts that a source of a transformer is probed on; none for any other."""
+    """The files of labelled texts of a transformer source; none for any other source."""
     if not isinstance(config, transformer.Config):
         if settings.labels:
             raise UserError("probe.tasks.labels: only a source of kind 'transformer' reads texts; leave them out")
@@ -64,40 +67,40 @@ def text_files(config: SourceConfig, settings: TaskSettings) -> tuple[Path, ...]
 
 
 def other_files(config: SourceConfig, settings: TaskSettings) -> dict[str, Path]:
-    """Every file beyond the source's own that the examples depend on, by a name for it."""
+    """Every file that the examples depend on besides those of the source, by the setting that names it."""
     texts = text_files(config, settings)
-    found = {f"labels.{i}": file for i, file in enumerate(texts)}
+    files = {f"labels.{i}": file for i, file in enumerate(texts)}
     if settings.shift is None:
-        return found
+        return files
     if texts:
-        return found | {f"shift.labels.{i}": file for i, file in enumerate(shift_files(settings.shift))}
+        return files | {f"shift.labels.{i}": file for i, file in enumerate(shift_files(settings.shift))}
     return {f"shift.{name}": file for name, file in shifted(config, settings.shift).external_files().items()}
 
 
 def _of_texts(source: Activations, settings: TaskSettings, files: tuple[Path, ...]) -> dict[str, ProbeExamples]:
     reader, texts = TextReader.like(source), read_files(files)
-    seed, found = source.config.seed, dict[str, ProbeExamples]()
+    seed, parts = source.config.seed, dict[str, ProbeExamples]()
     for part, half in (("train", "choose"), ("test", "test")):
-        own = [[text for text in of_file if half_of(text, seed) == half] for of_file in texts]
-        if not any(own):
-            raise UserError(f"probe.tasks.labels: no text falls to {part!r}; give more texts, or documents")
-        found[part] = read_together(reader, own, settings.pooling)
+        of_half = [[text for text in of_file if half_of(text, seed) == half] for of_file in texts]
+        if not any(of_half):
+            raise UserError(f"probe.tasks.labels: no text falls into {part!r}; give texts from more documents")
+        parts[part] = read_together(reader, of_half, settings.pooling)
     if settings.shift is not None:
         other = read_files(shift_files(settings.shift))
-        found["shift"] = read_together(reader, other, settings.pooling)
-    return found
+        parts["shift"] = read_together(reader, other, settings.pooling)
+    return parts
 
 
 def shift_files(shift: Mapping[str, Any]) -> tuple[Path, ...]:
     """The files of a shift of texts."""
-    given = shift.get("labels")
-    if set(shift) != {"labels"} or not isinstance(given, list | tuple) or not given:
-        raise UserError("probe.tasks.shift: for texts give {labels = [files]} and nothing else")
-    return tuple(Path(str(file)) for file in given)  # pyright: ignore[reportUnknownVariableType]
+    files = shift.get("labels")
+    if set(shift) != {"labels"} or not isinstance(files, list | tuple) or not files:
+        raise UserError("probe.tasks.shift: not a list of files; for texts give {labels = [files]} and nothing else")
+    return tuple(Path(str(file)) for file in files)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _of_rows(source: Source, settings: TaskSettings) -> dict[str, ProbeExamples]:
-    """From the rows that a source has: with labels, or else with codes."""
+    """Examples from a source's held-out activations, with their labels, or with active features without labels."""
     labelled = source.labelled()
     if labelled is not None:
         return {part: _labelled(batch) for part, batch in zip(("train", "test"), labelled, strict=True)}
@@ -113,7 +116,7 @@ def _of_rows(source: Source, settings: TaskSettings) -> dict[str, ProbeExamples]
 
 
 def _labelled(batch: Batch) -> ProbeExamples:
-    """Every label, and every class of a label with classes."""
+    """Examples with every binary label, and a label for every class of the others."""
     labels: dict[str, Tensor] = {}
     for name, label in batch.labels.items():
         classes = label.unique().tolist()
@@ -130,10 +133,10 @@ def _active(batch: Batch, features: list[int]) -> ProbeExamples:
 
 
 def shifted(config: SourceConfig, shift: Mapping[str, Any]) -> SourceConfig:
-    """A source's settings with others in the place of some."""
+    """A source's settings with those of the shift replaced. Raises `UserError` if the source cannot be shifted."""
     if not isinstance(config, ToyConfig | tensor.Config):
         kind = config.model_dump()["kind"]
-        raise UserError(f"probe.tasks.shift: a source of kind {kind!r} has no other distribution; leave it out")
+        raise UserError(f"probe.tasks.shift: a source of kind {kind!r} cannot be shifted; leave it out")
     try:
         return type(config)(**{**config.model_dump(), **shift})
     except ValidationError as error:
@@ -143,46 +146,46 @@ def shifted(config: SourceConfig, shift: Mapping[str, Any]) -> SourceConfig:
 
 
 def _shifted(source: Source, config: SourceConfig, train: ProbeExamples, settings: TaskSettings) -> ProbeExamples:
-    """The test rows of the shifted source, with the properties that the training rows have."""
+    """The test examples of the shifted source, with the labels of the training examples."""
     other = config.build() if isinstance(config, ToyConfig) else config.open(Path(), "cpu")
     same = source.truth is None or (
         other.truth is not None and torch.equal(other.truth.directions, source.truth.directions)
     )
     if other.d_in != source.d_in or not same:
-        raise UserError("probe.tasks.shift: it changes the features themselves; change how they occur, or the noise")
+        raise UserError("probe.tasks.shift: changes the features' directions; change their statistics or the noise")
     if source.labelled() is None:
         features = [int(name.removeprefix("feature_")) for name in train.labels]
         return _active(other.at_most(settings.max_rows, "test"), features)
     labelled = other.labelled()
     if labelled is None:
-        raise UserError("probe.tasks.shift: the shifted source has no labels")
+        raise UserError("probe.tasks.shift: the shifted source has no labels; give one that has those of the source")
     return _labelled(labelled[1])
 
 
 def _frequent(train: ProbeExamples, test: ProbeExamples, min_count: int) -> list[str]:
-    """The properties that are frequent enough, and no more than that of the rows."""
+    """The names of the properties with `min_count` examples of either class in both parts."""
     counts = {
         name: min(int((part.labels[name] == c).sum()) for part in (train, test) for c in (0, 1))
         for name in train.labels
         if name in test.labels
     }
-    kept = [name for name, count in counts.items() if count >= min_count]
-    if not kept:
+    names = [name for name, count in counts.items() if count >= min_count]
+    if not names:
         raise UserError(
             f"probe.tasks: none of {len(train.labels)} properties has min_count = {min_count} rows of either class in "
             "both halves; give more labelled rows or a smaller min_count"
         )
-    return kept
+    return names
 
 
 def _only(examples: ProbeExamples, names: list[str]) -> ProbeExamples:
-    """The examples with these properties alone."""
+    """The examples with only the named labels."""
     labels = {name: examples.labels[name] for name in names if name in examples.labels}
     return ProbeExamples(examples.acts, labels, examples.groups, examples.of, examples.pooling)
 
 
 def _at_most(examples: ProbeExamples, n: int, part: str) -> ProbeExamples:
-    """At most `n` of the examples, at random, in their order."""
+    """A random subset of at most `n` examples, in their order."""
     if len(examples) <= n:
         return examples
     kept = torch.randperm(len(examples), generator=generator("examples", part))[:n]

@@ -1,4 +1,4 @@
-"""Labelled texts through a model, read where a source was read."""
+"""Labelled texts run through a source's model, with activations from the source's hook point."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from sae.sources.transformer import Config
 
 @dataclass(frozen=True, eq=False)
 class TextReader:
-    """Reads texts as a source did: the same model, hook point, context and beginning of a row."""
+    """Converts labelled texts to probe examples with the model, hook point, context and BOS token of a source."""
 
     config: Config
+    """The source's settings."""
     harvest: Harvest
+    """The model and what is recorded from it."""
     tokenizer: Any
+    """The model's tokenizer."""
 
     @classmethod
     def like(cls, source: Activations) -> TextReader:
+        """The reader with a source's settings."""
         config = source.config
         assert isinstance(config, Config)
         harvest = Harvest(
@@ -37,18 +41,21 @@ class TextReader:
         return cls(config, harvest, load_tokenizer(config.model, config.revision))
 
     def __call__(self, texts: Sequence[LabelledText], pooling: Pooling = "last") -> ProbeExamples:
-        """One example for each labelled span: its last token, or all of its tokens where they are to be pooled."""
+        """One example for each labelled span: its last token, or all of its tokens if they are pooled.
+
+        Raises `UserError` if no labelled span fits in the context.
+        """
         bos = None if self.config.bos == "none" else self.tokenizer.bos_token_id
         rows = locate(texts, self.tokenizer, self.config.context, bos)
         if len(rows.row) == 0:
-            raise UserError("probe.tasks.labels: no labelled text is left; give more texts, or a longer source.context")
+            raise UserError("probe.tasks.labels: no labelled text fits; give more texts or a longer source.context")
         documents = {name: i for i, name in enumerate(dict.fromkeys(text.group for text in texts))}
-        of_text = torch.tensor([documents[text.group] for text in texts])
+        document_of_text = torch.tensor([documents[text.group] for text in texts])
         acts, of = self._vectors(rows, pooling)
-        return ProbeExamples(acts, rows.labels, of_text[rows.row.long()], of, pooling)
+        return ProbeExamples(acts, rows.labels, document_of_text[rows.row.long()], of, pooling)
 
     def _vectors(self, rows: LabelledRows, pooling: Pooling) -> tuple[Tensor, Tensor]:
-        """The vectors of every span one after another, and the span that each belongs to."""
+        """The vectors of all spans in order, and the span that each belongs to."""
         assert rows.first is not None
         first = rows.position if pooling == "last" else rows.first
         length = (rows.position - first + 1).long()
@@ -64,11 +71,11 @@ class TextReader:
 
 
 def read_files(files: Sequence[Path]) -> list[list[LabelledText]]:
-    """The texts of each file; of several, every label has its file's name before its own."""
-    found = [read_labelled(file) for file in files]
+    """The texts of each file; with several files, labels are prefixed with the file's name."""
+    texts_of_files = [read_labelled(file) for file in files]
     if len(files) == 1:
-        return found
-    return [[_named(file.stem, text) for text in texts] for file, texts in zip(files, found, strict=True)]
+        return texts_of_files
+    return [[_named(file.stem, text) for text in texts] for file, texts in zip(files, texts_of_files, strict=True)]
 
 
 def _named(stem: str, text: LabelledText) -> LabelledText:
@@ -77,11 +84,11 @@ def _named(stem: str, text: LabelledText) -> LabelledText:
 
 
 def read_together(reader: TextReader, files: Sequence[Sequence[LabelledText]], pooling: Pooling) -> ProbeExamples:
-    """The examples of several files; texts of one document are one group wherever they stand."""
-    kept = [texts for texts in files if texts]
-    parts = [reader(texts, pooling) for texts in kept]
+    """The examples of several files; texts of one document form one group, in whichever files they are."""
+    nonempty = [texts for texts in files if texts]
+    parts = [reader(texts, pooling) for texts in nonempty]
     documents: dict[str, int] = {}
-    for i, texts in enumerate(kept):
+    for i, texts in enumerate(nonempty):
         names = list(dict.fromkeys(text.group for text in texts))
         number = torch.tensor([documents.setdefault(name, len(documents)) for name in names])
         parts[i] = replace(parts[i], groups=number[parts[i].groups])

@@ -1,14 +1,14 @@
-"""Which hyper-parameter a probe takes: by rows that it was not fitted on, all of them training rows.
+"""Validation of probe hyper-parameters on held-out training rows.
 
-Kantamneni et al. 2025 part `n` training rows so: leave-two-out for at most 12, six folds for fewer than 128, else the
-last ``min(n / 5, 100)`` for validation. Where we differ: a ranking of columns is part of the fit and never sees the
-rows that it is judged on (there it is made once, on all training rows); rows of a document that has a validation row
-are left out of the fit; a split whose parts do not both have both classes says nothing and is left out.
+Kantamneni et al. 2025 split `n` training rows as follows: leave-two-out for at most 12, six folds for fewer than 128,
+otherwise the last ``min(n / 5, 100)`` for validation. Where we differ: a ranking of columns is part of the fit and is
+not made on validation rows (in the paper's code it is made once, on all training rows); rows of a document with a
+validation row are left out of the fit; and a split is left out unless both of its parts have both classes.
 
-Leave-two-out with a pair of one class has no AUC, so what is left is the leave-pair-out AUC (Airola et al. 2011).
-With three rows or fewer no split is left: there is no validation, and the AUC on the training rows, 1 for nearly every
-probe, is no stand-in for it. The AUC is NaN then and the first setting is taken, which is the prior choice; so it is
-where settings tie. Test rows and their labels are not among the arguments here.
+A leave-two-out pair of one class has no AUC, so leave-two-out becomes the leave-pair-out AUC (Airola et al. 2011). With
+three rows or fewer no split remains. There is then no validation, and the training AUC, 1 for nearly every probe, is
+not used instead: the AUC is NaN and the first setting is chosen, by the prior order. The first is also chosen among
+settings that tie. Test rows and their labels are not available to the functions of this module.
 """
 
 from __future__ import annotations
@@ -24,31 +24,37 @@ from sae.numerics.binary_probes import rank_auc
 from sae.probing.probes import Probe, ProbeSetting
 
 DIGITS = 9
-"""To which AUCs are told apart: means of equal ones differ by rounding."""
+"""The digits to which AUCs are compared: means of equal AUCs differ by rounding errors."""
 LEAVE_TWO_OUT, FOLDED, FOLDS, LAST = 12, 128, 6, 100
+"""The most rows for leave-two-out, the fewest for a single split, the number of folds, the most validation rows."""
 
 
 class ValidationSplit(NamedTuple):
-    """The rows to fit on and those to judge by."""
+    """A split of training rows."""
 
     fit: NDArray[np.int64]
+    """The rows that the probe is fitted to."""
     judge: NDArray[np.int64]
+    """The validation rows."""
 
 
-Why = Literal["validation", "tie", "prior"]
-"""What decided: the validation AUC, the prior order among those that share the best one, or that order alone."""
+SelectionReason = Literal["validation", "tie", "prior"]
+"""What decided: the validation AUC, the prior order among settings that share the best AUC, or that order alone."""
 
 
 class ValidatedSetting(NamedTuple):
-    """A probe's setting, its validation AUC (NaN where there is none) and what decided."""
+    """The chosen setting of a probe."""
 
     setting: ProbeSetting
+    """The hyper-parameters."""
     auc: float
-    why: Why
+    """The mean validation AUC; NaN if there is no validation."""
+    why: SelectionReason
+    """What decided."""
 
 
-def parts(positive: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """The validation rows of every split, by the rule above. Folds are stratified."""
+def validation_rows(positive: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """The validation rows of every split, by the rule of the module. Folds are stratified."""
     n = len(positive)
     if n <= LEAVE_TWO_OUT:
         return [np.array(pair) for pair in combinations(range(n), 2)]
@@ -59,24 +65,24 @@ def parts(positive: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
 
 
 def splits(positive: NDArray[np.bool_], groups: NDArray[np.int64]) -> list[ValidationSplit]:
-    """The splits that say something: both classes in both parts, and no document in both."""
-    found: list[ValidationSplit] = []
-    for judge in parts(positive):
+    """The usable splits: both classes in both parts, and no document in both parts."""
+    usable: list[ValidationSplit] = []
+    for judge in validation_rows(positive):
         fit = np.flatnonzero(~np.isin(groups, groups[judge]))
         if all(len(np.unique(positive[part])) == 2 for part in (fit, judge)):
-            found.append(ValidationSplit(fit, judge))
-    return found
+            usable.append(ValidationSplit(fit, judge))
+    return usable
 
 
-def choose(
+def choose_setting(
     probe: Probe, x: NDArray[np.float32], positive: NDArray[np.bool_], groups: NDArray[np.int64], seed: int
 ) -> ValidatedSetting:
     """The setting with the best mean validation AUC, the earliest of those that tie."""
     settings = probe.settings(*x.shape)
-    found = splits(positive, groups)
-    if not found:
+    usable = splits(positive, groups)
+    if not usable:
         return ValidatedSetting(settings[0], np.nan, "prior")
-    aucs = [auc(probe.scores(x[s.fit], positive[s.fit], x[s.judge], settings, seed), positive[s.judge]) for s in found]
+    aucs = [auc(probe.scores(x[s.fit], positive[s.fit], x[s.judge], settings, seed), positive[s.judge]) for s in usable]
     mean = np.mean(aucs, axis=0).round(DIGITS)
     best = int(mean.argmax())
     return ValidatedSetting(
@@ -85,5 +91,5 @@ def choose(
 
 
 def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The AUC of each column."""
+    """The AUC of each column of scores."""
     return rank_auc(torch.from_numpy(scores), torch.from_numpy(positive)[:, None])[0].numpy()

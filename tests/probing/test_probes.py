@@ -7,7 +7,7 @@ import pytest
 
 from sae.numerics.binary_probes import logistic
 from sae.probing.probes import DiffMeans, Knn, Logistic, Mlp, Pca, Probe, Single, Sparse, Trees, scaled
-from sae.probing.validation import auc, choose
+from sae.probing.validation import auc, choose_setting
 
 PROBES: dict[str, Probe] = {
     "lr": Logistic(),
@@ -35,7 +35,7 @@ def data(n: int, seed: int, gap: float = 8.0) -> tuple[np.ndarray, np.ndarray]:
 def score(probe: Probe, train: tuple[np.ndarray, np.ndarray], x_test: np.ndarray) -> np.ndarray:
     x, y = train
     first = probe.settings(*x.shape)[0]
-    setting = choose(probe, x, y, np.arange(len(y)), 0).setting if isinstance(probe, Pca) else first
+    setting = choose_setting(probe, x, y, np.arange(len(y)), 0).setting if isinstance(probe, Pca) else first
     return probe.scores(x, y, x_test, [setting], 0)[:, 0]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sae.probing import ProbeExamples, ProbeResult, StudySettings, quiver, study, summary
-from sae.probing.quiver import take
+from sae.probing.quiver import best_by_validation
 from sae.probing.summary import Condition
 
 NAN = math.nan
@@ -21,19 +21,21 @@ def result(method: str, val: float, test: float, task: str = "t", reading: str =
 
 
 def test_the_best_by_validation_is_taken_whatever_its_test_auc():
-    taken = take([result("lr", 0.7, 0.9), result("knn", 0.8, 0.2)])
+    taken = best_by_validation([result("lr", 0.7, 0.9), result("knn", 0.8, 0.2)])
     assert (taken.result.method, taken.why) == ("knn", "validation")
 
 
 def test_ties_go_to_the_first_in_the_order_and_are_marked():
-    taken = take([result("lr", 0.5, 0.1), result("pca", 1.0, 0.2), result("k16", 1.0, 0.9, reading="codes")])
+    taken = best_by_validation(
+        [result("lr", 0.5, 0.1), result("pca", 1.0, 0.2), result("k16", 1.0, 0.9, reading="codes")]
+    )
     assert (taken.result.method, taken.why) == ("pca", "tie")
 
 
 def test_without_validation_the_first_is_taken_and_marked():
-    taken = take([result("lr", NAN, 0.6), result("knn", NAN, 0.9)])
+    taken = best_by_validation([result("lr", NAN, 0.6), result("knn", NAN, 0.9)])
     assert (taken.result.method, taken.why) == ("lr", "prior")
-    assert take([result("lr", NAN, 0.6), result("knn", 0.4, 0.9)]).result.method == "knn"
+    assert best_by_validation([result("lr", NAN, 0.6), result("knn", 0.4, 0.9)]).result.method == "knn"
 
 
 def test_controls_are_never_taken():

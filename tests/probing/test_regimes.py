@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sae.probing.examples import ProbeTask, PropertyRows
-from sae.probing.regimes import Regimes, at_share, draws, enough_for, flipped, permuted
+from sae.probing.regimes import Regimes, at_share, draws, flipped, n_rows_at_every_share, permuted
 
 
 def rows(n: int = 400, n_positive: int = 100) -> PropertyRows:
@@ -63,7 +63,7 @@ def test_every_share_of_the_imbalance_is_drawn_with_one_number_of_rows():
     found = [d for d in draws(Regimes(regimes=("imbalance",)), task(), 0)]
     assert len(found) == 19 and len({len(d.place) for d in found}) == 1
     n = len(found[0].place)
-    assert n == enough_for(rows(), (0.05, 0.95), 1024) == 105  # 100 positive rows are .95 of 105
+    assert n == n_rows_at_every_share(rows(), (0.05, 0.95), 1024) == 105  # 100 positive rows are .95 of 105
     assert [int(d.positive.sum()) for d in found] == [min(max(round(n * d.level), 1), n - 1) for d in found]
 
 

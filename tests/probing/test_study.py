@@ -21,6 +21,7 @@ from sae.probing import (
     write_results,
 )
 from sae.probing.controls import thresholds, untrained
+from sae.registry import UserError
 from sae.sources.independent import Config
 
 CONFIG = Config(n_features=24, d_in=12, probability=0.1, values="constant", noise=0.05)
@@ -116,7 +117,7 @@ def test_the_shift_is_scored_with_the_probes_of_standard(examples: dict[str, Pro
 
 def test_a_shift_that_is_not_there_is_refused(examples: dict[str, ProbeExamples]):
     settings = QUICK.model_copy(update={"regimes": ("shift",)})
-    with pytest.raises(ValueError, match=r"probe.regimes: 'shift'.*leave it out"):
+    with pytest.raises(UserError, match=r"probe.regimes: 'shift'.*leave it out"):
         next(study(settings, examples["train"], examples["test"]))
 
 

@@ -17,6 +17,7 @@ from sae.probing import TaskSettings, examples_of
 from sae.probing.examples import Pooling, ProbeExamples
 from sae.probing.texts import TextReader, read_together
 from sae.probing.validation import splits
+from sae.registry import UserError
 from tests.streaming import build, words
 
 HOOK = "blocks.0.hook_resid_post"
@@ -101,9 +102,9 @@ def test_another_corpus_is_a_shift(source: Activations, tmp_path: Path):
 
 def test_what_cannot_be_read_is_refused_in_one_line(source: Activations, tmp_path: Path):
     file = documents(tmp_path)
-    with pytest.raises(ValueError, match=r"probe.tasks.shift: for texts give \{labels"):
+    with pytest.raises(UserError, match=r"probe.tasks.shift: .*for texts give \{labels"):
         examples_of(source, TaskSettings(labels=(file,), min_count=2, shift={"noise": 1}))
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv': does not exist"):
         examples_of(source, TaskSettings(labels=(tmp_path / "nowhere.csv",)))
-    with pytest.raises(ValueError, match=r"no labelled text is left"):
+    with pytest.raises(UserError, match=r"no labelled text fits"):
         read_together(TextReader.like(source), [[LabelledText("w1", "w1", ())]], "last")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sae.probing.probes import Logistic, Probe, ProbeScores, ProbeSetting, X, Y
-from sae.probing.validation import choose, parts, splits
+from sae.probing.validation import choose_setting, splits, validation_rows
 
 
 def half(n: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def alone(n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("n", range(2, 13))
 def test_at_most_twelve_rows_leave_two_out(n: int):
-    found = parts(half(n))
+    found = validation_rows(half(n))
     assert len(found) == comb(n, 2) and {tuple(pair) for pair in found} == {
         (i, j) for i in range(n) for j in range(i + 1, n)
     }
@@ -34,7 +34,7 @@ def test_at_most_twelve_rows_leave_two_out(n: int):
 
 @pytest.mark.parametrize("n", [13, 14, 25, 64, 100, 126, 127])
 def test_fewer_than_128_rows_have_six_stratified_folds(n: int):
-    found = parts(half(n))
+    found = validation_rows(half(n))
     assert len(found) == 6
     assert sorted(np.concatenate(found).tolist()) == list(range(n))
     for fold in found:
@@ -45,7 +45,7 @@ def test_fewer_than_128_rows_have_six_stratified_folds(n: int):
     ("n", "last"), [(128, 25), (129, 25), (130, 26), (200, 40), (499, 99), (500, 100), (501, 100), (1024, 100)]
 )
 def test_from_128_rows_on_the_last_fifth_but_at_most_100_validates(n: int, last: int):
-    (found,) = parts(half(n))
+    (found,) = validation_rows(half(n))
     assert found.tolist() == list(range(n - last, n))
     (split,) = splits(half(n), alone(n))
     assert split.fit.tolist() == list(range(n - last))
@@ -87,15 +87,15 @@ class Fixed(Probe):
 @pytest.mark.parametrize("n", [2, 3])
 def test_three_rows_cannot_validate_and_the_prior_choice_is_marked(n: int):
     x = half(n)[:, None].astype(np.float32)
-    choice = choose(Logistic(), x, half(n), alone(n), 0)
+    choice = choose_setting(Logistic(), x, half(n), alone(n), 0)
     assert np.isnan(choice.auc) and choice.why == "prior" and choice.setting == Logistic().settings(n, 1)[0]
 
 
 def test_ties_go_to_the_earliest_setting_and_are_marked():
     x = half(30)[:, None].astype(np.float32)
-    tied = choose(Fixed(), x, half(30), alone(30), 0)
+    tied = choose_setting(Fixed(), x, half(30), alone(30), 0)
     assert tied == ({"a": 1}, 0.5, "tie")
-    assert choose(Fixed(right=True), x, half(30), alone(30), 0) == ({"a": 2}, 1.0, "validation")
+    assert choose_setting(Fixed(right=True), x, half(30), alone(30), 0) == ({"a": 2}, 1.0, "validation")
 
 
 def test_settings_begin_with_the_prior_and_spread_as_published():
@@ -109,4 +109,4 @@ def test_leaving_pairs_out_counts_the_pairs_in_the_right_order():
     x = np.array([[0.9], [0.2], [0.6], [0.3], [0.5], [0.1]], dtype=np.float32)
     y = np.array([True, True, True, False, False, False])
     # .9 beats all, .6 beats all, .2 beats .1 alone: 7 of 9
-    assert choose(Fixed(right=True), x, y, alone(6), 0).auc == pytest.approx(7 / 9)
+    assert choose_setting(Fixed(right=True), x, y, alone(6), 0).auc == pytest.approx(7 / 9)
