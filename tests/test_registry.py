@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import sae
+from pipelines import cli
 from sae import registry, testing
 from sae.encoder import EncoderConfig
 from sae.registry import KindSettings, UserError, configurable, fingerprint, kinds, load_plugin, register
 from sae.source import Source
 
+Call = Callable[..., tuple[int, str, str]]
 EXAMPLES = Path(__file__).parents[1] / "examples" / "kinds"
 CHECKS = {
     "spikes_source": testing.check_source,
@@ -148,16 +150,42 @@ def distribution(folder: Path, entry_points: str, **modules: str) -> None:
         (folder / f"{name}.py").write_text(content)
 
 
-def run_sae(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    import os
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Installs such a package until the test ends."""
 
-    checkout = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([checkout, *([str(path)] if path else [])])}
-    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    def install(entry_points: str, **modules: str) -> None:
+        distribution(tmp_path / "site", entry_points, **modules)
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        for name in modules:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        registry._installed.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+    return install
 
 
-def test_from_a_config_to_scores_with_all_five_by_entry_point(tmp_path: Path):
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """The command in this process, in a folder with the config: exit code, stdout, stderr."""
+    (tmp_path / "outside.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(sys, "argv", ["sae", *arguments])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_from_a_config_to_scores_with_all_five_by_entry_point(install: Callable[..., None], call: Call, tmp_path: Path):
     names = {"spikes_source": "Spikes", "root_dictionary": "Root", "relative_encoder": "Relative"}
     names |= {"differences_baseline": "Differences", "entropy_metric": "Entropy"}
     lines = [
@@ -165,49 +193,71 @@ def test_from_a_config_to_scores_with_all_five_by_entry_point(tmp_path: Path):
         f"{cls.lower()} = {module}:{cls}Config\n"
         for module, cls in names.items()
     ]
-    distribution(tmp_path / "site", "\n".join(lines), **{name: (EXAMPLES / f"{name}.py").read_text() for name in names})
-    (tmp_path / "outside.toml").write_text(CONFIG)
-    done = run_sae("run", "outside.toml", "--out", "runs", cwd=tmp_path, path=tmp_path / "site")
-    assert done.returncode == 0, done.stderr
-    assert "root" in done.stdout and "differences" in done.stdout
+    install("\n".join(lines), **{name: (EXAMPLES / f"{name}.py").read_text() for name in names})
+    code, told, warned = call("run", "outside.toml", "--out", "runs")
+    assert code == 0, warned
+    assert "root" in told and "differences" in told
     scores = (tmp_path / "runs/outside/scores.csv").read_text()
     assert "firing_entropy" in scores.splitlines()[0] and "relative" in scores
 
 
-def test_an_entry_point_that_takes_a_name_is_refused(tmp_path: Path):
+def test_an_entry_point_that_takes_a_name_is_refused(install: Callable[..., None], call: Call):
     text = (EXAMPLES / "entropy_metric.py").read_text().replace('"entropy"', '"recovery"')
-    distribution(tmp_path / "site", "[sae.metrics]\nrecovery = entropy_metric:EntropyConfig\n", entropy_metric=text)
-    (tmp_path / "outside.toml").write_text(CONFIG)
-    done = run_sae("plan", "outside.toml", cwd=tmp_path, path=tmp_path / "site")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "kind 'recovery' of metrics exists already" in done.stderr
+    install("[sae.metrics]\nrecovery = entropy_metric:EntropyConfig\n", entropy_metric=text)
+    code, _, warned = call("plan", "demo")
+    assert code == 2 and warned.count("\n") == 1
+    assert "entry point 'recovery' of outside-kinds: kind 'recovery' of metrics exists already" in warned
 
 
-def test_plugins_are_files_on_the_command_line_and_part_of_the_keys(tmp_path: Path):
-    plugins = []
+def test_plugins_are_files_on_the_command_line_and_part_of_the_keys(call: Call, tmp_path: Path):
+    plugins = list[str]()
     for name in CHECKS:
         (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
         plugins += ["--plugin", f"{name}.py"]
-    (tmp_path / "outside.toml").write_text(CONFIG)
 
-    def plan() -> dict[str, list[str]]:
-        done = run_sae(*plugins, "plan", "outside.toml", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        steps = [line.split()[0] for line in done.stdout.splitlines() if "-" in line.split()[0]]
+    def plan(*arguments: str) -> dict[str, list[str]]:
+        code, told, warned = call(*arguments)
+        assert code == 0, warned
+        steps = [line.split()[0] for line in told.splitlines() if "-" in line.split()[0]]
         return {stage: [s for s in steps if s.startswith(stage)] for stage in ("generate", "train", "encode", "score")}
 
-    assert run_sae("plan", "outside.toml", cwd=tmp_path).returncode == 2, "without the plugins the kinds are unknown"
-    before = plan()
-    assert plan() == before
+    assert call("plan", "outside.toml")[0] == 2, "without the plugins the kinds are unknown"
+    before = plan(*plugins, "plan", "outside.toml")
+    assert plan("plan", "outside.toml", *plugins) == before, "before or after the command"
     with (tmp_path / "relative_encoder.py").open("a") as f:
         f.write("# another version\n")
-    after = plan()
+    after = plan(*plugins, "plan", "outside.toml")
     assert after["generate"] == before["generate"] and after["train"] == before["train"]
     assert not set(after["encode"]) & set(before["encode"])
     assert len(set(after["score"]) & set(before["score"])) == 2, "only what uses the plugin has another key"
 
 
-def test_a_config_cannot_name_a_plugin(tmp_path: Path):
+def test_a_config_cannot_name_a_plugin(call: Call, tmp_path: Path):
     (tmp_path / "outside.toml").write_text('plugin = "x.py"\n' + CONFIG)
-    done = run_sae("plan", "outside.toml", cwd=tmp_path)
-    assert done.returncode == 2 and "'plugin' is not a known key" in done.stderr
+    code, _, warned = call("plan", "outside.toml")
+    assert code == 2 and "'plugin' is not a known key" in warned
+
+
+def test_whose_error_it_is(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A mistake of the user is one line and exit code 2; a bug keeps its traceback; one of a plugin is called that."""
+    code, _, warned = call("plan", "nowhere.toml")
+    assert code == 2 and warned.count("\n") == 1 and "Traceback" not in warned
+    code, _, warned = call("--debug", "plan", "nowhere.toml")
+    assert code == 2 and "Traceback" in warned and warned.endswith("there is no such config file\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    code, _, warned = call("--plugin", "broken.py", "plan", "demo")
+    assert code == 1 and "ZeroDivisionError" in warned and "broken.py, line 1" in warned.splitlines()[-1]
+
+    def wrong(*_: object) -> None:
+        list(zip([1], [1, 2], strict=True))
+
+    monkeypatch.setattr("pipelines.config.shipped.find_config", wrong)
+    code, _, warned = call("plan", "demo")
+    assert code == 1 and "ValueError" in warned and "this is a bug of sae" in warned.splitlines()[-1]
+    monkeypatch.setattr("pipelines.config.shipped.find_config", full_disk)
+    code, _, warned = call("plan", "demo")
+    assert (code, warned) == (2, "sae: runs/x: No space left on device\n")
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "runs/x")

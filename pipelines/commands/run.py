@@ -209,7 +209,11 @@ def _link(link: Path, directory: Path) -> Path:
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     try:
         temporary.symlink_to(directory.name, target_is_directory=True)
+        if os.name == "nt":  # which replaces no link to a folder
+            link.unlink(missing_ok=True)
+        temporary.replace(link)
     except OSError:
+        if os.name != "nt":
+            raise
         return directory
-    temporary.replace(link)
     return link

@@ -17,10 +17,11 @@ from sae.dictionaries.topk import TopK
 from sae.numerics.seeds import generator
 from sae.registry import configurable, kinds
 from sae.source import TensorSource
+from sae.testing import check_codes
 
 N, D = 12, 8
 KINDS = [
-    *((kind, {}) for kind in configurable("sae.encoders")),
+    *((kind, {}) for kind in configurable("encoders")),
     ("threshold", {"layer": "learned"}),
     ("fista", {"debias": True}),
 ]
@@ -28,7 +29,7 @@ SMALL = {"n_rows": 2000, "steps": 60, "batch_size": 64, "k": 4}
 
 
 def settings_for(kind: str, more: dict[str, Any]) -> dict[str, Any]:
-    fields = configurable("sae.encoders")[kind].Config.model_fields
+    fields = configurable("encoders")[kind].Config.model_fields
     return {**{name: value for name, value in SMALL.items() if name in fields}, **more}
 
 
@@ -67,18 +68,15 @@ def fitted(kind: str, settings: str) -> sae.Dictionary:
 def test_the_directions_stay_and_the_card_tells(d: sae.Dictionary, chosen: tuple[str, dict[str, Any]]):
     assert torch.equal(d.W_dec, start().W_dec) and torch.equal(d.b_dec, start().b_dec)
     assert d.card["made"] == "here" and d.card["encoder"]["kind"] == chosen[0]
-    module = kinds("sae.encoders")[chosen[0]]
+    module = kinds("encoders")[chosen[0]]
     assert module.Config.model_fields["kind"].default == chosen[0]
     assert type(d) is (module.KIND if hasattr(module, "KIND") else Relu) and d.kind in (chosen[0], "relu")
 
 
-def test_codes_are_not_negative_in_any_leading_shape(d: sae.Dictionary):
-    x = source().batch(0, 6, "test").acts.reshape(2, 3, D)
-    z = d.encode(x)
-    assert z.shape == (2, 3, N) and float(z.min()) >= 0 and bool((z > 0).any())
-    assert d.decode(z).shape == x.shape
-    torch.testing.assert_close(d.encode(x[0, 0]), z[0, 0], rtol=1e-4, atol=1e-5)
-    assert d.encode(x[:0]).shape == (0, 3, N)
+def test_the_rules_of_codes(d: sae.Dictionary):
+    x = source().batch(0, 6, "test").acts
+    check_codes(d, x)
+    assert bool((d.encode(x) > 0).any())
 
 
 def test_save_and_load_is_exact(d: sae.Dictionary, tmp_path: Path):
@@ -98,12 +96,6 @@ def test_float64_gives_the_same_codes(d: sae.Dictionary):
     z = d.to(dtype=torch.float64).encode(x.double())
     assert z.dtype == torch.float64
     torch.testing.assert_close(z.float(), d.encode(x), rtol=1e-3, atol=1e-3)
-
-
-def test_gradients_reach_the_activations(d: sae.Dictionary):
-    x = source().batch(0, 8, "test").acts.requires_grad_()
-    d.decode(d.encode(x)).square().sum().backward()
-    assert x.grad is not None and bool(torch.isfinite(x.grad).all()) and float(x.grad.abs().sum()) > 0
 
 
 def test_permuting_latents_permutes_codes(d: sae.Dictionary):

@@ -18,7 +18,7 @@ from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
 from sae.toys.base import random_directions
 
-KINDS = sorted(set(configurable("sae.metrics")) - {"downstream"})
+KINDS = sorted(set(configurable("metrics")) - {"downstream"})
 DEPENDS_ON_AXES = frozenset({"logistic", "neuron", "dimension", "overcomplete"})
 """Probes on single or standardised coordinates, and averages over dimensions, which a rotation changes."""
 DEPENDS_ON_SCALE = frozenset({"norm"})
@@ -30,7 +30,7 @@ SPENT = {"spent": {"rows": 300, "samples": 900, "multiply_adds": 10**6}}
 
 @pytest.fixture(params=KINDS)
 def metric(request: pytest.FixtureRequest) -> MetricConfig:
-    return configurable("sae.metrics")[request.param].Config()
+    return configurable("metrics")[request.param].Config()
 
 
 def completed(evidence: Evidence) -> Evidence:

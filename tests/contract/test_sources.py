@@ -17,6 +17,7 @@ from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
 from sae.sources.manifold import Config as Manifold
 from sae.sources.network import Config as Network
+from sae.testing import check_batches
 from tests.transcoding import Mlp
 
 FOLDER = tempfile.TemporaryDirectory()
@@ -97,37 +98,14 @@ def make(request: pytest.FixtureRequest) -> Callable[[int], Source]:
     return SOURCES[request.param]
 
 
-def test_a_batch_is_a_function_of_seed_and_step(make: Callable[[int], Source]):
-    source, again, other = make(0), make(0), make(1)
-    for split in ("train", "choose", "test"):
-        later = source.batch(5, 16, split).acts
-        first = source.batch(2, 16, split).acts
-        assert torch.equal(first, again.batch(2, 16, split).acts)
-        assert torch.equal(later, again.batch(5, 16, split).acts)
-        assert not torch.equal(first, later)
-    assert not torch.equal(source.batch(2, 16).acts, other.batch(2, 16).acts)
+def test_the_rules_of_batches(make: Callable[[int], Source]):
+    check_batches(make(0), make(0), make(1))
 
 
-def test_splits_share_no_row(make: Callable[[int], Source]):
-    source = make(0)
-    rows = {s: {tuple(r.tolist()) for r in source.batch(0, 20, s).acts} for s in ("train", "choose", "test")}
-    assert not rows["train"] & rows["test"] and not rows["choose"] & rows["test"] and not rows["train"] & rows["choose"]
-
-
-def test_shapes_and_truth(make: Callable[[int], Source]):
-    source = make(0)
-    batch = source.batch(0, 16)
-    assert batch.acts.shape == (16, source.d_in) and batch.acts.dtype == torch.float32
-    if source.truth is not None:
-        assert batch.codes is not None and float(batch.codes.min()) >= 0
-        torch.testing.assert_close(source.truth.directions.norm(dim=-1), torch.ones(batch.codes.shape[1]))
-
-
-def test_targets_are_there_where_a_source_says_so_and_belong_to_their_rows(make: Callable[[int], Source]):
+def test_targets_belong_to_their_samples(make: Callable[[int], Source]):
     source, again = make(0), make(0)
     for split in ("train", "choose", "test"):
         batch = source.batch(3, 16, split)
-        assert (batch.targets is not None) == source.has_targets
         assert torch.equal(batch.wanted, again.batch(3, 16, split).wanted)
         assert batch.wanted.shape == batch.acts.shape and (batch.wanted is batch.acts) != source.has_targets
     if isinstance(source, Mlp):
