@@ -82,11 +82,9 @@ def declare_interfaces(folders: Mapping[str, str]) -> None:
 def kinds(interface: str) -> dict[str, ModuleType]:
     """The kinds of an interface by name, e.g. ``kinds("sources")["independent"]``: those of the package, of installed
     packages, and of plugins. A dotted name is a package whose modules are kinds, without any from outside."""
-    if "." in interface and interface.partition(".")[2] not in _FOLDERS:
+    if "." in interface:
         return dict(_modules(interface))
-    name = interface.rpartition(".")[2]
-    outside = {**_installed(name), **_REGISTERED.get(name, {})}
-    return {**_modules(_FOLDERS[name]), **outside}
+    return {**_modules(_FOLDERS[interface]), **_installed(interface), **_REGISTERED.get(interface, {})}
 
 
 def configurable(interface: str) -> dict[str, ModuleType]:
@@ -98,7 +96,7 @@ def config_class(interface: str, kind: str) -> type[Settings]:
     """The ``Config`` of one kind. Raises `UserError` that names the nearest kinds where there is none."""
     known = configurable(interface)
     if kind not in known:
-        raise UserError(unknown(kind, known, f"kind of {interface.rpartition('.')[2]}"))
+        raise UserError(unknown(kind, known, f"kind of {interface}"))
     return known[kind].Config
 
 

@@ -156,7 +156,7 @@ def _methods(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     """The kind of every method with the first paragraph of its module's docstring."""
     descriptions: dict[str, str] = {}
     for kind in dict.fromkeys(e.family.first.kind for c in comparisons for e in c.entries):
-        for package in ("sae.dictionaries", "sae.baselines"):
+        for package in ("dictionaries", "baselines"):
             if kind in kinds(package):
                 descriptions[kind] = first_paragraph(kinds(package)[kind].__doc__ or "")
     return list(descriptions.items())

@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 
 def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
-    """Ask one of the open questions of a config's model and, where it takes one, of a trained dictionary.
+    """Answer one of the open questions on a config's model and, where the question uses one, on a trained dictionary.
 
     monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map or embeddings; docs/questions.md
-    tells what each asks. Every answer has its control beside it, is printed as tables and written as JSON.
+    describes them. Every answer has its control next to it, is printed as tables and written as JSON.
 
     Parameters
     ----------
     question
-        What is asked; its settings stand under [ask.QUESTION] in the config.
+        The question; its settings are under [ask.QUESTION] in the config.
     config
-        A TOML file, for its source.
+        A TOML file, or the name of one that `sae configs` lists: its source is used.
     dictionary
-        A saved dictionary of that source, or a train step's directory; without it neurons alone are asked about.
+        A saved dictionary of that source, or a train step's directory; without it the question is about neurons alone.
     set
         A value in place of the file's, such as ask.monosemantic.k=20; may be given several times.
     out
         The folder of all steps, in place of runtime.out.
     """
     from pipelines.config.config import read_config
-    from pipelines.config.suites import find_config
+    from pipelines.config.shipped import find_config
     from pipelines.question import answer_question
     from pipelines.steps.progress import Board
 
@@ -47,7 +47,7 @@ def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set 
 
 
 def print_answer(answer: Answer, file: Path, console: Console) -> None:
-    """Prints the tables, the facts, and where all of it lies."""
+    """Prints the facts, the tables and the path of the file."""
     for name, value in answer.facts.items():
         console.print(f"{name}: {_cell_text(value)}", markup=False, highlight=False, soft_wrap=True)
     for table in answer.tables:

@@ -143,7 +143,7 @@ def more_targets(curve: SparsityCurve) -> list[int]:
 def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -> Config:
     """The config of the sweep: the settings of the user's first dictionary of this kind, except its sparsity."""
     try:
-        cls = config_class("sae.dictionaries", kind)
+        cls = config_class("dictionaries", kind)
     except UserError as error:
         raise UserError(f"--kind: {error}") from None
     assert issubclass(cls, DictionaryConfig)

@@ -180,7 +180,7 @@ def methods(settings: Iterable[Setting]) -> list[tuple[str, str]]:
     descriptions: dict[str, str] = {}
     for s in settings:
         for kind in (s.source.partition(" ")[0], s.kind):
-            for package in ("sae.sources", "sae.dictionaries", "sae.baselines"):
+            for package in ("sources", "dictionaries", "baselines"):
                 if kind in kinds(package):
                     descriptions[kind] = first_paragraph(kinds(package)[kind].__doc__ or "")
     return list(descriptions.items())
@@ -193,7 +193,7 @@ def first_paragraph(text: str) -> str:
 
 def families(names: Sequence[str]) -> list[tuple[str, str]]:
     """The docstrings of the metric modules that define any of the scores."""
-    texts = {kind: inspect.cleandoc(module.__doc__ or "") for kind, module in kinds("sae.metrics").items()}
+    texts = {kind: inspect.cleandoc(module.__doc__ or "") for kind, module in kinds("metrics").items()}
     return [(kind, text) for kind, text in texts.items() if any(re.search(rf"\b{n}\b", text) for n in names)]
 
 

@@ -67,12 +67,12 @@ class Setting:
     @property
     def is_baseline(self) -> bool:
         """Whether the method is a baseline."""
-        return self.kind in kinds("sae.baselines")
+        return self.kind in kinds("baselines")
 
     @property
     def is_oracle(self) -> bool:
         """Whether the method is given the true features."""
-        return self.is_baseline and "truth" in kinds("sae.baselines")[self.kind].Config.needs
+        return self.is_baseline and "truth" in kinds("baselines")[self.kind].Config.needs
 
     @property
     def without_encoder(self) -> tuple[object, ...]:

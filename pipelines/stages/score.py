@@ -39,7 +39,7 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
 
 
 def _metric(settings: Mapping[str, Any]) -> tuple[str, MetricConfig]:
-    metric = config_class("sae.metrics", settings["kind"])(**settings)
+    metric = config_class("metrics", settings["kind"])(**settings)
     assert isinstance(metric, MetricConfig)
     return settings["kind"], metric
 

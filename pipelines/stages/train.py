@@ -60,7 +60,7 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
 def _fit(job: Job, runtime: Runtime) -> None:
     """Fits one classical method."""
     settings = job.step.config["method"]
-    method = config_class("sae.baselines", settings["kind"])(**settings)
+    method = config_class("baselines", settings["kind"])(**settings)
     assert isinstance(method, BaselineConfig)
     source = open_source(job.inputs["source"], runtime.device)
     with metered(runtime.device) as cost:
@@ -152,7 +152,7 @@ def _write_cost(job: Job, stacks: Sequence[Sequence[Job]], peak_bytes: int) -> N
 
 def _member(job: Job) -> Member:
     settings = job.step.config["dictionary"]
-    dictionary = config_class("sae.dictionaries", settings["kind"])(**settings)
+    dictionary = config_class("dictionaries", settings["kind"])(**settings)
     assert isinstance(dictionary, DictionaryConfig)
     return dictionary, job.step.config["seed"]
 

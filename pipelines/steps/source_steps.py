@@ -47,7 +47,7 @@ def _table(directory: Path) -> dict[str, Any]:
 
 def settings(table: Mapping[str, Any]) -> SourceConfig:
     """The settings of a source from the ``source`` table of its step's config."""
-    config = config_class("sae.sources", table["kind"])(**table)
+    config = config_class("sources", table["kind"])(**table)
     assert isinstance(config, SourceConfig)
     return config
 

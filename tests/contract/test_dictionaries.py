@@ -29,17 +29,17 @@ def make(kind: str) -> sae.Dictionary:
         return Gated(*parts, gain=1 + own, shift=own)
     if kind == "matryoshka":
         return Matryoshka(*parts, threshold=own, levels=(5, 10))
-    cls = kinds("sae.dictionaries")[kind].KIND
+    cls = kinds("dictionaries")[kind].KIND
     return cls(*parts, threshold=own) if kind in ("jumprelu", "batchtopk") else cls(*parts)
 
 
-@pytest.fixture(params=kinds("sae.dictionaries"))
+@pytest.fixture(params=kinds("dictionaries"))
 def d(request: pytest.FixtureRequest) -> sae.Dictionary:
     return make(request.param)
 
 
 def test_the_files_name_is_the_kind(d: sae.Dictionary):
-    assert kinds("sae.dictionaries")[d.kind].KIND is type(d)
+    assert kinds("dictionaries")[d.kind].KIND is type(d)
 
 
 def test_the_rules_of_codes(d: sae.Dictionary):

@@ -53,7 +53,7 @@ def ours(d: Relu, truth: Truth, batch: Batch) -> dict[str, float]:
     case = Case(d, Evidence(batch, batch, truth))
     found: dict[str, float] = {}
     for kind in ("reconstruction", "recovery", "firing", "legacy"):
-        found |= configurable("sae.metrics")[kind].Config().score(case).scalars
+        found |= configurable("metrics")[kind].Config().score(case).scalars
     return found
 
 
