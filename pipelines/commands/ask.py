@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.commands.options import Out, Set
+from pipelines.commands.options import ConfigName, Out, Set
 
 if TYPE_CHECKING:
     from pipelines.question import Answer, AnswerValue
 
 
-def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
+def ask(question: str, config: ConfigName, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
     """Answer one of the open questions on a config's model and, where the question uses one, on a trained dictionary.
 
     monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map or embeddings; docs/questions.md
@@ -26,14 +26,8 @@ def ask(question: str, config: Path, dictionary: str | None = None, *, set: Set 
     ----------
     question
         The question; its settings are under [ask.QUESTION] in the config.
-    config
-        A TOML file, or the name of one that `sae configs` lists: its source is used.
     dictionary
         A saved dictionary of that source, or a train step's directory; without it the question is about neurons alone.
-    set
-        A value in place of the file's, such as ask.monosemantic.k=20; may be given several times.
-    out
-        The folder of all steps, in place of runtime.out.
     """
     from pipelines.config.config import read_config
     from pipelines.config.shipped import find_config

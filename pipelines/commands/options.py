@@ -12,9 +12,19 @@ if TYPE_CHECKING:
     from pipelines.config.config import Config
     from pipelines.steps.step import Step
 
-Set = Annotated[list[str] | None, Parameter(name="--set", negative=())]
-Out = Annotated[Path | None, Parameter(name="--out")]
-Tier = Annotated[str, Parameter(name="--tier")]
+ConfigName = Annotated[Path, Parameter(help="A TOML file, or the name of a config that `sae configs` lists.")]
+Set = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--set",
+        negative=(),
+        help="A value in place of the file's, such as train.steps=200; may be given several times.",
+    ),
+]
+Out = Annotated[Path | None, Parameter(name="--out", help="The folder of all steps, in place of runtime.out.")]
+Tier = Annotated[
+    str, Parameter(name="--tier", help="Use the values under [tiers.NAME]: fast, full (the file as it is), or another.")
+]
 
 
 def read_plan(

@@ -12,25 +12,13 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.commands.options import Out, Set, Tier, read_plan
+from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan
 
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
 
-def show_plan(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
-    """List the steps of a config, and which of them are done.
-
-    Parameters
-    ----------
-    config
-        A TOML file, or the name of a config that `sae configs` lists.
-    set
-        A value in place of the file's, such as train.steps=200; may be given several times.
-    out
-        The folder of all steps, in place of runtime.out.
-    tier
-        Use the values under [tiers.NAME] in place of the same keys; full is the file as it is.
-    """
+def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
+    """List the steps of a config, and which of them are done."""
     from pipelines.steps.store import Store
 
     settings, steps, root = read_plan(config, set, out, tier)
@@ -44,19 +32,13 @@ def show_plan(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "f
     console.print(f"{settings.name}: {len(steps)} steps, {missing} to do, in {root}", markup=False, highlight=False)
 
 
-def run_config(config: Path, *, set: Set = None, out: Out = None, profile: Profile = False) -> None:
+def run_config(config: ConfigName, *, set: Set = None, out: Out = None, profile: Profile = False) -> None:
     """Do every step of a config that is not done; print the scores and the report's path.
 
     A run that was stopped or killed continues where it stopped; several runs share the work.
 
     Parameters
     ----------
-    config
-        A TOML file, or the name of a config that `sae configs` lists.
-    set
-        A value in place of the file's, such as train.steps=200; may be given several times.
-    out
-        The folder of all steps, in place of runtime.out.
     profile
         Also print where the time went, and write a trace that ui.perfetto.dev opens.
     """
@@ -94,11 +76,7 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     suite
         Names of suites (sharkey-512, absorb-4, ...) or TOML files; several run one after another.
     tier
-        fast, full, or another tier that the file has; fast where it has one.
-    set
-        A value in place of the file's, such as train.steps=200; may be given several times.
-    out
-        The folder of all steps, in place of runtime.out.
+        fast, full, or another tier of the file; fast where it has one.
     """
     from pipelines import runner
     from pipelines.config.config import FULL, read_config, read_table
@@ -127,20 +105,8 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
         console.print(f"page: {page / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_status(config: Path, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
-    """Show which steps are done, running, stopped, waiting or damaged, from any shell.
-
-    Parameters
-    ----------
-    config
-        A TOML file, or the name of a config that `sae configs` lists.
-    set
-        The same values that were given to `sae run`.
-    out
-        The same folder that was given to `sae run`.
-    tier
-        The same tier that was given to `sae bench`.
-    """
+def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
+    """Show which steps are done, running, stopped, waiting or damaged, from any shell; with the options of the run."""
     from pipelines.runner import standings
     from pipelines.steps.store import Store
 
@@ -161,7 +127,7 @@ def show_status(config: Path, *, set: Set = None, out: Out = None, tier: Tier = 
 
 
 def suggest_sparsity(
-    config: Path, *, targets: str | None = None, kind: str = "batchtopk", set: Set = None, out: Out = None
+    config: ConfigName, *, targets: str | None = None, kind: str = "batchtopk", set: Set = None, out: Out = None
 ) -> None:
     """Suggest how many latents should be active: train a sweep of L0 and find where decoder rows are least alike.
 
@@ -169,16 +135,10 @@ def suggest_sparsity(
 
     Parameters
     ----------
-    config
-        A TOML file, or the name of a config that `sae configs` lists.
     targets
         Numbers of active latents to try, such as 4,6,9,13; without it, a grid that is refined around its minimum.
     kind
         The dictionaries to train: any kind that takes a target, k or l0.
-    set
-        A value in place of the file's, such as train.steps=200; may be given several times.
-    out
-        The folder of all steps, in place of runtime.out.
     """
     from pipelines.commands import suggest
     from pipelines.config.config import read_config
