@@ -1,4 +1,4 @@
-"""Random stacks and the loss as the docstrings of the architectures write it, for tests of the engine."""
+"""Random stacks, and the loss as in the docstrings of the architectures, for tests of the engine."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def random_stack(
         W_dec *= 1 + torch.rand(n_members, n_latents, 1, generator=g, dtype=dtype)
     b_enc = 0.3 * torch.randn(n_members, n_latents, generator=g, dtype=dtype) - 0.5
     b_dec = 0.3 * torch.randn(n_members, d_in, generator=g, dtype=dtype)
-    own = {
+    latent_parameters = {
         name: value + 0.3 * torch.rand(n_members, n_latents, generator=g, dtype=dtype)
         for name, value in architecture.initial_values.items()
     }
-    return Stack(W_enc, W_dec, b_enc, b_dec, own)
+    return Stack(W_enc, W_dec, b_enc, b_dec, latent_parameters)
 
 
 def random_rows(batch: int, d_in: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -91,7 +91,7 @@ class Jump(torch.autograd.Function):
 
 
 class JumpedCode(torch.autograd.Function):
-    """``pre [pre > threshold]``, likewise."""
+    """``pre [pre > threshold]``, with the same window."""
 
     @staticmethod
     def forward(ctx, pre, threshold, bandwidth):
@@ -113,8 +113,8 @@ def selected(pre: Tensor, architecture: Architecture) -> Tensor:
         largest = z.topk(architecture.selection.k, dim=-1)
         return torch.zeros_like(z).scatter(-1, largest.indices, largest.values)
     if isinstance(architecture.selection, LargestOfBatch):
-        bar = z.flatten().topk(architecture.selection.k * len(z)).values[-1]
-        return z * (z >= bar)
+        threshold = z.flatten().topk(architecture.selection.k * len(z)).values[-1]
+        return z * (z >= threshold)
     return z
 
 
@@ -129,24 +129,24 @@ def losses(
 ) -> Tensor:
     """The loss of every member, for autograd."""
     y = x if y is None else y
-    found = []
+    by_member = []
     for i in range(stack.n_members):
-        own = {name: numbers[i] for name, numbers in stack.latent_parameters.items()}
+        parameters = {name: numbers[i] for name, numbers in stack.latent_parameters.items()}
         W_enc, W_dec, b_dec = stack.W_enc[i], stack.W_dec[i], stack.b_dec[i]
         pre = (x - stack.subtracted[i]) @ W_enc.T + stack.b_enc[i]
         weight, auxiliary = coefficient[i], torch.zeros_like(coefficient[i])
         norm = torch.ones_like(stack.b_enc[i]) if architecture.unit_rows else W_dec.norm(dim=-1)
         if isinstance(architecture, PursuitArchitecture):
-            found.append(pursuit_loss(x - b_dec, W_dec, architecture.selection.k))
+            by_member.append(pursuit_loss(x - b_dec, W_dec, architecture.selection.k))
             continue
         if isinstance(architecture, GatedArchitecture):
             gate = torch.relu(pre)
-            z = torch.relu(own["log_gain"].exp() * gate + own["shift"]) * (pre > 0)
+            z = torch.relu(parameters["log_gain"].exp() * gate + parameters["shift"]) * (pre > 0)
             penalty = gate.sum(-1).mean()
             auxiliary = ((gate @ W_dec.detach() + b_dec.detach() - y) ** 2).sum(-1).mean()
         elif isinstance(architecture, JumpReLUArchitecture):
-            z = JumpedCode.apply(pre, own["threshold"], architecture.bandwidth)
-            jump = Jump.apply(pre, own["threshold"], architecture.bandwidth, architecture.through_input)
+            z = JumpedCode.apply(pre, parameters["threshold"], architecture.bandwidth)
+            jump = Jump.apply(pre, parameters["threshold"], architecture.bandwidth, architecture.through_input)
             penalty = jump.sum(-1).mean()
             if architecture.shape == "tanh":
                 penalty = torch.tanh(architecture.sharpness * z).sum(-1).mean()
@@ -158,22 +158,23 @@ def losses(
         residuals = [z[:, :w] @ W_dec[:w] + b_dec - y for w in architecture.levels or (len(W_dec),)]
         mse = torch.stack([(r**2).sum(-1).mean() for r in residuals]).mean()
         if dead is not None and architecture.dead_latent_loss is not None:
-            auxiliary = auxiliary + of_dead(architecture.dead_latent_loss, pre, own, W_dec, residuals[-1], dead[i])
-        found.append(mse + weight * penalty + auxiliary)
-    return torch.stack(found)
+            loss = architecture.dead_latent_loss
+            auxiliary = auxiliary + dead_loss(loss, pre, parameters, W_dec, residuals[-1], dead[i])
+        by_member.append(mse + weight * penalty + auxiliary)
+    return torch.stack(by_member)
 
 
-def of_dead(
-    how: AuxK | PreActivationLoss, pre: Tensor, own: dict, W_dec: Tensor, residual: Tensor, dead: Tensor
+def dead_loss(
+    loss: AuxK | PreActivationLoss, pre: Tensor, parameters: dict, W_dec: Tensor, residual: Tensor, dead: Tensor
 ) -> Tensor:
-    if isinstance(how, PreActivationLoss):
-        return how.coefficient * torch.relu(own["threshold"] - pre)[:, dead].sum(-1).mean()
+    if isinstance(loss, PreActivationLoss):
+        return loss.coefficient * torch.relu(parameters["threshold"] - pre)[:, dead].sum(-1).mean()
     n_dead = int(dead.sum())
     z = torch.relu(pre) * dead
-    largest = z.topk(min(how.k, n_dead), dim=-1)
+    largest = z.topk(min(loss.k, n_dead), dim=-1)
     z = torch.zeros_like(z).scatter(-1, largest.indices, largest.values)
     error = residual.detach() + z @ W_dec
-    return how.coefficient * min(1, n_dead / how.k) * (error**2).sum(-1).mean()
+    return loss.coefficient * min(1, n_dead / loss.k) * (error**2).sum(-1).mean()
 
 
 def pursuit_loss(r: Tensor, W_dec: Tensor, k: int) -> Tensor:
@@ -184,13 +185,15 @@ def pursuit_loss(r: Tensor, W_dec: Tensor, k: int) -> Tensor:
 
 
 def gradients_by_autograd(
-    stack: Stack, architecture: Architecture, x: Tensor, coefficient: Tensor, **given: Tensor | None
+    stack: Stack, architecture: Architecture, x: Tensor, coefficient: Tensor, **inputs: Tensor | None
 ) -> dict[str, Tensor]:
     leaves = {name: p.clone().requires_grad_() for name, p in stack.parameters().items()}
     centre = {} if stack.centre is None else {"centre": stack.centre}
-    total = losses(Stack.of({**leaves, **centre}), architecture, x, coefficient, **given).sum()
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(leaves.items(), found, strict=True)}
+    total = losses(Stack.of({**leaves, **centre}), architecture, x, coefficient, **inputs).sum()
+    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(leaves.items(), gradients, strict=True)
+    }
 
 
 def zero_moments(stack: Stack) -> dict[str, list[Tensor]]:

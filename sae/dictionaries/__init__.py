@@ -1,6 +1,6 @@
-"""The kinds of dictionary, one file an architecture.
+"""The kinds of dictionary, one file per architecture.
 
-Each file has ``KIND``, the final `Dictionary` class that :func:`sae.load` builds. What can be trained has a ``Config``
-too; `standardised` and `transcoder` have none, they are what others' files need beside. Kinds that come out of better
-encoders are in ``sae/encoders/``.
+Each file has ``KIND``, the final `Dictionary` class that :func:`sae.load` builds. Kinds that can be trained have a
+``Config`` too; `standardised` and `transcoder` have none, they exist only to load third-party checkpoints. Kinds that
+result from better encoders are in ``sae/encoders/``.
 """

@@ -1,11 +1,11 @@
-"""The BatchTopK dictionary: k codes a row on average, so that rows may have more or fewer.
+"""The BatchTopK dictionary: k codes per sample on average, so that single samples may have more or fewer.
 
     z = pre [pre among the k * batch largest of the batch],    pre = ReLU((x - b_dec) W_enc + b_enc)
     loss = sum_d (x_hat - x)^2 + AuxK,    averaged over the batch
 
-Bussmann, Leask and Nanda 2024, 'BatchTopK sparse autoencoders'. Read alone, a row has no batch: then codes are the
-pre-activations above a threshold, the moving average of the least code that batches kept, so that what comes out
-never depends on what else is read. Decoder rows are held at norm one. On a batch of one it is TopK.
+Bussmann, Leask and Nanda 2024, 'BatchTopK sparse autoencoders'. A trained dictionary does not depend on the batch: its
+codes are the pre-activations above a threshold, the moving average of the smallest code that each training batch kept.
+Decoder rows are held at norm one. On a batch of one it is TopK.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class BatchTopK(Dictionary):
     kind: ClassVar[str] = "batchtopk"
 
     threshold: Float[Tensor, " n_latents"]
+    """The value that a pre-activation must exceed to be a code."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
@@ -52,7 +53,7 @@ _ONE = LargestOfBatch(1)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchTopKArchitecture(Architecture):
-    """The selection is all that it has; there is no penalty."""
+    """A selection without a penalty."""
 
     selection: LargestOfBatch = _ONE
 

@@ -1,12 +1,12 @@
-"""The Matryoshka dictionary: its first latents are a dictionary by themselves, and so are the first of those.
+"""The Matryoshka dictionary: nested dictionaries, each made of the first latents of the next.
 
     loss = mean over levels l of  sum_d (z[:w_l] W_dec[:w_l] + b_dec - x)^2  (+ the penalty or AuxK),
     averaged over the batch
 
-for widths ``w_1 < ... < w_L = n_latents``, so that a general feature in an early level is not absorbed by a special one
-in a later. Codes are those of BatchTopK, or of ReLU with an L1 penalty. Bussmann, Nabeshima, Karvonen and Nanda 2025,
-'Learning multi-level features with Matryoshka sparse autoencoders', who sum over levels and add one of no latents; a
-mean keeps the meaning of `l1`. With one level it is BatchTopK, or ReLU.
+for widths ``w_1 < ... < w_L = n_latents``, so that specific features of a later level do not absorb general features of
+an earlier one. Codes are those of BatchTopK, or of ReLU with an L1 penalty. Bussmann, Nabeshima, Karvonen and Nanda
+2025, 'Learning multi-level features with Matryoshka sparse autoencoders', who sum over levels and add a level without
+latents; the mean keeps the meaning of `l1`. With one level it is BatchTopK, or ReLU.
 """
 
 from __future__ import annotations
@@ -19,45 +19,58 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae.architecture import Architecture, AuxK, DictionaryConfig, LargestOfBatch, Positive, exactly_one, raw_units
+from sae.architecture import (
+    Architecture,
+    AuxK,
+    DictionaryConfig,
+    LargestOfBatch,
+    Positive,
+    check_k,
+    exactly_one,
+    raw_units,
+)
 from sae.dictionary import Dictionary
 from sae.numerics.thresholding import above
 from sae.registry import UserError
 
 
 class Config(DictionaryConfig):
-    """Settings of a Matryoshka dictionary: over BatchTopK with `k`, or over ReLU with `l1` or `l0`.
-
-    `levels` are widths, the last of which is `n_latents`; unset, a sixteenth, an eighth, ... and all.
-    """
+    """Settings of a Matryoshka dictionary: over BatchTopK with `k`, or over ReLU with `l1` or `l0`."""
 
     kind: Literal["matryoshka"] = "matryoshka"
     levels: tuple[int, ...] = ()
+    """The ascending widths of the nested dictionaries, the last of them `n_latents`; a sixteenth, an eighth, a quarter,
+    a half and all of the latents if unset."""
     k: int | None = Field(None, gt=0)
+    """The mean number of active latents per sample, for BatchTopK."""
     l1: float | None = Field(None, ge=0)
+    """The weight of the L1 penalty, for ReLU."""
     l0: float | None = Field(None, gt=0)
+    """The target for the mean number of active latents, for ReLU, reached by a controller that sets the weight."""
     aux_coefficient: float = Field(1 / 32, ge=0)
+    """With `k`: the weight of the auxiliary loss for dead latents (:class:`AuxK`); 0 resamples them instead."""
     aux_k: int | None = Field(None, gt=0)
+    """The number of dead latents per sample in the auxiliary loss; half of `d_in` if unset."""
 
     member_axes: ClassVar[tuple[str, ...]] = ("l1", "l0")
 
     @model_validator(mode="before")
     @classmethod
-    def _levels_by_default(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not given.get("levels") and isinstance(n := given.get("n_latents"), int):
-            return {**given, "levels": tuple(sorted({max(1, n // part) for part in (16, 8, 4, 2, 1)}))}
-        return given
+    def _default_levels(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("levels") and isinstance(n := data.get("n_latents"), int):
+            return {**data, "levels": tuple(sorted({max(1, n // part) for part in (16, 8, 4, 2, 1)}))}
+        return data
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.levels[-1] != self.n_latents or list(self.levels) != sorted({*self.levels}) or self.levels[0] < 1:
-            raise UserError(f"levels = {list(self.levels)}: widths must rise to n_latents = {self.n_latents}")
+            raise UserError(f"levels = {list(self.levels)}: widths must ascend and end at n_latents = {self.n_latents}")
         if self.k is None:
             exactly_one("l1", self.l1, "l0", self.l0)
         elif self.l1 is not None or self.l0 is not None:
-            raise UserError(f"k = {self.k} with {'l0' if self.l1 is None else 'l1'}: give one of k, l1 and l0")
-        elif self.k > self.n_latents:
-            raise UserError(f"k = {self.k} is more than n_latents = {self.n_latents}")
+            raise UserError(f"k = {self.k}: {'l0' if self.l1 is None else 'l1'} is set too; set one of k, l1 and l0")
+        else:
+            check_k("k", self.k, self.n_latents)
         return self
 
     def architecture(self, share: float = 1.0) -> MatryoshkaArchitecture:
@@ -80,12 +93,14 @@ class Config(DictionaryConfig):
 
 @dataclass(frozen=True, eq=False)
 class Matryoshka(Dictionary):
-    """``z = pre [pre > threshold]``; the first ``levels[0]`` latents are the coarsest dictionary."""
+    """``z = pre [pre > threshold]``."""
 
     kind: ClassVar[str] = "matryoshka"
 
     threshold: Float[Tensor, " n_latents"]
+    """The value that a pre-activation must exceed to be a code."""
     levels: Sequence[int] = ()
+    """The widths of the nested dictionaries: the first ``levels[0]`` latents are the coarsest one."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
@@ -99,7 +114,7 @@ KIND = Matryoshka
 
 @dataclass(frozen=True, kw_only=True)
 class MatryoshkaArchitecture(Architecture):
-    """The levels, over a selection or under an L1 penalty."""
+    """Nested levels, over a selection or with an L1 penalty."""
 
     def penalty(self, u: Tensor) -> Tensor:
         return u

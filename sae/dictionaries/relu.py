@@ -1,17 +1,16 @@
-"""The ReLU dictionary with an L1 penalty: the sparse autoencoder that the field began with.
+"""The ReLU dictionary with an L1 penalty, the first sparse autoencoder of the field.
 
     z = ReLU((x - b_dec) W_enc + b_enc),    x_hat = z W_dec + b_dec
     loss = sum_d (x_hat - x)^2 + l1 * sum_j phi(||W_dec[j]|| z_j),    averaged over the batch
 
 Bricken et al. 2023, 'Towards Monosemanticity'; the summed units and the weight ||W_dec[j]|| are those of
-Conerly et al. 2024, 'Update on how we train SAEs'. ``decoder = "unit"`` holds the rows of W_dec at norm one,
-so that the weight is one; ``decoder = "weighted"`` leaves them free, as in the 2024 update.
+Conerly et al. 2024, 'Update on how we train SAEs'.
 
-Penalties that shrink strong codes less than L1, each with slope one or more at zero and less beyond:
+Penalties phi, of which all but L1 shrink strong codes less, with a slope of at least one at zero that decreases:
 
     l1    phi(u) = u
     lp    phi(u) = (u + e)^p - e^p,  e = width / 100; Karvonen et al. 2024, 'Measuring progress in dictionary
-          learning', who anneal p from 1 and keep the penalty's size whenever p changes (`p_anneal`)
+          learning', who anneal p from 1 and keep the size of the penalty whenever p changes (`p_anneal`)
     tanh  phi(u) = width tanh(u / width); Jermyn et al. 2024, 'Tanh penalty in dictionary learning'
     log   phi(u) = width log(1 + u / width); Candes, Wakin and Boyd 2008
 """
@@ -32,26 +31,30 @@ from sae.dictionary import Dictionary
 from sae.registry import UserError
 
 ANNEALED = 10
-"""The number of steps in which p goes from 1 to its end."""
+"""The number of steps in which p is annealed from 1 to its final value."""
 
 
 class Config(PenalisedConfig):
-    """Settings of a ReLU dictionary; `l1` is in summed units of the scaled input, and `width` in units of codes.
-
-    `p_anneal` is the share of the steps over which `p` comes down from 1; 0 begins with it.
-    """
+    """Settings of a ReLU dictionary; `l1` weighs codes in units of the scaled input, summed over latents."""
 
     kind: Literal["relu"] = "relu"
     decoder: Literal["unit", "weighted"] = "unit"
+    """Whether decoder rows are held at norm one (``"unit"``), or free, as in the 2024 update (``"weighted"``)."""
     penalty: Literal["l1", "lp", "tanh", "log"] = "l1"
+    """The penalty phi."""
     p: float = Field(0.5, gt=0, le=1)
+    """The power of the lp penalty."""
     p_anneal: float = Field(0.0, ge=0, le=1)
+    """The share of the training steps over which the power is annealed from 1 to `p`; 0 starts at `p`."""
     width: float = Field(1.0, gt=0)
+    """The size of codes at which the lp, tanh and log penalties bend, in units of the scaled input."""
 
     @model_validator(mode="after")
     def _only_p_is_annealed(self) -> Config:
         if self.p_anneal and self.penalty != "lp":
-            raise UserError(f'p_anneal = {self.p_anneal} with penalty = "{self.penalty}": only penalty = "lp" has a p')
+            raise UserError(
+                f'p_anneal = {self.p_anneal}: penalty = "{self.penalty}" has no p; remove it or set penalty = "lp"'
+            )
         return self
 
     def architecture(self, share: float = 1.0) -> ReluArchitecture:
@@ -68,9 +71,9 @@ class Relu(Dictionary):
 
     @classmethod
     def tied(cls, directions: Float[Tensor, "n_latents d_in"], b_dec: Tensor | None = None) -> Relu:
-        """Directions read by their own projections: ``W_dec`` = `directions`, ``W_enc`` its transpose."""
-        zero = torch.zeros(directions.shape[1]) if b_dec is None else b_dec
-        return cls(directions.T.contiguous(), directions, torch.zeros(len(directions)), zero)
+        """A dictionary with tied weights: ``W_dec`` is `directions`, ``W_enc`` its transpose, `b_enc` zero."""
+        bias = torch.zeros(directions.shape[1]) if b_dec is None else b_dec
+        return cls(directions.T.contiguous(), directions, torch.zeros(len(directions)), bias)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
@@ -84,16 +87,19 @@ KIND = Relu
 
 @dataclass(frozen=True, kw_only=True)
 class ReluArchitecture(Architecture):
-    """What is ReLU's own: the penalty."""
+    """Positive pre-activations with a penalty phi."""
 
     shape: Literal["l1", "lp", "tanh", "log"] = "l1"
+    """The penalty, :attr:`Config.penalty`."""
     p: float = 1.0
+    """The power of the lp penalty at this point of training."""
     width: float = 1.0
+    """The size of codes at which a penalty bends."""
 
     def penalty(self, u: Tensor) -> Tensor:
         if self.shape == "lp":
-            least = self.width / 100
-            return (u + least) ** self.p - least**self.p
+            e = self.width / 100
+            return (u + e) ** self.p - e**self.p
         if self.shape == "tanh":
             return self.width * torch.tanh(u / self.width)
         return u if self.shape == "l1" else self.width * torch.log1p(u / self.width)

@@ -100,7 +100,7 @@ class Standardised(Dictionary):
         """The dictionary of standardised activations."""
         n = self.n_read
         parts = self.W_enc[:, :n], self.W_dec[:n], self.b_enc[:n], self.W_dec[n]
-        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **self.reader_parameters, **self.reader_settings)
+        return kinds("dictionaries")[self.reader].KIND(*parts, **self.reader_parameters, **self.reader_settings)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         if self.rows == "norm":

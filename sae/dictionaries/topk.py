@@ -1,4 +1,4 @@
-"""The TopK dictionary: the k largest pre-activations of a row are its codes, as far as they are positive.
+"""The TopK dictionary: the k largest pre-activations of a sample are its codes, where positive.
 
     z = TopK(ReLU((x - b_dec) W_enc + b_enc)),    x_hat = z W_dec + b_dec
     loss = sum_d (x_hat - x)^2 + AuxK,    averaged over the batch
@@ -38,6 +38,7 @@ class TopK(Dictionary):
     kind: ClassVar[str] = "topk"
 
     k: int = 1
+    """The number of codes kept per sample."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return largest(torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc), self.k)
@@ -52,7 +53,7 @@ _ONE = Largest(1)
 
 @dataclass(frozen=True, kw_only=True)
 class TopKArchitecture(Architecture):
-    """The selection is all that it has; there is no penalty."""
+    """A selection without a penalty."""
 
     selection: Largest = _ONE
 

@@ -45,7 +45,7 @@ class Transcoder(Dictionary):
         """The encoder as an autoencoder with `b_dec` zero."""
         optional = {} if self.threshold is None else {"threshold": self.threshold}
         parts = self.W_enc, self.W_enc.T, self.b_enc, self.W_enc.new_zeros(self.d_in)
-        return kinds("sae.dictionaries")[self.reader].KIND(*parts, **optional, **self.reader_settings)
+        return kinds("dictionaries")[self.reader].KIND(*parts, **optional, **self.reader_settings)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return self.inner.encode(x)

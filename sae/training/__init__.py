@@ -1,1 +1,1 @@
-"""The training loop, stacks of dictionaries, and the dense and the sparse training step."""
+"""The training loop, stacks of dictionaries, and the dense and sparse training steps."""

@@ -1,4 +1,4 @@
-"""Which latents still fire, and a second life for those that do not."""
+"""Tracks dead latents and resamples them."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.numerics.seeds import generator
+from sae.training.prefetch import Pair
 from sae.training.stack import Stack
 
 ENCODER_SHARE = 0.2
-"""A resampled encoder row has this share of the living rows' mean norm (Bricken et al. 2023)."""
+"""The norm of a resampled encoder row, as a share of the mean norm of live rows (Bricken et al. 2023)."""
 
 
-def count_steps_since_fired_(silent_for: Int[Tensor, "n_members n_latents"], fired: Tensor) -> None:
-    """Adds one step to every latent's silence, and ends the silence of those that fired."""
-    silent_for += 1
-    silent_for.masked_fill_(fired, 0)
+def count_steps_since_fired_(steps_since_fired: Int[Tensor, "n_members n_latents"], fired: Tensor) -> None:
+    """Adds one step to the count of every latent, in place, and resets the count of those that fired."""
+    steps_since_fired += 1
+    steps_since_fired.masked_fill_(fired, 0)
 
 
 def resample_(
     stack: Stack,
     moments: Mapping[str, Sequence[Tensor]],
     dead: Bool[Tensor, "n_members n_latents"],
-    x: Float[Tensor, "pool d_in"],
-    y: Float[Tensor, "pool d_in"],
+    pool: Pair,
     errors: Float[Tensor, "n_members pool"],
+    *,
     seeds: Sequence[int],
     step: int,
 ) -> None:
     """Points dead latents at inputs that are badly reconstructed (Bricken et al. 2023, 'Neuron resampling').
 
-    Inputs are drawn with probability proportional to their squared loss. The decoder row becomes the unit
-    vector of ``y - b_dec``, the encoder row that of what is read, at a fifth of the living rows' mean norm, the bias
-    zero.
-    Adam's moments of exactly those entries are zeroed: old momentum would carry the new row back.
+    Inputs are drawn from the `pool` with probability proportional to their squared loss. The decoder row becomes the
+    unit vector of ``y - b_dec``, the encoder row that of ``x - b_dec`` at a fifth of the live rows' mean norm, and the
+    bias zero. Adam's moments of exactly those entries are zeroed: old momentum would carry the new row back.
     """
     for i, seed in enumerate(seeds):
-        rows = dead[i].nonzero()[:, 0]
-        if len(rows) == 0:
+        latents = dead[i].nonzero()[:, 0]
+        if len(latents) == 0:
             continue
         weight = errors[i].double().square().cpu()
         if not bool(weight.sum() > 0):
             continue
-        drawn = torch.multinomial(weight, len(rows), replacement=True, generator=generator("resample", seed, step))
-        read, wanted = (
-            torch.nn.functional.normalize(part[drawn.to(x.device)] - middle[i], dim=-1)
-            for part, middle in ((x, stack.subtracted), (y, stack.b_dec))
+        drawn = torch.multinomial(weight, len(latents), replacement=True, generator=generator("resample", seed, step))
+        input_direction, target_direction = (
+            torch.nn.functional.normalize(samples[drawn.to(samples.device)] - centre[i], dim=-1)
+            for samples, centre in ((pool.x, stack.subtracted), (pool.y, stack.b_dec))
         )
         alive = ~dead[i]
-        norm = stack.W_enc[i][alive].norm(dim=-1).mean() if bool(alive.any()) else read.new_ones(())
-        stack.W_dec[i, rows] = wanted
-        stack.W_enc[i, rows] = read * (ENCODER_SHARE * norm)
-        stack.b_enc[i, rows] = 0
+        norm = stack.W_enc[i][alive].norm(dim=-1).mean() if bool(alive.any()) else input_direction.new_ones(())
+        stack.W_dec[i, latents] = target_direction
+        stack.W_enc[i, latents] = input_direction * (ENCODER_SHARE * norm)
+        stack.b_enc[i, latents] = 0
         for name in ("W_enc", "W_dec", "b_enc"):
             for moment in moments[name]:
-                moment[i, rows] = 0
+                moment[i, latents] = 0

@@ -1,11 +1,10 @@
-"""The units that dictionaries are trained in, and the way back to raw activations.
+"""Scaling of the activations during training, and its inverse, which is folded into the weights.
 
-    x' = s x,    s = sqrt(d_in) / E||x||         `sqrt_d`: one penalty means the same on every source
-    x' = x T,    T = (C + e tr(C) / d)^(-1/2)    `whiten`: C the covariance, so that every direction is equally loud
+    x' = s x,    s = sqrt(d_in) / E||x||         `sqrt_d`: a penalty weight means the same on every source
+    x' = x T,    T = (C + e tr(C) / d)^(-1/2)    `whiten`: C the covariance; every direction has the same variance
     x' = x                                       `none`
 
-and a target y likewise by its own factor. Everything is folded into the dictionary in the end: nobody who reads one
-needs to know.
+A target y is scaled likewise, by a factor of its own. Trained dictionaries take and return raw activations.
 """
 
 from __future__ import annotations
@@ -24,77 +23,88 @@ from sae.training.prefetch import Pair
 
 Scaling = Literal["sqrt_d", "none", "whiten"]
 _FLOOR = 1e-3
-"""e: how much of the mean variance is added to every direction's before the root is taken."""
+"""e: the share of the mean variance that is added to the variance of every direction."""
 
 
 @dataclass(frozen=True)
 class InputScaling:
-    """Factors of the input and of what is reconstructed; `whitening` takes the place of the first where it is given."""
+    """The scaling of inputs and targets."""
 
     scale: float = 1.0
+    """The factor s of the input."""
     target_scale: float = 1.0
+    """The factor of the target."""
     whitening: Float[Tensor, "d_in d_in"] | None = None
+    """The matrix T, which replaces `scale`; None unless whitened."""
 
     def __call__(self, pair: Pair) -> Pair:
-        """Rows in these units."""
+        """Scales raw activations."""
         x = pair.x * self.scale if self.whitening is None else pair.x @ self.whitening
         return Pair(x, x if pair.y is pair.x else pair.y * self.target_scale)
 
     @property
     def card_value(self) -> float | str:
-        """The factor of the input for a card, or that there was a matrix."""
+        """The entry of a dictionary's card: the factor of the input, or ``"whitened"``."""
         return self.scale if self.whitening is None else "whitened"
 
     def fold(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-        """Tensors of a member as those of a dictionary that reads and gives back rows of one scale, and that scale.
+        """Folds everything but one factor into the tensors of a member; returns them and that factor.
 
-        With a `centre` c in place of b_dec in the encoder: ``(x - c) W + b = (x - b_dec) W + (b + (b_dec - c) W)``.
+        An encoder that subtracts a `centre` c is rewritten: ``(x - c) W + b = (x - b_dec) W + (b + (b_dec - c) W)``.
         """
-        given = dict(tensors)
+        folded = dict(tensors)
         if self.whitening is not None:
             back = torch.linalg.inv(self.whitening.cpu().double())
             forth = self.whitening.cpu().double()
-            given["W_enc"] = (forth @ tensors["W_enc"].double()).float()
-            given["W_dec"] = (tensors["W_dec"].double() @ back).float()
-            given["b_dec"] = (tensors["b_dec"].double() @ back).float()
-            return given, 1.0
-        if "centre" in given:
+            folded["W_enc"] = (forth @ tensors["W_enc"].double()).float()
+            folded["W_dec"] = (tensors["W_dec"].double() @ back).float()
+            folded["b_dec"] = (tensors["b_dec"].double() @ back).float()
+            return folded, 1.0
+        if "centre" in folded:
             ratio = self.scale / self.target_scale
-            given["W_dec"], given["b_dec"] = given["W_dec"] * ratio, given["b_dec"] * ratio
-            given["b_enc"] = given["b_enc"] + (given["b_dec"] - given.pop("centre")) @ given["W_enc"]
-        return given, self.scale
+            folded["W_dec"], folded["b_dec"] = folded["W_dec"] * ratio, folded["b_dec"] * ratio
+            folded["b_enc"] = folded["b_enc"] + (folded["b_dec"] - folded.pop("centre")) @ folded["W_enc"]
+        return folded, self.scale
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """The tensors of a checkpoint."""
         scales = torch.tensor([self.scale, self.target_scale], dtype=torch.float64)
         return {"scales": scales} | ({} if self.whitening is None else {"whitening": self.whitening})
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> InputScaling:
+        """The scaling of a checkpoint, from :meth:`tensors`."""
         scale, target_scale = tensors["scales"].tolist()
         return cls(scale, target_scale, tensors.get("whitening"))
 
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """What the first training rows tell: the units, and in them the rows and what they centre on."""
+    """Statistics of the first training samples, for scaling and initial values."""
 
     scaling: InputScaling
+    """The scaling."""
     rows: Float[Tensor, "rows d_in"]
+    """The scaled samples."""
     centre: Float[Tensor, " d_in"]
+    """The mean or geometric median of the scaled samples."""
     target_centre: Float[Tensor, " d_in"]
+    """The mean or geometric median of the scaled targets."""
 
     @classmethod
-    def measure(cls, source: Source, n_rows: int, batch_size: int, how: Scaling, median: bool) -> InputStatistics:
-        batches = [source.batch(step, batch_size) for step in range(-(-n_rows // batch_size))]
+    def measure(cls, source: Source, n_samples: int, batch_size: int, how: Scaling, median: bool) -> InputStatistics:
+        """Measures the first `n_samples`, rounded up to batches. Raises `UserError` where whitening meets targets."""
+        batches = [source.batch(step, batch_size) for step in range(-(-n_samples // batch_size))]
         x = torch.cat([batch.acts.float().cpu() for batch in batches])
         y = torch.cat([batch.wanted.float().cpu() for batch in batches]) if source.has_targets else x
         if how == "whiten" and source.has_targets:
-            raise UserError('train.input_scale = "whiten" is for autoencoders: this source has targets')
-        units = InputScaling(_scale(x, how), _scale(y, how), _whitening(x) if how == "whiten" else None)
-        x, y = units(Pair(x, y))
+            raise UserError(
+                'train.input_scale = "whiten": works for autoencoders only, and this source has targets; use "sqrt_d"'
+            )
+        scaling = InputScaling(_scale(x, how), _scale(y, how), _whitening(x) if how == "whiten" else None)
+        x, y = scaling(Pair(x, y))
         centre = geometric_median if median else _mean
-        return cls(units, x, centre(x), centre(x if y is x else y))
+        return cls(scaling, x, centre(x), centre(x if y is x else y))
 
 
 def _scale(x: Float[Tensor, "rows d_in"], how: Scaling) -> float:
@@ -115,7 +125,7 @@ def _whitening(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in d_in"]:
 
 
 def geometric_median(x: Float[Tensor, "rows d_in"], steps: int = 100) -> Float[Tensor, " d_in"]:
-    """The point with the least mean distance from the rows, by Weiszfeld's iteration; outliers do not drag it along."""
+    """The point with the smallest mean distance from the rows, by Weiszfeld's iteration; robust against outliers."""
     x = x.double()
     centre = x.mean(0)
     for _ in range(steps):

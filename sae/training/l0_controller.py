@@ -1,20 +1,20 @@
-"""Control of sparsity: the weight of a penalty that leads to a wanted mean number of active latents.
+"""A controller that sets the weight of a penalty to reach a target for the mean number of active latents.
 
-    off = clip(log(L0 / target), -1, 1)          L0 a moving average over :data:`SMOOTH` steps
-    integral  +=  pace reach / steps * off       once a step
-    weight = exp(integral + pace prompt * off)   where a penalty shrinks codes (L1 and its kin), or
-    weight = integral + pace prompt * off        where it counts them (JumpReLU)
+    error = clip(log(L0 / target), -1, 1)          L0 a moving average over :data:`SMOOTH` steps
+    integral  +=  pace reach / steps * error       once per step
+    weight = exp(integral + pace prompt * error)   for penalties that shrink codes (L1 and the like), or
+    weight = integral + pace prompt * error        for penalties that count them (JumpReLU)
 
-A controller with a proportional and an integral part: at rest, L0 can be nothing but the target. For penalties that
-shrink codes it works in logarithms: L0 falls about as a power of the weight, over orders of magnitude, so that one gain
-serves every source. A penalty that counts moves thresholds, and they move at the pace of the learning rate whatever its
-weight: there the proportional part leads, and the weight may be a reward, for thresholds that have risen too far see so
-few codes that no positive weight, however small, brings them down again; and the integral waits until L0 is within 30%
-of the target, or it would be full of the time that thresholds took to come near.
+This is proportional-integral control, which is stationary only at the target. For penalties that shrink codes it works
+in logarithms: L0 falls roughly as a power of the weight, over orders of magnitude, so that one gain serves every
+source. A penalty that counts moves thresholds, which move at the pace of the learning rate for any weight. There the
+proportional part dominates, and the weight may become negative, because thresholds that have risen too far see too few
+codes for any positive weight to lower them again. The integral waits until L0 is within 30% of the target; otherwise it
+would accumulate the whole approach.
 
-`pace` rises over the run. A fresh dictionary is dense and becomes sparse by learning; a controller in a hurry would not
-wait for that but drive the weight up, and latents to their death. Measured on the demo with 2000 steps: at full
-pace from the beginning L1 ends with mcc .985 and a third of its latents dead, so with .999 and none.
+`pace` rises over the run. A new dictionary is dense and becomes sparse by learning; a faster controller would raise the
+weight in the meantime and kill latents. Measured on the demo with 2000 steps: at full pace from the start, L1 ends with
+mcc .985 and a third of its latents dead; with rising pace, with .999 and none.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 SHRINKS = 100.0, 1.0
+"""`reach` and `prompt` of penalties that shrink codes."""
 COUNTS = 300.0, 50.0
-"""`reach` and `prompt`."""
+"""`reach` and `prompt` of penalties that count codes."""
 FASTEST = 0.2, 0.02
-"""``reach / steps`` is held to these, for counts and for codes that shrink: L0 follows the weight in some fifty
-steps, and what integrates faster swings."""
+"""The upper bounds of ``reach / steps``, for penalties that count and that shrink: L0 follows the weight within about
+fifty steps, and a faster integral oscillates."""
 _NEAR = 0.3
+"""The error above which the integral waits, for penalties that count."""
 SLOW, SETTLED = 0.15, 0.6
-"""`pace` begins at the one and is full after the other share of the steps."""
+"""The initial `pace`, and the share of the steps after which it is one."""
 SMOOTH = 20
+"""The number of steps of the moving average of L0."""
 
 
 class Control:
-    """The weights of the members of a stack; those without a target (NaN) have weight one.
+    """The controlled weights of the members of a stack; members without a target (NaN) have weight one.
 
-    `integral` and `smooth` (the moving average, zero before the first step) are changed in place: they belong to the
-    state of training. `counts` says which members' penalty counts codes.
+    `integral` and `smooth` (the moving average of L0, zero before the first step) are part of the training state and
+    updated in place. `counts` marks the members whose penalty counts codes.
     """
 
     def __init__(
@@ -52,28 +55,29 @@ class Control:
     ) -> None:
         self.target, self.counts, self.integral, self.smooth = target, counts, integral, smooth
         reach, self.prompt = (
-            torch.where(counts, at_jumps, elsewhere) for elsewhere, at_jumps in zip(SHRINKS, COUNTS, strict=True)
+            torch.where(counts, counting, shrinking) for shrinking, counting in zip(SHRINKS, COUNTS, strict=True)
         )
         self.gain = (reach / steps).minimum(torch.where(counts, *FASTEST))
 
     @property
-    def at_work(self) -> bool:
+    def is_active(self) -> bool:
+        """Whether any member has a target."""
         return not bool(self.target.isnan().all())
 
-    def _off(self) -> Tensor:
-        off = (self.smooth.clamp_min(1e-3) / self.target).log().clamp(-1, 1)
-        return torch.where(self.target.isnan() | (self.smooth == 0), 0.0, off)
+    def _error(self) -> Tensor:
+        error = (self.smooth.clamp_min(1e-3) / self.target).log().clamp(-1, 1)
+        return torch.where(self.target.isnan() | (self.smooth == 0), 0.0, error)
 
     def weight(self, share: float) -> Float[Tensor, " n_members"]:
-        """The weights of the step after a share of all."""
-        drive = self.integral + _pace(share) * self.prompt * self._off()
-        return torch.where(self.counts & ~self.target.isnan(), drive, drive.exp())
+        """The weights of the step after this share of the steps."""
+        signal = self.integral + _pace(share) * self.prompt * self._error()
+        return torch.where(self.counts & ~self.target.isnan(), signal, signal.exp())
 
     def follow_(self, l0: Float[Tensor, " n_members"], share: float) -> None:
-        """After a step in which so many latents were active."""
+        """Updates the controller, in place, after a step with `l0` active latents on average."""
         self.smooth.copy_(torch.where(self.smooth > 0, self.smooth.lerp(l0, 1 / SMOOTH), l0))
-        off = self._off()
-        self.integral += _pace(share) * self.gain * torch.where(self.counts & (off.abs() > _NEAR), 0.0, off)
+        error = self._error()
+        self.integral += _pace(share) * self.gain * torch.where(self.counts & (error.abs() > _NEAR), 0.0, error)
 
 
 def _pace(share: float) -> float:

@@ -1,9 +1,9 @@
-"""The one training loop: a generator that yields its state, for a stack of dictionaries on shared batches.
+"""The training loop: a generator that yields its state, for a stack of dictionaries on shared batches.
 
 Everything is a function of the configs and the seeds: batches of (source seed, step), initial values of the
 member's seed, resampling of (seed, step). A run that is stopped at any step and resumed from a checkpoint
-continues bit for bit. A member comes out the same whatever else is in its stack: on a CPU to the bit, where its
-tensors are whole cache lines (``n_latents * d_in`` a multiple of 16), and to rounding elsewhere.
+continues bit for bit. A member trains the same in any stack: on a CPU to the bit where its tensors are whole cache
+lines (``n_latents * d_in`` a multiple of 16), and to rounding elsewhere.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def train(
 ) -> Iterator[State]:
     """Trains a stack and yields its state every ``config.log_every`` steps and at the end.
 
-    The members share a shape and an architecture, and differ in their coefficient and seed. Adam (Kingma and
-    Ba 2015); where the architecture holds decoder rows at unit norm, the part of the gradient along the row
-    is projected out before the step and the row renormalised after it (Bricken et al. 2023).
+    The members share a shape and an architecture, and differ in the penalty's weight and the seed. `resume` is a
+    checkpoint to continue from. The optimizer is Adam (Kingma and Ba 2015); where the architecture holds decoder rows
+    at unit norm, the gradient's component along a row is removed before the step and the row is normalised after it
+    (Bricken et al. 2023). Raises `UserError` where the settings do not fit the source.
     """
     for [state] in train_side_by_side([members], source, config, device, [resume], spans):
         yield state
@@ -56,22 +57,22 @@ def train_side_by_side(
     resumes: Sequence[Mapping[str, Tensor] | None] | None = None,
     spans: Spans = NO_SPANS,
 ) -> Iterator[list[State]]:
-    """Trains stacks of different shapes or architectures in one pass over the data, each as it would be alone.
+    """Trains stacks of different shapes or architectures in one pass over the data, each as it would train alone.
 
-    Yields the states of all; checkpoints to `resumes` must be of the same step.
+    Yields the states of all stacks; the checkpoints `resumes` must be of the same step.
     """
     resumes = resumes or [None] * len(stacks)
-    # Looked at once, and only where a stack begins.
+    # Measured at most once, and only if a stack does not resume.
     scaling = config.input_scale, config.centre == "median"
-    beginning = cache(lambda: InputStatistics.measure(source, config.n_scale, config.batch_size, *scaling))
+    statistics = cache(lambda: InputStatistics.measure(source, config.n_scale, config.batch_size, *scaling))
     states = [
-        State.initial(members, source, config, device, beginning())
+        State.initial(members, source, config, device, statistics())
         if resume is None
         else State.restored(members, source, config, device, resume)
         for members, resume in zip(stacks, resumes, strict=True)
     ]
-    assert len({state.step for state in states}) == 1, "stacks side by side stand at the same step"
-    teams = [_Team(state, config, spans) for state in states]
+    assert len({state.step for state in states}) == 1, "stacks that train side by side are at the same step"
+    trainers = [_Trainer(state, config, spans) for state in states]
     step = states[0].step
     if step == config.steps:
         yield states
@@ -82,27 +83,26 @@ def train_side_by_side(
                 pair = next(batches)
             step += 1
             logged = step % config.log_every == 0 or step == config.steps
-            for team in teams:
-                team.step(pair, source, logged)
+            for trainer in trainers:
+                trainer.step(pair, source, logged)
             if logged:
                 yield states
 
 
-class _Team:
-    """A stack in training."""
+class _Trainer:
+    """Trains one stack."""
 
     def __init__(self, state: State, config: TrainConfig, spans: Spans) -> None:
         self.state, self.config, self.spans = state, config, spans
         configs, like = [member for member, _ in state.members], state.factor
         self.first = configs[0]
-        self.full = torch.tensor([c.coefficient for c in configs]).to(like)
+        self.coefficient = torch.tensor([c.coefficient for c in configs]).to(like)
         target = torch.tensor([c.target_l0 or torch.nan for c in configs]).to(like)
         controlled = torch.tensor([c.controlled for c in configs], device=like.device)
-        free = torch.full_like(target, torch.nan)
         counts = torch.tensor([c.counts for c in configs], device=like.device)
-        wanted = torch.where(controlled, target, free)
-        self.control = Control(wanted, counts, state.integral, state.smooth_l0, config.steps)
-        self.controls = self.control.at_work
+        controlled_target = torch.where(controlled, target, torch.full_like(target, torch.nan))
+        self.control = Control(controlled_target, counts, state.integral, state.smooth_l0, config.steps)
+        self.controls = self.control.is_active
         self.engine = Engine(
             state.stack,
             state.moments,
@@ -117,44 +117,53 @@ class _Team:
         )
 
     def step(self, pair: Pair, source: Source, logged: bool) -> None:
-        """One step on rows in raw units."""
+        """One step on a batch of raw activations."""
         state, config = self.state, self.config
         lr = config.lr * trapezoid(state.step, config.steps, config.warm_up, config.decay)
         warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
         with self.spans("bookkeeping"):
             x, y = state.scaling(pair)
             state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
-        coefficient = self.full * state.factor * self.control.weight(state.step / config.steps) * warm
+        coefficient = self.coefficient * state.factor * self.control.weight(state.step / config.steps) * warm
         state.step += 1
-        adam, steady = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
-        terms = self.engine.step(x, state.step, adam, coefficient, logged or self.controls, y, state.dead, steady)
+        adam, constant_rate = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
+        terms = self.engine.step(
+            x,
+            state.step,
+            adam,
+            coefficient,
+            count=logged or self.controls,
+            y=y,
+            dead=state.dead,
+            constant_rate=constant_rate,
+        )
         with self.spans("bookkeeping"):
             count_steps_since_fired_(state.steps_since_fired, terms.fired)
             if self.controls and warm == 1:
                 self.control.follow_(terms.l0, state.step / config.steps)
             if self.first.resampled and _resamples_after(state.step, config):
                 _resample(state, self.engine, source, config)
-            # The first steps count less, or the beginning would be remembered for too long.
+            # The average is shorter during the first steps, so that it forgets the initial values.
             keep = min(config.average, (1 + state.step) / (10 + state.step))
             for name, average in state.average.items():
                 average.lerp_(state.stack.parameters()[name], 1 - keep)
             if state.step == config.steps:
                 self._calibrate(source)
             if logged:
-                state.logged_values = _figures(terms, coefficient, state.dead, lr)
+                state.logged_values = _logged_values(terms, coefficient, state.dead, lr)
 
     def _calibrate(self, source: Source) -> None:
-        """Has thresholds that were controlled meet the target on the pool of the coming rows, by one factor for all."""
+        """Scales a member's thresholds by one factor to meet a controlled target on the pool of coming samples."""
         for i in (self.control.counts & ~self.control.target.isnan()).nonzero()[:, 0].tolist():
-            own, target = self.state.result().part(i, i + 1), float(self.control.target[i])
+            member, target = self.state.result().part(i, i + 1), float(self.control.target[i])
             ratios = list[Tensor]()
             pool = _pool(self.state, source, self.config)
             for x, _ in pool:
-                pre = torch.addmm(own.b_enc[0], x - own.subtracted[0], own.W_enc[0].T)
-                ratio = (pre / own.latent_parameters["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
+                pre = torch.addmm(member.b_enc[0], x - member.subtracted[0], member.W_enc[0].T)
+                ratio = (pre / member.latent_parameters["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
                 ratios.append(ratio.topk(min(len(ratio), round(4 * target * len(x)))).values)
             factor = kth_largest(torch.cat(ratios), round(target * sum(len(x) for x, _ in pool)))
-            own.latent_parameters["threshold"].mul_(factor.clamp(0.5, 2))
+            member.latent_parameters["threshold"].mul_(factor.clamp(0.5, 2))
 
 
 def _resamples_after(step: int, config: TrainConfig) -> bool:
@@ -163,35 +172,33 @@ def _resamples_after(step: int, config: TrainConfig) -> bool:
 
 
 def _resample(state: State, engine: Engine, source: Source, config: TrainConfig) -> None:
-    """Resamples dead latents on the pool of the coming rows."""
+    """Resamples dead latents on the pool of coming samples."""
     dead = state.dead
     if not bool(dead.any()):
         return
     pieces = _pool(state, source, config)
     errors = torch.cat([engine.errors(*piece) for piece in pieces], 1)
-    x, y = (torch.cat(part) for part in zip(*pieces, strict=True))
+    pool = Pair(*(torch.cat(part) for part in zip(*pieces, strict=True)))
     seeds = [seed for _, seed in state.members]
-    resample_(state.stack, state.moments, dead, x, y, errors, seeds, state.step)
+    resample_(state.stack, state.moments, dead, pool, errors, seeds=seeds, step=state.step)
     state.stack.keep_near_(config.keep_near)
     for name, value in state.members[0][0].architecture(0.0).initial_values.items():
-        for numbers, to in (
-            (state.stack.latent_parameters[name], value),
-            *((moment, 0.0) for moment in state.moments[name]),
-        ):
-            numbers.masked_fill_(dead, to)
+        state.stack.latent_parameters[name].masked_fill_(dead, value)
+        for moment in state.moments[name]:
+            moment.masked_fill_(dead, 0.0)
     engine.refresh()
     state.steps_since_fired.masked_fill_(dead, 0)
 
 
 def _pool(state: State, source: Source, config: TrainConfig) -> list[Pair]:
-    """The rows of the coming steps, `resample_pool` of them or a little more."""
+    """The scaled samples of the coming steps, at least `resample_pool` of them, in batches."""
     batch, device = config.batch_size, str(state.stack.W_dec.device)
     coming = range(state.step, state.step + -(-config.resample_pool // batch))
     with closing(batches_of(source, coming, batch, device, workers=0)) as batches:
         return [state.scaling(pair) for pair in batches]
 
 
-def _figures(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:
+def _logged_values(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -> dict[str, Tensor | float]:
     return {
         "loss": terms.loss,
         "mse": terms.mse,

@@ -1,4 +1,4 @@
-"""Training rows fetched ahead of the step that needs them, in threads beside it; the values are the source's own."""
+"""Prefetches training batches in threads, ahead of the steps that use them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from sae.numerics.profiler import NO_SPANS, Spans
 from sae.source import Batch, Source
 
 SPAN = "fetch ahead"
-"""The name of the time that the threads take; it runs beside the steps and is not part of theirs."""
+"""The name of the profiler's span for the threads, which run in parallel with the steps."""
 
 
 class Pair(NamedTuple):
-    """Rows on the device in float32: what a dictionary reads, and what it is to give back (`x` itself, the same
-    tensor, where the source has no targets)."""
+    """A batch of inputs and targets, in float32 on the device."""
 
     x: Float[Tensor, "batch d_in"]
+    """The inputs."""
     y: Float[Tensor, "batch d_in"]
+    """The targets; `x` itself, the same tensor, where the source has none."""
 
 
 def default_workers(device: str) -> int:
-    """How many batches are under way at once: none on a CPU, whose cores the step itself keeps busy."""
+    """The number of threads: none on a CPU, whose cores the step itself uses."""
     return min(8, max(1, (os.cpu_count() or 1) - 1)) if device.startswith("cuda") else 0
 
 
@@ -41,11 +42,11 @@ def batches_of(
     workers: int | None = None,
     spans: Spans = NO_SPANS,
 ) -> Generator[Pair]:
-    """Yields the rows of ``source.batch(step, size)`` for every step, with their targets, on `device` in float32.
+    """Yields ``source.batch(step, size)`` for every step, with its targets, on `device` in float32.
 
-    A batch depends on nothing but its step, so that `workers` of them can be made at once, each in a thread of its
-    own, and copied to a GPU beside the work there. What a source raises is raised here, at the step that it belongs
-    to; once the generator is closed the threads are gone. With no workers a batch is made when it is asked for.
+    A batch depends only on its step, so that `workers` threads can make batches in parallel and copy them to a GPU
+    while it computes. An exception of the source is raised at its own step; closing the generator ends the threads.
+    Without workers a batch is made when it is needed.
     """
     workers = default_workers(device) if workers is None else workers
     if not workers:
@@ -58,7 +59,7 @@ def batches_of(
     try:
         for step in steps:
             first = step + len(coming) * steps.step
-            # One more than there are threads, so that none of them waits for the step to take what it has made.
+            # One batch more than there are threads, so that no thread waits for a step to take its batch.
             for later in range(first, steps.stop, steps.step)[: workers + 1 - len(coming)]:
                 coming.append(pool.submit(_fetch, source, later, size, device, stream, spans))
             yield coming.popleft().result().take()
@@ -68,19 +69,19 @@ def batches_of(
 
 @dataclass(frozen=True, eq=False)
 class _Fetched:
-    """Rows that are on the device, or on the way there until `arrived`."""
+    """A batch on the device, or on its way there until `arrived`."""
 
-    rows: Pair
+    pair: Pair
     arrived: torch.cuda.Event | None = None
 
     def take(self) -> Pair:
-        """The rows, for work on the stream of the thread that asks."""
+        """The batch, for work on the calling thread's stream."""
         if self.arrived is not None:
-            stream = torch.cuda.current_stream(self.rows.x.device)
+            stream = torch.cuda.current_stream(self.pair.x.device)
             stream.wait_event(self.arrived)
-            for rows in self.rows:
-                rows.record_stream(stream)
-        return self.rows
+            for samples in self.pair:
+                samples.record_stream(stream)
+        return self.pair
 
 
 def _fetch(
@@ -90,19 +91,19 @@ def _fetch(
         if stream is None:
             return _Fetched(_moved(source.batch(step, size), device))
         with torch.cuda.stream(stream):
-            rows = _moved(source.batch(step, size), device, beside=True)
+            pair = _moved(source.batch(step, size), device, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record(stream)
-            return _Fetched(rows, arrived)
+            return _Fetched(pair, arrived)
 
 
-def _moved(batch: Batch, device: str, beside: bool = False) -> Pair:
-    """The rows on the device; `beside` other work there, where the copy is not waited for."""
+def _moved(batch: Batch, device: str, non_blocking: bool = False) -> Pair:
+    """The batch on the device; with `non_blocking` the host does not wait for the copy."""
 
-    def moved(rows: Tensor) -> Tensor:
-        pinned = rows.pin_memory() if beside and rows.device.type == "cpu" else rows
-        # Rows travel in the type that they have, and are widened there.
-        return pinned.to(device, non_blocking=beside).float()
+    def moved(samples: Tensor) -> Tensor:
+        pinned = samples.pin_memory() if non_blocking and samples.device.type == "cpu" else samples
+        # Samples are copied in their stored type and converted on the device.
+        return pinned.to(device, non_blocking=non_blocking).float()
 
     x = moved(batch.acts)
     return Pair(x, x if batch.targets is None else moved(batch.targets))

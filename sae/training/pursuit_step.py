@@ -1,11 +1,11 @@
-"""The gradient of matching pursuit, by hand.
+"""The gradient of matching pursuit, without autograd.
 
-With r_0 = x - b_dec, each of k steps takes the direction that the residual shows most of,
+With r_0 = x - b_dec, each of k steps takes the direction with the largest projection of the residual,
 
     j_t = argmax_j r_t . W_j      a_t = ReLU(r_t . W_jt)      r_{t+1} = r_t - a_t W_jt
 
-and codes are the sums of the `a_t` by latent; the loss is ``||r_k||^2``. Backwards, with G the gradient in r_{t+1} and
-w the direction that was taken,
+and codes are the sums of the `a_t` by latent; the loss is ``||r_k||^2``. Backward, with G the gradient in r_{t+1} and
+w = W_jt,
 
     dw = -(a_t G + (G . w) r_t)      dr_t = G - (G . w) w
 
@@ -28,45 +28,45 @@ from sae.training.kernels import Latents
 from sae.training.stack import Stack
 
 _ROWS = 4096
-"""Rows that are pursued at a time."""
+"""The number of samples that are pursued at a time."""
 
 
-def pursuit_errors(stack: Stack, how: Pursuit, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, " rows"]:
-    """The squared error of every row, for a stack of one."""
+def pursuit_errors(stack: Stack, selection: Pursuit, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " batch"]:
+    """The squared error of every sample, for a stack of one."""
     W_dec, pieces = stack.W_dec[0], list[Tensor]()
-    for some in x.split(_ROWS):
-        *_, last = pursue(some - stack.b_dec[0], W_dec.T, W_dec, how.k)
+    for block in x.split(_ROWS):
+        *_, last = pursue(block - stack.b_dec[0], W_dec.T, W_dec, selection.k)
         pieces.append(last.after.square().sum(-1))
     return torch.cat(pieces)
 
 
-def pursuit_gradients(stack: Stack, how: Pursuit, x: Tensor, y: Tensor, terms: Terms) -> Gradient:
+def pursuit_gradients(stack: Stack, selection: Pursuit, x: Tensor, y: Tensor, terms: Terms) -> Gradient:
     """The gradient of every member's mean squared error; the encoder has none."""
-    assert y is x, "a pursuit explains the rows that it reads"
+    assert y is x, "matching pursuit cannot train a transcoder"
     total, scale = torch.zeros_like(stack.W_dec), 2 / len(x)
-    of_b_dec = torch.zeros_like(stack.b_dec)
+    b_dec = torch.zeros_like(stack.b_dec)
     terms.l0.zero_()
     for i, (W_dec, to_dec) in enumerate(zip(stack.W_dec, total, strict=True)):
-        for some in x.split(_ROWS):
-            path = list(pursue(some - stack.b_dec[i], W_dec.T, W_dec, how.k))
-            pull = path[-1].after
-            terms.mse[i] += pull.square().sum() / len(x)
+        for block in x.split(_ROWS):
+            path = list(pursue(block - stack.b_dec[i], W_dec.T, W_dec, selection.k))
+            grad = path[-1].after
+            terms.mse[i] += grad.square().sum() / len(x)
             terms.l0[i] += _count(path, len(W_dec)) / len(x)
             for latent, amount, r, _ in reversed(path):
                 w = W_dec[latent]
-                along = ((pull * w).sum(-1) * (amount > 0))[:, None]
-                to_dec.index_add_(0, latent, -(amount[:, None] * pull + along * r))
+                along = ((grad * w).sum(-1) * (amount > 0))[:, None]
+                to_dec.index_add_(0, latent, -(amount[:, None] * grad + along * r))
                 terms.fired[i, latent[amount > 0]] = True
-                pull = pull - along * w
-            of_b_dec[i] -= pull.sum(0)
+                grad = grad - along * w
+            b_dec[i] -= grad.sum(0)
     total *= scale
     none = torch.zeros_like(stack.b_enc)
     latents = Latents(torch.zeros_like(total).flatten(0, 1), total.flatten(0, 1), none.flatten())
-    return Gradient(latents, {}, of_b_dec * scale)
+    return Gradient(latents, {}, b_dec * scale)
 
 
 def _count(path: Sequence[PursuitStep], n_latents: int) -> Tensor:
-    """How many different latents were taken, summed over rows."""
+    """The number of different latents in each sample's path, summed over samples."""
     latent, amount = (torch.stack(part, -1) for part in ([t.latent for t in path], [t.amount for t in path]))
     taken = latent.masked_fill(amount <= 0, n_latents).sort(-1).values
     new = torch.ones_like(taken, dtype=torch.bool)

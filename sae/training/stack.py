@@ -1,8 +1,8 @@
-"""The noun `Stack`: many dictionaries of one shape, trained together on the same batches.
+"""Stacks: dictionaries of one shape that are trained together on the same batches.
 
-Parameters carry a leading `n_members` axis. The encoder is held latent by latent, ``[n_members, n_latents,
-d_in]`` like the decoder, so that everything that is done to one latent (resampling, projection, a sparse
-update) touches contiguous rows. A single dictionary is a stack of one.
+Parameters have a leading `n_members` axis. The encoder is stored as ``[n_members, n_latents, d_in]``, like the decoder,
+so that every operation on one latent (resampling, projection, a sparse update) touches contiguous rows. A single
+dictionary is a stack of one.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from sae.numerics.seeds import generator
 from sae.training.kernels import Latents
 
 Start = Literal["random", "orthogonal", "data"]
+"""The initial decoder rows, see :func:`first_directions`."""
 
 
 @dataclass
 class Stack:
-    """The parameters of all members, in units of the scaled input.
-
-    `latent_parameters` are an architecture's numbers of each latent. `batch_threshold` follows the least code that a
-    selection over the batch
-    keeps; it is no parameter. `centre` is what encoders subtract from the input where that is not `b_dec`.
-    `initial_W_dec` are
-    the unit rows that W_dec began at, where it is to stay near them.
-    """
+    """The parameters of all members, in units of the scaled input."""
 
     W_enc: Float[Tensor, "n_members n_latents d_in"]
+    """The encoders, one row per latent."""
     W_dec: Float[Tensor, "n_members n_latents d_in"]
+    """The decoders, one row per latent."""
     b_enc: Float[Tensor, "n_members n_latents"]
+    """The encoder biases."""
     b_dec: Float[Tensor, "n_members d_in"]
+    """The decoder biases."""
     latent_parameters: dict[str, Float[Tensor, "n_members n_latents"]] = field(default_factory=dict)
+    """The per-latent parameters that the architecture adds, by name."""
     batch_threshold: Float[Tensor, " n_members"] = field(default_factory=lambda: torch.zeros(0))
+    """The moving average of the smallest code that a selection over the batch keeps; not a parameter."""
     centre: Float[Tensor, "n_members d_in"] | None = None
+    """What encoders subtract from the input; `b_dec` if None. Not a parameter."""
     initial_W_dec: Float[Tensor, "n_members n_latents d_in"] | None = None
+    """The initial unit decoder rows, for :meth:`keep_near_`; None for no constraint. Not a parameter."""
 
     NAMES: ClassVar[tuple[str, ...]] = ("W_enc", "W_dec", "b_enc", "b_dec")
     STORED: ClassVar[dict[str, str]] = {"bar": "batch_threshold", "centre": "centre", "began": "initial_W_dec"}
-    """Names in :meth:`tensors`, and so in checkpoints, of the fields that are no parameters."""
+    """Names in :meth:`tensors`, and so in checkpoints, of the fields that are not parameters."""
 
     def __post_init__(self) -> None:
         if not len(self.batch_threshold):
@@ -68,7 +70,7 @@ class Stack:
     ) -> Stack:
         """Unit decoder rows, the encoder their transpose, ``b_enc = 0``, ``b_dec`` at the `centre`.
 
-        Member i depends on ``seeds[i]`` and the `rows` alone, whatever its company.
+        Member i depends only on ``seeds[i]`` and the samples `rows`.
         """
         directions = [first_directions(start, s, n_latents, centre, rows) for s in seeds]
         W_dec = torch.stack(directions).to(device)
@@ -81,51 +83,53 @@ class Stack:
         return self.W_dec.shape[0]
 
     def part(self, first: int, last: int) -> Stack:
-        """Some members in a row, as views."""
+        """The members `first` to `last`, as views."""
         return Stack.of({name: tensor[first:last] for name, tensor in self.tensors().items()})
 
     def latents(self) -> Latents:
-        """What belongs to latents, those of all members numbered through, as views."""
+        """The weights and `b_enc`, with latents numbered across members, as views."""
         return Latents(self.W_enc.flatten(0, 1), self.W_dec.flatten(0, 1), self.b_enc.flatten())
 
     def per_latent(self) -> dict[str, Float[Tensor, "n_members n_latents"]]:
-        """The numbers of each latent that an architecture sees."""
+        """The per-latent parameters that an architecture sees."""
         return {**self.latent_parameters, "b_enc": self.b_enc}
 
     @property
     def subtracted(self) -> Float[Tensor, "n_members d_in"]:
-        """What encoders subtract from the input."""
+        """What encoders subtract from the input: `centre`, or `b_dec` without one."""
         return self.b_dec if self.centre is None else self.centre
 
     def offset(self) -> Float[Tensor, "n_members n_latents"]:
         """``b_enc - W_enc b_dec``, so that pre-activations are ``x W_enc^T + offset``."""
-        along = torch.empty_like(self.b_enc)
-        products_(along[:, :, None], self.W_enc, self.subtracted[:, :, None])
-        return self.b_enc - along
+        projection = torch.empty_like(self.b_enc)
+        products_(projection[:, :, None], self.W_enc, self.subtracted[:, :, None])
+        return self.b_enc - projection
 
     def along_encoder(self, weight: Float[Tensor, "n_members n_latents"]) -> Float[Tensor, "n_members d_in"]:
-        """``weight W_enc``, the encoder's rows added up: what reaches b_dec through the encoder."""
+        """``weight W_enc``, the weighted sum of encoder rows: the gradient of b_dec through the encoder, zero where a
+        `centre` replaces it."""
         total = torch.zeros_like(self.b_dec)
         if self.centre is None:
             products_(total[:, None, :], weight[:, None, :], self.W_enc)
         return total
 
     def norm(self) -> Float[Tensor, "n_members n_latents"]:
-        """The norm of decoder rows, for a division."""
+        """The norms of decoder rows, at least 1e-12."""
         return self.W_dec.norm(dim=-1).clamp_min(1e-12)
 
     def parameters(self) -> dict[str, Tensor]:
+        """The trained tensors by name."""
         return {**{name: getattr(self, name) for name in self.NAMES}, **self.latent_parameters}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters and what follows them."""
-        held = {name: getattr(self, field) for name, field in self.STORED.items()}
-        return {**self.parameters(), **{name: t for name, t in held.items() if t is not None}}
+        """All tensors by their names in checkpoints: the parameters and :attr:`STORED`."""
+        stored = {name: getattr(self, field) for name, field in self.STORED.items()}
+        return {**self.parameters(), **{name: t for name, t in stored.items() if t is not None}}
 
-    def keep_near_(self, least: float) -> None:
-        """Brings decoder rows back to a cosine of at least `least` with where they began, if that is remembered."""
+    def keep_near_(self, cosine: float) -> None:
+        """Projects decoder rows to a cosine of at least `cosine` with `initial_W_dec`, where there is one."""
         if self.initial_W_dec is not None:
-            into_cone_(self.W_dec, self.initial_W_dec, least)
+            into_cone_(self.W_dec, self.initial_W_dec, cosine)
 
     def member(self, i: int) -> dict[str, Tensor]:
         """Copies of one member's tensors in a dictionary's layout (`W_enc` is ``[d_in, n_latents]``)."""
@@ -136,25 +140,25 @@ class Stack:
 def first_directions(
     start: Start, seed: int, n_latents: int, centre: Float[Tensor, " d_in"], rows: Float[Tensor, "rows d_in"] | None
 ) -> Float[Tensor, "n_latents d_in"]:
-    """Unit vectors: uniform on the sphere, in orthogonal sets of `d_in` (Sharkey et al. 2022), or different rows of the
-    data, centred (repeated where there are too few)."""
+    """Unit vectors: uniform on the sphere, in orthogonal sets of `d_in` (Sharkey et al. 2022), or different samples of
+    the data, centred (repeated where there are too few)."""
     draw, d_in = generator("init", seed), len(centre)
     if start == "data":
         assert rows is not None
         order = torch.randperm(len(rows), generator=draw).repeat(-(-n_latents // len(rows)))
-        found = rows[order[:n_latents]] - centre
+        directions = rows[order[:n_latents]] - centre
     else:
-        found = torch.randn(n_latents, d_in, generator=draw)
+        directions = torch.randn(n_latents, d_in, generator=draw)
     if start == "orthogonal":
-        found = torch.cat([torch.linalg.qr(part.T).Q.T for part in found.split(d_in)])
-    return found / found.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        directions = torch.cat([torch.linalg.qr(part.T).Q.T for part in directions.split(d_in)])
+    return directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def products_(out: Tensor, a: Tensor, b: Tensor, keep: bool = False) -> None:
-    """``out[i] = a[i] b[i]``, added to what is there where `keep` says so.
+    """``out[i] = a[i] b[i]``, added to `out` with `keep`.
 
-    On a CPU one product after the other: in a batch, how a sum is parted among threads, and so its last bits,
-    depends on how many others there are.
+    On a CPU the products are computed one after the other: in a batched product, the division of a sum among threads,
+    and so its last bits, depends on the number of products.
     """
     if out.is_cuda:
         torch.baddbmm(out, a, b, beta=int(keep), out=out)
@@ -164,17 +168,18 @@ def products_(out: Tensor, a: Tensor, b: Tensor, keep: bool = False) -> None:
 
 
 OPPOSITE = 1e-6
-"""How little of a row's length is aside from where it began, for it to point the opposite way up to rounding."""
+"""The perpendicular part of a row, as a share of its norm, below which it is (anti)parallel up to rounding."""
 
 
-def into_cone_(w: Float[Tensor, "*rows d_in"], began: Float[Tensor, "*rows d_in"], least: float) -> None:
-    """Brings every row of `w` to a cosine of at least `least` with its row of `initial_W_dec`, whose norm is one;
-    rows that
-    are there keep their bits. A row that points the opposite way goes to where it began."""
-    norm, along = w.norm(dim=-1, keepdim=True), (w * began).sum(-1, keepdim=True)
-    outside = along < least * norm
-    aside = w - along * began
-    far = aside.norm(dim=-1, keepdim=True)
-    border = least * began + (1 - least**2) ** 0.5 * aside / far.clamp_min(1e-30)
-    border = torch.where(far > OPPOSITE * norm, border, began)
+def into_cone_(w: Float[Tensor, "*rows d_in"], axis: Float[Tensor, "*rows d_in"], cosine: float) -> None:
+    """Projects every row of `w` to a cosine of at least `cosine` with its unit row of `axis`, keeping its norm.
+
+    Rows inside the cone keep their bits. A row opposite to its axis is moved onto the axis.
+    """
+    norm, along = w.norm(dim=-1, keepdim=True), (w * axis).sum(-1, keepdim=True)
+    outside = along < cosine * norm
+    perpendicular = w - along * axis
+    distance = perpendicular.norm(dim=-1, keepdim=True)
+    border = cosine * axis + (1 - cosine**2) ** 0.5 * perpendicular / distance.clamp_min(1e-30)
+    border = torch.where(distance > OPPOSITE * norm, border, axis)
     w.copy_(torch.where(outside, norm * border, w))

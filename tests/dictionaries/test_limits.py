@@ -1,4 +1,4 @@
-"""Where one architecture becomes another: they then train alike, step by step."""
+"""Limits in which one architecture becomes another: they train alike, step by step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N = 32
 
 
 def trained(kind: str, batch_size: int = 64, steps: int = 60, **settings: Any) -> State:
-    config = config_class("sae.dictionaries", kind)(n_latents=N, **settings)
+    config = config_class("dictionaries", kind)(n_latents=N, **settings)
     how = TrainConfig(steps=steps, batch_size=batch_size, lr=1e-2, resample_every=0, n_scale=1024, dead_after=20)
     *_, state = train([(config, 0)], SOURCE, how)
     return state
@@ -51,8 +51,8 @@ LIMITS = {
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit_is_the_other_architecture(limit: str):
-    (kind, settings), (other, others) = LIMITS[limit]
-    one, two = trained(kind, **settings).stack, trained(other, **others).stack
+    (kind, settings), (other_kind, other_settings) = LIMITS[limit]
+    one, two = trained(kind, **settings).stack, trained(other_kind, **other_settings).stack
     for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-3, atol=1e-5, msg=name)
 
@@ -73,7 +73,7 @@ def test_a_gate_that_is_open_is_no_gate():
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", "matryoshka"])
-def test_what_a_row_is_read_as_does_not_depend_on_its_company(kind: str):
+def test_the_codes_of_a_sample_do_not_depend_on_the_batch(kind: str):
     [d] = trained(kind, k=2, steps=400).dictionaries()
     x = SOURCE.batch(3, 500, "test").acts
     together = d.encode(x)

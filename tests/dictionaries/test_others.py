@@ -1,4 +1,4 @@
-"""What others' files need beside our own kinds: standardised rows, transcoders, and pursuits that stop early."""
+"""Kinds that exist to load third-party checkpoints: standardised, transcoders, and pursuits that stop early."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parts() -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("inner", [Relu(*parts()), TopK(*parts(), k=2), JumpReLU(*parts(), threshold=numbers(M).abs())])
 @pytest.mark.parametrize("rows", ["layer_norm", "norm"])
-def test_standardised_codes_follow_the_size_of_a_row(inner: sae.Dictionary, rows: str):
+def test_standardised_codes_scale_with_the_sample(inner: sae.Dictionary, rows: str):
     d, x = Standardised.over(inner, rows, 0.0).to(dtype=torch.float64), numbers(40, D).double()
     z, n = d.encode(x), d.n_read
     assert z.shape == (40, d.n_latents) and d.n_latents == M + {"layer_norm": 3, "norm": 1}[rows] and n == M
@@ -47,14 +47,14 @@ def test_standardised_codes_follow_the_size_of_a_row(inner: sae.Dictionary, rows
         assert bool((moved[:, n + 2] == 0).all()) and bool((z[:, n + 1] * z[:, n + 2] == 0).all())
 
 
-def test_rows_without_size_have_no_codes_and_no_nan():
+def test_constant_samples_have_no_codes_and_no_nan():
     d = Standardised.over(Relu(*parts()), "norm", 0.0)
     assert not bool(d.encode(torch.zeros(2, D)).any())
     e = Standardised.over(Relu(*parts()), "layer_norm", 1e-5)
     assert torch.equal(e.reconstruct(torch.full((2, D), 4.0)), torch.full((2, D), 4.0))
 
 
-def test_a_transcoder_writes_at_another_width_and_passes_rows_by():
+def test_a_transcoder_has_two_widths_and_a_skip_connection():
     W_enc, b_enc, W_dec, b_dec, W_skip = numbers(D, M), numbers(M), numbers(M, 3), numbers(3), numbers(D, 3)
     d = Transcoder(W_enc, W_dec, b_enc, b_dec, W_skip=W_skip, reader="topk", reader_settings={"k": 2})
     x = numbers(20, D)
@@ -67,13 +67,13 @@ def test_a_transcoder_writes_at_another_width_and_passes_rows_by():
         d.with_encoder("omp", k=2)
 
 
-def test_scores_know_of_what_passes_beside_the_codes():
+def test_scores_include_the_skip_connection():
     x, skip = numbers(300, D), numbers(D, D)
     d = Transcoder(numbers(D, M), torch.zeros(M, D), numbers(M), numbers(D), W_skip=skip)
     batch = Batch(x, targets=x @ skip + d.b_dec)
     case = Case(d, Evidence(batch, batch))
-    found = Reconstruction().score(case).scalars | Legacy().score(case).scalars
-    assert found["fvu"] == pytest.approx(0, abs=1e-9) and found["ev_saebench"] == pytest.approx(1, abs=1e-9)
+    scores = Reconstruction().score(case).scalars | Legacy().score(case).scalars
+    assert scores["fvu"] == pytest.approx(0, abs=1e-9) and scores["ev_saebench"] == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,13 @@ def test_scores_know_of_what_passes_beside_the_codes():
     [
         (lambda: Transcoder(*parts(), reader="rellu"), "did you mean 'relu'"),
         (lambda: Transcoder(*parts(), reader="standardised"), "not a known kind that reads"),
-        (lambda: Transcoder(*parts(), reader="topk", reader_settings={"k": -1}), "k = -1 is no setting of 'topk'"),
+        (
+            lambda: Transcoder(*parts(), reader="topk", reader_settings={"k": -1}),
+            "k = -1 is not a valid value for this setting of 'topk'",
+        ),
         (lambda: Transcoder(*parts(), reader="topk", reader_settings={"kk": 1}), "did you mean 'k'"),
         (lambda: Standardised(*parts(), rows="layernorm"), "did you mean 'layer_norm'"),
-        (lambda: Standardised(*parts(), threshold=torch.zeros(2)), "9 latents are not those that read and 3 more"),
+        (lambda: Standardised(*parts(), threshold=torch.zeros(2)), "n_latents = 9: not 3 more"),
     ],
 )
 def test_wrong_parts_are_refused(make: Any, words: str):
@@ -92,7 +95,7 @@ def test_wrong_parts_are_refused(make: Any, words: str):
         make()
 
 
-def test_a_pursuit_stops_where_it_is_told_to():
+def test_a_pursuit_stops_by_its_settings():
     d = MatchingPursuit(torch.eye(4), torch.eye(4), torch.zeros(4), torch.zeros(4), k=4)
     x = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 0.0, 5.0]])
     assert torch.equal(d.encode(x), x)

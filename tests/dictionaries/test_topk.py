@@ -29,8 +29,8 @@ def test_the_k_largest_codes_of_relu():
     assert int((z > 0).sum(-1).max()) == 3
     kept = z > 0
     assert torch.equal(z[kept], relu[kept])
-    least = torch.where(kept, z, torch.inf).amin(-1, keepdim=True)
-    assert bool((relu[~kept & (relu > 0)] <= least.expand_as(relu)[~kept & (relu > 0)]).all())
+    smallest = torch.where(kept, z, torch.inf).amin(-1, keepdim=True)
+    assert bool((relu[~kept & (relu > 0)] <= smallest.expand_as(relu)[~kept & (relu > 0)]).all())
 
 
 def test_with_all_latents_it_is_relu():

@@ -1,4 +1,4 @@
-"""Both paths of the engine against autograd in float64 and against each other, and the choice between them."""
+"""Both paths of the engine against autograd in float64 and against each other, and the choice between the paths."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sae.architecture import raw_units
 from sae.dictionaries.relu import Config as Relu
-from sae.training.dense_step import Terms
 from sae.training.engine import CHOOSE_PATH_EVERY, Engine
+from sae.training.gradients import Terms
 from sae.training.kernels import Adam
 from sae.training.kernels.backend import kernels_for
 from sae.training.kernels.reference import Reference
@@ -59,13 +59,14 @@ def test_gradients_equal_autograds(name: str, sparse: bool, n_members: int, kern
     architecture = ARCHITECTURES[name]
     stack = random_stack(n_members, 70, 5, architecture)
     x, l1 = random_rows(300, 5), L1[:n_members]  # 300 rows are more than one block
-    given = {"dead": random_dead(n_members, 70), "target_l0": torch.tensor([3.0, 20.0, 9.0]).double()[:n_members]}
-    check_step(engine_of(stack, name, len(x), sparse, kernels, target_l0=given["target_l0"]), x, l1, **given)
+    dead, target_l0 = random_dead(n_members, 70), torch.tensor([3.0, 20.0, 9.0]).double()[:n_members]
+    engine = engine_of(stack, name, len(x), sparse, kernels, target_l0=target_l0)
+    check_step(engine, x, l1, dead=dead, target_l0=target_l0)
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("name", ["weighted", "gated", "jumprelu", "matryoshka-aux"])
-def test_what_is_reconstructed_may_be_something_else(name: str, sparse: bool):
+def test_the_target_may_differ_from_the_input(name: str, sparse: bool):
     """A transcoder: the encoder subtracts a constant, and b_dec has no part in it."""
     stack = random_stack(2, 70, 5, ARCHITECTURES[name])
     stack.centre = torch.linspace(-1, 1, 10, dtype=torch.float64).view(2, 5)
@@ -74,14 +75,14 @@ def test_what_is_reconstructed_may_be_something_else(name: str, sparse: bool):
     check_step(engine_of(stack, name, len(x), sparse), x, L1[:2], y=y, dead=random_dead(2, 70))
 
 
-def check_step(engine: Engine, x: Tensor, l1: Tensor, y: Tensor | None = None, **given: Tensor) -> None:
+def check_step(engine: Engine, x: Tensor, l1: Tensor, y: Tensor | None = None, **inputs: Tensor) -> None:
     stack, architecture = engine.stack, engine.architecture
-    loss = losses(stack, architecture, x, l1, y, **given)
-    expected = gradients_by_autograd(stack, architecture, x, l1, y=y, **given)
+    loss = losses(stack, architecture, x, l1, y, **inputs)
+    expected = gradients_by_autograd(stack, architecture, x, l1, y=y, **inputs)
     if architecture.unit_rows:
         along = (expected["W_dec"] * stack.W_dec).sum(-1, keepdim=True)
         expected["W_dec"] -= along * stack.W_dec
-    terms = engine.step(x, 2, Adam.at(1, 1e-3, 0.9, 0.999), l1, y=y, dead=given["dead"])
+    terms = engine.step(x, 2, Adam.at(1, 1e-3, 0.9, 0.999), l1, y=y, dead=inputs["dead"])
     torch.testing.assert_close(terms.loss, loss, rtol=1e-12, atol=1e-12)
     for name, moment in engine.m.parameters().items():
         gradient = moment / (1 - 0.9)
@@ -132,10 +133,10 @@ def test_the_terms_are_counts_of_what_fired():
 @pytest.mark.parametrize("precision", ["screen", "bfloat16"])
 def test_the_screen_finds_the_codes_of_float32_and_the_rounded_product_only_nearly(precision: str):
     ends = []
-    for how in ("float32", precision):
+    for used in ("float32", precision):
         stack = random_stack(1, 130, 24, ARCHITECTURES["unit"], torch.float32)
         stack.b_enc -= 6
-        engine = engine_of(stack, "unit", 300, True, precision=how)
+        engine = engine_of(stack, "unit", 300, True, precision=used)
         for t in range(2, 9):
             terms = engine.step(random_rows(300, 24, torch.float32), t, Adam.at(t, 1e-2, 0.9, 0.999), L1[:1].float())
         ends.append((terms.l0, stack.W_enc.clone()))
@@ -158,7 +159,7 @@ def test_the_path_follows_the_density_with_hysteresis():
     assert engine.is_sparse.tolist() == [True, False, True, False]
 
 
-def test_a_member_takes_its_own_path_whatever_its_company():
+def test_a_member_takes_its_own_path_in_any_stack():
     """One member is dense, one sparse: both change as they do alone, to the bit."""
     x, l1 = random_rows(64, 16, torch.float32), torch.tensor([0.1, 0.5])
     stack = random_stack(2, 64, 16, ARCHITECTURES["unit"], torch.float32)
@@ -190,10 +191,10 @@ def test_a_folded_dictionary_reconstructs_what_the_scaled_one_did():
 def test_the_errors_are_those_of_the_forward_pass():
     stack, x = random_stack(2, 9, 5, ARCHITECTURES["weighted"]), random_rows(300, 5)
     engine = engine_of(stack, "weighted", 300, False)
-    found = engine.errors(x)
+    errors = engine.errors(x)
     for i in range(2):
         z = torch.relu((x - stack.b_dec[i]) @ stack.W_enc[i].T + stack.b_enc[i])
-        torch.testing.assert_close(found[i], (z @ stack.W_dec[i] + stack.b_dec[i] - x).square().sum(-1))
+        torch.testing.assert_close(errors[i], (z @ stack.W_dec[i] + stack.b_dec[i] - x).square().sum(-1))
 
 
 def test_terms_of_a_part_are_views():

@@ -1,4 +1,4 @@
-"""Units of training and the way back, beginnings of decoder rows, and the moving average of parameters."""
+"""Input scaling and its inverse, initial decoder rows, and the moving average of parameters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 import sae
 from sae.dictionaries.relu import Config as Relu
+from sae.registry import UserError
 from sae.source import TensorSource
 from sae.sources.independent import Config as Independent
 from sae.training.config import TrainConfig
@@ -22,25 +23,25 @@ SOURCE = Independent(n_features=24, d_in=12, probability=0.1).build()
 HOW = {"steps": 300, "batch_size": 64, "lr": 3e-3, "n_scale": 2048}
 
 
-def begin(how: str = "sqrt_d", median: bool = False, source: Any = SOURCE) -> InputStatistics:
-    return InputStatistics.measure(source, 2048, 256, how, median)  # pyright: ignore[reportArgumentType]
+def measure(scaling: str = "sqrt_d", median: bool = False, source: Any = SOURCE) -> InputStatistics:
+    return InputStatistics.measure(source, 2048, 256, scaling, median)  # pyright: ignore[reportArgumentType]
 
 
 def test_scaled_rows_have_the_norm_of_a_unit_per_coordinate():
-    x, y = begin().scaling(Pair(*2 * [SOURCE.batch(99, 20_000).acts]))
+    x, y = measure().scaling(Pair(*2 * [SOURCE.batch(99, 20_000).acts]))
     assert y is x and float(x.norm(dim=-1).mean()) == pytest.approx(12**0.5, rel=0.03)
 
 
 def test_whitened_rows_have_the_identity_for_a_covariance():
     loud = SOURCE.batch(0, 30_000).acts * torch.linspace(1, 4, 12)
-    units = begin("whiten", source=TensorSource(loud)).scaling
-    x, _ = units(Pair(loud, loud))
+    scaling = measure("whiten", source=TensorSource(loud)).scaling
+    x, _ = scaling(Pair(loud, loud))
     torch.testing.assert_close(torch.cov(x.T), torch.eye(12), rtol=0, atol=0.15)
 
 
-@pytest.mark.parametrize("how", ["none", "sqrt_d", "whiten"])
-def test_a_dictionary_gives_back_in_raw_units_what_was_trained_in_others(how: str):
-    settings = TrainConfig(**{**HOW, "input_scale": how, "log_every": 300})  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize("scaling", ["none", "sqrt_d", "whiten"])
+def test_a_dictionary_reconstructs_in_raw_units_what_it_did_in_scaled_ones(scaling: str):
+    settings = TrainConfig(**{**HOW, "input_scale": scaling, "log_every": 300})  # pyright: ignore[reportArgumentType]
     *_, state = train([(Relu(n_latents=32, l1=0.2), 0)], SOURCE, settings)
     [d] = state.dictionaries()
     raw = SOURCE.batch(7, 500, "test").acts
@@ -70,7 +71,7 @@ def test_a_transcoder_is_better_than_any_linear_map(kind: str):
     assert fvu["sparse"] < 0.7 * fvu["linear"]
 
 
-def test_a_transcoder_goes_on_from_its_checkpoint():
+def test_a_transcoder_resumes_from_its_checkpoint():
     settings = TrainConfig(steps=30, batch_size=32, log_every=10, n_scale=512)
     members = [(Relu(n_latents=32, l1=0.2), 0)]
     first, _, last = train(members, Mlp(), settings)
@@ -80,12 +81,14 @@ def test_a_transcoder_goes_on_from_its_checkpoint():
     assert all(torch.equal(t, again.checkpoint()[name]) for name, t in last.checkpoint().items())
 
 
-def test_whitening_is_for_autoencoders():
-    with pytest.raises(ValueError, match=r"train\.input_scale.*autoencoders"):
+def test_whitening_and_matching_pursuit_are_for_autoencoders():
+    with pytest.raises(UserError, match=r"train\.input_scale.*autoencoders"):
         sae.fit(Mlp(), n_latents=8, l1=0.1, **{**HOW, "input_scale": "whiten"})
+    with pytest.raises(UserError, match=r"matching_pursuit.*autoencoders"):
+        sae.fit(Mlp(), "matching_pursuit", n_latents=8, k=2, **HOW)
 
 
-def test_beginnings_of_decoder_rows():
+def test_initial_decoder_rows():
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     centre = rows.mean(0)
     orthogonal = first_directions("orthogonal", 0, 9, centre, None)
@@ -93,20 +96,20 @@ def test_beginnings_of_decoder_rows():
     of_data = first_directions("data", 0, 40, centre, rows)
     cosine = of_data @ torch.nn.functional.normalize(rows - centre, dim=-1).T
     assert bool((cosine.max(1).values > 0.9999).all()) and len(set(cosine.argmax(1).tolist())) == 40
-    for found in (orthogonal, of_data, first_directions("random", 0, 9, centre, None)):
-        torch.testing.assert_close(found.norm(dim=-1), torch.ones(len(found)))
+    for initial in (orthogonal, of_data, first_directions("random", 0, 9, centre, None)):
+        torch.testing.assert_close(initial.norm(dim=-1), torch.ones(len(initial)))
     assert not torch.equal(of_data, first_directions("data", 1, 40, centre, rows))
 
 
 def test_the_average_follows_the_parameters():
     base = {"steps": 60, "batch_size": 32, "lr": 1e-2, "n_scale": 512, "log_every": 1, "resample_every": 0}
     member = [(Relu(n_latents=16, l1=0.1), 0)]
-    keep, wanted = 0.8, torch.zeros(0)
+    keep, expected = 0.8, torch.zeros(0)
     for state in train(member, SOURCE, TrainConfig(**base, average=keep)):
         W = state.stack.W_dec
         t = min(keep, (1 + state.step) / (10 + state.step))
-        wanted = t * wanted + (1 - t) * W if state.step > 1 else t * start(member) + (1 - t) * W
-        torch.testing.assert_close(state.average["W_dec"], wanted)
+        expected = t * expected + (1 - t) * W if state.step > 1 else t * start(member) + (1 - t) * W
+        torch.testing.assert_close(state.average["W_dec"], expected)
     *_, plain = train(member, SOURCE, TrainConfig(**base))
     assert torch.equal(plain.stack.W_dec, state.stack.W_dec), "training itself does not change"
     [d], [e] = state.dictionaries(), plain.dictionaries()
@@ -117,8 +120,8 @@ def start(member: Any) -> torch.Tensor:
     return first_directions("random", member[0][1], 16, torch.zeros(12), None)[None]
 
 
-def test_units_survive_a_checkpoint():
-    units = InputScaling(2.5, 0.5, torch.eye(3))
-    again = InputScaling.of(units.tensors())
+def test_the_scaling_survives_a_checkpoint():
+    scaling = InputScaling(2.5, 0.5, torch.eye(3))
+    again = InputScaling.of(scaling.tensors())
     assert (again.scale, again.target_scale) == (2.5, 0.5) and again.whitening is not None
     assert InputScaling.of(InputScaling().tensors()).whitening is None

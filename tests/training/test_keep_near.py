@@ -1,4 +1,4 @@
-"""Decoder rows that stay near where they began: the soft-frozen control."""
+"""Decoder rows that stay near their initial directions: the soft-frozen control."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def unit(n: int, d: int) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(n, d, generator=generator("unit", n)))
 
 
-def beginning(n_latents: int = 48) -> torch.Tensor:
+def initial_rows(n_latents: int = 48) -> torch.Tensor:
     return first_directions("random", 0, n_latents, torch.zeros(20), None)
 
 
-def test_rows_inside_keep_their_bits_and_others_go_to_the_border_on_the_shortest_way():
-    began, away = unit(50, 6), unit(51, 6)[:50]
-    w = 3 * torch.cat([began[:20] + 0.3 * away[:20], away[20:]])
+def test_rows_inside_keep_their_bits_and_others_move_to_the_border_on_the_shortest_way():
+    axis, away = unit(50, 6), unit(51, 6)[:50]
+    w = 3 * torch.cat([axis[:20] + 0.3 * away[:20], away[20:]])
     before = w.clone()
-    into_cone_(w, began, 0.8)
-    cosine, norm = (torch.nn.functional.normalize(w) * began).sum(-1), before.norm(dim=-1)
-    was = (before * began).sum(-1) / norm
+    into_cone_(w, axis, 0.8)
+    cosine, norm = (torch.nn.functional.normalize(w) * axis).sum(-1), before.norm(dim=-1)
+    was = (before * axis).sum(-1) / norm
     assert torch.equal(w[was >= 0.8], before[was >= 0.8])
     torch.testing.assert_close(cosine[was < 0.8], torch.full_like(cosine[was < 0.8], 0.8))
     torch.testing.assert_close(w.norm(dim=-1), norm)
     # It stays in the plane of the two, on the side where the row was.
-    plane = torch.stack([began, before / norm[:, None], w / norm[:, None]], 1)
+    plane = torch.stack([axis, before / norm[:, None], w / norm[:, None]], 1)
     torch.testing.assert_close(torch.linalg.det(plane @ plane.mT), torch.zeros(50), atol=1e-5, rtol=0)
-    assert bool((((w - cosine[:, None] * norm[:, None] * began) * before).sum(-1) >= -1e-5).all())
+    assert bool((((w - cosine[:, None] * norm[:, None] * axis) * before).sum(-1) >= -1e-5).all())
 
 
 def test_at_one_only_the_length_is_free_and_the_opposite_goes_back():
-    began = unit(10, 4)
-    w = torch.cat([2 * unit(12, 4)[:9], -3 * began[9:]])
+    axis = unit(10, 4)
+    w = torch.cat([2 * unit(12, 4)[:9], -3 * axis[9:]])
     norm = w.norm(dim=-1, keepdim=True)
-    into_cone_(w, began, 1.0)
-    torch.testing.assert_close(w, norm * began)
-    w = -began
-    into_cone_(w, began, 0.8)
-    torch.testing.assert_close(w, began)
+    into_cone_(w, axis, 1.0)
+    torch.testing.assert_close(w, norm * axis)
+    w = -axis
+    into_cone_(w, axis, 0.8)
+    torch.testing.assert_close(w, axis)
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
@@ -66,14 +66,15 @@ def test_every_path_of_the_engine_keeps_rows_in_their_cones(name: str, sparse: b
     stack.initial_W_dec = torch.nn.functional.normalize(stack.W_dec, dim=-1)
     free = random_stack(2, 70, 5, ARCHITECTURES[name])
     l1, x = torch.tensor([0.3, 0.1]).double(), random_rows(300, 5)
-    for one in (stack, free):
+    for trained in (stack, free):
         paths = torch.full((2,), sparse)
-        engine = Engine(one, zero_moments(one), paths, ARCHITECTURES[name], 300, keep_near=least)
-        for t in range(2, 9):  # without a look, which would choose the path anew
+        engine = Engine(trained, zero_moments(trained), paths, ARCHITECTURES[name], 300, keep_near=least)
+        for t in range(2, 9):  # after the first step, which would choose the path again
             engine.step(x, t, Adam.at(t, 0.1, 0.9, 0.999), l1)
         assert bool((paths == sparse).all())
     near, far = (
-        (torch.nn.functional.normalize(one.W_dec, dim=-1) * stack.initial_W_dec).sum(-1) for one in (stack, free)
+        (torch.nn.functional.normalize(trained.W_dec, dim=-1) * stack.initial_W_dec).sum(-1)
+        for trained in (stack, free)
     )
     assert float(near.min()) > least - 1e-6 and float(far.min()) < least - 0.05
     assert not torch.equal(stack.W_enc, random_stack(2, 70, 5, ARCHITECTURES[name]).W_enc), "the encoder learns"
@@ -81,11 +82,11 @@ def test_every_path_of_the_engine_keeps_rows_in_their_cones(name: str, sparse: b
 
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_row_of_a_trained_dictionary_is_near_where_it_began(kind: str):
+def test_every_row_of_a_trained_dictionary_is_near_its_initial_direction(kind: str):
     """Resampling, which moves rows far, included."""
-    began = beginning()
+    axis = initial_rows()
     free, soft, frozen = (
-        (sae.fit(SOURCE, kind, n_latents=48, keep_near=c, **KINDS[kind], **FAST)[0].W_dec * began).sum(-1)
+        (sae.fit(SOURCE, kind, n_latents=48, keep_near=c, **KINDS[kind], **FAST)[0].W_dec * axis).sum(-1)
         for c in (0.0, 0.8, 1.0)
     )
     assert float(free.min()) < 0.7, "the constraint has something to do"
@@ -96,11 +97,11 @@ def test_every_row_of_a_trained_dictionary_is_near_where_it_began(kind: str):
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_the_average_of_parameters_stays_in_the_cone():
     (d,) = sae.fit(SOURCE, "relu", n_latents=48, l1=0.5, keep_near=0.8, average=0.9, **FAST)
-    assert float((d.W_dec * beginning()).sum(-1).min()) > 0.8 - 1e-5
+    assert float((d.W_dec * initial_rows()).sum(-1).min()) > 0.8 - 1e-5
 
 
 @pytest.mark.usefixtures("shapes_unchecked")
-def test_a_resumed_run_remembers_where_rows_began():
+def test_a_resumed_run_remembers_the_initial_rows():
     members, config = [(TopK(n_latents=48, k=3), 0)], TrainConfig(**{**FAST, "log_every": 30}, keep_near=0.8)
     states = [(s.step, s.checkpoint(), s.dictionaries()[0]) for s in train(members, SOURCE, config)]
     assert [step for step, *_ in states] == [30, 60, 90]
@@ -109,7 +110,7 @@ def test_a_resumed_run_remembers_where_rows_began():
     assert "parameter.began" in states[0][1]
 
 
-def test_what_does_not_use_it_keeps_its_key():
+def test_runs_without_the_constraint_keep_their_keys():
     assert "keep_near" not in TrainConfig().model_dump() and TrainConfig(keep_near=0.8).model_dump()["keep_near"] == 0.8
     table = {
         "name": "near",

@@ -1,4 +1,4 @@
-"""The loop: bit-exact resumption, members that do not feel their company, constraints, resampling."""
+"""The loop: bit-exact resumption, members that train the same in any stack, constraints, resampling."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sae.sources.independent import Config as Independent
 from sae.training.config import TrainConfig
 from sae.training.dead_latents import resample_
 from sae.training.loop import train, train_side_by_side
+from sae.training.prefetch import Pair
 from sae.training.stack import Stack
 from sae.training.state import State, select_members
 
@@ -35,35 +36,35 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("stop", [10, 20, 30, 60])
 def test_a_resumed_run_ends_on_the_same_bits(stop: int):
-    team = members((0.1, 0), (1.0, 1))
-    whole = last(train(team, SOURCE, SETTINGS)).checkpoint()
-    saved = next(s.checkpoint() for s in train(team, SOURCE, SETTINGS) if s.step == stop)
-    assert_same(whole, last(train(team, SOURCE, SETTINGS, resume=saved)).checkpoint())
+    stack = members((0.1, 0), (1.0, 1))
+    whole = last(train(stack, SOURCE, SETTINGS)).checkpoint()
+    saved = next(s.checkpoint() for s in train(stack, SOURCE, SETTINGS) if s.step == stop)
+    assert_same(whole, last(train(stack, SOURCE, SETTINGS, resume=saved)).checkpoint())
 
 
-def test_a_member_comes_out_the_same_whatever_its_company():
-    team = members((0.1, 0), (1.0, 1), (1.0, 0))
-    together = last(train(team, SOURCE, SETTINGS)).checkpoint()
-    for i, member in enumerate(team):
+def test_a_member_trains_the_same_in_any_stack():
+    stack = members((0.1, 0), (1.0, 1), (1.0, 0))
+    together = last(train(stack, SOURCE, SETTINGS)).checkpoint()
+    for i, member in enumerate(stack):
         assert_same(last(train([member], SOURCE, SETTINGS)).checkpoint(), select_members(together, [i]))
 
 
-def test_members_picked_out_of_a_checkpoint_go_on_alone():
-    team = members((0.1, 0), (1.0, 1), (0.3, 2))
-    whole = last(train(team, SOURCE, SETTINGS)).checkpoint()
-    saved = next(s.checkpoint() for s in train(team, SOURCE, SETTINGS) if s.step == 30)
-    alone = last(train([team[2], team[0]], SOURCE, SETTINGS, resume=select_members(saved, [2, 0])))
+def test_members_of_a_checkpoint_continue_alone():
+    stack = members((0.1, 0), (1.0, 1), (0.3, 2))
+    whole = last(train(stack, SOURCE, SETTINGS)).checkpoint()
+    saved = next(s.checkpoint() for s in train(stack, SOURCE, SETTINGS) if s.step == 30)
+    alone = last(train([stack[2], stack[0]], SOURCE, SETTINGS, resume=select_members(saved, [2, 0])))
     assert_same(alone.checkpoint(), select_members(whole, [2, 0]))
 
 
-def test_stacks_side_by_side_see_the_same_rows_and_come_out_as_they_do_alone():
+def test_stacks_side_by_side_train_as_they_do_alone():
     wide = [(Relu(n_latents=32, l1=0.3), 4)]
     both = last(train_side_by_side([members((0.1, 0), (1.0, 1)), wide], SOURCE, SETTINGS))
     assert_same(both[0].checkpoint(), last(train(members((0.1, 0), (1.0, 1)), SOURCE, SETTINGS)).checkpoint())
     assert_same(both[1].checkpoint(), last(train(wide, SOURCE, SETTINGS)).checkpoint())
 
 
-def test_encoder_rows_begin_at_the_norm_asked_for():
+def test_the_initial_norm_of_encoder_rows():
     settings = TrainConfig(**{**SETTINGS.model_dump(), "steps": 1, "log_every": 1, "lr": 1e-9, "encoder_norm": 0.1})
     state = last(train(members((0.1, 0)), SOURCE, settings))
     torch.testing.assert_close(state.stack.W_enc.norm(dim=-1), torch.full((1, 16), 0.1), rtol=1e-4, atol=0)
@@ -102,7 +103,7 @@ def test_resampling_revives_dead_latents_and_resets_their_moments():
     errors = torch.zeros(2, 50)
     errors[0, 7] = 1.0  # the only row with a loss is drawn with certainty
     before = {name: p.clone() for name, p in stack.parameters().items()}
-    resample_(stack, moments, dead, x, x, errors, [0, 1], step=3)
+    resample_(stack, moments, dead, Pair(x, x), errors, seeds=[0, 1], step=3)
 
     unit = x[7] / x[7].norm()
     living = before["W_enc"][0, [0, 2, 3, 5]].norm(dim=-1).mean()

@@ -1,4 +1,4 @@
-"""Rows fetched ahead: the values, the order and the errors are the source's own, and no thread is left behind."""
+"""Prefetched batches: values, order and errors are those of the source, and no thread is left running."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sae.training.prefetch import SPAN, batches_of, default_workers
 
 
 class Recorded(Source):
-    """Rows that hold their step; remembers which were asked for, and fails at one of them."""
+    """Samples filled with their step; records the steps requested and fails at one of them."""
 
     d_in = 2
 
     def __init__(self, fails_at: int = -1) -> None:
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         self.fails_at = fails_at
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         assert split == "train"
-        self.asked.append(step)
+        self.requested.append(step)
         if step == self.fails_at:
             raise ValueError(f"no step {step}")
         return Batch(torch.full((size, 2), float(step)))
@@ -60,11 +60,11 @@ def test_each_step_is_fetched_once_and_no_further_than_needed(workers: int):
     assert float(next(rows).x[0, 0]) == 0
     assert float(next(rows).x[0, 0]) == 1
     rows.close()
-    assert len(set(source.asked)) == len(source.asked) and max(source.asked) <= workers + 2
+    assert len(set(source.requested)) == len(source.requested) and max(source.requested) <= workers + 2
     assert not fetching()
     source = Recorded()
     assert [float(x[0, 0]) for x, _ in batches_of(source, range(10), 4, workers=workers)] == list(range(10))
-    assert sorted(source.asked) == list(range(10))
+    assert sorted(source.requested) == list(range(10))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -76,7 +76,7 @@ def test_an_error_is_raised_at_its_own_step(workers: int):
     assert not fetching()
 
 
-def test_rows_are_float32_and_a_cpu_fetches_nothing_ahead():
+def test_samples_are_float32_and_a_cpu_prefetches_nothing():
     class Doubles(Recorded):
         def batch(self, step: int, size: int, split: Split = "train") -> Batch:
             acts = super().batch(step, size, split).acts.double()
@@ -88,11 +88,11 @@ def test_rows_are_float32_and_a_cpu_fetches_nothing_ahead():
         rows = batches_of(source, range(5), 4, workers=workers)
         x, y = next(rows)
         assert x.dtype == y.dtype == torch.float32 and torch.equal(y, 2 * x)
-        assert workers or source.asked == [0]
+        assert workers or source.requested == [0]
         rows.close()
 
 
-def test_time_spent_fetching_is_told_apart_from_the_steps():
+def test_time_spent_prefetching_is_separate_from_the_steps():
     spans = Spans()
     with spans("train"):
         for _ in batches_of(Recorded(), range(6), 4, workers=1, spans=spans):

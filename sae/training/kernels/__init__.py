@@ -1,7 +1,7 @@
-"""The products of a training step that touch only active latents: one interface, a backend for each machine.
+"""Interface of kernels: the products of a training step that touch only active latents, with one backend per machine.
 
-`reference` is plain torch, for any device and precision: the twin that the others are tested against, and what
-is used where they are missing. `cpu` is compiled by numba, `gpu` by Triton.
+`reference` is plain torch, for any device and precision: the others are tested against it, and it is used where they
+are not available. `cpu` is compiled by numba, `gpu` by Triton.
 """
 
 from __future__ import annotations
@@ -18,47 +18,54 @@ from sae.architecture import Selection
 
 
 class Codes(NamedTuple):
-    """Sparse codes of some members on the same batch, row by row: the pairs of row b are ``start[b]:start[b + 1]``.
+    """Sparse codes of some members on the same batch: row b holds the pairs ``start[b]:start[b + 1]``.
 
-    Rows and latents are numbered through: those of the first member come first, then those of the second, ...
+    Rows and latents are numbered across members: first those of the first member, then those of the second, ...
     """
 
     start: Int[Tensor, " rows+1"]
+    """Where the pairs of each row start; the last entry is the number of pairs."""
     latent: Int[Tensor, " pairs"]
+    """The latent of each pair, ascending within a row."""
     value: Float[Tensor, " pairs"]
+    """The code of each pair."""
 
 
 class ByLatent(NamedTuple):
-    """The same pairs, latent by latent: those of latent j are ``start[j]:start[j + 1]``, in the order of their rows.
-
-    `pair` is each one's place in the `Codes` that were transposed.
-    """
+    """The same pairs grouped by latent: latent j holds the pairs ``start[j]:start[j + 1]``, in the order of rows."""
 
     start: Int[Tensor, " latents+1"]
+    """Where the pairs of each latent start; the last entry is the number of pairs."""
     row: Int[Tensor, " pairs"]
+    """The row of each pair."""
     pair: Int[Tensor, " pairs"]
+    """The index of each pair in the transposed `Codes`."""
 
 
 class Latents(NamedTuple):
-    """What belongs to the latents of some members, numbered through: parameters, their gradients or moments."""
+    """Parameters of latents, their gradients or their moments; latents are numbered across members."""
 
     W_enc: Float[Tensor, "latents d_in"]
+    """The encoder, one row per latent."""
     W_dec: Float[Tensor, "latents d_in"]
+    """The decoder, one row per latent."""
     b_enc: Float[Tensor, " latents"]
+    """The encoder bias."""
 
 
 class Adam(NamedTuple):
-    """One step of Adam (Kingma and Ba 2015): ``p -= step_size m / (sqrt(v) root + eps)``.
-
-    `step_size` is the learning rate over ``1 - beta1^t`` and `root` is ``(1 - beta2^t)^(-1/2)``. Both change from
-    step to step: where a step is captured and replayed, they are tensors without dimensions.
-    """
+    """One step of Adam (Kingma and Ba 2015): ``p -= step_size m / (sqrt(v) root + eps)``."""
 
     step_size: float | Tensor
+    """The learning rate over ``1 - beta1^t``; a tensor without dimensions where the step is captured and replayed."""
     root: float | Tensor
+    """``(1 - beta2^t)^(-1/2)``; a tensor without dimensions where the step is captured and replayed."""
     beta1: float
+    """The decay of the first moment."""
     beta2: float
+    """The decay of the second moment."""
     eps: float = 1e-8
+    """The constant added to the denominator."""
 
     @classmethod
     def at(cls, t: int, lr: float, beta1: float, beta2: float) -> Adam:
@@ -68,47 +75,70 @@ class Adam(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
-    """An encoder rounded to bfloat16, and for each latent the norms ``||w||`` and ``||w - rounded w||``.
+    """An encoder rounded to bfloat16, with what bounds the error of its products.
 
-    With ``y = x . w`` and ``y' = x' . w'`` of the rounded vectors, Cauchy and Schwarz give the screen's bound
+    With ``y = x . w`` and ``y' = x' . w'`` of the rounded vectors, the Cauchy-Schwarz inequality gives the bound
 
         |y - y'| <= ||x - x'|| ||w|| + ||x'|| ||w - w'||
 
-    to which the sum's own rounding in float32 and that of its result to bfloat16 are added.
+    to which the rounding of the sum in float32 and of its result to bfloat16 are added.
     """
 
     W_enc: Tensor
+    """The rounded encoder, ``[latents, d_in]``."""
     norm: Float[Tensor, " latents"]
+    """``||w||`` of each row."""
     error: Float[Tensor, " latents"]
+    """``||w - w'||`` of each row."""
     exact: bool
-    """Whether the rounded product only screens, and codes are recomputed in float32, or is taken for the codes."""
+    """Whether the rounded product only screens for active latents, whose codes are then computed in float32; otherwise
+    it is taken for the codes."""
 
     @classmethod
     def of(cls, W_enc: Float[Tensor, "latents d_in"], exact: bool) -> Rounded:
+        """Rounds an encoder."""
         norm = W_enc.new_empty(len(W_enc))
         rounded = cls(torch.empty_like(W_enc, dtype=torch.bfloat16), norm, torch.empty_like(norm), exact)
         rounded.refresh_(W_enc)
         return rounded
 
     def part(self, first: int, last: int) -> Rounded:
-        """That of some latents in a row, as views."""
+        """The latents `first` to `last`, as views."""
         return Rounded(self.W_enc[first:last], self.norm[first:last], self.error[first:last], self.exact)
 
     def refresh_(self, W_enc: Float[Tensor, "latents d_in"]) -> None:
-        """Follows the encoder after it was changed."""
+        """Rounds the encoder again, in place, after it has changed."""
         self.W_enc.copy_(W_enc)
         torch.linalg.vector_norm(W_enc, dim=-1, out=self.norm)
         torch.linalg.vector_norm(W_enc - self.W_enc, dim=-1, out=self.error)
 
 
+class TrainedLatents(NamedTuple):
+    """The latents that a step of Adam updates in place."""
+
+    parameters: Latents
+    """The parameters."""
+    m: Latents
+    """Adam's first moments."""
+    v: Latents
+    """Adam's second moments."""
+    unit_rows: bool
+    """Whether decoder rows stay at norm one: the gradient's component along a row is removed before the step, and the
+    row is normalised after it."""
+    rounded: Rounded | None = None
+    """The rounded encoder, which is updated too; None for none."""
+
+
 class Kernels(ABC):
-    """The products of a step of one or more members. An instance may keep buffers; results are valid until the
-    next call. `n_members` is the length of `b_dec`, of which every member has a row; the batch is shared."""
+    """The products of a training step of one or more members, which share the batch.
+
+    An instance may keep buffers: results are valid until the next call. `b_dec` has one row per member.
+    """
 
     sparse_below: ClassVar[float]
-    """The sparse path is taken up where fewer than this share of the latents are active,"""
+    """The share of active latents below which a member moves to the sparse path."""
     dense_above: ClassVar[float]
-    """and left where more than this share are."""
+    """The share of active latents above which a member moves back to the dense path."""
 
     @abstractmethod
     def encode(
@@ -120,7 +150,7 @@ class Kernels(ABC):
         rounded: Rounded | None = None,
         n_members: int = 1,
     ) -> Codes:
-        """The codes among ``x W_enc^T + offset``; latents ascend within a row."""
+        """The codes that `selection` keeps of ``x W_enc^T + offset``."""
 
     @abstractmethod
     def decode(
@@ -131,53 +161,31 @@ class Kernels(ABC):
         x: Float[Tensor, "batch d_in"],
         residual: Float[Tensor, "rows d_in"],
     ) -> Float[Tensor, " pairs"]:
-        """``r = z W_dec + b_dec - x`` into `residual`, and for each pair ``r . W_dec[latent]``."""
+        """Writes ``r = z W_dec + b_dec - x`` to `residual` and returns ``r . W_dec[latent]`` of each pair."""
 
     @abstractmethod
     def transpose(self, codes: Codes, n_latents: int) -> ByLatent:
-        """The pairs, latent by latent; `n_latents` counts those of all members."""
+        """The pairs grouped by latent; `n_latents` counts the latents of all members."""
 
     @abstractmethod
     def sums(self, by: ByLatent, values: Float[Tensor, " pairs"]) -> Float[Tensor, " latents"]:
         """The sum of `values` over the pairs of each latent."""
 
     @abstractmethod
-    def gradients(self, pull: SparseBackward, into: Latents) -> None:
-        """The gradient of the latents' parameters, see :class:`SparseBackward`."""
+    def gradients(self, backward: SparseBackward, into: Latents) -> None:
+        """Writes the gradients of the latents' parameters to `into`, see :class:`SparseBackward`."""
 
     @abstractmethod
-    def descend(
-        self,
-        p: Latents,
-        m: Latents,
-        v: Latents,
-        gradient: Latents,
-        adam: Adam,
-        unit_rows: bool,
-        rounded: Rounded | None,
-    ) -> None:
-        """One step of `adam` down `gradient`, which is overwritten.
-
-        With `unit_rows`, the part of the decoder's gradient along its row is taken out first and the row is
-        brought back to norm one afterwards. `rounded` follows the encoder.
-        """
+    def descend(self, latents: TrainedLatents, gradient: Latents, adam: Adam) -> None:
+        """One step of `adam` down `gradient`, which is overwritten."""
 
     @abstractmethod
-    def update(
-        self,
-        pull: SparseBackward,
-        p: Latents,
-        m: Latents,
-        v: Latents,
-        adam: Adam,
-        unit_rows: bool,
-        rounded: Rounded | None,
-    ) -> None:
-        """:meth:`gradients` and :meth:`descend` in one pass over the weights; no gradient matrix exists."""
+    def update(self, latents: TrainedLatents, backward: SparseBackward, adam: Adam) -> None:
+        """:meth:`gradients` and :meth:`descend` in one pass over the weights, without storing a gradient matrix."""
 
 
 class SparseBackward(NamedTuple):
-    """All that the gradient of a latent's parameters is made of, for codes z and pre-activations' gradients g:
+    """The terms of the gradient of the latents' parameters, for codes z and gradients g in the pre-activations:
 
     dW_dec[j] = scale sum_b z_bj r_b + along_j W_dec[j]
     dW_enc[j] = scale (sum_b g_bj x_b - (sum_b g_bj) centre)
@@ -185,11 +193,20 @@ class SparseBackward(NamedTuple):
     """
 
     by: ByLatent
+    """The pairs grouped by latent."""
     z: Float[Tensor, " pairs"]
+    """The codes, in the order of `Codes`."""
     g: Float[Tensor, " pairs"]
+    """The gradients in the pre-activations, in the order of `Codes`."""
     residual: Float[Tensor, "rows d_in"]
+    """``r = x_hat - x``."""
     x: Float[Tensor, "batch d_in"]
+    """The inputs."""
     centre: Float[Tensor, "n_members d_in"]
+    """What the encoder subtracts from the inputs."""
     W_dec: Float[Tensor, "latents d_in"]
+    """The decoder."""
     along: Float[Tensor, " latents"] | None
+    """The penalty's gradient along each decoder row; None for none."""
     scale: float
+    """The factor of the sums, two over the batch size."""

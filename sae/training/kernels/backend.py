@@ -1,4 +1,4 @@
-"""Which kernels a machine has."""
+"""Chooses the kernels for a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sae.training.kernels import Kernels
 
 
 def kernels_for(weights: Tensor) -> Kernels:
-    """The fastest kernels that there are for parameters on this device and of this precision."""
+    """The fastest kernels for parameters on this device and of this precision."""
     if weights.device.type == "cpu" and weights.dtype in (torch.float32, torch.float64) and HAS_NUMBA:
         from sae.training.kernels.cpu import Numba
 

@@ -1,6 +1,6 @@
 """The loops of the kernels for a CPU, compiled by numba.
 
-They take arrays and nothing else, so that each is compiled once for a precision and kept on disk.
+They take only arrays and numbers, so that each is compiled once per precision and cached on disk.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
@@ -22,7 +22,7 @@ _Array = NDArray[Any]
 # Sums may be reordered and fused to fill vector registers; NaN and infinities keep their meaning.
 FAST = {"contract", "reassoc", "nsz"}
 _PARTS = 8
-"""Pieces into which the counting sort cuts the rows."""
+"""The number of pieces into which the counting sort divides the rows."""
 
 
 _inlined = partial(jit.inlined, fastmath=FAST)
@@ -59,23 +59,23 @@ def count_ones(typing: Any, word: Any) -> Any:
 
 @_inlined
 def lowest(word: int) -> int:
-    """The place of the lowest bit that is set."""
+    """The index of the lowest bit that is set."""
     return count_ones((word & (~word + np.uint64(1))) - np.uint64(1))
 
 
-# Slices of 64 are taken first, because an index that is a sum must be checked for being negative, and a loop
-# with such checks does not fill vector registers: it takes nine times as long.
+# Slices of 64 are taken first: an index that is a sum must be checked for being negative, and a loop with such checks
+# is not vectorised and takes nine times as long.
 @_threaded
 def find_active(
     pre: _Array, offset: _Array, per: int, floor: _Array, latent: _Array, value: _Array, count: _Array
 ) -> None:
-    """The entries of ``pre + offset`` above each row's `floor`, `per` rows to a member."""
+    """The entries of ``pre + offset`` above each row's `floor`; each member has `per` rows."""
     rows, n_latents = pre.shape
     whole = n_latents - n_latents % 64
     for b in prange(rows):
-        to_latent, to_value, own, least, n = latent[b], value[b], offset[b // per], floor[b % per], 0
+        to_latent, to_value, offsets, least, n = latent[b], value[b], offset[b // per], floor[b % per], 0
         for j in range(0, whole, 64):
-            row, off = pre[b, j : j + 64], own[j : j + 64]
+            row, off = pre[b, j : j + 64], offsets[j : j + 64]
             active = np.uint64(0)
             for i in range(64):
                 active |= np.uint64(row[i] + off[i] > least) << np.uint64(i)
@@ -85,8 +85,8 @@ def find_active(
                 n += 1
                 active &= active - np.uint64(1)
         for k in range(whole, n_latents):
-            if pre[b, k] + own[k] > least:
-                to_latent[n], to_value[n] = k, pre[b, k] + own[k]
+            if pre[b, k] + offsets[k] > least:
+                to_latent[n], to_value[n] = k, pre[b, k] + offsets[k]
                 n += 1
         count[b] = n
 
@@ -106,16 +106,16 @@ def find_rounded(
     value: _Array,
     count: _Array,
 ) -> None:
-    """The entries of ``pre + offset`` that may lie above the row's `floor`; `pre` is bfloat16, its error is bounded by
+    """The entries of ``pre + offset`` that may exceed the row's `floor`. The error of `pre`, in bfloat16, is at most
     ``by_norm norm + by_error error + share |pre|``."""
     rows, n_latents = words.shape
     whole = n_latents - n_latents % 64
     for b in prange(rows):
         s, u, w, least = b // per, by_norm[b % per], by_error[b % per], floor[b % per]
         to_latent, to_value, n = latent[b], value[b], 0
-        own, sizes, misses = offset[s], norm[s], error[s]
+        offsets, sizes, misses = offset[s], norm[s], error[s]
         for j in range(0, whole, 64):
-            row, off, size, miss = words[b, j : j + 64], own[j : j + 64], sizes[j : j + 64], misses[j : j + 64]
+            row, off, size, miss = words[b, j : j + 64], offsets[j : j + 64], sizes[j : j + 64], misses[j : j + 64]
             active = np.uint64(0)
             for i in range(64):
                 y = widened(row[i])
@@ -128,8 +128,8 @@ def find_rounded(
                 active &= active - np.uint64(1)
         for k in range(whole, n_latents):
             y = widened(words[b, k])
-            if y + max(y, -y) * share + u * sizes[k] + w * misses[k] + own[k] > least:
-                to_latent[n], to_value[n] = k, y + own[k]
+            if y + max(y, -y) * share + u * sizes[k] + w * misses[k] + offsets[k] > least:
+                to_latent[n], to_value[n] = k, y + offsets[k]
                 n += 1
         count[b] = n
 
@@ -147,7 +147,7 @@ def four_products(v: _Array, w0: _Array, w1: _Array, w2: _Array, w3: _Array) -> 
 
 @_inlined
 def products(v: _Array, rows: _Array, index: _Array, out: _Array) -> None:
-    """``out[p] = v . rows[index[p]]``. The last few are done four at a time too, so that a product is the same
+    """``out[p] = v . rows[index[p]]``. The remainder is computed four at a time too, so that each product is the same
     sequence of sums wherever it stands."""
     n = index.shape[0]
     for p in range(0, n, 4):
@@ -160,13 +160,13 @@ def products(v: _Array, rows: _Array, index: _Array, out: _Array) -> None:
 def exactly(
     x: _Array, W_enc: _Array, offset: _Array, floor: _Array, latent: _Array, value: _Array, count: _Array
 ) -> None:
-    """Computes the candidates in full and keeps those above the row's `floor`."""
+    """Computes the codes of the latents found in full precision and keeps those above the row's `floor`."""
     per = x.shape[0]
     for b in prange(count.shape[0]):
-        candidates, s = count[b], b // per
-        products(x[b % per], W_enc[s], latent[b, :candidates], value[b])
+        found, s = count[b], b // per
+        products(x[b % per], W_enc[s], latent[b, :found], value[b])
         n = 0
-        for p in range(candidates):
+        for p in range(found):
             y = value[b, p] + offset[s, latent[b, p]]
             if y > floor[b % per]:
                 latent[b, n], value[b, n] = latent[b, p], y
@@ -176,21 +176,21 @@ def exactly(
 
 @_threaded
 def keep_largest(latent: _Array, value: _Array, count: _Array, k: int, least: _Array) -> None:
-    """The `k` largest of each row, in place and in their order, equal ones from the left; `least` is the smallest
-    that is kept, zero where there are fewer than `k`."""
+    """Keeps the `k` largest of each row, in place and in order; of equal codes, the leftmost. `least` is the smallest
+    code kept, zero where a row has fewer than `k`."""
     for b in prange(count.shape[0]):
         least[b] = 0
         if count[b] >= k:
             row = value[b, : count[b]]
-            bar = np.partition(row, count[b] - k)[count[b] - k]
-            least[b] = bar
+            threshold = np.partition(row, count[b] - k)[count[b] - k]
+            least[b] = threshold
             equal = k
             for p in range(count[b]):
-                equal -= row[p] > bar
+                equal -= row[p] > threshold
             n = 0
             for p in range(count[b]):
-                if row[p] > bar or (row[p] == bar and equal > 0):
-                    equal -= row[p] == bar
+                if row[p] > threshold or (row[p] == threshold and equal > 0):
+                    equal -= row[p] == threshold
                     latent[b, n], value[b, n] = latent[b, p], row[p]
                     n += 1
             count[b] = n
@@ -207,11 +207,11 @@ def collect(
     to_latent: _Array,
     to_value: _Array,
 ) -> None:
-    """What was found in a block, packed; latents are numbered through from `first`."""
+    """Packs the codes of a block; its latents are numbered across members, from `first`."""
     for b in prange(latent.shape[0]):
-        number = first + b // per * n_latents
+        before = first + b // per * n_latents
         for p in range(start[b + 1] - start[b]):
-            to_latent[start[b] + p] = number + latent[b, p]
+            to_latent[start[b] + p] = before + latent[b, p]
             to_value[start[b] + p] = value[b, p]
 
 
@@ -255,7 +255,7 @@ def decode(
 
 @_threaded
 def transpose(start: _Array, latent: _Array, by_start: _Array, by_row: _Array, by_pair: _Array) -> None:
-    """A counting sort by latent, stable, the rows in parts that are counted and placed side by side."""
+    """A stable counting sort by latent; parts of the rows are counted and placed in parallel."""
     rows, n_latents = start.shape[0] - 1, by_start.shape[0] - 1
     place = np.zeros((_PARTS, n_latents), np.int64)
     for part in prange(_PARTS):
@@ -304,7 +304,7 @@ def _gradient_of(
     to_enc: _Array,
     to_dec: _Array,
 ) -> float:
-    """The gradient of latent j's rows, and that of its bias."""
+    """Writes the gradients of latent j's rows and returns that of its bias."""
     member = j * b_dec.shape[0] // W_dec.shape[0]
     centre = b_dec[member]
     here = slice(by_start[j], by_start[j + 1])
@@ -319,9 +319,9 @@ def _gradient_of(
         add_rows(to_enc, weight, x, rows, member * x.shape[0])
         for q in range(pairs.shape[0]):
             g_sum += weight[q]
-    own = along[j] if along.shape[0] else scale - scale
+    along_row = along[j] if along.shape[0] else scale - scale
     for i in range(to_dec.shape[0]):
-        to_dec[i] = scale * to_dec[i] + own * W_dec[j, i]
+        to_dec[i] = scale * to_dec[i] + along_row * W_dec[j, i]
         to_enc[i] = scale * (to_enc[i] - g_sum * centre[i])
     return scale * g_sum
 
@@ -379,7 +379,7 @@ def _descend_one(
     norm: _Array,
     error: _Array,
 ) -> None:
-    """One step of Adam for latent j, whose gradients are ``to_enc``, ``to_dec`` and the one entry of ``to_bias``."""
+    """One step of Adam for latent j, with gradients `to_enc`, `to_dec` and the one entry of `to_bias`."""
     w = W_dec[j]
     if unit_rows:
         along = b_enc.dtype.type(0)
@@ -403,7 +403,7 @@ def _descend_one(
 
 @_inlined
 def rounded_row(w: _Array, short: _Array) -> tuple[float, float]:
-    """Rounds a row to bfloat16, to the nearest and halves to even; the norms of the row and of the error."""
+    """Rounds a row to bfloat16, to the nearest and halves to even; returns the norms of the row and of the error."""
     norm = error = np.float32(0)
     for i in range(w.shape[0]):
         bits = _bits_of(np.float32(w[i]))

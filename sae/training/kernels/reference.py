@@ -1,4 +1,4 @@
-"""The kernels in plain torch: what they mean, for any device and precision."""
+"""The kernels in plain torch, as a specification, for any device and precision."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from sae.architecture import Largest, Selection
 from sae.numerics.thresholding import largest
-from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Rounded, SparseBackward
+from sae.training.kernels import Adam, ByLatent, Codes, Kernels, Latents, Rounded, SparseBackward, TrainedLatents
 
 
 def select_(pre: Float[Tensor, "*rows n_latents"], selection: Selection) -> Tensor:
-    """The codes of dense pre-activations, in their buffer."""
+    """The codes of dense pre-activations, in place."""
     if isinstance(selection, Largest):
         pre.copy_(largest(pre, selection.k))
     return pre.relu_()
 
 
 class Reference(Kernels):
-    """Dense codes, then only their non-zero entries; never faster than dense products."""
+    """Computes dense codes and keeps the non-zero entries; never faster than dense products."""
 
     sparse_below = 0.0
     dense_above = 0.0
@@ -41,17 +41,17 @@ class Reference(Kernels):
         start = torch.zeros(len(z) + 1, dtype=torch.int64, device=x.device)
         torch.cumsum((z > 0).sum(-1), 0, out=start[1:])
         row, latent = z.nonzero().T
-        numbered = latent + row // len(x) * z.shape[1]
-        return Codes(start, numbered.int(), z[row, latent])
+        across_members = latent + row // len(x) * z.shape[1]
+        return Codes(start, across_members.int(), z[row, latent])
 
     def decode(self, codes: Codes, W_dec: Tensor, b_dec: Tensor, x: Tensor, residual: Tensor) -> Tensor:
         row, latent = _rows(codes), codes.latent.long()
         torch.sub(b_dec[:, None, :], x, out=residual.unflatten(0, (len(b_dec), len(x))))
-        for some in _pieces(len(latent)):
-            residual.index_add_(0, row[some], codes.value[some, None] * W_dec[latent[some]])
+        for piece in _pieces(len(latent)):
+            residual.index_add_(0, row[piece], codes.value[piece, None] * W_dec[latent[piece]])
         grad = torch.empty_like(codes.value)
-        for some in _pieces(len(latent)):
-            grad[some] = (residual[row[some]] * W_dec[latent[some]]).sum(-1)
+        for piece in _pieces(len(latent)):
+            grad[piece] = (residual[row[piece]] * W_dec[latent[piece]]).sum(-1)
         return grad
 
     def transpose(self, codes: Codes, n_latents: int) -> ByLatent:
@@ -63,60 +63,43 @@ class Reference(Kernels):
     def sums(self, by: ByLatent, values: Tensor) -> Tensor:
         return _segment_sums(by, values[by.pair.long()])
 
-    def gradients(self, pull: SparseBackward, into: Latents) -> None:
-        pair, row = pull.by.pair.long(), pull.by.row.long()
-        latent = _segments(pull.by)
-        z, g = pull.z[pair], pull.g[pair]
+    def gradients(self, backward: SparseBackward, into: Latents) -> None:
+        pair, row = backward.by.pair.long(), backward.by.row.long()
+        latent = _segments(backward.by)
+        z, g = backward.z[pair], backward.g[pair]
         into.W_enc.zero_()
         into.W_dec.zero_()
-        for some in _pieces(len(pair)):
-            into.W_dec.index_add_(0, latent[some], z[some, None] * pull.residual[row[some]])
-            into.W_enc.index_add_(0, latent[some], g[some, None] * pull.x[row[some] % len(pull.x)])
-        g_sum = _segment_sums(pull.by, g)
-        b_dec = pull.centre.repeat_interleave(len(g_sum) // len(pull.centre), 0)
-        into.W_enc.addcmul_(g_sum[:, None], b_dec, value=-1).mul_(pull.scale)
-        into.W_dec.mul_(pull.scale)
-        if pull.along is not None:
-            into.W_dec.addcmul_(pull.along[:, None], pull.W_dec)
-        torch.mul(g_sum, pull.scale, out=into.b_enc)
+        for piece in _pieces(len(pair)):
+            into.W_dec.index_add_(0, latent[piece], z[piece, None] * backward.residual[row[piece]])
+            into.W_enc.index_add_(0, latent[piece], g[piece, None] * backward.x[row[piece] % len(backward.x)])
+        g_sum = _segment_sums(backward.by, g)
+        centre = backward.centre.repeat_interleave(len(g_sum) // len(backward.centre), 0)
+        into.W_enc.addcmul_(g_sum[:, None], centre, value=-1).mul_(backward.scale)
+        into.W_dec.mul_(backward.scale)
+        if backward.along is not None:
+            into.W_dec.addcmul_(backward.along[:, None], backward.W_dec)
+        torch.mul(g_sum, backward.scale, out=into.b_enc)
 
-    def descend(
-        self,
-        p: Latents,
-        m: Latents,
-        v: Latents,
-        gradient: Latents,
-        adam: Adam,
-        unit_rows: bool,
-        rounded: Rounded | None,
-    ) -> None:
-        if unit_rows:
+    def descend(self, latents: TrainedLatents, gradient: Latents, adam: Adam) -> None:
+        p = latents.parameters
+        if latents.unit_rows:
             along = (gradient.W_dec * p.W_dec).sum(-1, keepdim=True)
             gradient.W_dec.addcmul_(along, p.W_dec, value=-1)
-        for parts in zip(p, m, v, gradient, strict=True):
+        for parts in zip(p, latents.m, latents.v, gradient, strict=True):
             adam_(*parts, adam)
-        if unit_rows:
+        if latents.unit_rows:
             p.W_dec.div_(p.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-        if rounded is not None:
-            rounded.refresh_(p.W_enc)
+        if latents.rounded is not None:
+            latents.rounded.refresh_(p.W_enc)
 
-    def update(
-        self,
-        pull: SparseBackward,
-        p: Latents,
-        m: Latents,
-        v: Latents,
-        adam: Adam,
-        unit_rows: bool,
-        rounded: Rounded | None,
-    ) -> None:
-        gradient = Latents(*(torch.empty_like(part) for part in p))
-        self.gradients(pull, gradient)
-        self.descend(p, m, v, gradient, adam, unit_rows, rounded)
+    def update(self, latents: TrainedLatents, backward: SparseBackward, adam: Adam) -> None:
+        gradient = Latents(*(torch.empty_like(part) for part in latents.parameters))
+        self.gradients(backward, gradient)
+        self.descend(latents, gradient, adam)
 
 
 def adam_(p: Tensor, m: Tensor, v: Tensor, gradient: Tensor, adam: Adam) -> None:
-    """One step of Adam on one tensor."""
+    """One step of Adam on one tensor, in place."""
     m.lerp_(gradient, 1 - adam.beta1)
     v.mul_(adam.beta2).addcmul_(gradient, gradient, value=1 - adam.beta2)
     divisor = v.sqrt().mul_(adam.root).add_(adam.eps)
@@ -127,10 +110,11 @@ def adam_(p: Tensor, m: Tensor, v: Tensor, gradient: Tensor, adam: Adam) -> None
 
 
 PAIRS_AT_ONCE = 1 << 16
+"""The number of pairs whose rows are gathered at a time."""
 
 
 def _pieces(n: int) -> list[slice]:
-    """Pairs in pieces, so that the gathered rows ``[pairs, d_in]`` stay small."""
+    """Slices of the pairs, so that the gathered rows ``[pairs, d_in]`` stay small."""
     return [slice(i, i + PAIRS_AT_ONCE) for i in range(0, n, PAIRS_AT_ONCE)]
 
 

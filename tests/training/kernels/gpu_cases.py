@@ -1,6 +1,6 @@
-"""The Triton kernels against their plain twins, on a GPU or in Triton's interpreter; see `test_gpu`.
+"""The Triton kernels against the reference kernels, on a GPU or in Triton's interpreter; see `test_gpu`.
 
-The interpreter cuts what it rounds to bfloat16 instead of rounding it, which is allowed for.
+The interpreter truncates to bfloat16 instead of rounding; the tolerances allow for that.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor
 from sae.architecture import Architecture, Largest, Positive, Selection
 from sae.dictionaries.gated import GatedArchitecture
 from sae.dictionaries.relu import ReluArchitecture
-from sae.training.dense_step import Terms
-from sae.training.kernels import Adam, Codes, Latents, Rounded, SparseBackward
+from sae.training.gradients import StepInputs, Terms
+from sae.training.kernels import Adam, ByLatent, Codes, Latents, Rounded, SparseBackward, TrainedLatents
 from sae.training.kernels.backend import kernels_for
 from sae.training.kernels.gpu import INTERPRETED, Triton
 from sae.training.kernels.graph import Replay
@@ -38,7 +38,7 @@ def normal(*shape: int, seed: int) -> Tensor:
 def problem(
     batch: int, n_latents: int, d_in: int, n_members: int = 1, share: float = 0.2
 ) -> tuple[Tensor, Latents, Tensor]:
-    """Inputs, latents of which about a share is active, and b_dec. Latent 0 fires in every row, the last in none."""
+    """Inputs, latents with about this `share` active, and b_dec. Latent 0 fires in every row, the last in none."""
     n = n_members * n_latents
     x, W_enc, W_dec = normal(batch, d_in, seed=1), normal(n, d_in, seed=2), normal(n, d_in, seed=3)
     W_enc /= d_in**0.5
@@ -49,7 +49,7 @@ def problem(
 
 
 def dense(codes: Codes, n_latents: int) -> Tensor:
-    """The codes as a matrix, after a look at their order."""
+    """The codes as a matrix; asserts their order."""
     rows = len(codes.start) - 1
     row = torch.arange(rows, device=DEVICE).repeat_interleave(codes.start.diff())
     place = row * n_latents + codes.latent
@@ -58,9 +58,9 @@ def dense(codes: Codes, n_latents: int) -> Tensor:
     return torch.zeros(rows * n_latents, device=DEVICE).index_put_((place,), codes.value).view(rows, n_latents)
 
 
-def same(found: Codes, wanted: Codes, n_latents: int, tolerance: float = 1e-5) -> None:
-    """Entries that one has and the other has not are no larger than the tolerance."""
-    torch.testing.assert_close(dense(found, n_latents), dense(wanted, n_latents), rtol=tolerance, atol=tolerance)
+def same(actual: Codes, expected: Codes, n_latents: int, tolerance: float = 1e-5) -> None:
+    """Entries that only one of the two has are no larger than the tolerance."""
+    torch.testing.assert_close(dense(actual, n_latents), dense(expected, n_latents), rtol=tolerance, atol=tolerance)
 
 
 @ENCODE
@@ -88,8 +88,8 @@ def test_the_screen_finds_every_code(batch: int, n_latents: int, d_in: int, n_me
     same(found, wanted, len(p.b_enc))
 
 
-def test_the_screen_holds_on_to_what_rounding_alone_makes_inactive():
-    """Products that are a little above zero and, of rounded vectors, below: the screen is not the product."""
+def test_the_screen_keeps_latents_that_rounding_alone_makes_inactive():
+    """Products slightly above zero that are below zero for rounded vectors: the screen is not the product."""
     x = 1 + 2.0**-8 * normal(10, 64, seed=5).abs()
     W_enc = torch.cat([torch.ones(16, 32), -torch.ones(16, 32)], 1).to(DEVICE) + 2.0**-9 * normal(16, 64, seed=6)
     offset, rounded = torch.zeros(16, device=DEVICE), Rounded.of(W_enc, exact=True)
@@ -112,7 +112,7 @@ def test_a_plain_rounded_product(
     if isinstance(selection, Positive):
         same(found, wanted, len(p.b_enc), 0.04)
     else:
-        # Which of two that are nearly equal is kept is a matter of rounding; how large it is, hardly.
+        # Which of two nearly equal codes is kept depends on rounding; its size hardly does.
         a, b = (dense(codes, len(p.b_enc)).topk(min(3, n_latents)).values for codes in (found, wanted))
         torch.testing.assert_close(a, b, rtol=0.04, atol=0.04)
 
@@ -144,7 +144,7 @@ def test_members_in_blocks(monkeypatch: pytest.MonkeyPatch):
 
 
 def codes_of(x: Tensor, p: Latents, n_members: int, kind: str) -> Codes:
-    """With an empty row in the middle; or with none but one latent, or nothing at all."""
+    """Codes with an empty row in the middle ("many"), of a single latent, or none at all."""
     offset = p.b_enc.clone()
     if kind == "one latent":
         offset[1:] = -1e6
@@ -181,39 +181,59 @@ def compare_steps(codes: Codes, x: Tensor, p: Latents, b_dec: Tensor, unit_rows:
         residual = x.new_empty(len(codes.start) - 1, x.shape[1])
         grad = kernels.decode(codes, p.W_dec, b_dec, x, residual)
         by = kernels.transpose(codes, n_latents)
-        own, m, v = moments(p)
         along = None if unit_rows else p.b_enc
-        pull = SparseBackward(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / len(x))
+        latents = trained(p, unit_rows, rounded=True)
+        backward = backward_of(latents, by, codes, grad, residual, x, b_dec)._replace(along=along)
         gradient = Latents(*(torch.empty_like(t) for t in p))
-        kernels.gradients(pull, gradient)
+        kernels.gradients(backward, gradient)
         before = [t.clone() for t in gradient]
-        rounded = Rounded.of(own.W_enc, exact=True)
-        kernels.update(pull, own, m, v, adam, unit_rows, rounded)
-        follows(rounded, own.W_enc)
+        kernels.update(latents, backward, adam)
+        assert_rounded(latents)
 
-        apart, m_apart, v_apart = moments(p)
-        rounded = Rounded.of(apart.W_enc, exact=True)
-        kernels.descend(apart, m_apart, v_apart, gradient, adam, unit_rows, rounded)
-        follows(rounded, apart.W_enc)
-        for one, other in zip((*apart, *m_apart, *v_apart), (*own, *m, *v), strict=True):
+        apart = trained(p, unit_rows, rounded=True)
+        kernels.descend(apart, gradient, adam)
+        assert_rounded(apart)
+        for one, other in zip(state(apart), state(latents), strict=True):
             torch.testing.assert_close(one, other)
-        ends.append([residual, grad, *by, kernels.sums(by, grad), *before, *own, *m, *v])
+        ends.append([residual, grad, *by, kernels.sums(by, grad), *before, *state(latents)])
     for slow, quick in zip(*ends, strict=True):
         assert slow.dtype == quick.dtype
         torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-5 * max(1.0, len(x) ** 0.5 / 4))
 
 
-def moments(p: Latents) -> tuple[Latents, Latents, Latents]:
-    own, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
-    return own, m, Latents(*(t.abs() for t in v))
+def trained(p: Latents, unit_rows: bool, rounded: bool = False) -> TrainedLatents:
+    """Copies of the latents with some moments."""
+    parameters, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
+    short = Rounded.of(parameters.W_enc, exact=True) if rounded else None
+    return TrainedLatents(parameters, m, Latents(*(t.abs() for t in v)), unit_rows, short)
 
 
-def follows(rounded: Rounded, W_enc: Tensor) -> None:
-    """What the update left behind is what rounding anew gives, bit by bit."""
-    anew = Rounded.of(W_enc, exact=True)
-    assert torch.equal(rounded.W_enc, anew.W_enc)
-    torch.testing.assert_close(rounded.norm, anew.norm)
-    torch.testing.assert_close(rounded.error, anew.error)
+def state(latents: TrainedLatents) -> tuple[Tensor, ...]:
+    return *latents.parameters, *latents.m, *latents.v
+
+
+def backward_of(
+    latents: TrainedLatents, by: ByLatent, codes: Codes, grad: Tensor, residual: Tensor, x: Tensor, b_dec: Tensor
+) -> SparseBackward:
+    return SparseBackward(
+        by=by,
+        z=codes.value,
+        g=grad,
+        residual=residual,
+        x=x,
+        centre=b_dec,
+        W_dec=latents.parameters.W_dec,
+        along=None,
+        scale=2 / len(x),
+    )
+
+
+def assert_rounded(latents: TrainedLatents) -> None:
+    """The rounded encoder after an update is that of the updated encoder, bit by bit."""
+    rounded, again = latents.rounded, Rounded.of(latents.parameters.W_enc, exact=True)
+    assert rounded is not None and torch.equal(rounded.W_enc, again.W_enc)
+    torch.testing.assert_close(rounded.norm, again.norm)
+    torch.testing.assert_close(rounded.error, again.error)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one program after another")
@@ -224,11 +244,10 @@ def test_a_step_is_the_same_every_time():
         kernels, residual = Triton(), torch.empty_like(x)
         codes = kernels.encode(x, p.W_enc, p.b_enc, Positive(), Rounded.of(p.W_enc, exact=True))
         grad = kernels.decode(codes, p.W_dec, b_dec, x, residual)
-        own, m, v = moments(p)
-        by = kernels.transpose(codes, 900)
-        pull = SparseBackward(by, codes.value, grad, residual, x, b_dec, own.W_dec, None, 2 / len(x))
-        kernels.update(pull, own, m, v, Adam.at(1, 1e-3, 0.9, 0.999), True, None)
-        ends.append([*codes, grad, residual, *own, *m, *v])
+        latents, by = trained(p, unit_rows=True), kernels.transpose(codes, 900)
+        backward = backward_of(latents, by, codes, grad, residual, x, b_dec)
+        kernels.update(latents, backward, Adam.at(1, 1e-3, 0.9, 0.999))
+        ends.append([*codes, grad, residual, *state(latents)])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
@@ -244,10 +263,11 @@ def test_whole_steps(kind: Architecture):
         }
         m, v = (Stack.of({name: torch.zeros_like(t) for name, t in stack.parameters().items()}) for _ in range(2))
         rounded, residual, terms = Rounded.of(p.W_enc, exact=True), x.new_empty(2, *x.shape), Terms.empty(stack)
-        coefficient, free, rest = torch.tensor([0.3, 0.1], device=DEVICE), torch.zeros(2, device=DEVICE), None
-        members = Members(kernels, stack, m, v, kind, coefficient, free, residual, terms, rounded)
+        coefficient, target_l0, rest = torch.tensor([0.3, 0.1], device=DEVICE), torch.zeros(2, device=DEVICE), None
+        members = Members(kernels, stack, m, v, kind, residual, rounded)
         for t in (1, 2):
-            rest = sparse_descend(members, x, x, Adam.at(t, 1e-2, 0.9, 0.999))
+            adam = Adam.at(t, 1e-2, 0.9, 0.999)
+            rest = sparse_descend(members, StepInputs(x, x, adam, coefficient, target_l0, terms))
         parts = (part.latents() for part in (stack, m, v))
         ends.append(
             [*(t for part in parts for t in part), rest.b_dec, *rest.latent_parameters.values(), *vars(terms).values()]
@@ -257,39 +277,38 @@ def test_whole_steps(kind: Architecture):
 
 
 def test_numbers_of_adam_in_memory():
-    """A captured step looks for its numbers in memory."""
+    """A captured step loads its numbers from device memory."""
     _, p, _ = problem(4, 5, 3)
     gradient, adam = Latents(*(normal(*t.shape, seed=9) for t in p)), Adam.at(2, 1e-2, 0.9, 0.999)
-    held = adam._replace(**{name: torch.tensor(getattr(adam, name), device=DEVICE) for name in ("step_size", "root")})
-    (one, *given), (other, *lying) = moments(p), moments(p)
-    Triton().descend(one, *given, gradient, adam, True, None)
-    Triton().descend(other, *lying, gradient, held, True, None)
-    for a, b in zip(one, other, strict=True):
+    stored = {name: torch.tensor(getattr(adam, name), device=DEVICE) for name in ("step_size", "root")}
+    one, other = trained(p, unit_rows=True), trained(p, unit_rows=True)
+    Triton().descend(one, gradient, adam)
+    Triton().descend(other, gradient, adam._replace(**stored))
+    for a, b in zip(one.parameters, other.parameters, strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="graphs are captured on a GPU")
 def test_a_captured_step():
-    """Four calls are plain, captured and replayed; each is one step, with its own numbers."""
+    """Calls before, during and after the capture are one step each, with their own numbers."""
     _, p, _ = problem(4, 50, 30)
-    plain, replayed = moments(p), moments(p)
+    plain, replayed = trained(p, unit_rows=True), trained(p, unit_rows=True)
 
     def step(gradient: Tensor, step_size: Tensor | float, root: Tensor | float) -> Tensor:
         adam = Adam(1, 1, 0.9, 0.999)._replace(step_size=step_size, root=root)
         whole = Latents(gradient, gradient * 2, gradient[:, 0].contiguous())
-        Triton().descend(*replayed, whole, adam, True, None)
-        return replayed[0].W_enc.sum()
+        Triton().descend(replayed, whole, adam)
+        return replayed.parameters.W_enc.sum()
 
     captured = Replay(step)
     for t in range(1, 7):
         adam, gradient = Adam.at(t, 1e-2 / t, 0.9, 0.999), normal(50, 30, seed=t)
         total = captured(gradient, adam.step_size, adam.root)
         whole = Latents(gradient, gradient * 2, gradient[:, 0].contiguous())
-        Triton().descend(*plain, whole, adam, True, None)
-        torch.testing.assert_close(total, plain[0].W_enc.sum())
-    for a, b in zip(plain, replayed, strict=True):
-        for one, other in zip(a, b, strict=True):
-            torch.testing.assert_close(one, other)
+        Triton().descend(plain, whole, adam)
+        torch.testing.assert_close(total, plain.parameters.W_enc.sum())
+    for one, other in zip(state(plain), state(replayed), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter is never chosen")

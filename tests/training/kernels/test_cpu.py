@@ -1,4 +1,4 @@
-"""The compiled kernels against their plain twins."""
+"""The compiled kernels against the reference kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.architecture import Largest, Positive
-from sae.training.kernels import Adam, Codes, Latents, Rounded, SparseBackward
+from sae.training.kernels import Adam, Codes, Latents, Rounded, SparseBackward, TrainedLatents
 from sae.training.kernels.cpu import Numba
 from sae.training.kernels.reference import Reference
 
@@ -35,6 +35,12 @@ def rows(batch: int, d_in: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(batch, d_in, generator=torch.Generator().manual_seed(5), dtype=dtype)
 
 
+def trained(p: Latents, unit_rows: bool) -> TrainedLatents:
+    """Copies of the latents with some moments."""
+    parameters, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
+    return TrainedLatents(parameters, m, Latents(*(t.abs() for t in v)), unit_rows)
+
+
 def same_codes(a: Codes, b: Codes, scale: float = 1.0) -> None:
     assert torch.equal(a.start, b.start) and torch.equal(a.latent, b.latent)
     torch.testing.assert_close(a.value, b.value, rtol=1e-5, atol=1e-5 * scale)
@@ -48,7 +54,7 @@ SELECTIONS = [Positive(), Largest(6), Largest(400)]
 @pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 @pytest.mark.parametrize(("batch", "n_latents"), [(300, 200), (5, 64), (1, 3), (130, 10_000)])
 def test_encode(dtype: torch.dtype, selection: Positive | Largest, batch: int, n_latents: int):
-    """300 rows of 10,000 latents are several blocks; the second call has the first one's guess to go by."""
+    """300 rows of 10,000 latents are several blocks; the second call uses the guess of the first."""
     p, _ = weights(n_latents, 12, dtype)
     x, kernels = rows(batch, 12, dtype), Numba()
     if isinstance(selection, Largest) and selection.k > n_latents:
@@ -61,7 +67,7 @@ def test_rows_that_fall_short_of_the_guess_are_searched_again():
     p, _ = weights(500, 12, torch.float32)
     kernels, x = Numba(), rows(60, 12, torch.float32)
     kernels.encode(20 * x, p.W_enc, p.b_enc, Largest(6))
-    assert kernels._likely > 0
+    assert kernels._floor > 0
     same_codes(kernels.encode(x, p.W_enc, p.b_enc, Largest(6)), REFERENCE.encode(x, p.W_enc, p.b_enc, Largest(6)))
 
 
@@ -84,7 +90,7 @@ def test_the_screen_finds_every_code(selection: Positive | Largest, scale: float
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(-4, 4), st.integers(1, 90))
 def test_the_screens_bound_holds(seed: int, log_scale: float, d_in: int):
-    """What the rounded product is off by, computed in float64, is within the documented bound."""
+    """The error of the rounded product, computed in float64, is within the documented bound."""
     g = torch.Generator().manual_seed(seed)
     scales = 10 ** (log_scale * torch.rand(50, 1, generator=g))
     W, x = torch.randn(50, d_in, generator=g) * scales, torch.randn(20, d_in, generator=g)
@@ -93,8 +99,8 @@ def test_the_screens_bound_holds(seed: int, log_scale: float, d_in: int):
     product = (short @ rounded.W_enc.T).double()
     size, miss = x.norm(dim=-1, keepdim=True), (x - short).norm(dim=-1, keepdim=True)
     bound = (miss + d_in * 2.0**-22 * size) * rounded.norm + short.float().norm(dim=-1, keepdim=True) * rounded.error
-    off = (product - x.double() @ W.double().T).abs()
-    assert bool((off <= bound + product.abs() * 2.0**-8).all())
+    error = (product - x.double() @ W.double().T).abs()
+    assert bool((error <= bound + product.abs() * 2.0**-8).all())
 
 
 def test_a_plain_rounded_product_is_taken_as_it_is():
@@ -117,21 +123,31 @@ def test_the_rest_of_the_step(dtype: torch.dtype, batch: int, n_latents: int, d_
         residual = torch.empty_like(x)
         grad = kernels.decode(codes, p.W_dec, b_dec, x, residual)
         by = kernels.transpose(codes, n_latents)
-        own, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
-        v = Latents(*(t.abs() for t in v))
-        pull = SparseBackward(by, codes.value, grad, residual, x, b_dec, own.W_dec, along, 2 / batch)
+        latents, adam = trained(p, unit_rows), Adam.at(3, 1e-2, 0.9, 0.99)
+        if dtype == torch.float32:
+            latents = latents._replace(rounded=Rounded.of(latents.parameters.W_enc, exact=True))
+        backward = SparseBackward(
+            by=by,
+            z=codes.value,
+            g=grad,
+            residual=residual,
+            x=x,
+            centre=b_dec,
+            W_dec=latents.parameters.W_dec,
+            along=along,
+            scale=2 / batch,
+        )
         gradient = Latents(*(torch.empty_like(t) for t in p))
-        kernels.gradients(pull, gradient)
-        rounded = Rounded.of(own.W_enc, exact=True) if dtype == torch.float32 else None
+        kernels.gradients(backward, gradient)
         before = [t.clone() for t in gradient]
-        kernels.update(pull, own, m, v, Adam.at(3, 1e-2, 0.9, 0.99), unit_rows, rounded)
-        short = [] if rounded is None else [rounded.W_enc.float(), rounded.norm]
-        ends.append([residual, grad, *by, kernels.sums(by, grad), *before, *own, *m, *v, *short])
+        kernels.update(latents, backward, adam)
+        short = [] if latents.rounded is None else [latents.rounded.W_enc.float(), latents.rounded.norm]
+        state = *latents.parameters, *latents.m, *latents.v
+        ends.append([residual, grad, *by, kernels.sums(by, grad), *before, *state, *short])
 
-        apart, m, v = (Latents(*(t.clone() + 0.1 * i for t in p)) for i in (0, 1, 2))
-        v = Latents(*(t.abs() for t in v))
-        kernels.descend(apart, m, v, gradient, Adam.at(3, 1e-2, 0.9, 0.99), unit_rows, None)
-        for one, other in zip(apart, own, strict=True):
+        apart = trained(p, unit_rows)
+        kernels.descend(apart, gradient, adam)
+        for one, other in zip(apart.parameters, latents.parameters, strict=True):
             torch.testing.assert_close(one, other)
     for slow, quick in zip(*ends, strict=True):
         torch.testing.assert_close(quick, slow, rtol=2e-5 if dtype == torch.float32 else 1e-10, atol=1e-5)
@@ -197,6 +213,6 @@ print(torch.get_num_threads())
 
 
 def test_threads_that_numba_starts_leave_torchs_number_alone():
-    """Once a process, so that it needs one of its own."""
+    """Threads start once per process, so that the test needs a process of its own."""
     ended = subprocess.run([sys.executable, "-c", GATHER], cwd=CHECKOUT, capture_output=True, check=True)
     assert int(ended.stdout) == 1

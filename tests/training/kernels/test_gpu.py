@@ -1,6 +1,6 @@
-"""Runs `gpu_cases` in a process of its own: on a GPU where there is one, else in Triton's interpreter.
+"""Runs `gpu_cases` in a separate process: on a GPU where there is one, else in Triton's interpreter.
 
-The interpreter has to be chosen before Triton is imported, for a whole process. To see single cases:
+The interpreter must be chosen for a whole process, before Triton is imported. To run single cases:
 
     TRITON_INTERPRET=1 python -m pytest tests/training/kernels/gpu_cases.py
 """
@@ -18,7 +18,7 @@ import torch
 
 
 def missing() -> str:
-    """What the cases would need and do not find."""
+    """Why the cases cannot run here; empty if they can."""
     try:
         release = tuple(int(part) for part in version("triton").split(".")[:2])
     except PackageNotFoundError:
