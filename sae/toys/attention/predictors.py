@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.model.token_rows import NOTHING
 from sae.source import Split
-from sae.toys.attention.task import TokenTask
+from sae.toys.attention.task import TokenTask, next_tokens
 
 DOUBT = 0.01
 """Pseudo-count added to every count."""
@@ -84,7 +84,7 @@ def predictor_losses(task: TokenTask, seed: int, tokens: Int[Tensor, "rows n_tok
     counted = task.batch(seed, split, 0, min(task.limit(split) or COUNTED_ROWS, COUNTED_ROWS))
     answers = task.answers(tokens)
     predictions = {"skip_trigrams": SkipTrigrams(task, counted)(tokens)}
-    following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+    following = next_tokens(tokens)
     if bool(((answers == following) | (answers == NOTHING)).all()):
         predictions |= {f"induction_{n}": induction(tokens, n, task.d_vocab_out) for n in (2, 3)}
     has_answer = answers != NOTHING

@@ -18,7 +18,7 @@ from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.registry import UserError
 from sae.source import Split
-from sae.toys.attention.task import Labels, TokenBatch, TokenTask
+from sae.toys.attention.task import Labels, TokenBatch, TokenTask, next_tokens
 
 
 class Repeats(TokenTask):
@@ -82,7 +82,7 @@ class Repeats(TokenTask):
         return torch.arange(self.length) > self.period(tokens)[:, None]
 
     def answers(self, tokens: TokenBatch) -> TokenBatch:
-        following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+        following = next_tokens(tokens)
         return torch.where(self._second(tokens), following, NOTHING)
 
     def labels(self, tokens: TokenBatch) -> Labels:
@@ -91,7 +91,7 @@ class Repeats(TokenTask):
         Undefined at BOS and at the last position."""
         second = self._second(tokens)
         previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=NOTHING)
-        following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+        following = next_tokens(tokens)
         target = torch.where(second, following, self.vocabulary)
         inside = (torch.arange(self.length) > 0) & (torch.arange(self.length) < self.length - 1)
         labels = {"second": second.to(tokens), "previous": previous, "target": target}

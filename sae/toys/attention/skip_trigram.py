@@ -24,7 +24,7 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.source import Split
-from sae.toys.attention.task import Labels, TokenBatch, TokenTask
+from sae.toys.attention.task import Labels, TokenBatch, TokenTask, next_tokens
 
 
 class SkipTrigram(TokenTask):
@@ -70,7 +70,7 @@ class SkipTrigram(TokenTask):
         return (tokens >= 1) & (tokens <= self.k)
 
     def answers(self, tokens: TokenBatch) -> TokenBatch:
-        following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NOTHING)
+        following = next_tokens(tokens)
         return torch.where(self._is_b(tokens), following, NOTHING)
 
     def labels(self, tokens: TokenBatch) -> Labels:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sae.model.token_rows import NOTHING
 from sae.registry import Settings
@@ -78,6 +79,11 @@ class TokenTask(Settings, ABC):
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """Groups of tokens by name, for figures; tokens in no group are not shown."""
         return {"tokens": tuple(range(self.d_vocab))}
+
+
+def next_tokens(tokens: TokenBatch) -> TokenBatch:
+    """The token after each position, ``NOTHING`` at the last."""
+    return pad(tokens[:, 1:], (0, 1), value=NOTHING)
 
 
 def defined(labels: Labels) -> Tensor:
