@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from torch import Tensor
 
 from sae.activations.shards import Shards
+from sae.registry import MissingFileError
 from sae.source import Progress
 from sae.sources.transformer import Activations, Config
 
@@ -56,6 +58,19 @@ def build(directory: Path, **settings: Any) -> Activations:
     source = config.open(directory, "cpu")
     assert isinstance(source, Activations)
     return source
+
+
+def prepare_with_kills(config: Config, folder: Path) -> int:
+    """Prepares ``whole/`` in one go and ``killed/`` in one call per shard, each killed after it; returns the number of
+    shards of the training split. Until it is complete, the source cannot be opened."""
+    config.prepare(folder / "whole", silent, "cpu")
+    shards = len(list((folder / "whole").glob("train-*")))
+    for stop in range(shards + 2):
+        with pytest.raises(Killed):
+            config.prepare(folder / "killed", kill_after(stop), "cpu")
+        with pytest.raises(MissingFileError, match="not complete"):
+            config.open(folder / "killed", "cpu")
+    return shards
 
 
 def columns(source: Activations, split: str) -> dict[str, Tensor]:

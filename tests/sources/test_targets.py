@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sae.activations.shards import Shards, write_shard
 from sae.model.hooked import Model
-from sae.registry import MissingFileError, UserError
+from sae.registry import UserError
 from sae.sources.transformer import Activations, Config
-from tests.streaming import SPLITS, Killed, build, bytes_of, columns, kill_after, silent, words
+from tests.streaming import SPLITS, build, bytes_of, columns, prepare_with_kills, silent, words
 
 HOOK, TARGET = "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"
 
@@ -108,14 +108,7 @@ def test_every_row_is_read_beside_its_own_target(tmp_path: Path, base: dict[str,
 
 def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path: Path, base: dict[str, Any]):
     config = Config(**base)
-    config.prepare(tmp_path / "whole", silent, "cpu")
-    shards = len(list((tmp_path / "whole").glob("train-*")))
-    assert shards >= 3
-    for stop in range(shards + 2):
-        with pytest.raises(Killed):
-            config.prepare(tmp_path / "killed", kill_after(stop), "cpu")
-        with pytest.raises(MissingFileError, match="not complete"):
-            config.open(tmp_path / "killed", "cpu")
+    assert prepare_with_kills(config, tmp_path) >= 3
     damaged = tmp_path / "killed" / "train-00001.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-40])
     config.prepare(tmp_path / "killed", silent, "cpu")

@@ -13,9 +13,9 @@ import torch
 
 from sae.activations.shards import Shards
 from sae.model.hooked import Model, load_tokenizer
-from sae.registry import MissingFileError, UserError
+from sae.registry import UserError
 from sae.sources.transformer import Config
-from tests.streaming import SPLITS, Killed, build, bytes_of, columns, kill_after, silent, words
+from tests.streaming import SPLITS, build, bytes_of, columns, prepare_with_kills, silent, words
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -87,14 +87,8 @@ def test_documents_of_the_splits_are_disjoint_and_copies_stay_together(
 
 def test_bytes_after_an_interruption_are_those_of_an_uninterrupted_run(tmp_path: Path, base: dict[str, Any]):
     config = Config(**base)
-    config.prepare(tmp_path / "whole", silent, "cpu")
-    shards = len(list((tmp_path / "whole").glob("train-*")))
+    shards = prepare_with_kills(config, tmp_path)
     assert shards >= 3
-    for stop in range(shards + 2):
-        with pytest.raises(Killed):
-            config.prepare(tmp_path / "killed", kill_after(stop), "cpu")
-        with pytest.raises(MissingFileError, match="not complete"):
-            config.open(tmp_path / "killed", "cpu")
     before = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "killed").glob("train-*")}
     assert len(before) == shards
     (tmp_path / "killed" / "train-00001.safetensors").write_bytes(b"cut short")
