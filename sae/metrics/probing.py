@@ -2,7 +2,7 @@
 
 A probe gives each sample a score. Probes are fitted on the validation samples; AUC and F1 are measured on the test
 samples and averaged over properties. The scores are named by measure and probe: `probe_auc_logistic`,
-`probe_f1_logistic`, and so on.
+`probe_f1_logistic`, `probe_auc_latent`, `probe_f1_latent`, `probe_auc_k1`, and so on.
 
     logistic      L2-regularised logistic regression (C = 1) on the standardised activations: the baseline to beat
     diff_means    x . (mu_1 - mu_0), the difference of the class means (DiffMean of AxBench)
