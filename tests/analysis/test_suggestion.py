@@ -32,7 +32,7 @@ def test_a_parabola_is_found_between_the_targets(at: float):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_kink_is_found_within_fifteen_percent_through_noise(seed: int):
-    """Falling steeply and rising slowly, as measured curves are."""
+    """A steep fall and a slow rise, as in measured curves."""
 
     def kink(k: float) -> float:
         return 0.01 + (0.1 * math.log(9 / k) if k < 9 else 0.03 * math.log(k / 9))
@@ -94,6 +94,6 @@ def test_a_minimum_of_zero_is_deep():
         ([0, 1, 2], [[0.1, 0.2]] * 3, "above 0"),
     ],
 )
-def test_what_is_too_little(l0s: list[float], values: list[list[float]], word: str):
+def test_too_few_values_are_refused(l0s: list[float], values: list[list[float]], word: str):
     with pytest.raises(UserError, match=word):
         suggest(l0s, values)

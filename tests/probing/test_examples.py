@@ -1,4 +1,4 @@
-"""Examples: pooling by hand, parts that belong together, and what is refused."""
+"""Examples: pooling by hand, concatenation, and refused inputs."""
 
 from __future__ import annotations
 

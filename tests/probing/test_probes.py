@@ -1,4 +1,4 @@
-"""Every probe: perfect where it can be, chance where it must be, and by hand where that is possible."""
+"""Every probe: perfect on separable data, at chance on independent labels, and compared with direct computations."""
 
 from __future__ import annotations
 

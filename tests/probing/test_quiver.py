@@ -1,4 +1,4 @@
-"""What validation takes, what happens where it cannot tell, and that no test label is ever looked at."""
+"""The quiver: selection by validation, by the fixed order without it, and never by test labels."""
 
 from __future__ import annotations
 

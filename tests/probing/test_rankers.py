@@ -1,4 +1,4 @@
-"""Rankings of columns against naive twins and scikit-learn."""
+"""Rankings of columns, compared with naive implementations and scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sae.probing.rankers import RANKERS
 
 
 def data(seed: int = 0, n: int = 300, columns: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Sparse columns of very different scales; the class is said by columns 3 and 7."""
+    """Sparse columns of very different scales; columns 3 and 7 determine the class."""
     draw = np.random.default_rng(seed)
     x = draw.exponential(size=(n, columns)) * (draw.random((n, columns)) < 0.4) * np.geomspace(0.1, 10, columns)
     y = x[:, 3] / x[:, 3].std() + x[:, 7] / x[:, 7].std() + 0.3 * draw.normal(size=n) > 1

@@ -1,4 +1,4 @@
-"""Draws of training rows: exact counts, nested levels, and nothing for a task that cannot give the rows."""
+"""Draws of training rows: exact counts, nested levels, and none for a task with too few rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole study on toys whose features are known: the truth, the controls, and what must not matter."""
+"""A whole study on toys with known features: true features, controls, and invariances."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def examples() -> dict[str, ProbeExamples]:
 
 
 def truth_dictionary() -> Relu:
-    """Reads every feature off by its pseudo-inverse-free projection, silent below half of its value."""
+    """A dictionary that detects every feature by its projection, with a threshold at half of its value."""
     assert SOURCE.truth is not None
     directions = SOURCE.truth.directions
     return replace(Relu.tied(directions), b_enc=torch.full((len(directions),), -0.5))
@@ -63,7 +63,7 @@ def test_one_latent_of_the_truth_does_what_all_neurons_do_and_an_untrained_dicti
 
 
 def test_the_codes_themselves_are_perfect(examples: dict[str, ProbeExamples]):
-    """Identity: a reading in which a column is the property."""
+    """Identity: an input in which a column is the property."""
     train, test = (
         ProbeExamples.each(torch.stack([part.labels[name].float() for name in part.labels], dim=1), part.labels)
         for part in (examples["train"], examples["test"])
@@ -83,7 +83,7 @@ def test_shuffled_labels_are_at_chance_within_their_spread(examples: dict[str, P
 def test_neither_the_order_nor_the_scale_of_latents_counts(examples: dict[str, ProbeExamples]):
     d = truth_dictionary()
     order, scale = torch.randperm(24), torch.rand(24) * 10 + 0.1
-    # A latent twice as large with a decoder row half as long writes the same.
+    # A latent twice as large with a decoder row half as long has the same contribution.
     other = Relu(
         (d.W_enc * scale)[:, order].contiguous(), (d.W_dec / scale[:, None])[order], (d.b_enc * scale)[order], d.b_dec
     )

@@ -1,4 +1,4 @@
-"""Labelled texts through a model: the right vectors, documents that stay whole, other corpora as a shift."""
+"""Labelled texts through a model: the right vectors, documents that are not split, other corpora as a shift."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def source(tiny_models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFac
 
 
 def documents(folder: Path, n: int = 40, name: str = "tasks") -> Path:
-    """Texts of four words; whether the last one is small is the label. Two texts a document."""
+    """Texts of four words, labelled by whether the last one is small; two texts for each document."""
     draw = np.random.default_rng(0)
     lines = ["text,group,small"]
     for i in range(n):

@@ -1,4 +1,4 @@
-"""Hyper-parameters are chosen on training rows, by the stated rule, and by a stated order where none can tell."""
+"""Hyper-parameters are chosen on training rows by the documented rule, and by a fixed order without validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_at_most_twelve_rows_leave_two_out(n: int):
     assert len(found) == comb(n, 2) and {tuple(pair) for pair in found} == {
         (i, j) for i in range(n) for j in range(i + 1, n)
     }
-    # A pair of one class has no AUC, and what is left to fit on must have both classes.
+    # A pair of one class has no AUC, and the remaining rows must have both classes.
     mixed = (n // 2) * ((n + 1) // 2) if n > 3 else 0
     assert len(splits(half(n), alone(n))) == mixed
 
@@ -72,7 +72,7 @@ def test_splits_without_both_classes_in_both_parts_are_left_out():
 
 @dataclass(frozen=True)
 class Fixed(Probe):
-    """Says the same in every setting but one, which is right or wrong."""
+    """Gives the same scores in every setting but one, which is right or wrong."""
 
     right: bool = False
 

@@ -79,6 +79,7 @@ class Subspace:
 
     @property
     def rank(self) -> int:
+        """The dimension of the subspace."""
         return len(self.basis)
 
 

@@ -107,7 +107,7 @@ def antipodal(rows: Float[Tensor, "n d"], below: float = ANTIPODAL) -> Int[Tenso
 
 
 def find_figures(name: str, rows: Float[Tensor, "n d"], tolerance: float = 0.1) -> Int[Tensor, "sets corners"]:
-    """The sets of rows that form the figure, each once in ascending order; at most about `MOST_FOUND`."""
+    """The sets of rows that form the figure, each once with ascending row numbers; at most `MOST_FOUND` of them."""
     if name == "digon":
         return antipodal(rows)
     template, directions = FIGURES[name], unit(rows)

@@ -1,10 +1,10 @@
 """How crowded a table of vectors is: token embeddings, or the rows of any matrix.
 
     mean_cosine     mean over pairs i < j of |cos(w_i, w_j)|; sqrt(2 / (pi d)) for directions drawn at random
-    nearest         mean over rows of max_j |cos(w_i, w_j)|; from :mod:`sae.analysis.geometry.geometry`, as is its
-    largest
-    effective_rank  exp(-sum_k p_k ln p_k), p_k the share of the k-th singular value of all (Roy and Vetterli 2007, 'The
-                    effective rank'), of rows less their mean
+    nearest         mean over rows of max_j |cos(w_i, w_j)|, see :mod:`sae.analysis.geometry.geometry`
+    largest         max over rows of the same
+    effective_rank  exp(-sum_k p_k ln p_k), with p_k the share of the k-th singular value in their sum, of the centred
+                    rows (Roy and Vetterli 2007, 'The effective rank')
     dimensions      (sum_k l_k)^2 / sum_k l_k^2, the participation ratio of the eigenvalues of the covariance
 
 Intervals of the first two are of the bootstrap over rows (over rows' means: a pair counts for both of its rows). The

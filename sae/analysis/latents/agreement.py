@@ -77,12 +77,14 @@ class FeatureMatch:
         self.hits, self.total = torch.zeros(2, d.n_latents, dtype=torch.int64)
 
     def add(self, piece: Piece, z: Float[Tensor, "batch n_latents"]) -> None:
+        """Adds a piece with the true coefficients, and its codes `z`."""
         assert piece.codes is not None
         fires, active = z > 0, (piece.codes > 0)[:, self.feature.to(piece.codes.device)].to(z.device)
         self.hits += (fires & active).sum(0).cpu()
         self.total += (fires.sum(0) + active.sum(0)).cpu()
 
     def result(self) -> MatchedFeatures:
+        """The feature of each latent, with the F1 of the counts so far."""
         return MatchedFeatures(self.feature.cpu(), self.cosine, self.mutual, (2 * self.hits / self.total).float())
 
 
@@ -103,6 +105,7 @@ class PropertyCounts:
         self.rows = dict.fromkeys(HALVES, 0)
 
     def add(self, half: Half, z: Float[Tensor, "batch n_latents"], has: Bool[Tensor, "batch n_properties"]) -> None:
+        """Adds a batch of one split: codes, and which sample has which property."""
         fires, has = (z > 0).cpu(), has.cpu()
         self.hits[half] += has.float().T @ fires.float()
         self.fires[half] += fires.sum(0)

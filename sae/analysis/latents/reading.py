@@ -116,6 +116,7 @@ class TextVectors(HeldOutVectors):
 
     @cached_property
     def corpora(self) -> dict[Half, Corpus]:
+        """The tokens of each split."""
         facts, config = self.source.facts["splits"], self.source.config
         return {h: Corpus.open(self.source.directory, h, facts[h]["rows"], config.seed) for h in HALVES}
 

@@ -25,7 +25,9 @@ class ClassifierScores(NamedTuple):
     """AUC and F1 of a binary classifier, with intervals."""
 
     auc: Interval
+    """Area under the ROC curve."""
     f1: Interval
+    """F1 at the threshold."""
 
 
 def classifier_scores(

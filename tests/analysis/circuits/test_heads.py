@@ -1,4 +1,4 @@
-"""Heads: ablations by hand, contributions that add up, measures of shape at their ends."""
+"""Heads: ablations computed by hand, contributions that add up to the logits, measures of shape at their extremes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads against outcomes: a model of two heads of which each serves its own, and events counted by hand."""
+"""Heads and outcomes: a model of two heads with one outcome each, and events counted by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text(n: int = 200) -> TokenRows:
 
 
 def two_heads() -> Model:
-    """Head h looks from B_h at A, and writes C_h where it found it."""
+    """Head h attends from B_h to A, and writes C_h if there is an A."""
     network = Network(AttentionModelConfig(n_heads=2, d_head=2, embedding="one_hot"), TASK, generator("two"))
     for p in (network.W_Q, network.W_K, network.W_V, network.W_O):
         p.data.zero_()

@@ -1,4 +1,4 @@
-"""Positions: a planted subspace is found with its R^2, written to by the right component alone, and not by chance."""
+"""The positional subspace: a planted one is recovered with its R^2, and only the right component writes to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BASIS = rotation(D, generator("basis")).double()
 
 
 def stream() -> tuple[Tensor, Tensor, Tensor]:
-    """Positions on a circle in two loud directions, noise in four more, next to nothing elsewhere."""
+    """Positions on a circle in two directions of large variance, noise in four more, little variance elsewhere."""
     draw = generator("stream")
     position = torch.randint(P, (N,), generator=draw)
     angle = 2 * torch.pi * position / P
@@ -95,7 +95,8 @@ def test_writes_are_shares_of_variance_beside_both_controls(found: tuple[Moments
     assert beside.share.value < 1e-3 and not beside.is_above
     assert round_.share.value == pytest.approx(2 / D, abs=0.01) == round_.random.value and not round_.is_above
     assert into.random.value == pytest.approx(2 / D, abs=0.03)
-    # What is as uneven as the stream writes where it is loud: much more than r / d, and still less than the component.
+    # Subspaces of the stream's covariance lie in directions of large variance: much more than r / d is inside them, and
+    # still less than of the component.
     assert into.random.value < into.matched.value < into.share.low
 
 

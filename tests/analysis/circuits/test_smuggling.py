@@ -1,4 +1,4 @@
-"""Smuggling: nothing without a norm, a known share with one, chance where the norm undoes everything."""
+"""Smuggling: none without a norm, and a known share with one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_norm_gives_the_small_a_share_between_their_own_and_that_of_chance():
 def test_the_share_is_that_of_the_definition():
     before = torch.tensor([[1.0, 0.0], [0.01, 0.0], [-1.0, 0.0], [-0.01, 0.0]])
     after = torch.tensor([[1.0, 2.0], [1.0, -2.0], [-1.0, 2.0], [-1.0, -2.0]])
-    # Neuron 1 is silent: |0| < small * 0 never holds, so it is not small and counts in the whole alone.
+    # Neuron 1 is always 0: |0| < small * 0 never holds, so it is not small and counts in the total only.
     found = smuggling(before, after)
     assert found.n_small == 0.25
     assert found.before.value == pytest.approx(0.0002 / 2.0002)

@@ -56,8 +56,8 @@ def test_a_residual_with_a_basis_of_its_own_by_kurtosis():
 
 
 def test_random_unit_vectors_are_as_nearly_orthogonal_as_expected():
-    """Nearest neighbours of many random vectors: just below sqrt(2 ln n / d); the nearest of all pairs about sqrt 2
-    times that."""
+    """Nearest neighbours of many random vectors have cosines just below sqrt(2 ln n / d); the nearest of all pairs has
+    about sqrt 2 times that."""
     for n, d in ((1024, 96), (2000, 400)):
         nearest = nearest_cosine(random_directions(n, d, draw()))
         assert 0.85 * expected_nearest(n, d) < float(nearest.mean()) < expected_nearest(n, d)

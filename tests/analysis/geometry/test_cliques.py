@@ -1,4 +1,4 @@
-"""Figures among directions: planted ones are found, once each, and chance is what random rows have."""
+"""Figures among directions: planted ones are found once each, and random rows have as many as the chance count."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def tetrahedron() -> Tensor:
 
 
 def planted() -> tuple[Tensor, Tensor]:
-    """Two pairs, a triangle, a tetrahedron and a pentagon at right angles to each other, turned and with a little
-    noise; and ten directions that are in none. The order is a random one, which is given too."""
+    """Two pairs, a triangle, a tetrahedron and a pentagon at right angles to each other, rotated and with a little
+    noise, and ten directions that are in none; in a random order, which is returned too."""
     blocks = [*[torch.tensor([[1.0], [-1.0]])] * 2, polygon(3), tetrahedron(), polygon(5), torch.eye(10)]
     rows = torch.block_diag(*blocks)
     rows = torch.nn.functional.pad(rows, (0, D - rows.shape[1]))

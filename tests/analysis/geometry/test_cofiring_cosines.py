@@ -14,7 +14,7 @@ EVEN = torch.eye(D, dtype=torch.float64)
 
 
 def codes() -> Tensor:
-    """Latents in four crowds of ten; in a row one crowd fires, half of its latents."""
+    """Latents in four groups of ten; in each sample half of the latents of one group fire."""
     draw = generator("codes")
     crowd = torch.randint(4, (ROWS,), generator=draw)
     on = (torch.arange(N) // 10 == crowd[:, None]) & (torch.rand(ROWS, N, generator=draw) < 0.5)
@@ -29,7 +29,7 @@ def firings(size: int = 1000) -> FiringCounts:
 
 
 def orthogonal_within() -> Tensor:
-    """All crowds on the same ten axes, nearly: at right angles inside a crowd, alike across."""
+    """All groups nearly on the same ten axes: orthogonal within a group, parallel across groups."""
     rows = torch.eye(10, D).repeat(4, 1)
     return rows + 0.3 * torch.randn(N, D, generator=generator("rows")) / D**0.5
 

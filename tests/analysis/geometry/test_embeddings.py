@@ -1,4 +1,4 @@
-"""Crowding of a table: closed forms, and controls that know the loud directions."""
+"""Crowding of a table: closed forms, and controls that have its directions of large variance."""
 
 from __future__ import annotations
 

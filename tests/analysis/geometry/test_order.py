@@ -19,7 +19,7 @@ def clusters(n: int, each: int, d: int, noise: float = 0.2) -> torch.Tensor:
 
 @pytest.mark.parametrize("way", ["leaves", "chain"])
 def test_rows_round_a_half_circle_are_put_in_their_order(way: str):
-    """Lines, not vectors: cos^2 has an opposite as near as a double, so that half a circle is all there is."""
+    """Lines, not vectors: cos^2 does not distinguish w from -w, so that half a circle covers all of them."""
     angle = torch.linspace(0.1, 2.9, 40)
     draw = torch.Generator().manual_seed(0)
     sign = torch.randint(2, (40,), generator=draw) * 2.0 - 1

@@ -1,4 +1,4 @@
-"""What latents contribute to a number: the derivative of edits, and sums that come out."""
+"""Attribution: contributions are derivatives of edits, and add up to known totals."""
 
 from __future__ import annotations
 

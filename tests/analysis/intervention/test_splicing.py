@@ -1,4 +1,4 @@
-"""A dictionary in a running model: nothing changes that is not edited, and what is edited changes as it says."""
+"""A dictionary spliced into a running model: only edits change activations, and as they are defined."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_positions_that_training_left_out_pass_unchanged(model: Model) -> None:
     assert torch.equal(spliced.codes[HOOK].read, ~expected)
     with sae.splice(model, {HOOK: dictionary(**card)}, special=[], drop_first=False) as every:
         logits(model, x)
-    assert bool(every.codes[HOOK].read.all()), "unless that is asked for"
+    assert bool(every.codes[HOOK].read.all()), "unless drop_first and special say otherwise"
 
 
 def test_a_transcoder_reads_at_one_hook_and_writes_at_another(model: Model) -> None:
@@ -207,7 +207,7 @@ def test_what_cannot_be_is_said_in_one_line(model: Model) -> None:
     with pytest.raises(UserError, match="would not reach"), sae.splice(model, resid_mid):
         pass
     clean = logits(model, x)
-    assert torch.equal(clean, logits(model, x)), "nothing is left behind"
+    assert torch.equal(clean, logits(model, x)), "a failed splice leaves no hooks"
     assert not model.bridge.embed._forward_pre_hooks
 
 

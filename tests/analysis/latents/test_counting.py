@@ -1,4 +1,4 @@
-"""One pass over held-out rows against the plain computation on all of them at once."""
+"""One pass over held-out samples, compared with the direct computation on all of them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_every_interval_that_has_enough_activations_is_sampled(found: Exploratio
 
 
 def test_the_size_of_pieces_changes_no_count():
-    """Of a matrix, whose rows are the same however many are asked for at once."""
+    """A source of a matrix, whose rows are the same for every batch size."""
     d = dictionary()
     source = TensorSource(SOURCE.build().batch(0, 4000).acts, heldout=0.9)
     found: list[_Survey] = []

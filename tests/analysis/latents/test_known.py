@@ -1,4 +1,4 @@
-"""What latents stand for, where it is known: features by direction, labels by firing."""
+"""The known meaning of latents: features matched by direction, labels by firing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_examples_features_are_those_of_its_row():
 
 @pytest.fixture
 def labelled() -> TensorSource:
-    """Coordinates 0 and 1 are labels, the second one as a class; 2 says nothing."""
+    """Coordinates 0 and 1 determine labels, the second one a class; coordinate 2 is unrelated."""
     g = torch.Generator().manual_seed(0)
     x = (torch.rand(4000, 4, generator=g) < 0.3).float() * torch.rand(4000, 4, generator=g)
     labels = {"<first>": (x[:, 0] > 0).long(), "second": 3 + 2 * (x[:, 1] > 0).long(), "rare": torch.zeros(4000).long()}

@@ -1,4 +1,4 @@
-"""Latents over a transformer: text around examples, logits, ablation, each against the plain computation."""
+"""Latents of a transformer: text around examples, logits, ablation, each compared with the direct computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses by the number of active features: they are the network's own, and parted by what is active."""
+"""Losses by the number of active features: they average to the network's loss, and are grouped correctly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_strata_hold_means_and_intervals_and_leave_out_what_is_seldom():
 
 
 def test_one_feature_alone_is_free_where_opposite_features_are_rare():
-    """Two opposite features in one dimension: each alone is told exactly, both at once cannot be."""
+    """Two opposite features in one dimension: each alone is reconstructed exactly, both at once cannot be."""
     source = a_network(n_features=2, network={"hidden": (1,)})
     W = torch.tensor([[[1.0], [-1.0]]])
     source.network = source.network.with_parameters({"W_1": W, "b_out": torch.zeros(1, 2)})

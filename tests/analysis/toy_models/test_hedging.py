@@ -23,7 +23,7 @@ def unit_rows(n: int, seed: int) -> torch.Tensor:
 
 
 def mean_share(d: int) -> float:
-    """E|u_1| of a uniform unit vector: what one random direction catches of a length."""
+    """E|u_1| of a uniform unit vector: the mean length of a projection on one random direction."""
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.pi**0.5
 
 
@@ -44,7 +44,7 @@ def test_what_does_not_move_has_not_hedged():
 
 
 def test_moves_that_have_nothing_to_do_with_the_new_latents_are_at_chance():
-    """Rates of both signs with mean 0, which the cut at 0 of the published form would hide."""
+    """Rates of both signs with mean 0, which clipping at 0, as published, would hide."""
     rates = []
     for seed in range(30):
         old, noise, new = unit_rows(8, 3 * seed), unit_rows(8, 3 * seed + 1), unit_rows(5, 3 * seed + 2)
@@ -95,8 +95,8 @@ def test_what_does_not_fit_is_refused_in_one_line(narrow: torch.Tensor, extended
 @pytest.mark.slow
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_correlated_features_hedge_and_independent_ones_do_not():
-    """Ten parents with a child each, in 60 dimensions, by ten latents and by twenty; and with the second ten
-    as frequent but independent."""
+    """Ten parents with a child each, in 60 dimensions, learned by ten latents and by twenty; and the same with ten
+    independent features of the same frequency in place of the children."""
     g = torch.Generator().manual_seed(0)
     parent = torch.rand(20_000, 10, generator=g) < 0.3
     child = parent & (torch.rand(20_000, 10, generator=g) < 0.4)

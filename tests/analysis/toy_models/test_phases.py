@@ -29,11 +29,11 @@ CONFIGURATIONS = {
     (3, "dedicated"): ([[1.0, 0], [-1, 0], [0, 1]], [0, 0, 0]),
     (3, "antipodal"): ([[1.0, 0], [0, 1], [0, -1]], [0, 0, 0]),
 }
-"""Weights, and which outputs have a bias at their mean."""
+"""For each phase, the weights and the outputs that have a bias at their mean."""
 
 
 def measured(W: torch.Tensor, b: torch.Tensor, p: float, importance: torch.Tensor) -> tuple[float, float]:
-    """The loss of ReLU(x W W^T + b) on drawn rows, and its standard error."""
+    """The loss of ReLU(x W W^T + b) on random samples, and its standard error."""
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(N, len(W), generator=draw) * (torch.rand(N, len(W), generator=draw) < p)
     each = ((x - (x @ W @ W.T + b).relu()).square() * importance).sum(1).double()

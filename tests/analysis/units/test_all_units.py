@@ -1,4 +1,4 @@
-"""All neurons for a feature: one is enough where it has one, all are needed where it is spread."""
+"""All neurons for a feature: one is enough for a feature of one neuron, all are needed for one that is spread."""
 
 from __future__ import annotations
 

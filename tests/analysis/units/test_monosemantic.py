@@ -14,7 +14,7 @@ ROWS, CLASSES = 4000, 20
 
 
 def planted(clear: int = 6, mixed: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Units that fire on one class each, units that fire on two alike; classes, and rows of tokens of eight."""
+    """Units that fire on one class each, units that fire on two equally; classes, and rows of eight tokens."""
     draw = generator("planted")
     classes = torch.randint(CLASSES, (ROWS,), generator=draw)
     loud = torch.rand(ROWS, clear + mixed, generator=draw)
@@ -45,7 +45,7 @@ def test_marks_of_which_a_row_may_have_several_count_alike():
     assert found.largest[:6].tolist() == [10] * 6
     # Unit 6 fires on classes 0 and 9: both below ten.
     assert int(found.largest[6]) == 10
-    # Of the units on one class, 1, 5 have one label; 0, 2, 4 have two, and 3 its own besides.
+    # Of the units on one class, 1 and 5 have one label; 0, 2 and 4 have two, and 3 has a further one.
     lone = monosemantic_units(top_of(x[:, :6], groups), {"marks": marks})["marks"].alone
     assert lone is not None and lone.value == 2 / 6
     assert monosemantic_units(top_of(x, groups), {"class": classes})["class"].alone is None

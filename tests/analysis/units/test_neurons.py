@@ -1,4 +1,4 @@
-"""Shares of neurons in closed cases: one feature's, several features' alike, nobody's."""
+"""Shares of neurons in closed cases: one feature, several features with equal weights, none."""
 
 from __future__ import annotations
 

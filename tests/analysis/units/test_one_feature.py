@@ -1,4 +1,4 @@
-"""Neuron, latent and probe for one feature: each wins where it must, and by permuted labels nobody does."""
+"""Neuron, latent and probe for one feature: each is best in its case, and all are at chance with permuted labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sae.registry import UserError
 
 
 def halves(d: int = 12) -> tuple[Halves, Halves, Halves]:
-    """A feature spread evenly over all neurons, which one latent reads; another latent is noise."""
+    """A feature spread evenly over all neurons and detected by one latent; another latent is noise."""
     draw = generator("halves")
     y = torch.rand(3000, generator=draw) < 0.2
     x = torch.randn(3000, d, generator=draw) + 0.6 * y[:, None]
@@ -42,8 +42,8 @@ def test_by_permuted_labels_all_are_at_chance():
 
 def test_a_neuron_that_is_silent_for_the_feature_reads_it_and_a_latent_may_not():
     y = halves()[2]
-    told = Halves(*(torch.where(half[:, None], -1.0, 1.0) for half in y))
-    neuron, latent, *_ = readers(told, told, y)
+    signal = Halves(*(torch.where(half[:, None], -1.0, 1.0) for half in y))
+    neuron, latent, *_ = readers(signal, signal, y)
     assert neuron.scores.auc.value == 1 and neuron.scores.f1.value == 1
     assert latent.scores.auc.value == 0
 
