@@ -1,4 +1,4 @@
-"""Checks the kind whose encoder another dictionary uses (``standardised``, ``transcoder``)."""
+"""Checks the kind whose encoder is part of another dictionary (``standardised``, ``transcoder``)."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def check_reader(kind: str, settings: Mapping[str, Any]) -> None:
     """Raises `UserError` where `kind` is not a trained kind or the settings are not its own."""
     readers = configurable("dictionaries")
     if kind not in readers:
-        raise UserError(unknown(kind, readers, "kind that reads"))
+        raise UserError(unknown(kind, readers, "reader"))
     readers[kind].KIND.checked(settings)

@@ -92,24 +92,24 @@ class InputStatistics:
     """The mean or geometric median of the scaled targets."""
 
     @classmethod
-    def measure(cls, source: Source, n_samples: int, batch_size: int, how: Scaling, median: bool) -> InputStatistics:
+    def measure(cls, source: Source, n_samples: int, batch_size: int, kind: Scaling, median: bool) -> InputStatistics:
         """Measures the first `n_samples`, rounded up to batches. Raises `UserError` where whitening meets targets."""
         batches = [source.batch(step, batch_size) for step in range(-(-n_samples // batch_size))]
         x = torch.cat([batch.acts.float().cpu() for batch in batches])
         y = torch.cat([batch.wanted.float().cpu() for batch in batches]) if source.has_targets else x
-        if how == "whiten" and source.has_targets:
+        if kind == "whiten" and source.has_targets:
             raise UserError(
                 'train.input_scale = "whiten": works for autoencoders only, and this source has targets; use "sqrt_d"'
             )
-        scaling = InputScaling(_scale(x, how), _scale(y, how), _whitening(x) if how == "whiten" else None)
+        scaling = InputScaling(_scale(x, kind), _scale(y, kind), _whitening(x) if kind == "whiten" else None)
         x, y = scaling(Pair(x, y))
         centre = geometric_median if median else _mean
         return cls(scaling, x, centre(x), centre(x if y is x else y))
 
 
-def _scale(x: Float[Tensor, "rows d_in"], how: Scaling) -> float:
+def _scale(x: Float[Tensor, "rows d_in"], kind: Scaling) -> float:
     norm = float(x.double().norm(dim=-1).mean())
-    return x.shape[1] ** 0.5 / norm if how == "sqrt_d" and norm > 0 else 1.0
+    return x.shape[1] ** 0.5 / norm if kind == "sqrt_d" and norm > 0 else 1.0
 
 
 def _mean(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, " d_in"]:

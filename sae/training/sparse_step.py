@@ -103,18 +103,18 @@ def _descend(members: Members, inputs: StepInputs) -> RemainingGradient:
     x, y, terms = inputs.x, inputs.y, inputs.terms
     (n_members, n_latents, _), scale = stack.W_dec.shape, 2 / len(x)
     with members.spans("encode"):
-        read = _activate(members, inputs)
+        activated = _activate(members, inputs)
     with members.spans("decode"):
-        residuals, h = _decode(members, read, y)
+        residuals, h = _decode(members, activated, y)
     with members.spans("backward"):
         squares = [torch.linalg.vector_norm(r, dim=(1, 2)).square_() for r in residuals]
         last, dead = residuals[-1][0], inputs.dead
         addition = None if dead is None else dead_latent_gradient(stack, architecture, x, last, dead[0])
         by_segment = residuals_by_segment(residuals)
         if len(by_segment) > 1:
-            h = [_along_decoder(members, segment, r) for segment, r in zip(read, by_segment, strict=True)]
-        detached = [[_decode_detached(members, segment, z, y) for z in segment.codes[1:]] for segment in read]
-        l0 = _mean_l0(read, n_members, n_latents, len(x)) if architecture.needs_l0 else terms.l0
+            h = [_along_decoder(members, segment, r) for segment, r in zip(activated, by_segment, strict=True)]
+        detached = [[_decode_detached(members, segment, z, y) for z in segment.codes[1:]] for segment in activated]
+        l0 = _mean_l0(activated, n_members, n_latents, len(x)) if architecture.needs_l0 else terms.l0
         weight, value = architecture.penalty_weight(inputs.coefficient, l0, inputs.target_l0)
     g_sum, cost = torch.empty_like(stack.b_enc), torch.zeros_like(terms.penalty)
     parameter_sums = {name: torch.empty_like(numbers) for name, numbers in stack.latent_parameters.items()}
@@ -122,7 +122,7 @@ def _descend(members: Members, inputs: StepInputs) -> RemainingGradient:
     norms = None if architecture.unit_rows else stack.norm()
     terms.l0.zero_()
     with members.spans("backward"):
-        for segment, h_segment, r, further in zip(read, h, by_segment, detached, strict=True):
+        for segment, h_segment, r, further in zip(activated, h, by_segment, detached, strict=True):
             part, v, codes, parameters = segment.part, segment.pairs.value, segment.codes, segment.latent_parameters
             by = kernels.transpose(segment.pairs, n_members * (part.stop - part.start))
             along, norm, half = None, None, _at(weight[:, None].expand(-1, n_latents), segment) / 2
@@ -237,15 +237,15 @@ def _member(pairs: Codes, batch: int) -> Tensor:
     return torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=len(pairs.latent))
 
 
-def _decode(members: Members, read: list[Segment], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _decode(members: Members, activated: list[Segment], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """``x_hat - y`` of each level, and, where there is one level, ``h`` of its pairs."""
     stack, residuals = members.stack, list[Tensor]()
-    if len(read) == 1:
-        [segment], residual = read, members.residual
+    if len(activated) == 1:
+        [segment], residual = activated, members.residual
         codes, W_dec = segment.with_values(segment.codes[0]), _latents(stack, segment.part).W_dec
         return [residual], [members.kernels.decode(codes, W_dec, stack.b_dec, y, residual.flatten(0, 1))]
     b_dec, target = stack.b_dec, y
-    for segment in read:
+    for segment in activated:
         residual = torch.empty_like(members.residual)
         codes, W_dec = segment.with_values(segment.codes[0]), _latents(stack, segment.part).W_dec
         members.kernels.decode(codes, W_dec, b_dec, target, residual.flatten(0, 1))
@@ -270,10 +270,10 @@ def _decode_detached(members: Members, segment: Segment, codes: Tensor, y: Tenso
     return h, torch.linalg.vector_norm(residual, dim=(1, 2)).square_()
 
 
-def _mean_l0(read: list[Segment], n_members: int, n_latents: int, batch: int) -> Tensor:
+def _mean_l0(activated: list[Segment], n_members: int, n_latents: int, batch: int) -> Tensor:
     """The mean number of active latents of every member."""
-    counts = [torch.bincount(_member(s.pairs, batch)[s.codes[0] > 0], minlength=n_members) for s in read]
-    return torch.stack(counts).sum(0).to(read[0].pairs.value.dtype) / batch
+    counts = [torch.bincount(_member(s.pairs, batch)[s.codes[0] > 0], minlength=n_members) for s in activated]
+    return torch.stack(counts).sum(0).to(activated[0].pairs.value.dtype) / batch
 
 
 def _update(

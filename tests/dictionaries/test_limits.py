@@ -22,8 +22,8 @@ N = 32
 
 def trained(kind: str, batch_size: int = 64, steps: int = 60, **settings: Any) -> State:
     config = config_class("dictionaries", kind)(n_latents=N, **settings)
-    how = TrainConfig(steps=steps, batch_size=batch_size, lr=1e-2, resample_every=0, n_scale=1024, dead_after=20)
-    *_, state = train([(config, 0)], SOURCE, how)
+    training = TrainConfig(steps=steps, batch_size=batch_size, lr=1e-2, resample_every=0, n_scale=1024, dead_after=20)
+    *_, state = train([(config, 0)], SOURCE, training)
     return state
 
 

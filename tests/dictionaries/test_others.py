@@ -80,7 +80,7 @@ def test_scores_include_the_skip_connection():
     ("make", "words"),
     [
         (lambda: Transcoder(*parts(), reader="rellu"), "did you mean 'relu'"),
-        (lambda: Transcoder(*parts(), reader="standardised"), "not a known kind that reads"),
+        (lambda: Transcoder(*parts(), reader="standardised"), "not a known reader"),
         (
             lambda: Transcoder(*parts(), reader="topk", reader_settings={"k": -1}),
             "k = -1 is not a valid value for this setting of 'topk'",

@@ -63,8 +63,8 @@ def test_training_ends_at_the_target(name: str):
     source = Independent(n_features=32, d_in=16, probability=0.06).build()
     targets = [1.5, 1.8]
     kind, settings = name.split()[0], CONTROLLED[name]
-    how = {"steps": 2500, "batch_size": 128, "lr": 3e-3, "resample_every": 500}
-    dictionaries = sae.fit(source, kind, n_latents=48, l0=targets, **settings, **how)
+    training = {"steps": 2500, "batch_size": 128, "lr": 3e-3, "resample_every": 500}
+    dictionaries = sae.fit(source, kind, n_latents=48, l0=targets, **settings, **training)
     x = source.batch(0, 20_000, "test").acts
     for d, target in zip(dictionaries, targets, strict=True):
         assert float((d.encode(x) > 0).sum(-1).double().mean()) == pytest.approx(target, rel=0.03)

@@ -124,10 +124,10 @@ class Triton(Kernels):
             if search.bound is not None:
                 kept = self._settle(x, W_enc, offset, start)
             # The only wait for the device.
-            found, total = torch.stack([start[-1], kept[-1]]).tolist()
-            if found <= len(self._latent):
+            needed, total = torch.stack([start[-1], kept[-1]]).tolist()
+            if needed <= len(self._latent):
                 break
-            self._make_room(found + found // 4, x)
+            self._make_room(needed + needed // 4, x)
         if search.bound is None:
             return Codes(start, self._latent[:total], self._value[:total])
         codes = Codes(kept, torch.empty_like(self._latent[:total]), torch.empty_like(self._value[:total]))

@@ -67,8 +67,8 @@ def same(actual: Codes, expected: Codes, n_latents: int, tolerance: float = 1e-5
 @pytest.mark.parametrize("selection", [Positive(), Largest(3), Largest(10**6)], ids=str)
 def test_encode(selection: Selection, batch: int, n_latents: int, d_in: int, n_members: int):
     x, p, _ = problem(batch, n_latents, d_in, n_members)
-    found = Triton().encode(x, p.W_enc, p.b_enc, selection, None, n_members)
-    same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, selection, None, n_members), len(p.b_enc))
+    actual = Triton().encode(x, p.W_enc, p.b_enc, selection, None, n_members)
+    same(actual, REFERENCE.encode(x, p.W_enc, p.b_enc, selection, None, n_members), len(p.b_enc))
 
 
 def test_of_equal_codes_the_leftmost_are_kept():
@@ -82,10 +82,10 @@ def test_of_equal_codes_the_leftmost_are_kept():
 def test_the_screen_finds_every_code(batch: int, n_latents: int, d_in: int, n_members: int, scale: float):
     x, p, _ = problem(batch, n_latents, d_in, n_members)
     x, offset = x * scale, p.b_enc * scale
-    found = Triton().encode(x, p.W_enc, offset, Positive(), Rounded.of(p.W_enc, exact=True), n_members)
-    wanted = REFERENCE.encode(x, p.W_enc, offset, Positive(), None, n_members)
-    found, wanted = (codes._replace(value=codes.value / scale) for codes in (found, wanted))
-    same(found, wanted, len(p.b_enc))
+    actual = Triton().encode(x, p.W_enc, offset, Positive(), Rounded.of(p.W_enc, exact=True), n_members)
+    expected = REFERENCE.encode(x, p.W_enc, offset, Positive(), None, n_members)
+    actual, expected = (codes._replace(value=codes.value / scale) for codes in (actual, expected))
+    same(actual, expected, len(p.b_enc))
 
 
 def test_the_screen_keeps_latents_that_rounding_alone_makes_inactive():
@@ -93,10 +93,10 @@ def test_the_screen_keeps_latents_that_rounding_alone_makes_inactive():
     x = 1 + 2.0**-8 * normal(10, 64, seed=5).abs()
     W_enc = torch.cat([torch.ones(16, 32), -torch.ones(16, 32)], 1).to(DEVICE) + 2.0**-9 * normal(16, 64, seed=6)
     offset, rounded = torch.zeros(16, device=DEVICE), Rounded.of(W_enc, exact=True)
-    wanted = REFERENCE.encode(x, W_enc, offset, Positive())
+    expected = REFERENCE.encode(x, W_enc, offset, Positive())
     plain = (x.bfloat16().float() @ rounded.W_enc.float().T > 0).sum()
-    assert len(wanted.value) > 20 and abs(int(plain) - len(wanted.value)) > 5
-    same(Triton().encode(x, W_enc, offset, Positive(), rounded), wanted, 16, 1e-4)
+    assert len(expected.value) > 20 and abs(int(plain) - len(expected.value)) > 5
+    same(Triton().encode(x, W_enc, offset, Positive(), rounded), expected, 16, 1e-4)
 
 
 @ENCODE
@@ -107,13 +107,13 @@ def test_a_plain_rounded_product(
 ):
     x, p, _ = problem(batch, n_latents, d_in, n_members)
     rounded = Rounded.of(p.W_enc, exact=False)
-    found = Triton(fused).encode(x, p.W_enc, p.b_enc, selection, rounded, n_members)
-    wanted = REFERENCE.encode(x, p.W_enc, p.b_enc, selection, rounded, n_members)
+    actual = Triton(fused).encode(x, p.W_enc, p.b_enc, selection, rounded, n_members)
+    expected = REFERENCE.encode(x, p.W_enc, p.b_enc, selection, rounded, n_members)
     if isinstance(selection, Positive):
-        same(found, wanted, len(p.b_enc), 0.04)
+        same(actual, expected, len(p.b_enc), 0.04)
     else:
         # Which of two nearly equal codes is kept depends on rounding; its size hardly does.
-        a, b = (dense(codes, len(p.b_enc)).topk(min(3, n_latents)).values for codes in (found, wanted))
+        a, b = (dense(codes, len(p.b_enc)).topk(min(3, n_latents)).values for codes in (actual, expected))
         torch.testing.assert_close(a, b, rtol=0.04, atol=0.04)
 
 
@@ -122,8 +122,8 @@ def test_more_pairs_than_there_was_room_for():
     for rounded in (None, Rounded.of(p.W_enc, exact=True)):
         kernels = Triton()
         kernels._make_room(5, x)
-        found = kernels.encode(x, p.W_enc, p.b_enc, Positive(), rounded)
-        same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive()), 20)
+        actual = kernels.encode(x, p.W_enc, p.b_enc, Positive(), rounded)
+        same(actual, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive()), 20)
         assert len(kernels._latent) > 5
 
 
@@ -131,16 +131,16 @@ def test_rows_in_blocks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sae.training.kernels.gpu.block", lambda *_: (3, 1))
     x, p, _ = problem(4, 10, 16, 2)
     for rounded in (None, Rounded.of(p.W_enc, exact=True)):
-        found = Triton().encode(x, p.W_enc, p.b_enc, Positive(), rounded, 2)
-        same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), None, 2), 20)
+        actual = Triton().encode(x, p.W_enc, p.b_enc, Positive(), rounded, 2)
+        same(actual, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), None, 2), 20)
 
 
 def test_members_in_blocks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sae.training.kernels.gpu.block", lambda *_: (3, 2))
     x, p, _ = problem(3, 5, 16, 3)
     for rounded in (None, Rounded.of(p.W_enc, exact=True)):
-        found = Triton().encode(x, p.W_enc, p.b_enc, Positive(), rounded, 3)
-        same(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), None, 3), 15)
+        actual = Triton().encode(x, p.W_enc, p.b_enc, Positive(), rounded, 3)
+        same(actual, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), None, 3), 15)
 
 
 def codes_of(x: Tensor, p: Latents, n_members: int, kind: str) -> Codes:

@@ -83,8 +83,8 @@ def test_the_screen_finds_every_code(selection: Positive | Largest, scale: float
     p, _ = weights(1000, 40, torch.float32)
     x = scale * rows(200, 40, torch.float32)
     offset = p.b_enc * scale
-    found = Numba().encode(x, p.W_enc, offset, selection, Rounded.of(p.W_enc, exact=True))
-    same_codes(found, REFERENCE.encode(x, p.W_enc, offset, selection), scale)
+    actual = Numba().encode(x, p.W_enc, offset, selection, Rounded.of(p.W_enc, exact=True))
+    same_codes(actual, REFERENCE.encode(x, p.W_enc, offset, selection), scale)
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,8 +106,8 @@ def test_the_screens_bound_holds(seed: int, log_scale: float, d_in: int):
 def test_a_plain_rounded_product_is_taken_as_it_is():
     p, _ = weights(300, 16, torch.float32)
     x, rounded = rows(50, 16, torch.float32), Rounded.of(p.W_enc, exact=False)
-    found = Numba().encode(x, p.W_enc, p.b_enc, Positive(), rounded)
-    same_codes(found, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), rounded))
+    actual = Numba().encode(x, p.W_enc, p.b_enc, Positive(), rounded)
+    same_codes(actual, REFERENCE.encode(x, p.W_enc, p.b_enc, Positive(), rounded))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
