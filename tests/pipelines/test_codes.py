@@ -1,4 +1,4 @@
-"""What a report shows and says of sources whose features are no directions."""
+"""Reports on sources whose features are not directions."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def rows(latent: float, **more: float) -> list[ScoredRow]:
     return found
 
 
-def told(found: list[ScoredRow], why: str = "why") -> str:
+def text_of(found: list[ScoredRow], why: str = "why") -> str:
     settings = settings_of(found)
     verdict = judge(settings, "probe_auc_latent")
     assert verdict is not None
@@ -90,7 +90,7 @@ def told(found: list[ScoredRow], why: str = "why") -> str:
 
 
 def test_what_came_of_the_expectation_is_told_of_trained_dictionaries():
-    text = told(rows(0.7))
+    text = text_of(rows(0.7))
     assert (
         "No linear dictionary is expected to find these features: why. Single latents do not predict the labels: "
         "AUC 0.700" in text
@@ -98,15 +98,15 @@ def test_what_came_of_the_expectation_is_told_of_trained_dictionaries():
     assert "nearest neighbours on the activations reach 0.900" in text
     assert "The lowest fvu, 0.010, is that of relu, 32 latents, l1 = 0.1; its AUC is 0.600" in text
     assert "spread over 8.00 latents" in text and "subspace" not in text
-    assert "Single latents predict the labels nevertheless: AUC 0.880" in told(rows(0.88))
-    assert "No linear dictionary" not in told(rows(0.7), why="")
+    assert "Single latents predict the labels nevertheless: AUC 0.880" in text_of(rows(0.88))
+    assert "No linear dictionary" not in text_of(rows(0.7), why="")
 
 
 def test_findings_give_the_number_of_latents_per_subspace():
-    assert "divided among 4.00 latents in dictionaries of 8, and among 16.0 in dictionaries of 32." in told(
+    assert "divided among 4.00 latents in dictionaries of 8, and among 16.0 in dictionaries of 32." in text_of(
         rows(0.9, latents_per_subspace=0.5)
     )
-    assert "divided" not in told(rows(0.9, latents_per_subspace=0.0))
+    assert "divided" not in text_of(rows(0.9, latents_per_subspace=0.0))
 
 
 def test_bins_are_gathered_into_one_label():

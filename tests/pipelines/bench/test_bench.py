@@ -1,4 +1,4 @@
-"""Suites: what is chosen on which data, what is compared at which L0, and what the page says of it."""
+"""Suites: choice of penalties, comparison at one L0, tests, files and page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def row(
 
 
 def sweep(values: Mapping[float, Sequence[Sequence[float]]], method: str = "relu") -> list[ScoredRow]:
-    """Rows of a sweep: l1 -> for each data set the mcc of its seeds; l0 is 8 / l1, the true one 4."""
+    """Rows of a sweep: l1 -> for each data set the mcc of its seeds; l0 is 8 / l1 and the true l0 is 4."""
     return [
         row(method, d, seed, l1, mcc=mcc, l0=8 / l1, true_l0=4.0, f1=mcc / 2)
         for l1, groups in values.items()
@@ -195,7 +195,7 @@ def test_a_tier_takes_the_place_of_the_same_keys() -> None:
 
 def test_suites_are_found_by_name_and_a_wrong_one_is_answered_with_the_nearest() -> None:
     assert find_config(Path("absorb-4")).name == "absorb-4.toml"
-    with pytest.raises(FileNotFoundError, match="'absorb-5' is not a known suite: did you mean 'absorb-4'"):
+    with pytest.raises(FileNotFoundError, match="'absorb-5' is not a known config: did you mean 'absorb-4'"):
         find_config(Path("absorb-5"))
     assert find_config(Path("no/such.toml")) == Path("no/such.toml")
 
@@ -246,8 +246,8 @@ def test_a_suite_from_the_command_line(
     file = toml_of(suite, tmp_path)
     monkeypatch.setattr("sys.argv", ["sae", "bench", str(file), "--out", str(tmp_path / "runs")])
     cli.main()
-    told = " ".join(capsys.readouterr().out.split())
-    assert "paired test against the best method by mcc" in told and "tiny-fast/bench.html" in told
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "paired test against the best method by mcc" in printed and "tiny-fast/bench.html" in printed
 
     out = tmp_path / "runs" / "tiny-fast"
     page = (out / "bench.html").read_text()

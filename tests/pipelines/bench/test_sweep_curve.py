@@ -1,4 +1,4 @@
-"""Scores along a sweep of L0: hand cases, and nothing beyond the ends."""
+"""Scores along a sweep of L0: closed forms, and no extrapolation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sae ask`: every question answered on a tiny model and on toys, controls beside, mistakes in one line."""
+"""`sae ask`: every question is answered on a tiny model or a toy with its controls; user errors are one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SMALL = {
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
-    """Documents of random words, of which every third is labelled as one of the lower half."""
+    """Documents of random words, labelled by whether their last word is one of the first 20."""
     draw = generator("words")
     lines = [" ".join(f"w{int(i)}" for i in torch.randint(40, (30,), generator=draw)) for _ in range(120)]
     (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
@@ -73,16 +73,16 @@ def of_model(tiny_models: Mapping[str, Path], words: Path) -> Callable[..., Tabl
 
 @pytest.fixture
 def put(tmp_path: Path) -> Put:
-    """Asks, and holds the written answer against the one that is given back."""
+    """Asks a question and compares the written answer with the returned one."""
 
     def put(question: str, table: Table, dictionary: Path | None = None) -> Answer:
         answer, file = answer_question(
             question, parse(table), dictionary, tmp_path / "runs", Board(Console(quiet=True))
         )
-        told = json.loads(file.read_text())
-        assert told["question"] == question and told["settings"]["kind"] == question
-        assert [t["title"] for t in told["tables"]] == [t.title for t in answer.tables]
-        assert [len(t["rows"]) for t in told["tables"]] == [len(t.rows) for t in answer.tables]
+        written = json.loads(file.read_text())
+        assert written["question"] == question and written["settings"]["kind"] == question
+        assert [t["title"] for t in written["tables"]] == [t.title for t in answer.tables]
+        assert [len(t["rows"]) for t in written["tables"]] == [len(t.rows) for t in answer.tables]
         assert all(len(row) == len(t.columns) for t in answer.tables for row in t.rows)
         return answer
 
@@ -193,9 +193,9 @@ def test_again_it_says_the_same_to_the_byte(put: Put, of_model: Callable[..., Ta
 def test_mistakes_are_told_in_one_line(
     question: str, change: Table, message: str, put: Put, of_model: Callable[..., Table]
 ):
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as caught:
         put(question, {**of_model(), **change})
-    assert message in str(told.value) and "\n" not in str(told.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_who_cannot_be_asked_says_so(put: Put, of_model: Callable[..., Table], words: Path):

@@ -1,4 +1,4 @@
-"""`sae explore`: the pages that it leaves, that nothing in them acts, and one line for every mistake."""
+"""`sae explore`: its pages, that tokens and labels are always text, and one line for every user error."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def toy(tiny_file: Path, tmp_path: Path) -> tuple[Path, Path]:
 def test_the_pages_of_a_toy(call: Call, toy: tuple[Path, Path], tmp_path: Path):
     site, words = tmp_path / "site", ("--out", tmp_path / "site", "--tokens", 3000, "--neurons")
     change = ("--set", f"runtime.out={tmp_path / 'runs'}")
-    code, told, warned = call("explore", *toy, *words, *change)
-    assert code == 0 and told.strip() == f"pages: {site / 'index.html'}", warned
+    code, printed, warned = call("explore", *toy, *words, *change)
+    assert code == 0 and printed.strip() == f"pages: {site / 'index.html'}", warned
     assert len(list(site.glob("latents/*.html"))) == 12 and len(list(site.glob("neurons/latents/*.html"))) == 16
     for file in site.rglob("*.html"):
         page = Page(file)
@@ -130,8 +130,8 @@ def test_mistakes_are_told_in_one_line(
 ):
     named = {"DICT": str(toy[0]), "CONFIG": str(toy[1]), "HERE": str(toy[0])}
     change = ["--set", f"runtime.out={tmp_path / 'runs'}"] if len(arguments) > 1 else []
-    code, told, warned = call("explore", *(named.get(a, a) for a in arguments), *change)
-    assert code == 2 and told == "" and warned.count("\n") == 1 and warned.startswith("sae: "), (told, warned)
+    code, printed, warned = call("explore", *(named.get(a, a) for a in arguments), *change)
+    assert code == 2 and printed == "" and warned.count("\n") == 1 and warned.startswith("sae: "), (printed, warned)
     assert all(word in warned for word in words), warned
     assert sae.load(toy[0]).n_latents == 12, "nothing was replaced"
 

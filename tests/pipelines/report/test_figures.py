@@ -1,4 +1,4 @@
-"""Figures: none where there is nothing to show, the right data where there is, the same bytes every time."""
+"""Figures: None if there is nothing to show, else the right data, and the same bytes every time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_values_off_the_scale_are_named_at_its_edge():
 
 
 def test_labels_of_a_crowd_cover_neither_each_other_nor_its_marks():
-    """Ten methods at one sparsity, with errors that are much alike."""
+    """Ten methods at one sparsity with similar errors."""
     rows = [
         ScoredRow(
             {"source": "s", "method": f"method_{i}", "n_latents": 8, "seed": 0}, {"l0": 2.0, "fvu": 0.05 + i / 200}

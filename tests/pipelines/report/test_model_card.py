@@ -1,4 +1,4 @@
-"""Dictionaries for others: cards in a terminal, what a run's best knows of itself, and pushing."""
+"""Model cards: printing them, the card of a run's best dictionary, and pushing to the hub."""
 
 from __future__ import annotations
 

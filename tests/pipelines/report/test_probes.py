@@ -1,4 +1,4 @@
-"""A probe study from a config: its steps, its files, what the report says, and what is refused."""
+"""A probe study from a config: its steps, its files, the report, and invalid settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: what it says, what it leaves, and that nothing in it comes from elsewhere."""
+"""The report: its findings, its files, and that the page loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def log(l1: float, seed: int) -> str:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A report to be made of thirteen dictionaries that were really scored."""
+    """The job of a report on thirteen dictionaries with real scores."""
     folder = tmp_path_factory.mktemp("runs")
     source_step = Step("generate", 1, {"source": SOURCE.model_dump(mode="json")})
     steps, inputs = {"source.0": source_step}, {"source.0": written(folder, "source", {"config": source_step.config})}
@@ -284,7 +284,7 @@ def test_welch_and_bootstrap():
 
 
 def scored(folder: Path, rows: list[tuple[dict[str, Any], dict[str, float]]]) -> Job:
-    """A report on sources that are never opened, of scores alone."""
+    """The job of a report on scores alone; its sources are never opened."""
     source_steps = {name: Step("stream", 1, {"name": name}) for name in dict.fromkeys(r["source"] for r, _ in rows)}
     steps = {f"source.{i}": step for i, step in enumerate(source_steps.values())}
     inputs = {

@@ -1,4 +1,4 @@
-"""The portrait of an attention toy: the figures are there, with the data they are drawn from."""
+"""Figures of an attention toy: they exist and show the right data."""
 
 from __future__ import annotations
 

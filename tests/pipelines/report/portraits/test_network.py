@@ -1,4 +1,4 @@
-"""What toy networks show of themselves: only what a source has, along the points that it varies."""
+"""Figures of toy networks: which ones a source has, and the points along which it varies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def settings(**given: Any) -> Config:
 
 
 def finished(config: Config, directory: Path) -> Path:
-    """The directory of a source's finished step, as far as a portrait reads it."""
+    """The directory of a source's finished step, with the files that the figures need."""
     config.prepare(directory, lambda done, total, unit: None, "cpu")
     manifest = {"config": {"source": config.model_dump(mode="json")}}
     (directory / "manifest.json").write_text(json.dumps(manifest))

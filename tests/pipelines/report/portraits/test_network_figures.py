@@ -1,4 +1,4 @@
-"""Figures of toy networks: none where there is nothing to show, the right data in the artists where there is."""
+"""Figures of toy networks: None if there is nothing to show, else artists with the right data."""
 
 from __future__ import annotations
 
