@@ -80,7 +80,7 @@ def study_summary(study: StudyResults, settings: Mapping[str, Sequence[int]]) ->
 
 def write_summaries(summaries: Mapping[str, Summary], findings: Mapping[str, Sequence[str]], file: Path) -> None:
     """Writes summaries and findings as JSON; undefined numbers are null."""
-    content = {source: {"answers": findings[source], **_plain(found)} for source, found in summaries.items()}
+    content = {source: {"answers": findings[source], **_plain(study)} for source, study in summaries.items()}
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -126,11 +126,11 @@ class ProbeTables(NamedTuple):
     """The effect of adding the probes on a dictionary, for each dictionary and regime."""
 
 
-def probe_tables(found: Summary, settings: Sequence[Setting], score: str) -> ProbeTables:
+def probe_tables(study: Summary, settings: Sequence[Setting], score: str) -> ProbeTables:
     """The tables and findings of a study for the dictionaries that the page shows."""
     shown = shown_dictionaries(settings, score)
-    regimes, outcomes = outcome_rows(found, shown)
-    return ProbeTables(_sentences(found, shown), regimes, outcomes, HELP, help_rows(found, shown))
+    regimes, outcomes = outcome_rows(study, shown)
+    return ProbeTables(_sentences(study, shown), regimes, outcomes, HELP, help_rows(study, shown))
 
 
 def shown_dictionaries(settings: Sequence[Setting], score: str) -> list[str]:
@@ -139,11 +139,11 @@ def shown_dictionaries(settings: Sequence[Setting], score: str) -> list[str]:
     return [s.title for s in [s for s in best if not s.is_baseline][:MOST_SHOWN] or best[:1]]
 
 
-def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[_Row]]:
+def outcome_rows(study: Summary, shown: Sequence[str]) -> tuple[list[str], list[_Row]]:
     """The regimes, and the mean test AUC of every probe in each of them over all levels."""
-    regimes = _regimes(found)
+    regimes = _regimes(study)
     rows: dict[tuple[str, str], dict[str, Estimate]] = {}
-    for o in found.outcomes:
+    for o in study.outcomes:
         if o.condition.level is None and o.setting in ("", *shown):
             rows.setdefault((o.setting, o.method), {})[o.condition.regime] = o.auc
     lines = [
@@ -153,9 +153,9 @@ def outcome_rows(found: Summary, shown: Sequence[str]) -> tuple[list[str], list[
     return regimes, lines
 
 
-def help_rows(found: Summary, shown: Sequence[str]) -> list[_Row]:
+def help_rows(study: Summary, shown: Sequence[str]) -> list[_Row]:
     """The effect of adding the probes on each dictionary, in each regime."""
-    return [_help_row(h) for h in found.helps if h.condition.level is None and h.setting in shown]
+    return [_help_row(h) for h in study.helps if h.condition.level is None and h.setting in shown]
 
 
 HELP = ("without", "with", "alone", "with - without", "p (Wilcoxon)", "d_z", "won-lost-tied", "chosen", "no validation")
@@ -168,25 +168,25 @@ def _help_row(h: QuiverComparison) -> _Row:
     return _Row((h.setting, h.condition.regime), [*cells, f"{h.taken:.0%}", f"{h.unvalidated:.0%}"])
 
 
-def _sentences(found: Summary, shown: Sequence[str]) -> list[str]:
+def _sentences(study: Summary, shown: Sequence[str]) -> list[str]:
     """One finding per dictionary, for the first regime."""
-    regime = _regimes(found)[0]
+    regime = _regimes(study)[0]
     return [
         f"Probes in the {regime} regime: adding those on {h.setting} changes the AUC of the probe with the best "
         f"validation AUC from {h.without.mean:.3f} by {_signed(h.added.difference, h.added.half)}, over {h.added.n} "
-        f"tasks (Wilcoxon p = {_number(h.added.wilcoxon_p)}); the best of them alone differs from {_reference(found)} "
+        f"tasks (Wilcoxon p = {_number(h.added.wilcoxon_p)}); the best of them alone differs from {_reference(study)} "
         f"by {_signed(h.alone.difference, h.alone.half)}."
-        for h in found.helps
+        for h in study.helps
         if h.condition == Condition(regime, None) and h.setting in shown
     ]
 
 
-def _reference(found: Summary) -> str:
-    return next(o.method for o in found.outcomes if not o.setting)
+def _reference(study: Summary) -> str:
+    return next(o.method for o in study.outcomes if not o.setting)
 
 
-def _regimes(found: Summary) -> list[str]:
-    return list(dict.fromkeys(o.condition.regime for o in found.outcomes))
+def _regimes(study: Summary) -> list[str]:
+    return list(dict.fromkeys(o.condition.regime for o in study.outcomes))
 
 
 def _estimate(e: Estimate | None) -> str:
@@ -203,10 +203,10 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "undefined"
 
 
-def learning_curves(found: Summary, settings: Sequence[Setting], score: str) -> Iterator[Picture]:
+def learning_curves(study: Summary, settings: Sequence[Setting], score: str) -> Iterator[Picture]:
     """The figure of AUC against the number of training samples, if the study varied it."""
     best = shown_dictionaries(settings, score)[0]
-    figure = draw_learning_curves(found, best)
+    figure = draw_learning_curves(study, best)
     caption = (
         "Means over tasks with 95% intervals. Chosen: the probe with the best validation AUC among those on the "
         f"activations, without and with the probes on {best}. Dashed: controls."
@@ -216,16 +216,16 @@ def learning_curves(found: Summary, settings: Sequence[Setting], score: str) -> 
 
 
 @styled
-def draw_learning_curves(found: Summary, setting: str) -> Figure | None:
+def draw_learning_curves(study: Summary, setting: str) -> Figure | None:
     """Test AUC against the number of training samples, with 95% intervals over tasks."""
-    lines = _curves(found, setting)
+    lines = _curves(study, setting)
     if not lines or len(next(iter(lines.values()))) < 2:
         return None
     figure, (ax,) = canvas(6.4, 4.0)
     ends: list[tuple[float, float, str, str]] = []
     fair = iter(CURVES)
     for name, points in lines.items():
-        colour = FAINT if is_control(name) else INK if name == _reference(found) else next(fair, INK)
+        colour = FAINT if is_control(name) else INK if name == _reference(study) else next(fair, INK)
         n, mean = np.array(list(points)), np.array([e.mean for e in points.values()])
         half = np.nan_to_num([e.half for e in points.values()])
         style = (0, (4, 3)) if is_control(name) else "-"
@@ -239,20 +239,20 @@ def draw_learning_curves(found: Summary, setting: str) -> Figure | None:
     return figure
 
 
-def _curves(found: Summary, setting: str) -> dict[str, dict[float, Estimate]]:
-    sparse = [o.method for o in found.outcomes if o.setting == setting and o.method[1:].isdigit()]
+def _curves(study: Summary, setting: str) -> dict[str, dict[float, Estimate]]:
+    sparse = [o.method for o in study.outcomes if o.setting == setting and o.method[1:].isdigit()]
     middle = sorted(set(sparse), key=lambda m: int(m[1:]))[len(set(sparse)) // 2] if sparse else ""
-    shown = {("", _reference(found)), ("", "shuffled"), (setting, middle), (setting, f"untrained_{middle}")}
+    shown = {("", _reference(study)), ("", "shuffled"), (setting, middle), (setting, f"untrained_{middle}")}
     lines: dict[str, dict[float, Estimate]] = {}
 
     def put(name: str, condition: Condition, value: Estimate) -> None:
         if condition.regime == "scarcity" and condition.level is not None and value.n:
             lines.setdefault(name, {})[condition.level] = value
 
-    for o in found.outcomes:
+    for o in study.outcomes:
         if (o.setting, o.method) in shown:
             put(o.method, o.condition, o.auc)
-    for h in found.helps:
+    for h in study.helps:
         if h.setting == setting:
             put("chosen, without", h.condition, h.without)
             put("chosen, with", h.condition, h.joined)
