@@ -15,7 +15,7 @@ from pipelines.plan import plan
 KNOWN: dict[str, tuple[int, str, str]] = json.loads(
     (Path(__file__).parent / "keys_of_shipped_configs.json").read_text()
 )
-"""``"NAME TIER COMMAND"`` -> number of steps, a hash of the names of all but the last, and the name of the page's step."""
+"""``"NAME TIER COMMAND"`` -> number of steps, a hash of the names of all but the last, the name of the last."""
 LOCAL = ("source.model=MODEL", "source.text=TEXT.txt")
 """What configs for a user's own model leave open."""
 
