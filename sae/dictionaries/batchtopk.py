@@ -56,6 +56,7 @@ class BatchTopKArchitecture(Architecture):
     """A selection without a penalty."""
 
     selection: LargestOfBatch = _ONE
+    """The k largest pre-activations of a batch, on average per sample."""
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> BatchTopK:
         threshold = tensors["bar"].expand_as(tensors["b_enc"])

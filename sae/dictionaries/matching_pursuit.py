@@ -87,6 +87,7 @@ class PursuitArchitecture(Architecture):
     """Codes by pursuit, without a penalty."""
 
     selection: Pursuit = _ONE
+    """The number of pursuit steps."""
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> MatchingPursuit:
         units = raw_units(tensors, input_scale)

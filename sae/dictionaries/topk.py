@@ -56,6 +56,7 @@ class TopKArchitecture(Architecture):
     """A selection without a penalty."""
 
     selection: Largest = _ONE
+    """The k largest pre-activations of each sample."""
 
     def build(self, tensors: Mapping[str, Tensor], input_scale: float) -> TopK:
         return TopK(**raw_units(tensors, input_scale), k=self.selection.k)

@@ -19,6 +19,7 @@ class Estimate:
     """A mean with its confidence interval ``mean +- half``."""
 
     mean: float
+    """The mean."""
     half: float
     """Half the width of the interval; NaN if a single value gives no interval."""
     n: int

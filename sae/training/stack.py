@@ -129,7 +129,7 @@ class Stack:
     def keep_near_(self, cosine: float) -> None:
         """Projects decoder rows to a cosine of at least `cosine` with `initial_W_dec`, where there is one."""
         if self.initial_W_dec is not None:
-            into_cone_(self.W_dec, self.initial_W_dec, cosine)
+            keep_within_cosine_(self.W_dec, self.initial_W_dec, cosine)
 
     def member(self, i: int) -> dict[str, Tensor]:
         """Copies of one member's tensors in a dictionary's layout (`W_enc` is ``[d_in, n_latents]``)."""
@@ -171,7 +171,7 @@ OPPOSITE = 1e-6
 """The perpendicular part of a row, as a share of its norm, below which it is (anti)parallel up to rounding."""
 
 
-def into_cone_(w: Float[Tensor, "*rows d_in"], axis: Float[Tensor, "*rows d_in"], cosine: float) -> None:
+def keep_within_cosine_(w: Float[Tensor, "*rows d_in"], axis: Float[Tensor, "*rows d_in"], cosine: float) -> None:
     """Projects every row of `w` to a cosine of at least `cosine` with its unit row of `axis`, keeping its norm.
 
     Rows inside the cone keep their bits. A row opposite to its axis is moved onto the axis.

@@ -15,7 +15,7 @@ from sae.training.config import TrainConfig
 from sae.training.engine import Engine
 from sae.training.kernels import Adam
 from sae.training.loop import train
-from sae.training.stack import first_directions, into_cone_
+from sae.training.stack import first_directions, keep_within_cosine_
 from tests.stacks import ARCHITECTURES, random_rows, random_stack, zero_moments
 
 SOURCE = Independent(n_features=40, d_in=20, probability=0.05).build()
@@ -35,7 +35,7 @@ def test_rows_inside_keep_their_bits_and_others_move_to_the_border_on_the_shorte
     axis, away = unit(50, 6), unit(51, 6)[:50]
     w = 3 * torch.cat([axis[:20] + 0.3 * away[:20], away[20:]])
     before = w.clone()
-    into_cone_(w, axis, 0.8)
+    keep_within_cosine_(w, axis, 0.8)
     cosine, norm = (torch.nn.functional.normalize(w) * axis).sum(-1), before.norm(dim=-1)
     was = (before * axis).sum(-1) / norm
     assert torch.equal(w[was >= 0.8], before[was >= 0.8])
@@ -51,10 +51,10 @@ def test_at_one_only_the_length_is_free_and_the_opposite_goes_back():
     axis = unit(10, 4)
     w = torch.cat([2 * unit(12, 4)[:9], -3 * axis[9:]])
     norm = w.norm(dim=-1, keepdim=True)
-    into_cone_(w, axis, 1.0)
+    keep_within_cosine_(w, axis, 1.0)
     torch.testing.assert_close(w, norm * axis)
     w = -axis
-    into_cone_(w, axis, 0.8)
+    keep_within_cosine_(w, axis, 0.8)
     torch.testing.assert_close(w, axis)
 
 
