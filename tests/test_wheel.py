@@ -45,7 +45,7 @@ def test_configs_are_found_by_name(sae: Sae, tmp_path: Path):
     assert listed.returncode == 0 and all(name in listed.stdout for name in ("demo", "toys/pentagon", "suites/corr-50"))
     for name, steps in (
         ("sharkey-512", "steps"),
-        ("demo", "54 steps"),
+        ("demo", "114 steps"),
         ("toys/pentagon", "steps"),
         ("corr-50", "steps"),
     ):
@@ -54,7 +54,7 @@ def test_configs_are_found_by_name(sae: Sae, tmp_path: Path):
     printed = sae("configs", "demo", cwd=tmp_path)
     assert printed.stdout == (CHECKOUT / "configs" / "demo.toml").read_text()
     (tmp_path / "demo.toml").write_text(printed.stdout.replace('name = "demo"', 'name = "mine"'))
-    assert "mine: 54 steps" in sae("plan", "demo", cwd=tmp_path).stdout, "a local file of that name goes before"
+    assert "mine: 114 steps" in sae("plan", "demo", cwd=tmp_path).stdout, "a local file of that name goes before"
 
 
 def test_the_demo_runs_from_an_empty_folder(sae: Sae, tmp_path: Path):

@@ -104,7 +104,7 @@ def test_interrupted_from_the_keyboard(tiny_file: Path, tmp_path: Path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, warned = process.communicate(timeout=60)
-    assert process.returncode == 130 and "go on" in warned.splitlines()[-1] and "Traceback" not in warned
+    assert process.returncode == 130 and "continue" in warned.splitlines()[-1] and "Traceback" not in warned
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def bad_file(tmp_path: Path) -> Callable[[str], Path]:
     ("how", "words"),
     [
         ("nan", ["nan.npy", "NaN"]),
-        ("truncated", ["truncated.safetensors", "not a whole"]),
+        ("truncated", ["truncated.safetensors", "not a valid"]),
         ("pickled", ["pickled.npy"]),
         ("absent", ["absent.npy", "does not exist"]),
     ],
@@ -212,7 +212,7 @@ def test_damage_is_told_in_one_line(call: Call, tiny_file: Path, tmp_path: Path)
 
 def test_the_link_to_the_report_replaces_no_folder(call: Call, tiny_file: Path, tmp_path: Path):
     (tmp_path / "out" / "tiny").mkdir(parents=True)
-    check_mistake(call("run", tiny_file, "--out", tmp_path / "out"), ["tiny", "in the way"])
+    check_mistake(call("run", tiny_file, "--out", tmp_path / "out"), ["tiny", "exists and is not a link"])
 
 
 def check_mistake(called: tuple[int, str, str], words: list[str]) -> None:
