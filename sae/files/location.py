@@ -5,6 +5,7 @@ A location lists the names of its files and fetches a file when it is needed. No
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -123,11 +124,12 @@ class Remote(FileLocation):
     def files(self) -> list[str]:
         root = self.path.rstrip("/")
         with network_errors(self.url):
-            names = self.system.find(root, maxdepth=self.depth + 1)
-        return sorted(name[len(root) :].lstrip("/") for name in names)
+            names: list[str] = self.system.find(root, maxdepth=self.depth + 1)
+        start = _without_scheme(root)
+        return sorted(_without_scheme(name).removeprefix(start).lstrip("/") for name in names)
 
     def fetch(self, file: str) -> Path:
-        return self._download(f"{self.path.rstrip('/')}/{file}")
+        return self._download(f"{self.path.rstrip('/')}/{_inside(file, self.url)}")
 
     def above(self, levels: int, name: str) -> Path | None:
         parts = self.path.rstrip("/").split("/")
@@ -139,7 +141,11 @@ class Remote(FileLocation):
         return self._download(path) if exists else None
 
     def _download(self, path: str) -> Path:
-        target = self.cache / re.sub(r"[^\w./-]+", "_", path).strip("/")
+        # The folder of a copy is named by a hash, so that no path leads out of the cache and no two paths share a copy.
+        name = re.sub(r"[^\w.-]+", "_", path.rpartition("/")[2])
+        target = self.cache / hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:32] / name
+        if not target.resolve().is_relative_to(self.cache.resolve()) or name in ("", ".", ".."):
+            raise UserError(f"{self.url}: the path {path[-100:]!r} names no file; it is not fetched")
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with network_errors(path):
@@ -179,6 +185,7 @@ class Hub(FileLocation):
         )
 
     def fetch(self, file: str) -> Path:
+        file = _inside(file, self.name)
         return self._download(f"{self.folder}/{file}" if self.folder else file)
 
     def above(self, levels: int, name: str) -> Path | None:
@@ -198,6 +205,19 @@ class Hub(FileLocation):
 
         with network_errors(f"hf://{self.repo}/{file}"):
             return Path(hf_hub_download(self.repo, file, revision=self.revision))
+
+
+def _inside(file: str, where: str) -> str:
+    """A path from the listing of another machine, checked. Raises `UserError` where it can lead out of the folder, on
+    any operating system: through ``..``, a root, a drive, or a backslash, which Windows reads as a slash."""
+    if ".." in file.split("/") or "\\" in file or "\0" in file or re.match(r"/|[A-Za-z]:", file):
+        raise UserError(f"{where}: lists the file {file[:100]!r}, which can lie outside the folder; it is not fetched")
+    return file
+
+
+def _without_scheme(path: str) -> str:
+    """A path without ``http://`` or ``https://``, which a server's index may mix."""
+    return re.sub(r"^https?://", "", path)
 
 
 @contextmanager
