@@ -15,7 +15,7 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.numerics.matching import Matching, cosines
 from sae.registry import KindSettings, configurable
-from sae.source import Batch, Source, Truth
+from sae.source import Batch, Source, Truth, check_codes_known, check_label
 
 if TYPE_CHECKING:
     from sae.model.hooked import Site
@@ -59,9 +59,19 @@ class Evidence:
 
 
 def gather_evidence(source: Source, n_rows: int) -> Evidence:
-    """The evidence of a source: `n_rows` held-out samples, half for validation and half to score."""
+    """The evidence of a source: `n_rows` held-out samples, half for validation and half to score.
+
+    Raises `UserError` where a label or a true coefficient is NaN, negative or otherwise no such value.
+    """
     choose, test = source.at_most(n_rows // 2, "choose"), source.at_most(n_rows // 2, "test")
-    return Evidence(choose, test, source.truth, source.labelled(), source.model(), source.subspaces)
+    labelled = source.labelled()
+    for batch in (choose, test):
+        if batch.codes is not None:
+            check_codes_known(batch.codes, "source: codes")
+    for batch in labelled or ():
+        for name, label in batch.labels.items():
+            check_label(f"source: label {name!r}", label, len(batch.acts))
+    return Evidence(choose, test, source.truth, labelled, source.model(), source.subspaces)
 
 
 @dataclass(frozen=True, eq=False)

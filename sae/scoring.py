@@ -14,7 +14,7 @@ from sae.metric import Case, Evidence, MetricConfig, default_metrics
 from sae.numerics.matching import unit
 from sae.numerics.seeds import Permutation, derive
 from sae.registry import UserError, config_class
-from sae.source import Batch, Truth
+from sae.source import Batch, Truth, check_codes_known, check_label
 
 
 def score(
@@ -108,20 +108,12 @@ def check_evidence(
     ):
         raise UserError(f"codes: shape {shape(codes)}, expected [{len(x)}, {n_features}] as x and features have it")
     for name, y in labels.items():
-        if y.shape != x.shape[:1]:
-            raise UserError(f"labels: {name!r} has shape {shape(y)}, expected [{len(x)}], one label a row of x")
-    given = {
-        "x": x,
-        "targets": targets,
-        "features": features,
-        "codes": codes,
-        **{f"labels: {n!r}": y for n, y in labels.items()},
-    }
-    for name, tensor in given.items():
+        check_label(f"labels: {name!r}", y, len(x))
+    for name, tensor in {"x": x, "targets": targets, "features": features}.items():
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{name}: NaN or infinite values; remove those rows first")
-    if codes is not None and bool((codes < 0).any()):
-        raise UserError("codes: negative values; split a signed feature into two, one for each direction")
+    if codes is not None:
+        check_codes_known(codes)
 
 
 def shape(tensor: Tensor) -> str:

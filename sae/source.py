@@ -102,7 +102,10 @@ class Source(ABC):
 
 
 class TensorSource(Source):
-    """The rows of a matrix in memory, in a fixed random split: a share `heldout` of them is kept from training."""
+    """The rows of a matrix in memory, in a fixed random split: a share `heldout` of them is kept from training.
+
+    Raises `UserError` where a value is NaN or infinite, or a label is not a whole number from 0.
+    """
 
     def __init__(
         self,
@@ -118,6 +121,11 @@ class TensorSource(Source):
         parts = {"choose": order[:kept], "test": order[kept : 2 * kept], "train": order[2 * kept :]}
         if len(parts["train"]) == 0 or len(parts["test"]) == 0:
             raise UserError(f"source: {n} rows are too few to train on and to hold some out")
+        for name, matrix in (("x", acts), ("y", targets)):
+            if matrix is not None:
+                check_finite(name, matrix)
+        for name, label in (labels or {}).items():
+            check_label(f"labels: {name!r}", label, n)
         self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
         self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
         self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
@@ -169,8 +177,46 @@ def _check_matrix(name: str, matrix: Tensor) -> None:
     if matrix.ndim != 2 or not matrix.is_floating_point():
         found = f"{matrix.dtype} {list(matrix.shape)}"
         raise UserError(f"{name}: a floating-point matrix [rows, d_in] is needed, not {found}")
-    if not bool(torch.isfinite(matrix).all()):
-        raise UserError(f"{name}: the activations contain NaN or infinite values")
+
+
+def check_finite(name: str, matrix: Float[Tensor, "rows width"]) -> None:
+    """Raises `UserError` where a row has NaN or infinite values."""
+    # A finite sum proves that all values are finite, with less work and memory.
+    if bool(matrix.sum(dtype=torch.float32).isfinite()):
+        return
+    n = int((~torch.isfinite(matrix)).any(-1).sum())
+    if n:
+        raise UserError(
+            f"{name}: the activations contain NaN or infinite values in {n} of {len(matrix)} rows; remove these rows"
+        )
+
+
+def check_label(name: str, label: Tensor, n_rows: int) -> None:
+    """Raises `UserError` where a label is not one whole number from 0 (0/1, or a class id) for each of `n_rows` rows.
+
+    A comparison with NaN is false, so an unknown label would count as a negative.
+    """
+    if label.shape != (n_rows,):
+        raise UserError(f"{name}: shape {list(label.shape)}, expected [{n_rows}]; give one label for each row")
+    values = label.detach().cpu().double()
+    wrong = ~torch.isfinite(values) | (values < 0) | (values != values.trunc())
+    if bool(wrong.any()):
+        raise UserError(
+            f"{name}: {int(wrong.sum())} of {n_rows} entries are NaN, infinite, negative or fractional, such as "
+            f"{float(values[wrong][0]):g}; give 0 or 1, or class ids from 0, and leave out rows without a label"
+        )
+
+
+def check_codes_known(codes: Float[Tensor, "rows n_features"], name: str = "codes") -> None:
+    """Raises `UserError` where true coefficients are NaN, infinite or negative: comparisons would call them
+    inactive."""
+    for wrong, what, remedy in (
+        (~torch.isfinite(codes), "NaN or infinite values", "remove those rows first"),
+        (codes < 0, "negative values", "split a signed feature into two, one for each direction"),
+    ):
+        n = int(wrong.any(-1).sum())
+        if n:
+            raise UserError(f"{name}: {what} in {n} of {len(codes)} rows; {remedy}")
 
 
 Progress = Callable[[int, int, str], None]

@@ -92,8 +92,8 @@ def test_dictionaries_in_float64_and_with_gradients():
         ({"codes": C[:10]}, r"codes: shape \[10, 6\], expected \[400, n_features\]"),
         ({"features": F, "codes": C[:, :4]}, r"codes: shape \[400, 4\], expected \[400, 6\]"),
         ({"codes": -C}, "codes: negative"),
-        ({"labels": torch.zeros(10)}, r"labels: 'label' has shape \[10\], expected \[400\]"),
-        ({"labels": {"a": torch.full((400,), math.inf)}}, "labels: 'a': NaN or infinite"),
+        ({"labels": torch.zeros(10)}, r"labels: 'label': shape \[10\], expected \[400\]"),
+        ({"labels": {"a": torch.full((400,), math.inf)}}, "labels: 'a': 400 of 400 entries are NaN, infinite"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(wrong: dict[str, torch.Tensor], message: str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,18 @@ def _records(file: Path) -> Iterator[LabelledText]:
         marks = {str(name): value for name, value in labels.items()}
         names = names or set(marks)
         if any(value not in (0, 1) for value in marks.values()) or set(marks) != names:
-            raise UserError(f"{file}, line {n}: labels must be 0 or 1, with the same names in every line")
-        yield _whole(CsvText(text, text, marks))
+            raise UserError(
+                f"{file}, line {n}: {_mistake(marks, names)}; labels must be 0 or 1, with the same names in every line"
+            )
+        yield _whole(CsvText(text, text, {name: int(value) for name, value in marks.items()}))
+
+
+def _mistake(marks: Mapping[str, Any], names: set[str]) -> str:
+    """What is wrong with the labels of a text whose names should be `names`."""
+    wrong = [f"{name} = {value!r}" for name, value in marks.items() if value not in (0, 1)]
+    return ", ".join(wrong) or ", ".join(
+        f"{n} is {'missing' if n in names else 'new'}" for n in sorted(names ^ set(marks))
+    )
 
 
 def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:
@@ -169,7 +179,8 @@ def locate(texts: Iterable[LabelledText], tokenizer: Any, context: int, bos: int
     """Tokenises each text into one row, with `bos` first if given, and finds the last token of each span.
 
     Texts longer than `context` lose their beginning. A span is left out if its last token was cut off, or extends into
-    the next word, so that its activations belong to both. Raises `UserError` if the tokenizer gives no offsets.
+    the next word, so that its activations belong to both. Raises `UserError` if the tokenizer gives no offsets, or
+    where a label is not 0 or 1 or is missing at a span that others have.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -193,5 +204,17 @@ def locate(texts: Iterable[LabelledText], tokenizer: Any, context: int, bos: int
         tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
     row, position, first = (torch.tensor([span[i] for span in located], dtype=torch.int32) for i in (0, 1, 3))
     names = sorted({name for _, _, labels, _ in located for name in labels})
-    labels = {n: torch.tensor([span[2].get(n, 0) for span in located], dtype=torch.int8) for n in names}
+    labels = {n: _column(n, [span[2].get(n) for span in located]) for n in names}
     return LabelledRows(tokens, row, position, labels, first)
+
+
+def _column(name: str, values: Sequence[int | None]) -> Int[Tensor, " labelled"]:
+    """A label of every span. A span without it is refused: it is unknown there, not a negative."""
+    wrong = [value for value in values if value not in (0, 1)]
+    if wrong:
+        actual = "missing" if wrong[0] is None else repr(wrong[0])
+        raise UserError(
+            f"labels: {name!r}: {len(wrong)} of {len(values)} spans have no label 0 or 1, such as {actual}; give every "
+            "span all labels, or label texts that lack some separately"
+        )
+    return torch.tensor(values, dtype=torch.int8)

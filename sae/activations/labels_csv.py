@@ -9,6 +9,7 @@ Texts with the same value in the optional column `group` are always in the same 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from sae.registry import UserError
 TEXT = ("text", "prompt")
 GROUP = "group"
 TARGET = "target"
+_UNKNOWN = ("", "nan", "<na>")
+"""How data frames write an unknown value."""
 
 
 class CsvText(NamedTuple):
@@ -47,6 +50,11 @@ def read_labels_csv(file: Path) -> list[CsvText]:
     if column is None or not labels:
         need = f"a column {' or '.join(map(repr, TEXT))}, and {TARGET!r} or columns of 0 and 1"
         raise UserError(f"{file}, line 1: give {need}; it has {', '.join(map(repr, header)) or 'none'}")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{file}, line 1: {len(header)} columns, of which several are called {repeated[0]!r}; rename them"
+        )
     for line in lines:
         if not line.cells[column].strip():
             raise UserError(f"{file}, line {line.number}: {column!r} is empty; give a text or leave the line out")
@@ -92,6 +100,11 @@ def _from_columns(file: Path, line: CsvLine, labels: Sequence[str]) -> dict[str,
 
 
 def _from_targets(file: Path, lines: Sequence[CsvLine]) -> list[dict[str, int]]:
+    # An unknown target would be a class of its own.
+    unknown = [line for line in lines if line.cells[TARGET].strip().lower() in _UNKNOWN]
+    if unknown:
+        first = f"line {unknown[0].number}: {TARGET} = {unknown[0].cells[TARGET]!r}"
+        raise UserError(f"{file}, {first}: {len(unknown)} of {len(lines)} lines have no target; leave them out")
     classes = sorted({line.cells[TARGET] for line in lines})
     if len(classes) < 2:
         raise UserError(f"{file}: every {TARGET} is {classes[0]!r}; give prompts of at least two targets")

@@ -53,9 +53,11 @@ class ProbeExamples:
             if vector.shape != (len(acts),):
                 raise UserError(f"{name}: shape {list(vector.shape)} for {len(acts)} rows; give one entry for each row")
         for name, vector in labels.items():
-            if not set(vector.unique().tolist()) <= {-1, 0, 1}:
+            wrong = (vector != -1) & (vector != 0) & (vector != 1)  # NaN too
+            if bool(wrong.any()):
                 raise UserError(
-                    f"{name}: values other than 1, 0 and -1 (unknown); give a separate label for each class"
+                    f"{name}: values other than 1, 0 and -1 (unknown) in {int(wrong.sum())} of {len(vector)} entries, "
+                    f"such as {float(vector[wrong][0]):g}; give a separate label for each class"
                 )
         int_labels = {name: vector.to("cpu", torch.int8) for name, vector in labels.items()}
         return cls(acts.detach().float().cpu(), int_labels, groups.cpu().long(), numbers)

@@ -17,7 +17,7 @@ from sae.numerics.seeds import generator
 from sae.probing.examples import Pooling, ProbeExamples
 from sae.probing.texts import TextReader, read_files, read_together
 from sae.registry import Settings, UserError
-from sae.source import Batch, Source, SourceConfig
+from sae.source import Batch, Source, SourceConfig, check_codes_known, check_label
 from sae.sources import tensor, transformer
 from sae.toys.base import ToyConfig
 
@@ -107,6 +107,8 @@ def _of_rows(source: Source, settings: TaskSettings) -> dict[str, ProbeExamples]
     choose, test = (source.at_most(settings.max_rows, split) for split in ("choose", "test"))
     if choose.codes is None or test.codes is None:
         raise UserError("probe: the source has neither labels nor known features; give probe.tasks.labels")
+    for batch in (choose.codes, test.codes):
+        check_codes_known(batch, "source: codes")
     on_choose, on_test = choose.codes > 0, test.codes > 0
     usable = frequent_enough(settings.min_count, on_choose, on_test)
     if source.truth is not None:
@@ -119,6 +121,7 @@ def _labelled(batch: Batch) -> ProbeExamples:
     """Examples with every binary label, and a label for every class of the others."""
     labels: dict[str, Tensor] = {}
     for name, label in batch.labels.items():
+        check_label(f"source: label {name!r}", label, len(batch.acts))
         classes = label.unique().tolist()
         if set(classes) <= {0, 1}:
             labels[name] = label

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import MissingFileError, UserError
-from sae.source import Progress, Source, SourceConfig, TensorSource
+from sae.source import Progress, Source, SourceConfig, TensorSource, check_finite, check_label
 
 
 class Config(SourceConfig):
@@ -23,8 +23,8 @@ class Config(SourceConfig):
 
     kind: Literal["tensor"] = "tensor"
     file: Path
-    """A .npy file with a matrix ``[rows, d_in]``, or a safetensors file with such a matrix, in which 0/1 vectors called
-    ``label.<name>`` are labels."""
+    """A .npy file with a matrix ``[rows, d_in]``, or a safetensors file with such a matrix, in which vectors called
+    ``label.<name>`` are labels: 0/1, or class ids from 0."""
     name: str | None = None
     """The name of the matrix in a safetensors file; default: the only one."""
     target: str | None = None
@@ -87,12 +87,8 @@ class Config(SourceConfig):
                 f"source.target = {self.target!r}: it has shape {list(targets.shape)} and the activations have shape "
                 f"{list(acts.shape)}; choose a matrix of the same shape"
             )
-        wrong = [n for n, t in labels.items() if len(t) != len(acts)]
-        if wrong:
-            raise UserError(
-                f"{self.file}: label.{wrong[0]} has {len(labels[wrong[0]])} entries for {len(acts)} rows of "
-                "activations; give one entry per row"
-            )
+        for name, label in labels.items():
+            check_label(f"{self.file}: label.{name}", label, len(acts))
         return acts, targets, labels
 
     def _matrix(self, matrices: Mapping[str, Tensor], name: str) -> Float[Tensor, "rows d_in"]:
@@ -100,9 +96,9 @@ class Config(SourceConfig):
         if matrix.ndim != 2 or not matrix.is_floating_point():
             actual = f"{matrix.dtype} {list(matrix.shape)}"
             raise UserError(f"{self.file}: {name!r} is {actual}; give a floating-point matrix [rows, d_in]")
-        if not bool(torch.isfinite(matrix).all()):
-            raise UserError(f"{self.file}: {name!r} contains NaN or infinite values; remove these rows")
-        return matrix.float()
+        matrix = matrix.float()
+        check_finite(f"{self.file}: {name!r}", matrix)
+        return matrix
 
 
 def read_matrix_file(file: Path) -> dict[str, Tensor]:
