@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.config.config import Config, ProbeTable
 from pipelines.config.names import labels_of
+from pipelines.report.scores import ranks
 from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
 from pipelines.steps.step import Stage, Step
 from pipelines.steps.store import sha256
@@ -44,6 +45,11 @@ def plan(config: Config, tier: str | None = None) -> list[Step]:
     pure function of the config and of the content of the files that it names. Raises `UserError` where a source lacks
     what a metric, baseline or probe needs, and `MissingFileError` where a file does not exist.
     """
+    if not ranks(config.best_by):
+        raise UserError(
+            f"report.best_by = {config.best_by!r}: neither more nor less of it is better; choose for example mcc or "
+            "explained_variance"
+        )
     sources = [_source(source) for source in config.sources]
     labels = labels_of([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
     work = [_source_steps(config, *of) for of in zip(config.sources, sources, labels, strict=True)]

@@ -14,9 +14,9 @@ _LEVEL = 0.05
 
 
 def comparison_sentences(c: Comparison) -> list[str]:
-    """The findings, the most important first; none if no entry has the score."""
+    """The findings, the most important first; where no fair entry has the score, that none is called the best."""
     if c.leader is None:
-        return []
+        return [f"No method is called the best: {c.by} is undefined for every one that is no ceiling."]
     sentences = [_leader(c), _differences(c), _baseline(c), _ceiling(c), _second(c), _fidelity(c), _chance(c)]
     return [sentence for sentence in sentences if sentence]
 

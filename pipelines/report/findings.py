@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.report.scores import score_of
+from pipelines.report.scores import ranks, score_of
 from pipelines.report.settings_table import Setting, ranked
 from sae.numerics.statistics import Estimate, difference
 
@@ -40,8 +40,9 @@ class Verdict:
 
 
 def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
-    """The verdict on the settings of one source; None if only ceilings have the score."""
-    order = ranked(settings, score)
+    """The verdict on the settings of one source; None if only ceilings have the score, or neither more nor less of it
+    is better."""
+    order = ranked(settings, score) if ranks(score) else []
     fair = [s for s in order if not s.is_ceiling(score)]
     if not fair:
         return None
@@ -53,6 +54,24 @@ def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
         oracle=next((s for s in order if s.is_oracle), None),
         copies=tuple(s for s in order if s.is_ceiling(score) and not s.is_oracle),
         n_compared=len(fair),
+    )
+
+
+def no_best(settings: Sequence[Setting], score: str) -> str:
+    """Why no dictionary of a source is called the best, and what to do: where there is no verdict."""
+    having = [s for s in settings if not math.isnan(s.mean(score))]
+    if having and ranks(score):
+        return f"No dictionary is called the best: only ceilings have the score {score}."
+    if having:
+        return f"No dictionary is called the best: neither more nor less {score} is better; set report.best_by."
+    others = {
+        name for s in settings for name, e in s.scores.items() if e.n and (known := score_of(name)) and known.better
+    }
+    if others:
+        return f"No dictionary is called the best: {score} is undefined for every one; it needs other or more data."
+    return (
+        f"No dictionary is called the best: {score} is undefined for every one, and so is every other score that could "
+        "name a best; held-out activations that are constant or too few have none."
     )
 
 

@@ -162,6 +162,13 @@ def score_of(name: str) -> ScoreInfo | None:
     return SCORES.get(name) or SCORES.get(re.sub(r"\d+$", "", name))
 
 
+def ranks(name: str) -> bool:
+    """Whether a score can name a best dictionary: more or less of it is better. A score that is not known here, such as
+    a plugin's, can: more of it counts as better."""
+    known = score_of(name)
+    return known is None or bool(known.better)
+
+
 def ordered_scores(names: Iterable[str]) -> list[str]:
     """Score names in the order of `SCORES`, numbered ones by number, unknown ones last."""
     place = {name: i for i, name in enumerate(SCORES)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.config.names import short_labels
-from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered_scores
+from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered_scores, ranks, score_of
 from sae.numerics.statistics import Estimate, mean_interval
 from sae.registry import MissingFileError, kinds
 
@@ -191,9 +191,13 @@ def best_per_method(settings: Iterable[Setting], score: str) -> list[Setting]:
 
 def deciding_score(settings: Sequence[Setting], requested: str) -> str:
     """The score that selects the best dictionary: the requested one if any dictionary has it, else the first of
-    `BEST_BY` that exists, else the first score in table order."""
+    `BEST_BY` that exists, else the first known score in table order of which more or less is better.
+
+    The requested one, which then selects nothing, if there is no such score.
+    """
     names = {name for s in settings for name, e in s.scores.items() if not math.isnan(e.mean)}
-    return next((name for name in (requested, *BEST_BY, *ordered_scores(names)) if name in names), requested)
+    instead = (name for name in (*BEST_BY, *ordered_scores(names)) if score_of(name) is not None)
+    return next((name for name in (requested, *instead) if name in names and ranks(name)), requested)
 
 
 def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.report.findings import judge
+from pipelines.report.findings import judge, no_best
 from pipelines.report.findings import sentences as findings
 from pipelines.report.gallery import ReportedDictionary, pictures
 from pipelines.report.model_card import complete_card
@@ -47,7 +47,7 @@ _MOST_DRAWN = 6
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Writes ``report.html``, ``scores.csv``, ``figures/*.svg, *.png`` and a copy of the best dictionary, ``best/``,
-    to the directory of each job."""
+    where one is the best, to the directory of each job."""
     for i, job in enumerate(jobs):
         progress(i, len(jobs), "reports")
         _report(job)
@@ -80,7 +80,7 @@ def _report(job: Job) -> None:
             shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
             complete_card(job.out / "best", places[best].source, rows[best].scores)
         why = nonlinear(places[settings[0].members[0]].source)
-        text = [] if verdict is None else findings(settings, verdict, why)
+        text = [no_best(settings, score)] if verdict is None else findings(settings, verdict, why)
         study = probe_tables(summaries[source], settings, score) if source in summaries else None
         probe_findings[source] = [] if study is None else study.findings
         sections.append(Section(source, text, settings, verdict, shown, study))
@@ -114,6 +114,6 @@ def print_table(directory: Path, console: Console) -> None:
         console.print(table)
         console.print(footnote(of_source, score, table.row_count), style="dim", markup=False, highlight=False)
         verdict = judge(of_source, score)
-        text = [] if verdict is None else findings(of_source, verdict)[:3]
+        text = [no_best(of_source, score)] if verdict is None else findings(of_source, verdict)[:3]
         for sentence in [*text, *answers(directory, source)]:
             console.print(sentence, markup=False, highlight=False)
