@@ -50,13 +50,11 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> 
     where the folder is not writable or a finished step is damaged.
     """
     store.create()
-    for step in steps:
-        if store.done(step):
-            store.verify(step)
+    trusted: set[str] = set()
     waiting = False
-    while pending := [step for step in steps if not store.done(step)]:
+    while pending := _pending(steps, store, trusted):
         groups = ready(pending, store.done)
-        if any(_work_if_free(group, members, store, runtime, board) for group, members in groups.items()):
+        if any(_work_if_free(group, members, store, runtime, board, trusted) for group, members in groups.items()):
             waiting = False
             continue
         if groups and not waiting:
@@ -64,6 +62,18 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> 
             waiting = True
         time.sleep(POLL_SECONDS)
     _remove_old_scratch(steps, store)
+
+
+def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Step]:
+    """The steps that are not done. Those that are done are verified once, also where another run has just done them;
+    `trusted` holds the names of those that were verified or done by this run."""
+    pending = [step for step in steps if not store.done(step)]
+    names = {step.name for step in pending}
+    for step in steps:
+        if step.name not in names and step.name not in trusted:
+            store.verify(step)
+            trusted.add(step.name)
+    return pending
 
 
 def _remove_old_scratch(steps: Sequence[Step], store: Store) -> None:
@@ -90,11 +100,14 @@ def ready(pending: Sequence[Step], done: Callable[[Step], bool]) -> Mapping[str,
     return groups
 
 
-def _work_if_free(group: str, steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> bool:
-    """Does the steps of a group; False where another run is working on them."""
+def _work_if_free(
+    group: str, steps: Sequence[Step], store: Store, runtime: Runtime, board: Board, trusted: set[str]
+) -> bool:
+    """Does the steps of a group and adds them to `trusted`; False where another run is working on them."""
     with store.claim(group) as free:
         if free and (missing := [step for step in steps if not store.done(step)]):  # checked again under the lock
             _work(group, missing, store, runtime, board)
+            trusted.update(step.name for step in missing)
         return free
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.steps.cost import metered
-from pipelines.steps.source_steps import open_source
+from pipelines.steps.source_steps import open_step
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.files import load, save
 
@@ -15,7 +15,7 @@ VERSION = 2
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Writes ``dictionary/`` into every job's directory: the same decoder with the configured encoder."""
-    source = open_source(jobs[0].inputs["source"], runtime.device)
+    source = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], runtime.device)
     for i, job in enumerate(jobs):
         progress(i, len(jobs), "encoders")
         settings = dict(job.step.config["encoder"])

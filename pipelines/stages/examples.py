@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.steps.source_steps import open_source, settings
+from pipelines.steps.source_steps import open_step, settings
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.probing import TaskSettings, examples_of
 
@@ -18,9 +17,8 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
     directory."""
     for i, job in enumerate(jobs):
         progress(i, len(jobs), "sources")
-        directory = job.inputs["source"]
-        config = settings(json.loads((directory / "manifest.json").read_text())["config"]["source"])
-        source = open_source(directory, runtime.device)
+        step = job.step.inputs["source"]
+        config, source = settings(step.config["source"]), open_step(step, job.inputs["source"], runtime.device)
         for part, examples in examples_of(source, TaskSettings(**job.step.config["tasks"]), config).items():
             examples.save(job.out / f"{part}.safetensors")
         yield job

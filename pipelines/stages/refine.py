@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipelines.steps.cost import metered
-from pipelines.steps.source_steps import open_source
+from pipelines.steps.source_steps import open_step
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.files import load, save
 from sae.refinement import RefineConfig, refined
@@ -18,7 +18,7 @@ VERSION = 2
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Writes ``dictionary/`` into every job's directory."""
-    source = open_source(jobs[0].inputs["source"], runtime.device)
+    source = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], runtime.device)
     for i, job in enumerate(jobs):
         progress(i, len(jobs), "dictionaries")
         config = RefineConfig(**job.step.config["refine"])

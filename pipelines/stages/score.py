@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.steps.source_steps import open_source, refuse_non_finite
+from pipelines.steps.source_steps import open_step, refuse_non_finite
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.dictionary import Dictionary
 from sae.files import load
@@ -27,7 +27,8 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
     The evidence is gathered once; what a metric computes from it alone is shared by all dictionaries.
     """
     directory, config = jobs[0].inputs["source"], jobs[0].step.config
-    evidence = gather_evidence(open_source(directory, runtime.device), config["n_rows"])
+    source = open_step(jobs[0].step.inputs["source"], directory, runtime.device)
+    evidence = gather_evidence(source, config["n_rows"])
     for batch in (evidence.choose, evidence.test):
         refuse_non_finite(batch, directory)
     metrics = [_metric(settings) for settings in config["metrics"]]

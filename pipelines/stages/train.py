@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
-from pipelines.steps.source_steps import open_source
+from pipelines.steps.source_steps import open_step
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
@@ -62,7 +62,7 @@ def _fit(job: Job, runtime: Runtime) -> None:
     settings = job.step.config["method"]
     method = config_class("baselines", settings["kind"])(**settings)
     assert isinstance(method, BaselineConfig)
-    source = open_source(job.inputs["source"], runtime.device)
+    source = open_step(job.step.inputs["source"], job.inputs["source"], runtime.device)
     with metered(runtime.device) as cost:
         d = method.fit(source, job.step.config["seed"])
     cost.write(job.out)
@@ -79,7 +79,7 @@ def _passes(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
         return
     available, used = memory_of(runtime.device) // 2, 0
     stacks: list[list[Job]] = []
-    d_in = open_source(jobs[0].inputs["source"], "cpu").d_in
+    d_in = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], "cpu").d_in
     for stack in _stacks(jobs):
         size = 3 * 2 * 4 * d_in * _member(stack[0])[0].n_latents
         for job in stack:
@@ -118,7 +118,7 @@ def _train(
     """Trains stacks in one pass over the data, from their checkpoint where there is one."""
     jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
-    source = open_source(jobs[0].inputs["source"], runtime.device)
+    source = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], runtime.device)
     resumes = _resume(checkpoint, stacks)
     first_step = 0 if resumes is None else int(resumes[0]["step"])
     logs = [Log(job.out / "log.jsonl", up_to=first_step) for job in jobs]

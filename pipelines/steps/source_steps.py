@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipelines.steps.step import Job, Runtime, StageProgress
+from pipelines.steps.step import Job, Runtime, StageProgress, Step
+from pipelines.steps.store import read_manifest
 from sae.registry import UserError, config_class
 from sae.source import Batch, Source, SourceConfig
 
@@ -31,6 +31,11 @@ def open_source(directory: Path, device: str) -> Source:
     return settings(_table(directory)).open(directory, device)
 
 
+def open_step(step: Step, directory: Path, device: str) -> Source:
+    """The source of a finished step, opened from the settings of the step in its directory."""
+    return settings(step.config["source"]).open(directory, device)
+
+
 def kind_of(directory: Path) -> str:
     """The kind of the source in the directory of a finished step."""
     return _table(directory)["kind"]
@@ -42,7 +47,7 @@ def nonlinear(directory: Path) -> str:
 
 
 def _table(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "manifest.json").read_text())["config"]["source"]
+    return read_manifest(directory)["config"]["source"]
 
 
 def settings(table: Mapping[str, Any]) -> SourceConfig:

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,15 +87,17 @@ class Store:
         return final
 
     def verify(self, step: Step) -> None:
-        """Checks the files of a finished step. Raises `UserError` naming the first that is missing or damaged."""
+        """Checks that a finished step's directory holds this step, whole and undamaged.
+
+        Raises `UserError` naming the folder or file, what is wrong with it and what to do.
+        """
         directory = self.directory(step)
-        remedy = f"delete {directory} and run again"
-        for name, written in read_manifest(directory)["files"].items():
-            file = directory / name
-            if not file.is_file():
-                raise UserError(f"{file}: the file is missing; {remedy}")
-            if file.stat().st_size != written["size"] or sha256(file) != written["sha256"]:
-                raise UserError(f"{file}: damaged, its hash differs from the manifest; {remedy}")
+        manifest = read_manifest(directory)
+        _refuse_other_step(step, directory, manifest)
+        try:
+            _verify_files(directory, manifest["files"])
+        except OSError as error:
+            raise unreadable(error.filename or directory, error) from None
 
     @contextmanager
     def claim(self, group: str) -> Generator[bool]:
@@ -115,15 +117,68 @@ class Store:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a finished step. Raises `UserError` where it is missing or unreadable."""
+    """The manifest of a finished step. Raises `UserError` where it is missing, damaged or cannot be read."""
     file = directory / MANIFEST
+    manifest: Any = None
     try:
-        manifest: Any = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or "files" not in manifest:
-        raise UserError(f"{file}: missing or damaged; delete {directory} and run again")
+        manifest = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        pass
+    except OSError as error:
+        raise unreadable(file, error) from None
+    if not isinstance(manifest, dict) or not {"config", "inputs", "files"} <= manifest.keys():
+        raise UserError(f"{file}: missing or damaged; {_remedy(directory)}")
     return cast(dict[str, Any], manifest)
+
+
+def _remedy(directory: Path) -> str:
+    return f"delete {directory} and run again"
+
+
+def unreadable(what: object, error: OSError) -> UserError:
+    """The error for a file that exists but cannot be read, which is no reason to delete it."""
+    return UserError(f"{what}: cannot be read ({error.strerror or error}); make it readable and run again")
+
+
+def _refuse_other_step(step: Step, directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises `UserError` where a manifest is not that of the step: the folder was renamed, or the manifest changed."""
+    inputs = {name: source.name for name, source in step.inputs.items()}
+    expected = {"key": step.key, "stage": step.stage, "version": step.version, "config": step.config, "inputs": inputs}
+    if manifest.get("key") != step.key:
+        other = f"{manifest.get('stage')}-{manifest.get('key')}"
+        raise UserError(
+            f"{directory}: its manifest is that of another step, {other} (key differs); rename the folder back, or "
+            f"{_remedy(directory)}"
+        )
+    for name, value in expected.items():
+        if _as_json(manifest.get(name)) != _as_json(value):
+            raise UserError(f"{directory}: `{name}` in its manifest is not that of this step; {_remedy(directory)}")
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _verify_files(directory: Path, written: Any) -> None:
+    """Raises `UserError` where the files of a step are not those of its manifest. Hidden files are not part of it."""
+    there = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file() and not _hidden(f)}
+    listed = cast(dict[str, Any], written) if isinstance(written, dict) else {}
+    for name in sorted(there - listed.keys() - {MANIFEST}):
+        raise UserError(
+            f"{directory / name}: not listed in the manifest of its step; move it away, or {_remedy(directory)}"
+        )
+    if not listed:
+        raise UserError(f"{directory}: its manifest lists no files; {_remedy(directory)}")
+    for name, entry in listed.items():
+        file = directory / name
+        if name not in there:
+            raise UserError(f"{file}: the file is missing; {_remedy(directory)}")
+        if entry != {"size": file.stat().st_size, "sha256": sha256(file)}:
+            raise UserError(f"{file}: damaged, its hash differs from the manifest; {_remedy(directory)}")
+
+
+def _hidden(file: Path) -> bool:
+    return file.name.startswith(".")
 
 
 def sha256(file: Path) -> str:

@@ -146,7 +146,7 @@ def test_what_does_not_fit_into_memory_is_trained_in_several_passes(
     work(two_widths, tmp_path)
     together = results(two_widths)
     (tmp_path / "checkpoint.safetensors").unlink()
-    d_in = train.open_source(two_widths[0].inputs["source"], "cpu").d_in
+    d_in = train.open_step(two_widths[0].step.inputs["source"], two_widths[0].inputs["source"], "cpu").d_in
     monkeypatch.setattr(train, "memory_of", lambda device: 2 * 24 * d_in * (3 * 16))  # three of the smaller ones
     cut = [
         [[j.step.config["dictionary"]["n_latents"] for j in s] for s in t] for t in train._passes(two_widths, Runtime())

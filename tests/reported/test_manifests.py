@@ -1,0 +1,135 @@
+"""A finished step is believed only where its folder holds that step: reported were scores of other dictionaries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipelines.config.config import parse
+from pipelines.plan import plan
+from pipelines.runner import execution, run, standings
+from pipelines.steps.progress import Board
+from pipelines.steps.source_steps import open_step
+from pipelines.steps.step import Step
+from pipelines.steps.store import Store
+from sae.registry import UserError
+
+TABLE: dict[str, Any] = {
+    "name": "tiny",
+    "source": {"kind": "independent", "n_features": 16, "d_in": 8, "probability": 0.1},
+    "dictionary": {"kind": "relu", "n_latents": 16, "l1": [0.1, 0.5]},
+    "train": {"seeds": 0, "steps": 20, "batch_size": 32, "log_every": 10, "n_scale": 64},
+    "baselines": {"kinds": []},
+    "score": {"n_rows": 400, "metrics": ["reconstruction"]},
+    "runtime": {"device": "cpu", "threads": 1},
+}
+
+
+def work(out: Path) -> list[Step]:
+    steps = plan(parse(TABLE))[:-1]
+    run(steps, Store(out), execution(parse(TABLE).runtime), Board(Console(quiet=True)))
+    return steps
+
+
+def refusal(out: Path) -> str:
+    """The one line with which a run over damaged steps ends; `standings` has to report it too."""
+    with pytest.raises(UserError) as caught:
+        work(out)
+    message = str(caught.value)
+    problems = [s.problem for s in standings(plan(parse(TABLE))[:-1], Store(out)) if s.state == "damaged"]
+    assert "\n" not in message and problems[0] == message
+    return message
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+
+
+def test_two_folders_renamed_into_each_other(tmp_path: Path):
+    """With two train folders swapped, each setting was given the scores of the other and all steps were 'done'."""
+    steps = work(tmp_path)
+    one, other = (tmp_path / s.name for s in steps if s.stage == "train")
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    assert refusal(tmp_path) == (
+        f"{one}: its manifest is that of another step, {other.name} (key differs); rename the folder back, or delete "
+        f"{one} and run again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "change"),
+    [
+        ("generate", "config", lambda m: m["config"]["source"].update(probability=0.2)),
+        ("generate", "config", lambda m: m["config"]["source"].update(seed=False)),  # equal to 0 in Python, not in JSON
+        ("generate", "version", lambda m: m.update(version=0)),
+        ("train", "inputs", lambda m: m["inputs"].update(source="generate-0123456789abcdef")),
+        ("train", "config", lambda m: m.pop("config")),
+        ("score", "stage", lambda m: m.update(stage="scope")),
+        ("score", "key", lambda m: m.pop("key")),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_differs_from_the_plan(
+    tmp_path: Path, stage: str, field: str, change: Callable[[dict[str, Any]], None]
+):
+    """A flipped bit in the manifest of a source changed the data that later steps were scored on, without a word."""
+    steps = work(tmp_path)
+    folder = tmp_path / next(s.name for s in steps if s.stage == stage)
+    edited(folder, change)
+    message = refusal(tmp_path)
+    assert str(folder) in message and f"delete {folder} and run again" in message
+    assert field in message or "missing or damaged" in message
+
+
+@pytest.mark.parametrize("files", [{}, [], None, {"scores.json": {}}, {"scores.json": "x", "vectors.safetensors": 3}])
+def test_a_manifest_that_does_not_list_every_file(tmp_path: Path, files: Any):
+    """With `files` emptied, a changed scores.json was shown as the result of a run."""
+    steps = work(tmp_path)
+    folder = tmp_path / next(s.name for s in steps if s.stage == "score")
+    edited(folder, lambda m: m.update(files=files))
+    assert f"delete {folder} and run again" in refusal(tmp_path)
+
+
+def test_a_file_that_is_not_in_the_manifest(tmp_path: Path):
+    """A shift.safetensors put beside the examples of probes was read by them; a hidden file is not."""
+    steps = work(tmp_path)
+    folder = tmp_path / steps[0].name
+    (folder / ".DS_Store").write_text("")
+    work(tmp_path)
+    (folder / "new.json").write_text("{}")
+    assert "move it away" in refusal(tmp_path) and str(folder / "new.json") in refusal(tmp_path)
+
+
+def test_steps_of_another_run_are_verified_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What another process finished during the run was read without a look at it."""
+    steps = plan(parse(TABLE))[:-1]
+    done = Store.done
+    hidden = {steps[0].name}
+
+    def late(store: Store, step: Step) -> bool:  # as though the source were finished by another run, damaged
+        return step.name not in hidden and done(store, step)
+
+    work(tmp_path)
+    (tmp_path / steps[0].name / "source.safetensors").write_bytes(b"")
+    monkeypatch.setattr(Store, "done", late)
+    monkeypatch.setattr("pipelines.runner._work_if_free", lambda *_: hidden.clear() or True)
+    with pytest.raises(UserError, match="damaged"):
+        work(tmp_path)
+
+
+def test_a_source_is_opened_from_its_step(tmp_path: Path):
+    """The settings of a source were read from its manifest, not from the plan."""
+    source = work(tmp_path)[0]
+    folder = tmp_path / source.name
+    before = open_step(source, folder, "cpu").batch(0, 8).acts
+    edited(folder, lambda m: m["config"]["source"].update(probability=0.9, seed=3))
+    assert (open_step(source, folder, "cpu").batch(0, 8).acts == before).all()
