@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.config.config import Config, ProbeTable
 from pipelines.config.names import labels_of
-from pipelines.report.scores import ranks
+from pipelines.report.scores import can_rank
 from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
 from pipelines.steps.step import Stage, Step
 from pipelines.steps.store import sha256
@@ -45,7 +45,7 @@ def plan(config: Config, tier: str | None = None) -> list[Step]:
     pure function of the config and of the content of the files that it names. Raises `UserError` where a source lacks
     what a metric, baseline or probe needs, and `MissingFileError` where a file does not exist.
     """
-    if not ranks(config.best_by):
+    if not can_rank(config.best_by):
         raise UserError(
             f"report.best_by = {config.best_by!r}: neither more nor less of it is better; choose for example mcc or "
             "explained_variance"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.report.scores import ranks, score_of
+from pipelines.report.scores import can_rank, score_of
 from pipelines.report.settings_table import Setting, ranked
 from sae.numerics.statistics import Estimate, difference
 
@@ -42,7 +42,7 @@ class Verdict:
 def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
     """The verdict on the settings of one source; None if only ceilings have the score, or neither more nor less of it
     is better."""
-    order = ranked(settings, score) if ranks(score) else []
+    order = ranked(settings, score) if can_rank(score) else []
     fair = [s for s in order if not s.is_ceiling(score)]
     if not fair:
         return None
@@ -60,7 +60,7 @@ def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
 def no_best(settings: Sequence[Setting], score: str) -> str:
     """Why no dictionary of a source is called the best, and what to do: where there is no verdict."""
     having = [s for s in settings if not math.isnan(s.mean(score))]
-    if having and ranks(score):
+    if having and can_rank(score):
         return f"No dictionary is called the best: only ceilings have the score {score}."
     if having:
         return f"No dictionary is called the best: neither more nor less {score} is better; set report.best_by."

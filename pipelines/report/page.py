@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from pipelines.report.findings import UNDEFINED, Verdict, decimals, number
 from pipelines.report.picture import ShownFigure
 from pipelines.report.probes import ProbeTables
-from pipelines.report.scores import ordered_scores, ranks, score_of
+from pipelines.report.scores import can_rank, ordered_scores, score_of
 from pipelines.report.settings_table import Setting, ranked
 from pipelines.report.style import FAINT, INK, RULE
 from pipelines.steps.store import versions
@@ -131,7 +131,7 @@ def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
 
 def setting_lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[SettingLine]:
     """The settings, best first, with the best of each column marked; a ceiling is never the best."""
-    order = ranked(settings, score) if ranks(score) else []
+    order = ranked(settings, score) if can_rank(score) else []
     order += [s for s in settings if s not in order]
     best: dict[str, float] = {}
     for name in names:

@@ -162,7 +162,7 @@ def score_of(name: str) -> ScoreInfo | None:
     return SCORES.get(name) or SCORES.get(re.sub(r"\d+$", "", name))
 
 
-def ranks(name: str) -> bool:
+def can_rank(name: str) -> bool:
     """Whether a score can name a best dictionary: more or less of it is better. A score that is not known here, such as
     a plugin's, can: more of it counts as better."""
     known = score_of(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.config.names import short_labels
-from pipelines.report.scores import BEST_BY, COPY, FIDELITY, goodness, ordered_scores, ranks, score_of
+from pipelines.report.scores import BEST_BY, COPY, FIDELITY, can_rank, goodness, ordered_scores, score_of
 from sae.numerics.statistics import Estimate, mean_interval
 from sae.registry import MissingFileError, kinds
 
@@ -197,7 +197,7 @@ def deciding_score(settings: Sequence[Setting], requested: str) -> str:
     """
     names = {name for s in settings for name, e in s.scores.items() if not math.isnan(e.mean)}
     instead = (name for name in (*BEST_BY, *ordered_scores(names)) if score_of(name) is not None)
-    return next((name for name in (requested, *instead) if name in names and ranks(name)), requested)
+    return next((name for name in (requested, *instead) if name in names and can_rank(name)), requested)
 
 
 def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:

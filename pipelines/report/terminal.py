@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.report.page import SettingLine, setting_lines
-from pipelines.report.scores import ranks
+from pipelines.report.scores import can_rank
 from pipelines.report.settings_table import Setting, best_per_method
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def footnote(settings: Sequence[Setting], score: str, n_shown: int) -> str:
     """What the marks in the table mean, and how many settings it leaves out."""
     n_seeds = max((e.n for s in settings for e in s.scores.values()), default=0)
     about = f"mean ± half the 95% interval ({n_seeds} seeds)" if n_seeds > 1 else "no intervals (1 seed)"
-    is_ranked = any(not math.isnan(s.mean(score)) for s in settings) and ranks(score)
+    is_ranked = any(not math.isnan(s.mean(score)) for s in settings) and can_rank(score)
     order = f"best first by {score}" if is_ranked else "not ranked, in the order of the config"
     parts = [f"{order}; {about}; bold: best of its column"]
     if any(s.is_oracle for s in settings):
