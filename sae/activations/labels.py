@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae.activations.corpus import PADDING
 from sae.activations.labels_csv import CsvText, read_labels_csv
-from sae.activations.text import json_lines
+from sae.activations.text import check_tokenizer, json_lines
 from sae.numerics.seeds import derive
 from sae.registry import MissingFileError, UserError
 from sae.source import Split
@@ -112,7 +112,8 @@ def _records(file: Path) -> Iterator[LabelledText]:
         names = names or set(marks)
         if any(value not in (0, 1) for value in marks.values()) or set(marks) != names:
             raise UserError(
-                f"{file}, line {n}: {_mistake(marks, names)}; labels must be 0 or 1, with the same names in every line"
+                f"{file}, line {n}: labels must be 0 or 1, with the same names in every line; here "
+                f"{_mistake(marks, names)}"
             )
         yield _whole(CsvText(text, text, {name: int(value) for name, value in marks.items()}))
 
@@ -175,12 +176,12 @@ def half_of(text: LabelledText, seed: int) -> Split:
     return "choose" if derive("labels", seed, text.group) % 2 == 0 else "test"
 
 
-def locate(texts: Iterable[LabelledText], tokenizer: Any, context: int, bos: int | None) -> LabelledRows:
+def locate(texts: Iterable[LabelledText], tokenizer: Any, context: int, bos: int | None, d_vocab: int) -> LabelledRows:
     """Tokenises each text into one row, with `bos` first if given, and finds the last token of each span.
 
     Texts longer than `context` lose their beginning. A span is left out if its last token was cut off, or extends into
     the next word, so that its activations belong to both. Raises `UserError` if the tokenizer gives no offsets, or
-    where a label is not 0 or 1 or is missing at a span that others have.
+    ids that the model with its `d_vocab` ids lacks, or if a label is not 0 or 1, or is missing at a span.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -191,6 +192,7 @@ def locate(texts: Iterable[LabelledText], tokenizer: Any, context: int, bos: int
     located: list[tuple[int, int, Mapping[str, int], int]] = []
     for text in texts:
         encoding = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        check_tokenizer(encoding["input_ids"], d_vocab)
         cut = max(0, len(encoding["input_ids"]) - (context - len(lead)))
         offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         for (start, stop), labels in text.spans:

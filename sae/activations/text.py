@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,7 +60,8 @@ class Text:
                 f"{', '.join(map(str, record))}"
             )
         value = record[self.column]
-        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(i, int) for i in value)):
+        # A boolean is an int to Python, and a list of them, such as an attention mask, no token ids.
+        if not isinstance(value, str) and not (isinstance(value, list) and all(type(i) is int for i in value)):
             raise UserError(
                 f"source.column = {self.column!r}: the value in {where} is neither a string nor a list of token ids; "
                 "choose another column"
@@ -115,13 +116,36 @@ def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield n, record  # pyright: ignore[reportUnknownVariableType]
 
 
-def tokenised(documents: Iterable[str | list[int]], tokenizer: Any) -> Iterator[list[int]]:
-    """The token ids of each document, without special tokens; a leading BOS of given token ids is dropped."""
-    documents = iter(documents)
-    while group := list(islice(documents, 256)):
-        texts = [d for d in group if isinstance(d, str)]
+def tokenised(documents: Iterable[str | list[int]], tokenizer: Any, d_vocab: int) -> Iterator[list[int]]:
+    """The token ids of each document, without special tokens; a leading BOS of given token ids is dropped.
+
+    Raises `UserError` where an id is none of the `d_vocab` that the model has.
+    """
+    numbered = enumerate(documents, 1)
+    while group := list(islice(numbered, 256)):
+        texts = [d for _, d in group if isinstance(d, str)]
         ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else [])
-        for document in group:
-            tokens = next(ids) if isinstance(document, str) else list(document)
-            bos = tokenizer.bos_token_id
-            yield tokens[1:] if not isinstance(document, str) and bos is not None and tokens[0] == bos else tokens
+        for n, document in group:
+            if isinstance(document, str):
+                tokens = next(ids)
+                check_tokenizer(tokens, d_vocab)
+                yield tokens
+            else:
+                remedy = "give ids of the model's tokenizer, without padding and without -100"
+                check_token_ids(document, d_vocab, f"source.column: document {n}", remedy)
+                yield document[1:] if document[:1] == [tokenizer.bos_token_id] else list(document)
+
+
+def check_tokenizer(ids: Sequence[int], d_vocab: int) -> None:
+    """Raises `UserError` where a tokenizer gives ids that its model does not have."""
+    check_token_ids(ids, d_vocab, "source.model: its tokenizer", "use the tokenizer that belongs to the model")
+
+
+def check_token_ids(ids: Sequence[int], d_vocab: int, where: str, remedy: str) -> None:
+    """Raises `UserError` where an id is not in 0 to `d_vocab` - 1: a model would fail on it, or padding be read."""
+    if ids and not 0 <= min(ids) <= max(ids) < d_vocab:
+        wrong = [i for i in ids if not 0 <= i < d_vocab]
+        raise UserError(
+            f"{where}: {len(wrong)} of {len(ids)} token ids are outside the model's 0 to {d_vocab - 1}, such as "
+            f"{wrong[0]}; {remedy}"
+        )

@@ -89,6 +89,11 @@ class Model:
         return self.bridge.cfg.n_ctx
 
     @property
+    def d_vocab(self) -> int:
+        """The number of token ids."""
+        return self.bridge.cfg.d_vocab
+
+    @property
     def revision(self) -> str | None:
         """The hub commit of the weights; None for a local folder."""
         return getattr(getattr(self.bridge.original_model, "config", None), "_commit_hash", None)

@@ -46,7 +46,7 @@ class TextReader:
         Raises `UserError` if no labelled span fits in the context.
         """
         bos = None if self.config.bos == "none" else self.tokenizer.bos_token_id
-        rows = locate(texts, self.tokenizer, self.config.context, bos)
+        rows = locate(texts, self.tokenizer, self.config.context, bos, self.harvest.model.d_vocab)
         if len(rows.row) == 0:
             raise UserError("probe.tasks.labels: no labelled text fits; give more texts or a longer source.context")
         documents = {name: i for i, name in enumerate(dict.fromkeys(text.group for text in texts))}

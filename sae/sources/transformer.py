@@ -19,7 +19,7 @@ from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, PositionSelec
 from sae.activations.disk_source import Activations, Splits, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
-from sae.activations.text import Text, tokenised
+from sae.activations.text import Text, check_token_ids, tokenised
 from sae.model.hooked import PROCESSING, Dtype, Model, is_path, load_tokenizer
 from sae.registry import UserError
 from sae.source import Progress, Source, Split
@@ -106,7 +106,7 @@ class Config(StreamedConfig):
         model.check_context(self.context)
         select = PositionSelection.of(tokenizer, self.drop_position_0)
         self.check_room(directory, self.n_tokens or 0, d_in)
-        splits = self._write_corpus(directory, tokenizer, select, progress)
+        splits = self._write_corpus(directory, tokenizer, model.d_vocab, select, progress)
         shard_rows = max(1, self.shard_tokens // self.context)
         harvest = Harvest(model, self.hooks, select, self.store_dtype, shard_rows, self.rows_at_once)
         splits = self.harvest(directory, harvest, splits, progress)
@@ -127,7 +127,9 @@ class Config(StreamedConfig):
             raise UserError(f"source.eos = true: the tokenizer of {self.model} has no EOS; set it to false")
         return tokenizer
 
-    def _write_corpus(self, directory: Path, tokenizer: Any, select: PositionSelection, progress: Progress) -> Splits:
+    def _write_corpus(
+        self, directory: Path, tokenizer: Any, d_vocab: int, select: PositionSelection, progress: Progress
+    ) -> Splits:
         """Writes the rows of tokens of every split. Raises `UserError` if the text is too short for one of them."""
         finished = self.finished(directory / "rows.json")
         if finished:
@@ -138,7 +140,11 @@ class Config(StreamedConfig):
         packers: dict[Split, Packer] = {
             s: Packer(self.context, self.packing, self.bos, tokenizer.bos_token_id, eos) for s in SPLITS
         }
-        documents = tokenised(self.documents.read(), tokenizer)
+        for name, used, token in (("bos", self.bos != "none", tokenizer.bos_token_id), ("eos", self.eos, eos)):
+            if used and token is not None:
+                off = "'none'" if name == "bos" else "false"
+                check_token_ids([token], d_vocab, f"source.{name}: the tokenizer's {name.upper()}", f"set it to {off}")
+        documents = tokenised(self.documents.read(), tokenizer, d_vocab)
         splits = write_corpus(directory, documents, packers, select, targets, self.seed, self.heldout_share, progress)
         needed = {"train": self.n_tokens if self.exhausted == "error" else None, "choose": half, "test": half}
         for split, n in needed.items():
@@ -157,7 +163,7 @@ class Config(StreamedConfig):
         bos = None if self.bos == "none" else tokenizer.bos_token_id
         for split in ("choose", "test"):
             texts = [text for text in labelled if half_of(text, self.seed) == split]
-            rows = locate(texts, tokenizer, self.context, bos)
+            rows = locate(texts, tokenizer, self.context, bos, harvest.model.d_vocab)
             if len(rows.row) == 0:
                 raise UserError(
                     f"source.labels = '{self.labels}': no labelled text is in the split {split!r}; give more texts"

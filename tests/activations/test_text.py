@@ -96,7 +96,7 @@ def test_ids_lose_a_leading_bos_and_texts_are_tokenised_in_order():
             return {"input_ids": [[len(t)] for t in texts]}
 
     documents = ["a", [0, 7, 0], "bbb", [8, 9]]
-    assert list(tokenised(documents, Tokenizer())) == [[1], [7, 0], [3], [8, 9]]
+    assert list(tokenised(documents, Tokenizer(), d_vocab=10)) == [[1], [7, 0], [3], [8, 9]]
 
 
 def test_the_split_of_a_document_is_a_fair_hash_of_its_tokens():
