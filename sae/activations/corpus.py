@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae.activations.shards import Shards, write_shard
-from sae.model.token_rows import TokenRows
+from sae.model.token_rows import TokenRows, first_attended
 from sae.numerics.seeds import Permutation, derive
 from sae.source import Progress, Split
 
@@ -81,8 +81,8 @@ class PositionSelection:
     special: tuple[int, ...]
     """Token ids that do not count."""
     drop_first: bool
-    """Whether the first position of a row does not count. It attends only to itself, so its activations are outliers,
-    with BOS or without."""
+    """Whether the first token of a row does not count. It attends only to itself, so its activations are outliers,
+    with BOS or without, and wherever padding puts it."""
 
     @classmethod
     def of(cls, tokenizer: Any, drop_first: bool) -> PositionSelection:
@@ -94,7 +94,7 @@ class PositionSelection:
         attended = tokens != PADDING
         kept = attended & ~torch.isin(tokens, torch.tensor(self.special, dtype=tokens.dtype, device=tokens.device))
         if self.drop_first:
-            kept[:, 0] = False
+            kept &= ~first_attended(attended)
         return TokenRows(tokens.clamp(min=0).long(), attended, kept)
 
 

@@ -86,7 +86,7 @@ class Harvest:
         """
         pieces: dict[str, list[Tensor]] = {name: [] for name in self.hooks}
         for part, where in zip(tokens.split(self.rows_at_once), at.split(self.rows_at_once), strict=True):
-            longest = int((part != PADDING).sum(1).max())
+            longest = _longest(part)
             rows = self.select(part[:, :longest])
             by_hook = self.model.activations_at(rows.tokens, rows.attended, list(self.hooks.values()))
             index = where[:, :longest].flatten().nonzero().squeeze(1)
@@ -105,6 +105,11 @@ class Harvest:
 def shard_file(directory: Path, name: str, k: int) -> Path:
     """The path of shard k of a split."""
     return directory / f"{name}-{k:05d}.safetensors"
+
+
+def _longest(tokens: Int[Tensor, "rows n_tokens"]) -> int:
+    """The number of positions up to the last one that holds a token in any row, on whichever side the padding is."""
+    return tokens.shape[1] - int((tokens != PADDING).any(0).flip(0).long().argmax())
 
 
 def _is_finite(acts: Tensor) -> bool:

@@ -47,5 +47,10 @@ class TokenRows:
         return self.tokens[:, 1:] if self.answers is None else self.answers
 
 
+def first_attended(attended: Bool[Tensor, "rows n_tokens"]) -> Bool[Tensor, "rows n_tokens"]:
+    """The position at which the text of each row begins: the first one, but for rows padded on the left."""
+    return attended & (attended.long().cumsum(1) == 1)
+
+
 Select = Callable[[Int[Tensor, "rows n_tokens"]], TokenRows]
 """Makes model input from token ids: marks the positions that count, and the tokens to predict there."""

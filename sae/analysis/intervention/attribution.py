@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.analysis.intervention.sparse_codes import SparseCodes
@@ -49,23 +49,25 @@ def attribute(
     number: Number,
     method: Literal["gradient", "integrated"] = "gradient",
     steps: int = 16,
+    attended: Bool[Tensor, "rows n_tokens"] | None = None,
     **splice_options: Any,
 ) -> dict[str, Attribution]:
     """The contribution of every latent of every place to ``number(logits)``; `splice_options` go to :func:`splice`.
 
+    `attended` marks the positions of padded rows that hold a token; None: all.
     ``integrated`` takes `steps` forward and backward passes for each place, with the other places left unchanged.
     Raises `UserError` for an unknown method, or if `number` does not return one differentiable value.
     """
     if method not in ("gradient", "integrated"):
         raise UserError(f"method = {method!r}: unknown method; choose 'gradient' or 'integrated'")
-    whole = _Probe()
+    whole = _Probe(attended)
     with torch.enable_grad(), splice(model, places, instead=whole, **splice_options) as spliced:
         whole.run(spliced, tokens, number)
     out = dict[str, Attribution]()
     for place, codes in whole.codes.items():
         slope = whole.slopes[place]
         if method == "integrated":
-            slope, probe = torch.zeros_like(slope), _Probe()
+            slope, probe = torch.zeros_like(slope), _Probe(attended)
             with torch.enable_grad(), splice(model, {place: places[place]}, instead=probe, **splice_options) as spliced:
                 for i in range(steps):
                     probe.at = (i + 0.5) / steps
@@ -84,6 +86,7 @@ def attribute(
 class _Probe:
     """Forward and backward passes with every place's codes multiplied by `at`."""
 
+    attended: Tensor | None
     at: float = 1.0
     leaves: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     unexplained: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -94,7 +97,8 @@ class _Probe:
     errors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def run(self, spliced: Spliced, tokens: Tensor, number: Number) -> None:
-        value = number(spliced.bridge(tokens, return_type="logits"))
+        mask = {} if self.attended is None else {"attention_mask": self.attended.to(tokens.device, torch.long)}
+        value = number(spliced.bridge(tokens, return_type="logits", **mask))
         if value.numel() != 1 or not value.requires_grad:
             raise UserError(
                 f"number: returned shape {list(value.shape)}; return one differentiable value of the logits"

@@ -10,7 +10,8 @@ With ``error=True`` the reconstruction error is added back, so that only edits c
 
 which is bit for bit x without edits; its derivative with respect to x is then the identity. With ``error=False`` the
 reconstruction replaces the activations: ``x' = decode(edit(z))``, plus a transcoder's skip connection. Positions that a
-dictionary never saw in training (special tokens, the first of a row) pass unchanged in both cases.
+dictionary never saw in training (special tokens, the first of a row) pass unchanged in both cases, as does padding that
+the attention mask of the forward pass marks; the first token of a row is the first that the mask attends to.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sae.activations.corpus import PositionSelection
+from sae.activations.corpus import PADDING, PositionSelection
 from sae.analysis.intervention.edits import Edit
 from sae.analysis.intervention.sparse_codes import SparseCodes
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model, check_spliceable
+from sae.model.token_rows import first_attended
 from sae.registry import UserError
 
 Places = Mapping[str, Dictionary]
@@ -57,15 +60,33 @@ class Spliced:
     instead: Instead | None = None
     """A function that replaces edits; None to apply `edits`."""
     _tokens: Tensor | None = None
+    _mask: Tensor | None = None
+    """The attention mask of the forward pass, with the cached positions before its tokens; None without a mask."""
+    _n_cached: int | None = 0
+    """The number of positions in the cache before the tokens of the forward pass; None if the cache does not tell."""
     _read: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def kept(self, place: str) -> Bool[Tensor, "rows n_tokens"]:
         """The positions at which the place's dictionary is applied in the current forward pass."""
-        assert self._tokens is not None
+        if self._tokens is None:
+            raise UserError(
+                "places: this forward pass has no token ids, which tell the positions apart; give token ids"
+            )
         select, tokens = self.select[place], self._tokens
-        # A pass of a single token is a step of generation, not the start of a row.
-        starts = tokens.shape[1] > 1
-        return replace(select, drop_first=select.drop_first and starts)(tokens).kept
+        n = tokens.shape[1]
+        attended = self._attended(tokens)
+        kept = replace(select, drop_first=False)(tokens.masked_fill(~attended[:, -n:], PADDING)).kept
+        return kept & ~first_attended(attended)[:, -n:] if select.drop_first else kept
+
+    def _attended(self, tokens: Int[Tensor, "rows n_tokens"]) -> Bool[Tensor, "rows n_positions"]:
+        """The attended positions of the whole rows: those in the cache of generation, then the tokens."""
+        n = tokens.shape[1]
+        attended = torch.ones_like(tokens, dtype=torch.bool) if self._mask is None else self._mask.to(tokens.device)
+        if attended.shape[1] > n:
+            return attended
+        # If the cache does not tell, a pass of a single token is a step of generation, not the start of a row.
+        n_cached = int(n == 1) if self._n_cached is None else self._n_cached
+        return torch.cat([attended.new_ones(len(tokens), n_cached), attended], dim=1)
 
     def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
         """A writing hook for each place, and a reading hook if the dictionary reads at another hook point."""
@@ -75,6 +96,14 @@ class Spliced:
             hooks += [] if hook == target else [(hook, self._keep(place))]
             hooks.append((target, self._write(place)))
         return hooks
+
+    def begin(self, module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Stores the mask and the cache of a forward pass; a pre-hook of the whole model."""
+        mask = options.get("attention_mask")
+        self._mask = mask != 0 if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        caches = (options.get(name) for name in ("past_key_values", "cache_params"))
+        self._n_cached = _n_cached(next((cache for cache in caches if cache is not None), None))
+        self._tokens = None
 
     def see(self, module: Any, args: tuple[Any, ...]) -> None:
         """Stores the tokens of a forward pass; a pre-hook of the embedding."""
@@ -135,7 +164,8 @@ def splice(
     ``"hook -> target"`` for a transcoder that reads at one hook point and writes at another. `edits` holds one edit or
     several for a place, see :mod:`sae.analysis.intervention.edits`. The positions that pass unchanged are those left
     out in the dictionary's training, according to its card, unless `special` token ids and `drop_first` are given;
-    padding is recognised by its token alone. `instead` replaces edits, for changes that need more than the codes.
+    padding is recognised by its token, and by the attention mask of a forward pass that has one. `instead` replaces
+    edits, for changes that need more than the codes.
 
     Raises `UserError` for an unknown hook point, widths that differ, or edits of a place without a dictionary.
     """
@@ -153,6 +183,7 @@ def splice(
         select[place] = PositionSelection(card.special if special is None else tuple(special), first)
     spliced = Spliced(bridge, places, by_place, error, select, instead=instead)
     with ExitStack() as stack:
+        stack.callback(bridge.original_model.register_forward_pre_hook(spliced.begin, with_kwargs=True).remove)
         stack.callback(bridge.embed.register_forward_pre_hook(spliced.see).remove)
         stack.enter_context(bridge.hooks(fwd_hooks=spliced.hooks()))
         yield spliced
@@ -162,6 +193,13 @@ def ends(place: str) -> tuple[str, str]:
     """The hook points at which the dictionary of a place reads and writes."""
     hook, _, target = place.partition("->")
     return hook.strip(), (target or hook).strip()
+
+
+def _n_cached(cache: Any) -> int | None:
+    if cache is None:
+        return 0
+    length = getattr(cache, "get_seq_length", None)
+    return None if length is None else int(length())
 
 
 def _trained_on(d: Dictionary, bridge: Any) -> PositionSelection:
