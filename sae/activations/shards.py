@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.activations.file_map import map_file, request_bytes
 from sae.numerics.atomic_write import atomic_file
 from sae.numerics.memory import memory_of
 from sae.numerics.seeds import HAS_NUMBA
@@ -89,9 +90,8 @@ class Shard:
         return next(iter(self.entries.values()))["shape"][0]
 
     @cached_property
-    def _map(self) -> mmap.mmap:
-        with self.file.open("rb") as f:
-            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    def _map(self) -> Any:
+        return map_file(self.file)
 
     def words(self, name: str) -> NDArray[Any]:
         """The tensor as a memory map of unsigned integers ``[rows, ...]``; the operating system loads pages on use."""
@@ -99,15 +99,15 @@ class Shard:
         begin, end = entry["data_offsets"]
         word = _WORDS[_DTYPES[entry["dtype"]].itemsize]
         count = (end - begin) // np.dtype(word).itemsize
-        return np.frombuffer(self._map, word, count, self.start + begin).reshape(entry["shape"])
+        words = np.frombuffer(self._map, word, count, self.start + begin).reshape(entry["shape"])
+        words.flags.writeable = False
+        return words
 
     def request(self, name: str, row: int) -> None:
         """Asks the operating system to load one row, without waiting for it."""
         entry = self.entries[name]
         size = (entry["data_offsets"][1] - entry["data_offsets"][0]) // self.n_rows
-        begin = self.start + entry["data_offsets"][0] + row * size
-        page = begin // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_WILLNEED, page, begin + size - page)
+        request_bytes(self._map, self.start + entry["data_offsets"][0] + row * size, size)
 
 
 class Pace:
