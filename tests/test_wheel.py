@@ -6,6 +6,7 @@ Slow, for it installs torch: `python -m pytest -m slow tests/test_wheel.py`.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -24,7 +25,10 @@ pytestmark = pytest.mark.slow
 def sae(tmp_path_factory: pytest.TempPathFactory) -> Sae:
     """The command of a fresh environment into which the wheel was installed, run in an empty folder."""
     built, home = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("environment")
-    make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(CHECKOUT)]
+    # From a copy, since a build leaves files that the next one would take over.
+    copy = built / "copy"
+    shutil.copytree(CHECKOUT, copy, symlinks=True, ignore=shutil.ignore_patterns(".*", "build", "runs", "*.egg-info"))
+    make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(copy)]
     subprocess.run(make, check=True)
     [wheel] = built.glob("*.whl")
     venv.create(home, with_pip=True)
