@@ -243,6 +243,12 @@ def _metrics(config: Config, source: SourceConfig) -> list[MetricConfig]:
     """The metrics of the config; by default every metric whose needs the source meets. Raises `UserError` otherwise."""
     if config.metrics is None:
         return default_metrics(source.provides)
+    kinds = [_kind(metric) for metric in config.metrics]
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"score.metrics: {twice!r} is named {kinds.count(twice)} times; its scores have one name, so once"
+        )
     for metric in config.metrics:
         if not metric.served_by(source.provides):
             needs = metric.requirement

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.numerics.arrays import Array, plain_value, whole_number
 from sae.numerics.fit_cost import FitCost
-from sae.registry import KindSettings, UserError, configurable, unknown
+from sae.registry import KindSettings, UserError, checked_settings, configurable, unknown
 from sae.source import Source, as_source
 
 D = TypeVar("D", bound="Dictionary")
@@ -92,12 +93,12 @@ class Dictionary(ABC):
         return self.d_in * self.n_latents
 
     def with_encoder(
-        self, kind: str | KindSettings, x: Tensor | Source | None = None, seed: int = 0, **settings: Any
+        self, kind: str | KindSettings, x: Array | Source | None = None, seed: int = 0, **settings: Any
     ) -> Dictionary:
         """The same directions with another encoder.
 
         `kind` is the name of an encoder (a file of ``sae/encoders/``, or one registered from outside) with its
-        `settings`, or its config object. `x`, a matrix ``[rows, d_in]`` (a fifth of it is left out, as in
+        `settings`, or its config object. `x`, a matrix ``[rows, d_in]`` of any form (a fifth of it is left out, as in
         :func:`sae.fit`) or a source, gives the training samples that most encoders are fitted to or measure a unit on.
         The training cost of the encoder is added to that on the card.
 
@@ -110,7 +111,13 @@ class Dictionary(ABC):
             name = kind if isinstance(kind, str) else type(kind).__name__
             raise UserError(f"encoder {name!r}: a dictionary that reads {self.d_in} and writes {self.d_out} numbers")
         source = None if x is None else as_source(x, self.d_in)
-        config: Any = known[kind].Config(**settings) if isinstance(kind, str) else kind
+        plain = {name: plain_value(value) for name, value in settings.items()}
+        if plain and not isinstance(kind, str):
+            raise UserError(
+                f"{next(iter(plain))}: a config object has all its settings; give it there: {type(kind).__name__}(...)"
+            )
+        config: Any = checked_settings(known[kind].Config, plain, ("x", "seed")) if isinstance(kind, str) else kind
+        seed = whole_number("seed", seed)
         with torch.no_grad():
             encoded: Dictionary = config.fit(self, source, seed)
         card = {**self.card, "encoder": config.model_dump()}
@@ -131,6 +138,16 @@ class Dictionary(ABC):
     def with_card(self: D, **entries: Any) -> D:
         """The same dictionary with entries added to its card."""
         return replace(self, card={**self.card, **entries})
+
+
+def check_dictionary(d: Any) -> None:
+    """Raises `UserError` where `d` is no dictionary, such as the list that :func:`sae.fit` returns."""
+    if isinstance(d, list | tuple):
+        raise UserError(
+            f"d: a {type(d).__name__} of {len(d)}; give one dictionary of those that sae.fit returns, as d[0]"
+        )
+    if not isinstance(d, Dictionary):
+        raise UserError(f"d: {type(d).__name__}; give a dictionary, from sae.load or sae.fit")
 
 
 def _alike(value: Any, default: Any) -> bool:

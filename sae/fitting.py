@@ -6,47 +6,57 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
-from sae.registry import UserError, config_class
+from sae.numerics.arrays import Array, plain_value, whole_numbers
+from sae.registry import UserError, checked_settings, config_class
 from sae.source import Source, as_source
 from sae.training.config import TrainConfig
 from sae.training.loop import train
 
 
 def fit(
-    x: Tensor | tuple[Tensor, Tensor] | Source,
+    x: Array | tuple[Array, Array] | Source,
     kind: str | DictionaryConfig = "relu",
     *,
     n_latents: int | None = None,
-    seeds: Sequence[int] | int = 0,
+    seeds: Sequence[int] | NDArray[np.integer[Any]] | int | np.integer[Any] = 0,
     device: str | None = None,
     **settings: Any,
 ) -> list[Dictionary]:
     """Trains dictionaries on activations and returns them, in units of the raw activations, on the CPU.
 
-    `x` is a matrix ``[rows, d_in]`` (a fifth of the rows is held out from training), a pair (x, y) of inputs and
-    targets for transcoders, or a `Source`. `kind` is the name of a dictionary kind (a file of ``sae/dictionaries/``, or
-    one registered from outside), or its config object, such as ``MyConfig(n_latents=512, l1=0.1)``.
+    `x` is a matrix ``[rows, d_in]`` (a tensor, a NumPy array or a list of rows; a fifth of them is held out from
+    training), a pair (x, y) of inputs and targets for transcoders, or a `Source`. `kind` is the name of a dictionary
+    kind (a file of ``sae/dictionaries/``, or one registered from outside), or its config object, such as
+    ``MyConfig(n_latents=512, l1=0.1)``.
 
     `settings` are those of the kind (``l1`` for ``relu``) and of :class:`sae.training.config.TrainConfig` (``steps``,
     ``batch_size``, ``lr``, ...). A list in place of a value in which members of a stack may differ (``l1``) is a sweep:
     one dictionary for each value and seed, values outermost, all trained together.
 
-    Raises `UserError`, or pydantic's ``ValidationError``, for settings that do not fit, with the field and the value.
+    Raises `UserError` for data and settings that do not fit, with the field and the value.
     """
+    seed_list = whole_numbers("seeds", seeds)
+    settings = {name: plain_value(value) for name, value in settings.items()}
+    of_training = {k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields}
+    configs = _configs(kind, plain_value(n_latents), settings)
+    training = checked_settings(TrainConfig, of_training)
+    members = [(config, seed) for config in configs for seed in seed_list]
     source = as_source(x)
-    training = TrainConfig(**{k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields})
-    seed_list = [seeds] if isinstance(seeds, int) else list(seeds)
-    members = [(config, seed) for config in _configs(kind, n_latents, settings) for seed in seed_list]
     *_, state = train(members, source, training, device or default_device())
     return [
         d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed})
         for d, (member, seed) in zip(state.dictionaries(), members, strict=True)
     ]
+
+
+_OTHERS = (*TrainConfig.model_fields, "kind", "seeds", "device")
+"""What :func:`fit` takes beside the settings of a kind."""
 
 
 def _configs(kind: str | DictionaryConfig, n_latents: int | None, settings: dict[str, Any]) -> list[DictionaryConfig]:
@@ -58,13 +68,19 @@ def _configs(kind: str | DictionaryConfig, n_latents: int | None, settings: dict
                 f"{given[0]}: a config object has all its settings; give it there: {type(kind).__name__}(...)"
             )
         return [kind]
+    if not isinstance(kind, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError(f"kind = {kind!r}: neither the name of a kind nor a config object; give one, such as 'relu'")
     if n_latents is None:
         raise UserError("n_latents is missing: give the number of latents, for example n_latents=512")
     cls = config_class("dictionaries", kind)
     assert issubclass(cls, DictionaryConfig)
     axes = {k: settings.pop(k) for k in cls.member_axes if isinstance(settings.get(k), list | tuple)}
+    empty = next((name for name, points in axes.items() if not points), None)
+    if empty is not None:
+        raise UserError(f"{empty} = []: a sweep over no values; give at least one value")
     values = [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
-    return [cls(n_latents=n_latents, **settings, **value) for value in values]
+    given = {"n_latents": n_latents, **settings}
+    return [checked_settings(cls, {**given, **value}, _OTHERS) for value in values]
 
 
 def default_device() -> str:

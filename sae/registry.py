@@ -17,13 +17,13 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
 
 class UserError(ValueError):
@@ -67,6 +67,37 @@ class KindSettings(Settings):
 
     interface: ClassVar[str] = ""
     """The folder of the kinds: ``sources``, ``dictionaries``, ``encoders``, ``baselines`` or ``metrics``."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def checked_settings(cls: type[S], given: Mapping[str, Any], others: Iterable[str] = ()) -> S:
+    """The settings that a call was given by name; `others` are the names that the call takes beside them.
+
+    Raises `UserError` in one line: for an unknown name the nearest known ones, for a wrong value what is wrong.
+    """
+    for name, value in given.items():
+        if name not in cls.model_fields:
+            known = [*(field for field in cls.model_fields if field != "kind"), *others]
+            raise UserError(f"{name} = {_short(value)}: {unknown(name, known, 'setting')}")
+    try:
+        return cls(**given)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+    message = " ".join(mistake["msg"].removeprefix("Value error, ").split())
+    if not mistake["loc"]:  # a rule between fields: its message names them
+        raise UserError(message)
+    field = ".".join(map(str, mistake["loc"]))
+    if mistake["type"] == "missing":
+        raise UserError(f"{field} is missing: give it a value")
+    raise UserError(f"{field} = {_short(mistake['input'])}: {message[0].lower()}{message[1:]}")
+
+
+def _short(value: Any) -> str:
+    """The representation of a value on one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _FOLDERS: dict[str, str] = {}

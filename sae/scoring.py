@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary import Dictionary
+from sae.dictionary import Dictionary, check_dictionary
 from sae.metric import Case, Evidence, MetricConfig, default_metrics
+from sae.numerics.arrays import Array, as_tensor, whole_number
 from sae.numerics.matching import unit
 from sae.numerics.seeds import Permutation, derive
 from sae.registry import UserError, config_class
@@ -19,12 +20,12 @@ from sae.source import Batch, Truth, check_codes_known, check_label
 
 def score(
     d: Dictionary,
-    x: Tensor,
-    features: Tensor | None = None,
-    codes: Tensor | None = None,
-    labels: Tensor | Mapping[str, Tensor] | None = None,
+    x: Array,
+    features: Array | None = None,
+    codes: Array | None = None,
+    labels: Array | Mapping[str, Array] | None = None,
     seed: int = 0,
-    targets: Tensor | None = None,
+    targets: Array | None = None,
     metrics: Sequence[str | MetricConfig] | None = None,
 ) -> dict[str, float]:
     """Every score that the given evidence allows, by name; NaN where one is undefined.
@@ -37,23 +38,21 @@ def score(
     the families of scores (files of ``sae/metrics/``) or gives their config objects; without it, all that are computed
     by default.
 
-    Raises `UserError` where shapes do not fit, a value is NaN or infinite, or a family is unknown or lacks its
-    evidence.
+    Each is a tensor, a NumPy array or nested lists. Raises `UserError` where shapes do not fit, a value is NaN or
+    infinite in the type of the dictionary, or a family is unknown, is named twice or lacks its evidence.
     """
-    named = {"label": labels} if isinstance(labels, Tensor) else dict(labels or {})
-    check_evidence(d, x, features, codes, named, targets)
-    order = torch.from_numpy(Permutation(len(x), derive("score", seed))(np.arange(len(x))))
-    choose, test = (
-        Batch(
-            acts=x.detach()[rows.to(x.device)].to(d.W_dec),
-            codes=None if codes is None else codes.detach()[rows.to(codes.device)].to(d.W_dec),
-            labels={name: y.detach()[rows.to(y.device)].to(d.W_dec.device) for name, y in named.items()},
-            targets=None if targets is None else targets.detach()[rows.to(targets.device)].to(d.W_dec),
-        )
-        for rows in order.tensor_split(2)
-    )
-    truth = None if features is None else truth_of(features.detach().to(d.W_dec), codes)
-    evidence = Evidence(choose, test, truth, (choose, test) if named else None)
+    check_dictionary(d)
+    seed = whole_number("seed", seed)
+    given = {"x": x, "features": features, "codes": codes, "targets": targets}
+    read = {name: as_tensor(name, array) for name, array in given.items() if array is not None or name == "x"}
+    named = {} if labels is None else labels if isinstance(labels, Mapping) else {"label": labels}
+    marks = {name: as_tensor(f"labels: {name!r}", y) for name, y in named.items()}
+    probability = None if "codes" not in read else (read["codes"] > 0).float().mean(0)
+    numbers = {name: tensor.to(d.W_dec.dtype) for name, tensor in read.items()}
+    check_evidence(d, numbers["x"], numbers.get("features"), numbers.get("codes"), marks, numbers.get("targets"))
+    choose, test = _halves(numbers, marks, seed, d.W_dec.device)
+    truth = None if "features" not in numbers else truth_of(numbers["features"].to(d.W_dec.device), probability)
+    evidence = Evidence(choose, test, truth, (choose, test) if marks else None)
     case = Case(d, evidence)
     scores: dict[str, float] = {}
     with torch.no_grad():
@@ -62,25 +61,53 @@ def score(
     return scores
 
 
+def _halves(
+    numbers: Mapping[str, Tensor], labels: Mapping[str, Tensor], seed: int, device: torch.device
+) -> list[Batch]:
+    """The validation and the test samples."""
+    n = len(numbers["x"])
+    order = torch.from_numpy(Permutation(n, derive("score", seed))(np.arange(n)))
+
+    def at(rows: Tensor, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[rows.to(tensor.device)].to(device)
+
+    return [
+        Batch(
+            acts=numbers["x"][rows.to(numbers["x"].device)].to(device),
+            codes=at(rows, numbers.get("codes")),
+            labels={name: y[rows.to(y.device)].to(device) for name, y in labels.items()},
+            targets=at(rows, numbers.get("targets")),
+        )
+        for rows in order.tensor_split(2)
+    ]
+
+
 def _chosen_metrics(metrics: Sequence[str | MetricConfig] | None, provides: frozenset[str]) -> list[MetricConfig]:
     """The families by name or as they are; without any, all that are computed by default."""
     if metrics is None:
         return default_metrics(provides)
-    chosen = [config_class("metrics", one)() if isinstance(one, str) else one for one in metrics]
+    several = [metrics] if isinstance(metrics, str | MetricConfig) else list(metrics)
+    if not several:
+        raise UserError("metrics = []: there is none; name at least one family, or leave metrics out for all of them")
+    chosen = [config_class("metrics", one)() if isinstance(one, str) else one for one in several]
     families = [family for family in chosen if isinstance(family, MetricConfig)]
-    for family in families:
+    if len(families) < len(chosen):
+        wrong = next(one for one in chosen if not isinstance(one, MetricConfig))
+        raise UserError(f"metrics: {wrong!r}: neither the name nor the config object of a family; give one of these")
+    names = [str(family.model_dump()["kind"]) for family in families]
+    for name, family in zip(names, families, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"metrics: {name!r} is named {names.count(name)} times; its scores have one name, so once")
         if not family.served_by(provides):
-            name = str(family.model_dump()["kind"])
             raise UserError(f"metrics: {name!r} needs {family.requirement}, which is not given")
     return families
 
 
-def truth_of(features: Float[Tensor, "n_features d_in"], codes: Tensor | None) -> Truth:
-    """Unit directions, and how often each feature is active in the codes (NaN without codes)."""
+def truth_of(features: Float[Tensor, "n_features d_in"], probability: Tensor | None) -> Truth:
+    """Unit directions, and how often each feature is active (NaN where unknown)."""
     represented = features.norm(dim=-1) > 0
     unknown = torch.full(represented.shape, torch.nan, device=features.device)
-    probability = unknown if codes is None else (codes > 0).float().mean(0).to(features.device)
-    return Truth(unit(features), represented, probability)
+    return Truth(unit(features), represented, unknown if probability is None else probability.to(features.device))
 
 
 def check_evidence(
@@ -111,7 +138,9 @@ def check_evidence(
         check_label(f"labels: {name!r}", y, len(x))
     for name, tensor in {"x": x, "targets": targets, "features": features}.items():
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{name}: NaN or infinite values; remove those rows first")
+            n = int((~torch.isfinite(tensor)).any(-1).sum())
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{name}: NaN or infinite values in {kind} in {n} of {len(tensor)} rows; remove them first")
     if codes is not None:
         check_codes_known(codes)
 

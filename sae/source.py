@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae.numerics.arrays import Array, as_tensor
 from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.registry import KindSettings, UserError, VersionedSettings
 
@@ -150,33 +151,44 @@ class TensorSource(Source):
         return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(0, len(self.parts["test"]), "test")
 
 
-def as_source(given: Tensor | tuple[Tensor, Tensor] | Source, d_in: int | None = None) -> Source:
+def as_source(given: Array | tuple[Array, Array] | Source, d_in: int | None = None) -> Source:
     """A source as it is; a matrix ``[rows, d_in]``, or a pair of inputs and targets, as a :class:`TensorSource`.
 
-    A fifth of the rows of a matrix is held out from training. Raises `UserError` where a matrix is not
-    finite, floating point and two-dimensional, or has another width than `d_in`.
+    A matrix is a tensor, a NumPy array or a list of rows. A fifth of its rows is held out from training. Raises
+    `UserError` where it is not two-dimensional, floating point and finite in float32, or has another width than `d_in`.
     """
     if isinstance(given, Source):
         source = given
     else:
+        if isinstance(given, tuple) and len(given) != 2:
+            raise UserError(f"x: a tuple of {len(given)}; give a matrix [rows, d_in], or a pair of inputs and targets")
         x, y = given if isinstance(given, tuple) else (given, None)
-        for name, matrix in (("x", x), ("y", y)):
-            if matrix is not None:
-                _check_matrix(name, matrix)
+        x, y = _matrix("x", x), None if y is None else _matrix("y", y)
         if y is not None and y.shape != x.shape:
             raise UserError(
                 f"y: shape {list(y.shape)} where x has {list(x.shape)}; a dictionary reads and writes one width"
             )
-        source = TensorSource(x.detach().float(), targets=None if y is None else y.detach().float())
+        source = TensorSource(x, targets=y)
     if d_in is not None and source.d_in != d_in:
         raise UserError(f"x: rows of width {source.d_in}, but the dictionary takes {d_in}")
     return source
 
 
-def _check_matrix(name: str, matrix: Tensor) -> None:
+def _matrix(name: str, given: Array) -> Float[Tensor, "rows d_in"]:
+    matrix = as_tensor(name, given)
+    if isinstance(given, list) and not matrix.is_floating_point():
+        matrix = matrix.float()  # a list of rows may hold only whole numbers; a tensor of integers is token ids
     if matrix.ndim != 2 or not matrix.is_floating_point():
         found = f"{matrix.dtype} {list(matrix.shape)}"
         raise UserError(f"{name}: a floating-point matrix [rows, d_in] is needed, not {found}")
+    single = matrix.float()
+    if matrix.element_size() > single.element_size():
+        beyond = int((torch.isinf(single) & ~torch.isinf(matrix)).any(-1).sum())
+        if beyond:
+            raise UserError(
+                f"{name}: {beyond} of {len(matrix)} rows have values beyond float32; scale them, or remove these rows"
+            )
+    return single
 
 
 def check_finite(name: str, matrix: Float[Tensor, "rows width"]) -> None:
