@@ -9,15 +9,17 @@ whose sweep has changed since, continues with those that are missing.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from pipelines.steps.checksums import is_intact, write_checked
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import open_step
@@ -48,12 +50,15 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
         yield job
     trained = [job for job in jobs if "method" not in job.step.config]
     checkpoint = scratch / "checkpoint.safetensors"
+    if checkpoint.exists() and not is_intact(checkpoint):
+        runtime.note(f"{checkpoint}: damaged or without a checksum; training starts again from its first step")
+        checkpoint.unlink()
     started = [key for stack in _members_of(checkpoint) for key in stack]
     for part in ([j for j in trained if j.step.key in started], [j for j in trained if j.step.key not in started]):
         for stacks in _passes(part, runtime):
             held = memory.held_bytes(runtime.device)
-            for job in _train(stacks, checkpoint, runtime, progress):
-                _write_cost(job, stacks, max(0, memory.peak_bytes(runtime.device) - held))
+            for job, seconds in _train(stacks, checkpoint, runtime, progress):
+                _write_cost(job, stacks, seconds, max(0, memory.peak_bytes(runtime.device) - held))
                 yield job
 
 
@@ -114,14 +119,16 @@ def _stackable(a: Job, b: Job) -> bool:
 
 def _train(
     stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, progress: StageProgress
-) -> Iterator[Job]:
-    """Trains stacks in one pass over the data, from their checkpoint where there is one."""
+) -> Iterator[tuple[Job, float]]:
+    """Trains stacks in one pass over the data, from their checkpoint where there is one; yields each job with the
+    seconds of the whole pass."""
     jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
     source = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], runtime.device)
     resumes = _resume(checkpoint, stacks)
     first_step = 0 if resumes is None else int(resumes[0]["step"])
-    logs = [Log(job.out / "log.jsonl", up_to=first_step) for job in jobs]
+    start = Timing() if resumes is None else _timing_of(checkpoint)
+    logs = [Log(job.out / "log.jsonl", first_step, start, runtime.note) for job in jobs]
     sinks = Sinks(runtime.sinks, jobs[0].step.group, [job.step.title for job in jobs], jobs[0].step.config)
     saved_at = time.monotonic()
     members = [[_member(job) for job in stack] for stack in stacks]
@@ -132,21 +139,22 @@ def _train(
             if all(state.logged_values for state in states):
                 _record(states, jobs, logs, sinks, progress)
             if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
-                _checkpoint(states, stacks, checkpoint)
+                for log in logs:  # first, so that no checkpoint outlives the lines before it
+                    log.sync()
+                _checkpoint(states, stacks, checkpoint, logs[0].last)
                 saved_at = time.monotonic()
         if step == config.steps:
             dictionaries = [dictionary for state in states for dictionary in state.dictionaries()]
-            for job, dictionary in zip(jobs, dictionaries, strict=True):
+            for job, log, dictionary in zip(jobs, logs, dictionaries, strict=True):
                 _save(dictionary, job)
-                yield job
+                yield job, log.last.seconds
     sinks.close()
 
 
-def _write_cost(job: Job, stacks: Sequence[Sequence[Job]], peak_bytes: int) -> None:
+def _write_cost(job: Job, stacks: Sequence[Sequence[Job]], seconds: float, peak_bytes: int) -> None:
     """Writes one dictionary's share of the time and memory of its pass: in proportion to the number of its latents."""
     widths = {other.step.key: _member(other)[0].n_latents for stack in stacks for other in stack}
     share = widths[job.step.key] / sum(widths.values())
-    seconds = _lines(job.out / "log.jsonl")[-1]["seconds"]
     Cost(share * seconds, round(share * peak_bytes)).write(job.out)
 
 
@@ -180,51 +188,80 @@ def _record(
     progress(step, states[0].config.steps, "steps", **mean)
 
 
+class Timing(NamedTuple):
+    """How long training took up to a step, and over how many samples."""
+
+    seconds: float = 0.0
+    samples: int = 0
+
+
 class Log:
     """Training log of one member: one JSON object per line, with seconds of training and samples per second."""
 
-    def __init__(self, file: Path, up_to: int) -> None:
-        """Continues after the line of step `up_to`; lines that a killed run wrote after its checkpoint are dropped."""
-        self.file = file
+    def __init__(self, file: Path, up_to: int, before: Timing, note: Callable[[str], None]) -> None:
+        """Continues after the line of step `up_to`, before which training took `before`.
+
+        Lines that a killed run wrote after its checkpoint are dropped, and so is everything from a damaged line on.
+        """
+        self.file, self.before, self.last = file, before, before
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [line for line in _lines(file) if line["step"] <= up_to]
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self.seconds_before = lines[-1]["seconds"] if lines else 0.0
-        self.samples_before = lines[-1]["samples"] if lines else 0
+        lines = _lines(file)
+        kept = [line for line, step in lines if step <= up_to]
+        if up_to and (not lines or lines[-1][1] < up_to):
+            note(f"{file}: lines up to step {up_to} are missing or damaged; the log goes on after {len(kept)} lines")
+        write_atomically(file, b"".join(kept))
         self.start = time.monotonic()
 
     def write(self, record: Mapping[str, float | int]) -> None:
         elapsed = time.monotonic() - self.start
-        rate = (record["samples"] - self.samples_before) / elapsed
-        timing = {"seconds": round(self.seconds_before + elapsed, 3), "samples_per_s": round(rate, 1)}
+        rate = (record["samples"] - self.before.samples) / elapsed
+        self.last = Timing(round(self.before.seconds + elapsed, 3), int(record["samples"]))
         with self.file.open("a") as f:
-            f.write(json.dumps({**record, **timing}) + "\n")
+            f.write(json.dumps({**record, "seconds": self.last.seconds, "samples_per_s": round(rate, 1)}) + "\n")
+
+    def sync(self) -> None:
+        """Flushes the log to disk."""
+        with self.file.open("rb+") as f:
+            os.fsync(f.fileno())
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """The complete lines of a log; the last line may be cut off."""
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+def _lines(file: Path) -> list[tuple[bytes, int]]:
+    """The lines of a log with their steps, up to the first that is cut off, unreadable or out of order."""
+    lines: list[tuple[bytes, int]] = []
+    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else ():
+        try:
+            content: Any = json.loads(line)
+        except ValueError:
+            break
+        step: Any = cast(dict[str, Any], content).get("step") if isinstance(content, dict) else None
+        if not line.endswith(b"\n") or not isinstance(step, int) or (lines and step <= lines[-1][1]):
+            break
+        lines.append((line, step))
+    return lines
 
 
-def _checkpoint(states: Sequence[State], stacks: Sequence[Sequence[Job]], file: Path) -> None:
+def _checkpoint(states: Sequence[State], stacks: Sequence[Sequence[Job]], file: Path, timing: Timing) -> None:
     tensors = {
         f"{i}.{name}": tensor.cpu().contiguous()
         for i, state in enumerate(states)
         for name, tensor in state.checkpoint().items()
     }
     members = [[job.step.key for job in stack] for stack in stacks]
-    write_atomically(file, to_bytes(tensors, {"members": json.dumps(members)}))
+    write_checked(file, to_bytes(tensors, {"members": json.dumps(members), "timing": json.dumps(timing)}))
 
 
 def _members_of(checkpoint: Path) -> list[list[str]]:
-    """The keys of the steps in a checkpoint, per stack in the order of its members; empty where it is missing or
-    unreadable."""
-    try:
-        with safe_open(checkpoint, "pt") as f:
-            return json.loads(f.metadata()["members"])
-    except (FileNotFoundError, SafetensorError):
-        return []
+    """The keys of the steps in a checkpoint, per stack in the order of its members; empty where there is none."""
+    return json.loads(_facts(checkpoint)["members"]) if checkpoint.exists() else []
+
+
+def _timing_of(checkpoint: Path) -> Timing:
+    return Timing(*json.loads(_facts(checkpoint)["timing"]))
+
+
+def _facts(checkpoint: Path) -> dict[str, str]:
+    with safe_open(checkpoint, "pt") as f:
+        return f.metadata()
 
 
 def _resume(checkpoint: Path, stacks: Sequence[Sequence[Job]]) -> list[dict[str, Tensor]] | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
@@ -58,10 +59,11 @@ class Status:
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status in a group's scratch folder, written by the run that works or last worked on it; None without one."""
+    """The status in a group's scratch folder, written by the run that works or last worked on it; None where there is
+    none or it is unreadable, because nothing but what is shown depends on it."""
     try:
-        return Status(**json.loads((folder / STATUS).read_text()))
-    except FileNotFoundError:
+        return TypeAdapter(Status).validate_json((folder / STATUS).read_bytes())
+    except (OSError, ValueError):
         return None
 
 

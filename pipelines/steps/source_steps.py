@@ -8,21 +8,28 @@ from typing import Any
 
 import torch
 
+from pipelines.steps.checksums import record_files, remove_damaged
 from pipelines.steps.step import Job, Runtime, StageProgress, Step
-from pipelines.steps.store import read_manifest
+from pipelines.steps.store import MANIFEST, read_manifest
 from sae.registry import UserError, config_class
 from sae.source import Batch, Source, SourceConfig
 
 
 def prepare(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
-    """Prepares every source in its job's directory."""
+    """Prepares every source in its job's directory. What a killed run left there is kept where it is undamaged."""
     for job in jobs:
         config = settings(job.step.config["source"])
+        (job.out / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming the folder
+        if gone := remove_damaged(job.out):
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            runtime.note(f"{job.out / gone[0]}{more}: damaged or without a checksum; made again")
 
-        def report(done: int, total: int, unit: str) -> None:
+        def report(done: int, total: int, unit: str, out: Path = job.out) -> None:
+            record_files(out)
             progress(done, total, unit)
 
         config.prepare(job.out, report, runtime.device)
+        record_files(job.out)
         yield job
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,10 @@ class Job:
     """Directory to fill."""
 
 
+def _silent(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Runtime:
     """How work is executed; no part of it enters a key."""
@@ -69,6 +73,8 @@ class Runtime:
     """Least time between two checkpoints of training."""
     sinks: tuple[str, ...] = ()
     """Where training logs go besides ``log.jsonl``: ``trackio`` and ``wandb``."""
+    note: Callable[[str], None] = _silent
+    """Shows one line to the user."""
     spans: Spans = NO_SPANS
     """Records where time goes: a span for each group of steps, named by its stage, with finer ones inside."""
 

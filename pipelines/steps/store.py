@@ -6,17 +6,17 @@ directory is renamed. ``.locks`` and ``.scratch`` hold the locks and checkpoints
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pipelines.steps.checksums import CHECKSUMS, changed_since_recorded, sha256
 from pipelines.steps.step import Step
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
@@ -61,12 +61,19 @@ class Store:
         return self.directory(step).is_dir()
 
     def commit(self, step: Step, device: str, seconds: float) -> Path:
-        """Writes the manifest of a filled partial directory and renames it to the finished step."""
+        """Writes the manifest of a filled partial directory and renames it to the finished step.
+
+        Raises `UserError` where a file has changed on disk since it was written.
+        """
         partial, final = self.partial(step), self.directory(step)
         (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming
-        for leftover in [f for f in partial.rglob(".*") if f.is_file()]:  # of a run that was killed while writing
-            leftover.unlink()
-        files = {f.relative_to(partial).as_posix(): f for f in sorted(partial.rglob("*")) if f.is_file()}
+        for leftover in [f for f in partial.rglob(".*") if f.is_file() and f.name != CHECKSUMS]:
+            leftover.unlink()  # of a run that was killed while writing
+        found = [f for f in sorted(partial.rglob("*")) if f.is_file() and f.name != CHECKSUMS]
+        files = {f.relative_to(partial).as_posix(): f for f in found}
+        hashes = {name: sha256(file) for name, file in files.items()}
+        for name in changed_since_recorded(partial, hashes):
+            raise UserError(f"{partial / name}: changed on disk after it was written; run again, it is made again")
         manifest = {
             "stage": step.stage,
             "version": step.version,
@@ -74,15 +81,17 @@ class Store:
             "title": step.title,
             "config": step.config,
             "inputs": {name: source.name for name, source in step.inputs.items()},
-            "files": {name: {"size": f.stat().st_size, "sha256": sha256(f)} for name, f in files.items()},
+            "files": {name: {"size": f.stat().st_size, "sha256": hashes[name]} for name, f in files.items()},
             "versions": versions(),
             "device": device,
             "seconds": round(seconds, 3),
         }
         write_atomically(partial / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        _make_modes_alike(partial / MANIFEST, files.values())
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
             _sync(path)
         partial.rename(final)
+        (final / CHECKSUMS).unlink(missing_ok=True)  # not before: without it, a killed run would start anew
         _sync(self.root)
         return final
 
@@ -181,12 +190,6 @@ def _hidden(file: Path) -> bool:
     return file.name.startswith(".")
 
 
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def versions() -> dict[str, str]:
     """Versions of the software that results depend on."""
     import numpy
@@ -200,6 +203,15 @@ def versions() -> dict[str, str]:
         "numpy": numpy.__version__,
         "sae": sae.__version__,
     }
+
+
+def _make_modes_alike(file: Path, others: Iterable[Path]) -> None:
+    """Gives files the permissions of `file`; some libraries create files that only their owner can read."""
+    mode = file.stat().st_mode
+    for other in others:
+        if not other.is_symlink() and other.stat().st_mode != mode:
+            with suppress(PermissionError):  # the file of another user, in a folder that is shared
+                other.chmod(mode)
 
 
 def _sync(path: Path) -> None:

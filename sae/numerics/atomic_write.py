@@ -20,11 +20,16 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Generator[Path]:
 
     If the block raises, the temporary file is removed and `path` stays as it was. The default name of the temporary
     file contains the process id, so that two processes may write the same file. A process that is killed leaves the
-    temporary file behind; pass a fixed `temporary` path where the next run should overwrite that leftover.
+    temporary file behind; pass a fixed `temporary` path where the next run should overwrite that leftover. The file has
+    the permissions of any new file of this process, also where a library creates it for its user alone.
     """
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

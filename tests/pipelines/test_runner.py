@@ -140,6 +140,7 @@ from pipelines.config.config import parse
 from pipelines.plan import plan
 from pipelines.steps.progress import Board
 from pipelines import runner
+from pipelines.steps import checksums
 from pipelines.steps.store import Store
 from pipelines.stages import train
 
@@ -148,7 +149,7 @@ places = {
     "commit": (Store, "commit"),
     "log": (train.Log, "write"),
     "checkpoint": (train, "_checkpoint"),
-    "checkpoint file": (train, "write_atomically"),
+    "checkpoint file": (checksums, "write_atomically"),
     "dictionary": (train, "save"),
     "rename": (Path, "rename"),
     "tidy": (runner.shutil, "rmtree"),
@@ -193,7 +194,8 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tiny: Given, tmp
         ("commit", 1),  # the source is ready, but its step is not finished
         ("log", 10),  # in the middle of training, the log ahead of the checkpoint
         ("checkpoint", 2),
-        ("checkpoint file", 3),
+        ("checkpoint file", 3),  # before a checkpoint's checksum is written
+        ("checkpoint file", 4),  # between the checksum and the checkpoint
         ("dictionary", 3),  # two members are saved, two are not
         ("rename", 2),  # a member is complete except for its name
         ("tidy", 1),  # all members are done, the scratch folder is still there

@@ -72,13 +72,14 @@ def test_a_log_continues_after_its_checkpoint(tmp_path: Path):
     file = tmp_path / "log.jsonl"
     lines = [{"step": s, "samples": 32 * s, "seconds": s / 10} for s in (10, 20, 30)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "sam')
-    log = train.Log(file, up_to=20)
+    notes: list[str] = []
+    log = train.Log(file, 20, train.Timing(2.0, 640), notes.append)
     log.write({"step": 30, "samples": 960})
     written = [json.loads(line) for line in file.read_text().splitlines()]
     assert written[:2] == lines[:2] and [line["step"] for line in written] == [10, 20, 30]
     assert written[2]["seconds"] >= 2.0 and written[2]["samples_per_s"] > 0
-    train.Log(file, up_to=0)
-    assert file.read_text() == ""
+    train.Log(file, 0, train.Timing(), notes.append)
+    assert file.read_text() == "" and not notes
 
 
 def test_checkpoints_are_written_by_time_and_at_the_end(
