@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from pipelines.config.config import Config, ProbeTable
 from pipelines.config.names import labels_of
 from pipelines.report.scores import can_rank
 from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
+from pipelines.steps.external_files import content_hash
 from pipelines.steps.step import Stage, Step
-from pipelines.steps.store import sha256
 from sae.baseline import BaselineConfig
 from sae.metric import MetricConfig, default_metrics
 from sae.probing.sources import other_files
-from sae.registry import MissingFileError, Settings, UserError, fingerprint
+from sae.registry import Settings, UserError, fingerprint
 from sae.source import SourceConfig
 
 STAGES: dict[str, Stage] = {
@@ -115,7 +114,7 @@ def _source_steps(config: Config, settings: SourceConfig, source: Step, label: s
 
 
 def _source(source: SourceConfig) -> Step:
-    files = {name: _content_hash(path, f"source.{name}") for name, path in source.external_files().items()}
+    files = {name: content_hash(path, f"source.{name}") for name, path in source.external_files().items()}
     config = {"source": source.model_dump(mode="json"), "files": files, **_plugins(source)}
     version = STAGES[source.stage].VERSION
     return Step(source.stage, version, config, title=f"{_kind(source)} data_seed={source.seed}")
@@ -192,7 +191,7 @@ def _baselines(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
 def _examples(settings: ProbeTable, source: SourceConfig, step: Step) -> Step:
     """The step that gathers the examples of a source. Raises `UserError` where it has nothing to probe for."""
     tasks = settings.tasks
-    files = {name: _content_hash(path, f"probe.tasks.{name}") for name, path in other_files(source, tasks).items()}
+    files = {name: content_hash(path, f"probe.tasks.{name}") for name, path in other_files(source, tasks).items()}
     if not files and not source.provides & {"codes", "labels"}:
         raise UserError(f"probe: needs labels or known features, {_lacks(source)}; set probe.tasks.labels")
     if "shift" in settings.regimes and tasks.shift is None:
@@ -291,9 +290,3 @@ def _title(row: _Row) -> str:
     named = {name: row[name] for name in ("n_latents", "l1", "target_l0", "seed") if row[name] is not None}
     encoder = [f"({row['encoder']})"] if row["encoder"] else []
     return " ".join([row["method"], *encoder, *(f"{name}={value}" for name, value in named.items())])
-
-
-def _content_hash(file: Path, field: str) -> str:
-    if not file.is_file():
-        raise MissingFileError(f"{field} = {str(file)!r}: does not exist or is not a file; correct the path")
-    return sha256(file)

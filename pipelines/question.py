@@ -23,8 +23,8 @@ from pipelines import runner
 from pipelines.config.config import Config
 from pipelines.config.toml_tables import build
 from pipelines.plan import plan
+from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
-from pipelines.steps.source_steps import open_source
 from pipelines.steps.step import Runtime
 from pipelines.steps.store import Store
 from sae.activations.disk_source import Activations
@@ -109,7 +109,7 @@ class QuestionContext:
         config = self.source_config
         [step] = [s for s in plan(self.settings) if s.stage == config.stage and "source" in s.config]
         runner.run([step], self.store, self.runtime, self.board)
-        source = open_source(self.store.directory(step), self.runtime.device)
+        source = open_checked(step, self.store.directory(step), self.runtime.device)
         if self.dictionary is not None and self.dictionary.d_in != source.d_in:
             raise UserError(
                 f"the dictionary takes activations of width {self.dictionary.d_in}, but the source has width "

@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from pipelines.config.config import RuntimeTable
 from pipelines.plan import STAGES
 from pipelines.steps import log_sinks as sinks
+from pipelines.steps.external_files import refuse_changed
 from pipelines.steps.progress import Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
@@ -117,14 +119,27 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     scratch = store.scratch(group)
     scratch.mkdir(parents=True, exist_ok=True)
     jobs = [_job(step, store) for step in missing]
+    for step in missing:
+        refuse_changed(step)
     start, stage = time.monotonic(), missing[0].stage
     shown = board.work(_title(missing), [step.name for step in missing], scratch)
     with shown as progress, runtime.spans(stage):
-        for job in STAGES[stage].run(jobs, scratch, runtime, progress):
+        for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):
+            try:
+                refuse_changed(job.step)
+            except UserError:  # what was written may come from the changed file: none of it is continued from
+                _discard(missing, scratch, store)
+                raise
             store.commit(job.step, runtime.device, time.monotonic() - start)
     unfinished = [step.name for step in missing if not store.done(step)]
     assert not unfinished, f"the stage did not finish {unfinished}"
     shutil.rmtree(scratch)
+
+
+def _discard(steps: Sequence[Step], scratch: Path, store: Store) -> None:
+    """Removes the unfinished work on steps."""
+    for folder in (*map(store.partial, steps), scratch):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _job(step: Step, store: Store) -> Job:

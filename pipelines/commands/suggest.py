@@ -23,8 +23,8 @@ from pipelines.config.config import Config, parse
 from pipelines.plan import plan
 from pipelines.report.settings_table import Setting, read_scored_row, settings_of
 from pipelines.report.style import FAINT, canvas, marks, plain_log, styled, to_bytes
+from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
-from pipelines.steps.source_steps import open_source
 from pipelines.steps.step import Runtime, Step
 from pipelines.steps.store import Store
 from sae.analysis.suggestion import Suggestion, suggest
@@ -94,7 +94,7 @@ def run(
         steps = plan(_config(settings, kind, {width: [1] for width in widths}))
         sources = [step for step in steps if step.stage in ("generate", "stream")]
         runner.run(sources, store, runtime, board)
-        d_in = open_source(store.directory(sources[0]), "cpu").d_in
+        d_in = open_checked(sources[0], store.directory(sources[0]), "cpu").d_in
         by_width = {width: target_grid(width, d_in) for width in widths}
         curves = _sweep(settings, kind, by_width, store, runtime, board)
         for _ in range(ROUNDS - 1):

@@ -16,8 +16,8 @@ from pipelines.explore import site
 from pipelines.explore.latent import NamedExploration
 from pipelines.explore.words import vocabulary
 from pipelines.plan import plan
+from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
-from pipelines.steps.source_steps import open_source
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
 from sae.analysis.latents import LatentsConfig, explore_latents
@@ -57,7 +57,7 @@ def write_pages(
     site.check_site_folder(out)
     runtime = runner.execution(settings.runtime)
     runner.run([step], store, runtime, board)
-    source = open_source(store.directory(step), runtime.device)
+    source = open_checked(step, store.directory(step), runtime.device)
     _check_width(dictionary, d, source, settings)
     parts: list[tuple[str, Dictionary, int | None]] = [("", d, None)]
     if with_neurons:
