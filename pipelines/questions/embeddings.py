@@ -26,6 +26,7 @@ class Config(QuestionConfig):
     """Number of random matrices for each control."""
 
     def answer(self, context: QuestionContext) -> Answer:
+        context.model.check_head()
         bridge, tables = context.model.bridge, list[AnswerTable]()
         facts: dict[str, AnswerValue] = {}
         for name, table in (("embedding", bridge.W_E), ("unembedding", bridge.W_U.T)):

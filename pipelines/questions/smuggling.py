@@ -67,6 +67,7 @@ def _activations(context: QuestionContext, hooks: list[str], n: int) -> list[Ten
 
 def _write_norms(model: Model, layer: int) -> Tensor:
     """The length of each neuron's direct effect on the centred logits, per unit of activation."""
+    model.check_logits()
     with torch.no_grad():
         written = model.bridge.W_out[layer].float() @ model.bridge.W_U.float()
         return (written - written.mean(1, keepdim=True)).norm(dim=1)

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FACTS = ("model_revision", "processing", "excluded_token_ids", "unique_tokens", "transformer_lens", "transformers")
+FACTS = (
+    *("model_revision", "processing", "excluded_token_ids", "unique_tokens", "no_logits"),
+    *("transformer_lens", "transformers"),
+)
 """Entries of a source's ``source.json`` that are copied to the card."""
 
 

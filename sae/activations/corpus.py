@@ -86,7 +86,9 @@ class PositionSelection:
 
     @classmethod
     def of(cls, tokenizer: Any, drop_first: bool) -> PositionSelection:
-        ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        # An encoder's tokenizer frames texts with [CLS] and [SEP].
+        framing = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
+        ids = (getattr(tokenizer, name, None) for name in framing)
         return cls(tuple(sorted({i for i in ids if i is not None})), drop_first)
 
     def __call__(self, tokens: Int[Tensor, "rows n_tokens"]) -> TokenRows:

@@ -33,6 +33,9 @@ from sae.numerics.seeds import epoch_rows
 from sae.registry import MissingFileError, UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 
+NO_LOGITS = "no_logits"
+"""The entry of ``source.json`` with the reason why the model's logits do not predict the next token, if so."""
+NOT_NEXT_TOKEN = "the model's logits do not predict the next token"
 Splits = dict[str, dict[str, int]]
 """The number of rows, counted tokens and, once the model has been run, shards of each split."""
 
@@ -88,6 +91,7 @@ class StreamedConfig(SourceConfig, ABC):
         """
         self.check_room(directory, sum(splits[s]["tokens"] for s in SPLITS), self.width(harvest.model))
         total, done, with_shards = sum(splits[s]["tokens"] for s in SPLITS), 0, Splits()
+        progress(0, total, "tokens")
         for split in SPLITS:
             corpus = Corpus.open(directory, split, splits[split]["rows"], self.seed)
             with_shards[split] = {**splits[split], "shards": 0}
@@ -225,4 +229,14 @@ class Activations(Source):
         return Site(self.config.hook, self.tokens("test"), self.boot, self.config.target)
 
     def model(self) -> Site | None:
-        return self._site if "model" in self.config.provides else None
+        return None if self.no_model else self._site
+
+    @property
+    def no_model(self) -> str | None:
+        """Why there is no :meth:`model` to splice a dictionary into; None if there is one."""
+        target = self.config.target or self.config.hook
+        if not spliceable(target):
+            return f"an edit at {target} would not reach the model's residual stream"
+        if NO_LOGITS in self.facts:
+            return f"{NOT_NEXT_TOKEN}: {self.facts[NO_LOGITS]}"
+        return None if "model" in self.config.provides else NOT_NEXT_TOKEN

@@ -18,10 +18,14 @@ Log-probabilities come from log_softmax; SAEBench takes the logarithm of a softm
 Excluded positions (BOS, EOS, padding, the first token) keep their activations, and predictions of these tokens are not
 counted. A transcoder encodes the activations at the hook, and its output replaces those at the target in the same
 forward pass; mean and zero ablation then act at the target too.
+
+All are NaN for a model whose logits do not predict the next token: an encoder, an encoder-decoder, or a model whose
+checkpoint lacks the output head.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
@@ -34,6 +38,7 @@ from sae.metric import Case, Evidence, MetricConfig, Scores
 from sae.model.hooked import HookEdit, Site
 from sae.model.token_rows import TokenRows
 
+NAMES = ("ce_clean", "ce_spliced", "ce_mean", "ce_zero", "ce_increase", "ce_recovered_mean", "ce_recovered_zero", "kl")
 KEPT_BYTES = 2**30
 """Largest size of the clean log-probabilities that are kept for the next dictionary; larger ones are recomputed."""
 
@@ -50,6 +55,10 @@ class Config(MetricConfig):
 
     def score(self, case: Case) -> Scores:
         """``ce_clean ce_spliced ce_mean ce_zero ce_increase ce_recovered_mean ce_recovered_zero kl``."""
+        site = case.evidence.model
+        # Found out when the model is loaded, which is after the scores are planned.
+        if site is None or site.model.no_logits is not None:
+            return Scores(dict.fromkeys(NAMES, math.nan))
         reference = _reference(case.evidence, self.n_tokens, self.rows_at_once)
         d = case.dictionary.to(reference.site.model.device)
         spliced, kl = reference.compare(d.reconstruct)

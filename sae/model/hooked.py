@@ -9,20 +9,33 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.model.legacy import boot_legacy, is_legacy, tokenizer_of
+from sae.model.checkpoint import listed
+from sae.model.loading import is_path, load_bridge, load_tokenizer
+from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
 from sae.model.token_rows import TokenRows
-from sae.registry import MissingFileError, UserError, unknown
+from sae.registry import UserError, unknown
+
+__all__ = [
+    "PROCESSING",
+    "Dtype",
+    "HookEdit",
+    "Model",
+    "Site",
+    "check_spliceable",
+    "is_path",
+    "load_tokenizer",
+    "spliceable",
+]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookEdit = Callable[[Tensor], Tensor]
@@ -45,33 +58,25 @@ class Model:
     """The TransformerLens Bridge, for what this class does not offer."""
     device: str
     """The device that it runs on, for example ``cpu`` or ``cuda``."""
+    missing_head: tuple[str, ...] = ()
+    """The weights of the output head that its checkpoint lacks; they are NaN, and activations before them are right."""
 
     @classmethod
     def boot(cls, name: str, device: str = "cpu", dtype: Dtype = "float32", revision: str | None = None) -> Model:
         """Loads a model from a hub id or a local Hugging Face folder, ready to run.
 
         Raises `MissingFileError` if a local folder has no ``config.json``, and `UserError` if the model cannot be
-        loaded.
+        loaded, or if its checkpoint lacks weights. Warns of a package that its processor needs, and installs none.
         """
-        from safetensors import SafetensorError
-        from transformer_lens.model_bridge import TransformerBridge
-
-        _check_folder(name)
-        try:
-            with _quiet():
-                torch_dtype = getattr(torch, dtype)
-                bridge: Any = (
-                    boot_legacy(name, device, torch_dtype, revision)
-                    if is_legacy(name)
-                    else TransformerBridge.boot_transformers(name, device=device, dtype=torch_dtype, revision=revision)
-                )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(_one_line(name, error)) from None
+        bridge, head = load_bridge(name, device, getattr(torch, dtype), revision)
         bridge.eval()
         # Every row is run once and whole, so a cache of keys and values would never be used.
         if (config := getattr(bridge.original_model, "config", None)) is not None:
             config.use_cache = False
-        return cls(name, bridge, device)
+        model = cls(name, bridge, device, head)
+        # Now rather than at the first use, when hooks of the user may be on the bridge.
+        _ = model.no_logits
+        return model
 
     @property
     def d_model(self) -> int:
@@ -98,15 +103,69 @@ class Model:
         """The hub commit of the weights; None for a local folder."""
         return getattr(getattr(self.bridge.original_model, "config", None), "_commit_hash", None)
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether it reads a row of tokens with an encoder and writes another with a decoder."""
+        return bool(getattr(getattr(self.bridge.original_model, "config", None), "is_encoder_decoder", False))
+
+    @cached_property
+    def no_logits(self) -> str | None:
+        """Why its logits are no predictions of each token from those before it; None if they are.
+
+        Decided from its class and its checkpoint, then tested: another token must not change logits before it.
+        """
+        if self.missing_head:
+            return f"its checkpoint lacks {listed(self.missing_head)}"
+        reason = unlike_a_causal_model([type(self.bridge.original_model).__name__], self.is_encoder_decoder)
+        if reason is not None:
+            return reason
+
+        cfg = self.bridge.cfg
+        if getattr(cfg, "is_audio_model", False) or getattr(cfg, "is_visual_model", False):
+            return "it does not read text"
+
+        def logits(tokens: Tensor) -> Tensor:
+            return self._run(tokens, torch.ones_like(tokens, dtype=torch.bool), [])
+
+        leaks = sees_later_tokens(logits, self.n_ctx or N_TOKENS, cfg.d_vocab)
+        return "its logits depend on later tokens, so it is not a causal language model" if leaks else None
+
+    def check_head(self) -> None:
+        """Raises `UserError` if the checkpoint lacks weights of the output head."""
+        if self.missing_head:
+            raise UserError(
+                f"model = {self.name!r}: its checkpoint lacks {listed(self.missing_head)}, so it has no logits; use "
+                "its activations alone, or a checkpoint with the output head"
+            )
+
+    def check_logits(self) -> None:
+        """Raises `UserError` if the logits are no predictions of each token from those before it."""
+        if self.no_logits is not None:
+            raise UserError(
+                f"model = {self.name!r}: its logits do not predict the next token, because {self.no_logits}; use its "
+                "activations alone, or a causal language model with all its weights"
+            )
+
     @cached_property
     def hooks(self) -> list[str]:
         """The names of all hook points, with TransformerLens' older aliases."""
         return list(self.bridge.hook_dict)
 
     def check_hook(self, hook: str) -> None:
-        """Raises `UserError`, with the most similar names, if the model has no such hook point."""
+        """Raises `UserError`, with the most similar names, if the model has no such hook point, and for one at which
+        the activation at a position is not computed from the token there and the checkpoint's weights."""
         if hook not in self.hooks:
             raise UserError(unknown(hook, self.hooks, f"hook point of {self.name}"))
+        if self.is_encoder_decoder and re.match(r"decoder|(hook_)?unembed", hook):
+            raise UserError(
+                f"hook point {hook!r}: the decoder of {self.name} reads the text one position later than the encoder; "
+                "choose a hook point of the encoder"
+            )
+        if self.missing_head and re.match(r"(hook_)?unembed|mlm_head", hook):
+            raise UserError(
+                f"hook point {hook!r}: the checkpoint of {self.name} lacks {listed(self.missing_head)}; choose a "
+                "hook point before it"
+            )
 
     def check_context(self, context: int) -> None:
         """Raises `UserError` if rows of `context` tokens are longer than the model's context."""
@@ -161,8 +220,10 @@ class Model:
 
         The edit takes the activations at `hook` and replaces those at `target`, a hook point later in the same forward
         pass (None: `hook` itself). Other positions stay unchanged: a dictionary that was not trained on BOS does not
-        have to reconstruct it. Raises `UserError` if the target comes before the hook, or cannot be replaced.
+        have to reconstruct it. Raises `UserError` if the target comes before the hook, or cannot be replaced, and see
+        :meth:`check_logits`.
         """
+        self.check_logits()
         if hook is None or edit is None:
             return self._run(rows.tokens, rows.attended, [])
         source, destination = hook, target or hook
@@ -251,21 +312,6 @@ class Site:
         return self.boot()
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model as published; the Bridge adds special tokens to its copy.
-
-    Raises `MissingFileError` if a local folder has no ``config.json``, and `UserError` if the tokenizer cannot be
-    loaded.
-    """
-    from transformers import AutoTokenizer
-
-    _check_folder(name)
-    try:
-        return AutoTokenizer.from_pretrained(tokenizer_of(name) if is_legacy(name) else name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(_one_line(name, error, "tokenizer")) from None
-
-
 def spliceable(hook: str) -> bool:
     """Whether an edit at the hook point changes the residual stream.
 
@@ -283,36 +329,5 @@ def check_spliceable(hook: str) -> None:
         )
 
 
-def is_path(name: str) -> bool:
-    """Whether a name is a local path, not a hub id (``repo`` or ``owner/repo``)."""
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
-def _check_folder(name: str) -> None:
-    if is_path(name) and not (Path(name) / "config.json").is_file():
-        raise MissingFileError(
-            f"model = {name!r}: not a folder with a config.json; give a Hugging Face folder or a hub id"
-        )
-
-
 def _target_too_early(hook: str, target: str) -> str:
     return f"target {target!r} comes before hook {hook!r} in a forward pass; choose a target after the hook"
-
-
-def _one_line(name: str, error: Exception, part: str = "model") -> str:
-    reason = " ".join(str(error).split())
-    return f"model = {name!r}: the {part} cannot be loaded: {reason[:300]}"
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Hides transformers' progress bars, since the library does not print."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

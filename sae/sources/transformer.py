@@ -16,11 +16,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, PositionSelection, write_corpus
-from sae.activations.disk_source import Activations, Splits, StreamedConfig, model_versions
+from sae.activations.disk_source import NO_LOGITS, Activations, Splits, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
 from sae.activations.text import Text, check_token_ids, tokenised
 from sae.model.hooked import PROCESSING, Dtype, Model, is_path, load_tokenizer
+from sae.model.loading import local_config
+from sae.model.next_token import unlike_a_causal_model
 from sae.registry import UserError
 from sae.source import Progress, Source, Split
 
@@ -73,6 +75,13 @@ class Config(StreamedConfig):
 
     def has_labels(self) -> bool:
         return self.labels is not None
+
+    @property
+    def provides(self) -> frozenset[str]:
+        # Only a local folder is read, since what a config plans must not depend on what has been downloaded.
+        local = local_config(self.model)
+        unlike = unlike_a_causal_model(local.get("architectures") or (), bool(local.get("is_encoder_decoder")))
+        return super().provides - ({"model"} if unlike else set())
 
     @property
     def documents(self) -> Text:
@@ -181,5 +190,6 @@ class Config(StreamedConfig):
             "excluded_token_ids": list(select.special),
             "model_revision": model.revision,
             "processing": PROCESSING,
+            **({} if model.no_logits is None else {NO_LOGITS: model.no_logits}),
             **model_versions(),
         }

@@ -56,10 +56,13 @@ def attribute(
 
     `attended` marks the positions of padded rows that hold a token; None: all.
     ``integrated`` takes `steps` forward and backward passes for each place, with the other places left unchanged.
-    Raises `UserError` for an unknown method, or if `number` does not return one differentiable value.
+    Raises `UserError` for an unknown method, if `number` does not return one differentiable value, or if the model's
+    checkpoint lacks its output head.
     """
     if method not in ("gradient", "integrated"):
         raise UserError(f"method = {method!r}: unknown method; choose 'gradient' or 'integrated'")
+    if isinstance(model, Model):
+        model.check_head()
     whole = _Probe(attended)
     with torch.enable_grad(), splice(model, places, instead=whole, **splice_options) as spliced:
         whole.run(spliced, tokens, number)

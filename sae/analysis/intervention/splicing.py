@@ -16,6 +16,7 @@ the attention mask of the forward pass marks; the first token of a row is the fi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -171,7 +172,14 @@ def splice(
     """
     bridge = model.bridge if isinstance(model, Model) else model
     wrapped = model if isinstance(model, Model) else Model("the model", bridge, str(bridge.cfg.device))
+    if wrapped.is_encoder_decoder:
+        raise UserError(
+            f"model = {wrapped.name!r}: an encoder-decoder reads two rows of tokens at once, so the positions of a "
+            "dictionary are not known; give a model that reads one"
+        )
     _check(wrapped, places)
+    if wrapped.missing_head:
+        warnings.warn(f"model = {wrapped.name!r}: logits are NaN, because {wrapped.no_logits}", stacklevel=3)
     by_place = {place: [edit] if callable(edit) else list(edit) for place, edit in (edits or {}).items()}
     for place in by_place:
         if place not in places:

@@ -1,0 +1,104 @@
+"""Loads models and tokenizers from a hub id or a local Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae.model import checkpoint
+from sae.model.legacy import boot_legacy, is_legacy, tokenizer_of
+from sae.registry import MissingFileError, UserError
+
+
+def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, tuple[str, ...]]:
+    """A model as a TransformerLens Bridge, and the weights of its output head that its checkpoint lacks.
+
+    Raises `MissingFileError` if a local folder has no ``config.json``, and `UserError` if the model cannot be loaded or
+    other weights are missing. Warns of a package that its processor of images or sound needs, and installs none.
+    """
+    from safetensors import SafetensorError
+    from transformer_lens.model_bridge import TransformerBridge
+
+    _check_folder(name)
+    try:
+        with _quiet(), checkpoint.recorded() as loads, checkpoint.without_installing() as not_installed:
+            bridge: Any = (
+                boot_legacy(name, device, dtype, revision)
+                if is_legacy(name)
+                else TransformerBridge.boot_transformers(name, device=device, dtype=dtype, revision=revision)
+            )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(_one_line(name, error)) from None
+    head = checkpoint.check(name, loads)
+    if not_installed:
+        packages = " ".join(dict.fromkeys(not_installed))
+        warnings.warn(
+            f"model = {name!r}: its processor of images or sound is not loaded; text runs without it; to load it, run: "
+            f"pip install {packages}",
+            stacklevel=3,
+        )
+    return bridge, head
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of a model as published; the Bridge adds special tokens to its copy.
+
+    Raises `MissingFileError` if a local folder has no ``config.json``, and `UserError` if the tokenizer cannot be
+    loaded.
+    """
+    from transformers import AutoTokenizer
+
+    _check_folder(name)
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer_of(name) if is_legacy(name) else name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(_one_line(name, error, "tokenizer")) from None
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a local path, not a hub id (``repo`` or ``owner/repo``)."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def local_config(name: str) -> dict[str, Any]:
+    """The ``config.json`` of a local folder; empty for a hub id, and where the folder has none that can be read."""
+    file = Path(name).expanduser() / "config.json"
+    if not (is_path(name) and file.is_file()):
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _check_folder(name: str) -> None:
+    if is_path(name) and not (Path(name) / "config.json").is_file():
+        raise MissingFileError(
+            f"model = {name!r}: not a folder with a config.json; give a Hugging Face folder or a hub id"
+        )
+
+
+def _one_line(name: str, error: Exception, part: str = "model") -> str:
+    reason = " ".join(str(error).split())
+    return f"model = {name!r}: the {part} cannot be loaded: {reason[:300]}"
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Hides transformers' progress bars, since the library does not print."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
