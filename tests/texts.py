@@ -1,9 +1,10 @@
-"""A small text for tests of splicing."""
+"""A small text and a small dictionary for tests of splicing."""
 
 from __future__ import annotations
 
 import torch
 
+from sae.dictionaries.topk import TopK
 from sae.model.hooked import Model, TokenRows
 
 
@@ -16,3 +17,9 @@ def text_for(model: Model) -> TokenRows:
     kept = attended.clone()
     kept[:, 0] = False
     return TokenRows(tokens, attended, kept)
+
+
+def any_dictionary() -> TopK:
+    """A random dictionary of width 16."""
+    W = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
+    return TopK(W.T.contiguous(), W, torch.zeros(9), torch.zeros(16), k=4)

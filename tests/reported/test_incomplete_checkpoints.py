@@ -22,7 +22,7 @@ from sae.metrics.downstream import Config as Downstream
 from sae.model.hooked import Model
 from sae.registry import UserError
 from tests.streaming import build, words
-from tests.texts import text_for
+from tests.texts import any_dictionary, text_for
 
 HOOK = "blocks.1.hook_resid_post"
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
@@ -145,7 +145,7 @@ def test_scores_of_the_loss_are_withheld_without_the_output_head(headless: str, 
     )
     assert "model" in source.config.provides and source.model() is None  # found out after the scores are planned
     assert source.no_model is not None and source.no_model.endswith("its checkpoint lacks lm_head.weight")
-    [d] = sae.fit(source, n_latents=9, l1=0.1, steps=2, batch_size=32)
+    d = any_dictionary()
     scores = Downstream().score(Case(d, gather_evidence(source, 50))).scalars
     assert len(scores) == 8 and all(value != value for value in scores.values())
 
@@ -153,7 +153,7 @@ def test_scores_of_the_loss_are_withheld_without_the_output_head(headless: str, 
 def test_splicing_into_a_model_without_its_output_head_says_so(headless: str):
     """Steering a model without its output head changed random logits without a word."""
     model = Model.boot(headless)
-    [d] = sae.fit(torch.randn(100, 16), n_latents=9, l1=0.1, steps=2, batch_size=32)
+    d = any_dictionary()
     with (
         pytest.warns(UserWarning, match=r"logits are NaN, because its checkpoint lacks lm_head"),
         sae.splice(model, {HOOK: d}) as spliced,
