@@ -15,6 +15,7 @@ from pipelines.commands.ask import ask
 from pipelines.commands.configs import list_configs
 from pipelines.commands.dictionaries import convert_dictionary, push_dictionary, show_path
 from pipelines.commands.explore import explore
+from pipelines.commands.output import Terminal, open_streams
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
 
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
@@ -30,7 +31,13 @@ def _version() -> str:
     return sae.__version__
 
 
-app = App(name="sae", help="Sparse autoencoders from a config to a scored dictionary.", version=_version)
+app = App(
+    name="sae",
+    help="Sparse autoencoders from a config to a scored dictionary.",
+    version=_version,
+    console=Terminal(),
+    error_console=Terminal(stderr=True),
+)
 app.meta.group_parameters = "Options of every command"
 for name, command in {
     "plan": show_plan,
@@ -76,6 +83,7 @@ def run_with_plugins(
 def main() -> None:
     """Exit codes: 0 done, 1 a bug, with its traceback, 2 a mistake of the user, in one line, 130 interrupted."""
     debug = "--debug" in sys.argv[1:]
+    open_streams()
     try:
         command, bound, *_ = app.meta.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
@@ -105,24 +113,23 @@ def _users_part(error: Exception) -> str | None:
 
 def _report_bug() -> None:
     """Prints the traceback of an error that is not a mistake of the user, and whose it is; exit code 1."""
-    traceback.print_exc()
+    terminal = Terminal(stderr=True)
+    terminal.say(traceback.format_exc().rstrip())
     frames = traceback.extract_tb(sys.exc_info()[2])
     outside = [frame for frame in frames if Path(frame.filename).resolve() in _PLUGINS]
     if outside:
-        print(f"sae: the error arose in the plugin {outside[-1].filename}, line {outside[-1].lineno}", file=sys.stderr)
+        terminal.say(f"sae: the error arose in the plugin {outside[-1].filename}, line {outside[-1].lineno}")
         sys.exit(1)
     system = f"sae {_version()}, Python {platform.python_version()}, {platform.system()}"
-    print(
-        f"sae: this is a bug of sae, not a mistake of yours; please report it with the lines above ({system})",
-        file=sys.stderr,
-    )
+    terminal.say(f"sae: this is a bug of sae, not a mistake of yours; please report it with the lines above ({system})")
     sys.exit(1)
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
+    terminal = Terminal(stderr=True)
     if debug:
-        traceback.print_exc()
-    print(f"sae: {message}", file=sys.stderr)
+        terminal.say(traceback.format_exc().rstrip())
+    terminal.say(f"sae: {message}")
     sys.exit(code)
 
 

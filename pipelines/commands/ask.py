@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.commands.options import ConfigName, Out, Set
+from pipelines.commands.output import Terminal
 
 if TYPE_CHECKING:
     from pipelines.question import Answer, AnswerValue
@@ -36,8 +37,8 @@ def ask(question: str, config: ConfigName, dictionary: str | None = None, *, set
 
     settings = read_config(find_config(config), set or ())
     root = out or settings.runtime.out
-    answer, file = answer_question(question, settings, dictionary, root, Board(Console(stderr=True)))
-    print_answer(answer, file, Console())
+    answer, file = answer_question(question, settings, dictionary, root, Board(Terminal(stderr=True)))
+    print_answer(answer, file, Terminal())
 
 
 def print_answer(answer: Answer, file: Path, console: Console) -> None:

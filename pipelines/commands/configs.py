@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from pipelines.commands.output import Terminal
 
 
 def list_configs(name: str | None = None) -> None:
@@ -23,12 +23,12 @@ def list_configs(name: str | None = None) -> None:
     from pipelines.config.shipped import SHIPPED, config_names, find_config
 
     if name is not None:
-        sys.stdout.write(find_config(Path(name)).read_text(encoding="utf-8"))
+        Terminal().copy_file(find_config(Path(name)))
         return
     table = Table("name", "what it is", box=None, header_style="dim")
     for config in config_names():
         content = tomllib.loads((SHIPPED / f"{config}.toml").read_text(encoding="utf-8"))
         table.add_row(config, Text(str(content.get("title", ""))))
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(table)
     console.print("sae run NAME runs one; sae configs NAME > my.toml copies one to change", style="dim", markup=False)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.commands.output import Terminal, printable
 from pipelines.report.model_card import flatten, shorten
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def show_path(path: str) -> None:
     """
     from pipelines.steps.store import MANIFEST, read_manifest
 
-    directory, console = Path(path), Console()
+    directory, console = Path(path), Terminal()
     is_step = (directory / MANIFEST).is_file()
     if is_step:
         manifest = read_manifest(directory)
@@ -80,7 +81,7 @@ def push_dictionary(dictionary: str, repo: str, *, licence: str | None = None, p
     from sae.files import load, push
 
     address = push(load(dictionary), repo, licence=licence, private=private)
-    Console().print(f"pushed: sae.load({address!r})", markup=False, highlight=False, soft_wrap=True)
+    Terminal().print(f"pushed: sae.load({address!r})", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_dictionary(d: Dictionary, console: Console) -> None:
@@ -103,17 +104,22 @@ def _table(title: str, rows: Mapping[str, Any]) -> Table:
     table = Table(title, "", box=None, header_style="bold", pad_edge=False, show_header=True)
     for name, value in flatten(rows):
         # As text: what a file contains is never read as markup.
-        table.add_row(Text(name, style="dim"), Text(shorten(value)))
+        table.add_row(Text(printable(name), style="dim"), Text(shorten(value)))
     table.add_row("", "")
     return table
+
+
+def _one_line(value: Any) -> str:
+    """A name or value as text without line ends, so that none looks like a line of ours."""
+    return " ".join(str(value).splitlines())
 
 
 def _print_settings(console: Console, settings: Mapping[str, Any], indent: str = "") -> None:
     """Prints a name and its value per line, nested settings indented."""
     for name, value in settings.items():
-        line = f"{indent}{name:<{max(1, 28 - len(indent))}}"
+        line = f"{indent}{_one_line(name):<{max(1, 28 - len(indent))}}"
         nested = isinstance(value, Mapping) and bool(value)  # pyright: ignore[reportUnknownArgumentType]
-        text = line.rstrip() if nested else f"{line} {value}"
+        text = line.rstrip() if nested else f"{line} {_one_line(value)}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         if nested:
             _print_settings(console, value, indent + "  ")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from pipelines.commands.options import Set
+from pipelines.commands.output import Terminal
 
 _Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
 
@@ -51,5 +51,5 @@ def explore(
     from pipelines.steps.progress import Board
 
     settings, looked = read_config(find_config(config), set or ()), latents_config(tokens, latents)
-    folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Console(stderr=True)))
-    Console().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
+    folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Terminal(stderr=True)))
+    Terminal().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan
+from pipelines.commands.output import Terminal
 
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
@@ -26,7 +26,7 @@ def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tie
     table = Table("step", "what", "done", box=None, header_style="dim")
     for step in steps:
         table.add_row(step.name, step.title, "done" if store.done(step) else "")
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(table)
     missing = sum(not store.done(step) for step in steps)
     console.print(f"{settings.name}: {len(steps)} steps, {missing} to do, in {root}", markup=False, highlight=False)
@@ -56,10 +56,10 @@ def run_config(config: ConfigName, *, set: Set = None, out: Out = None, profile:
     runtime = runner.execution(settings.runtime)
     if profile:
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
-    runner.run(steps, store, runtime, Board(Console(stderr=True)))
+    runner.run(steps, store, runtime, Board(Terminal(stderr=True)))
     directory = store.directory(steps[-1])
     page = _link(link, directory)
-    console = Console()
+    console = Terminal()
     print_table(directory, console)
     if profile:
         profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
@@ -97,10 +97,10 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     for settings, its_tier, steps in zip(every, tiers, plans, strict=True):
         root = out or settings.runtime.out
         store = Store(root)
-        runner.run(steps, store, runner.execution(settings.runtime), Board(Console(stderr=True)))
+        runner.run(steps, store, runner.execution(settings.runtime), Board(Terminal(stderr=True)))
         directory = store.directory(steps[-1])
         page = _link(root / f"{settings.name}-{its_tier}", directory)
-        console = Console()
+        console = Terminal()
         print_bench_table(directory, console)
         console.print(f"page: {page / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
 
@@ -111,7 +111,7 @@ def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: T
     from pipelines.steps.store import Store
 
     settings, steps, root = read_plan(config, set, out, tier)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False, markup=False)
     found = standings(steps, Store(root))
     for stage in dict.fromkeys(step.stage for step in steps):
         count = Counter(s.state for s in found if s.step.stage == stage)
@@ -147,8 +147,8 @@ def suggest_sparsity(
 
     settings = read_config(find_config(config), set or ())
     root = out or settings.runtime.out
-    curves, folder = suggest.run(settings, kind, _numbers(targets), root, Board(Console(stderr=True)))
-    suggest.print_suggestion(curves, folder, Console())
+    curves, folder = suggest.run(settings, kind, _numbers(targets), root, Board(Terminal(stderr=True)))
+    suggest.print_suggestion(curves, folder, Terminal())
 
 
 def _numbers(targets: str | None) -> list[int] | None:
