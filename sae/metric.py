@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.numerics.matching import Matching, cosines
+from sae.numerics.memory import check_memory
 from sae.registry import KindSettings, configurable
 from sae.source import Batch, Source, Truth, check_codes_known, check_label
 
@@ -63,6 +64,9 @@ def gather_evidence(source: Source, n_rows: int) -> Evidence:
 
     Raises `UserError` where a label or a true coefficient is NaN, negative or otherwise no such value.
     """
+    width = source.d_in + (0 if source.truth is None else len(source.truth.directions))
+    rows = sum(min(n_rows // 2, source.n_rows[split] or n_rows) for split in ("choose", "test"))
+    check_memory(f"n_rows = {n_rows}", 4 * rows * width)
     choose, test = source.at_most(n_rows // 2, "choose"), source.at_most(n_rows // 2, "test")
     labelled = source.labelled()
     for batch in (choose, test):
@@ -113,6 +117,7 @@ def mean(values: Tensor) -> float:
 
 def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:
     """``d.encode`` without gradients, some rows at a time, so that temporaries stay small."""
+    check_memory(f"n_rows = {len(acts)}: codes of {d.n_latents} latents", 4 * len(acts) * d.n_latents, str(acts.device))
     with torch.no_grad():
         return torch.cat([d.encode(piece) for piece in acts.split(rows_at_once)])
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from sae.registry import UserError
+
 ASSUMED_MACHINE_BYTES = 8 * 2**30
 """The memory of a machine whose memory cannot be known."""
 
@@ -30,6 +32,24 @@ def memory_of(device: str) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     psutil = _psutil()
     return ASSUMED_MACHINE_BYTES if psutil is None else int(psutil.virtual_memory().total)
+
+
+def check_memory(setting: str, needed: int, device: str = "cpu") -> None:
+    """Raises `UserError` where a setting, such as ``n_rows = 10``, needs more bytes than the device has in all.
+
+    Called before the work, with a lower bound: a machine that has too little would swap for hours, or end the process
+    without a word.
+    """
+    available = memory_of(device)
+    if needed > available:
+        raise UserError(
+            f"{setting}: not enough memory: needs at least {needed / 1e9:.1f} GB, the {_machine(device)} has "
+            f"{available / 1e9:.1f} GB; lower it"
+        )
+
+
+def _machine(device: str) -> str:
+    return "GPU" if device.startswith("cuda") else "machine"
 
 
 def held_bytes(device: str) -> int:

@@ -54,6 +54,10 @@ class Config(ToyConfig):
 
     later: ClassVar[frozenset[str]] = frozenset({"values"})
 
+    def least_bytes(self) -> dict[str, int]:
+        # The covariance of all pairs of features and its Cholesky factor, in float64.
+        return {**super().least_bytes(), f"n_features = {self.n_features}": 2 * 8 * self.n_features**2}
+
     def tensors(self) -> dict[str, Tensor]:
         draw = generator("correlation", self.seed)
         uniform = torch.rand(self.n_features, self.n_features, generator=draw, dtype=torch.float64)

@@ -54,6 +54,7 @@ class Config(ToyConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
+        self.check_sizes()  # first, because the checks below draw every feature
         self.activity.tensors(self.n_features, self.seed)
         self.directions.check(self.n_features, self.d_in)
         self.values.tensors(self.n_features, self.seed)

@@ -78,6 +78,11 @@ class Config(ToyConfig):
     def provides(self) -> frozenset[str]:
         return super().provides | ({"subspaces"} if self.circles else set())
 
+    def least_bytes(self) -> dict[str, int]:
+        shapes = f"sparse = {self.sparse}, dense = {self.dense}, clusters = {self.clusters}, circles = {self.circles}"
+        vectors = self.n_features + 2 * (self.clusters + self.circles)
+        return {f"{shapes}, d_in = {self.d_in}": 4 * vectors * self.d_in}
+
     def tensors(self) -> dict[str, Tensor]:
         rows = random_directions(self.n_features, self.d_in, generator("directions", self.seed))
         planes = {"circles": self.circles, "strays": self.clusters}

@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.matching import MERGED, unit
+from sae.numerics.memory import check_memory
 from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
 from sae.toys.features.law import AnyActivity, Law
@@ -88,6 +89,13 @@ class Config(SourceConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
+        hidden = self.network.hidden
+        widest = max((*hidden, 1))
+        check_memory(
+            f"source: n_features = {self.n_features}, hidden = {list(hidden)}, instances = {self.instances}",
+            # The networks with both moments of Adam, and a float64 for each feature, which the checks below draw.
+            3 * 4 * self.n_features * widest * self.instances + 8 * self.n_features,
+        )
         self.law()
         n_outputs = self.computes.n_outputs(self.n_features)
         if self.importance is not None:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.numerics.atomic_write import write_atomically
+from sae.numerics.memory import check_memory
 from sae.registry import MissingFileError, UserError
 from sae.source import Progress, Source, SourceConfig, TensorSource, check_finite, check_label
 
@@ -96,6 +97,8 @@ class Config(SourceConfig):
         if matrix.ndim != 2 or not matrix.is_floating_point():
             actual = f"{matrix.dtype} {list(matrix.shape)}"
             raise UserError(f"{self.file}: {name!r} is {actual}; give a floating-point matrix [rows, d_in]")
+        if matrix.dtype != torch.float32:
+            check_memory(f"source.file = {str(self.file)!r}: {name!r} as float32", 4 * matrix.numel())
         matrix = matrix.float()
         check_finite(f"{self.file}: {name!r}", matrix)
         return matrix
@@ -113,7 +116,11 @@ def read_matrix_file(file: Path) -> dict[str, Tensor]:
         raise MissingFileError(f"source.file = {str(file)!r}: does not exist; correct the path")
     try:
         if file.suffix == ".npy":
+            # A map compares the shape in the header with the length of the file before any memory is taken.
+            check_memory(f"source.file = {str(file)!r}", np.load(file, "r", allow_pickle=False).nbytes)
             return {"acts": torch.from_numpy(np.load(file, allow_pickle=False))}
         return load_file(file)
-    except (SafetensorError, ValueError, EOFError, TypeError) as error:
+    except UserError:
+        raise
+    except (SafetensorError, ValueError, EOFError, TypeError, OverflowError) as error:
         raise UserError(f"{file}: not a valid .safetensors or .npy file, or cut short: {error}") from None

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from sae.numerics.memory import check_memory
 from sae.numerics.seeds import derive, epoch_rows
 from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split
@@ -34,6 +35,16 @@ class ToyConfig(SourceConfig):
     def provides(self) -> frozenset[str]:
         return frozenset({"truth", "codes"})
 
+    def least_bytes(self) -> dict[str, int]:
+        """The least memory that the tensors take, by the setting that determines it."""
+        n, d_in = (getattr(self, name, None) or 1 for name in ("n_features", "d_in"))
+        return {f"n_features = {n}, d_in = {d_in}": 4 * n * d_in}
+
+    def check_sizes(self) -> None:
+        """Raises `UserError` where this machine has too little memory for the tensors."""
+        for setting, needed in self.least_bytes().items():
+            check_memory(f"source: {setting}", needed)
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that define the source, a pure function of the settings; `directions` is among them."""
@@ -44,6 +55,7 @@ class ToyConfig(SourceConfig):
 
     def build(self) -> Source:
         """The source, in memory."""
+        self.check_sizes()
         return self._limited(self.assemble(self.tensors()))
 
     def _limited(self, source: Source) -> Source:
@@ -52,6 +64,7 @@ class ToyConfig(SourceConfig):
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
         from safetensors.torch import save_file
 
+        self.check_sizes()
         directory.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
         save_file(tensors, directory / self.FILE)
@@ -79,6 +92,8 @@ class Pool(Source):
     @cached_property
     def rows(self) -> Batch:
         """The samples of the pool, drawn on first use."""
+        width = self.d_in + (0 if self.truth is None else len(self.truth.directions))
+        check_memory(f"source.n_train = {self.n_train}", 4 * width * self.n_train)
         pieces = [self.source.batch(i, PIECE) for i in range(-(-self.n_train // PIECE))]
         codes = [piece.codes for piece in pieces if piece.codes is not None]
         return Batch(

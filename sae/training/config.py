@@ -26,7 +26,7 @@ class TrainConfig(VersionedSettings):
     """The number of training steps."""
     batch_size: int = Field(1024, gt=0)
     """The number of samples per step."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, le=1e18)
     """The learning rate of Adam."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """The decay of Adam's first moment per step."""

@@ -15,6 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sae.numerics.memory import check_memory
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.numerics.schedules import trapezoid
 from sae.source import Source
@@ -61,6 +62,7 @@ def train_side_by_side(
 
     Yields the states of all stacks; the checkpoints `resumes` must be of the same step.
     """
+    _check_sizes(stacks, source, config, device)
     resumes = resumes or [None] * len(stacks)
     # Measured at most once, and only if a stack does not resume.
     scaling = config.input_scale, config.centre == "median"
@@ -87,6 +89,18 @@ def train_side_by_side(
                 trainer.step(pair, source, logged)
             if logged:
                 yield states
+
+
+def _check_sizes(stacks: Sequence[Sequence[Member]], source: Source, config: TrainConfig, device: str) -> None:
+    """Raises `UserError` where a batch, or the parameters, cannot fit in memory."""
+    row = 4 * (source.d_in + (0 if source.truth is None else len(source.truth.directions)))
+    check_memory(f"train.batch_size = {config.batch_size}", config.batch_size * row)
+    check_memory(f"train.n_scale = {config.n_scale}", config.n_scale * row)
+    for members in stacks:
+        n_latents = members[0][0].n_latents
+        # Encoder and decoder, each with both moments of Adam.
+        needed = len(members) * 3 * 2 * 4 * n_latents * source.d_in
+        check_memory(f"n_latents = {n_latents} in a stack of {len(members)}", needed, device)
 
 
 class _Trainer:
