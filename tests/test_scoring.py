@@ -15,7 +15,17 @@ X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 
 CODES = {"code_mcc", "code_mcc_all"}
-UNSUPERVISED = {"l0", "explained_variance", "fvu", "shrinkage", "dead", "dense", "l1_norm"}
+UNSUPERVISED = {
+    "l0",
+    "explained_variance",
+    "fvu",
+    "fvu_median",
+    "outlier_variance",
+    "shrinkage",
+    "dead",
+    "dense",
+    "l1_norm",
+}
 UNSUPERVISED |= {"decoder_cosine", "encoder_cost", "train_rows", "train_samples", "train_flops"}
 RECOVERY = {"mmcs_truth", "mmcs_latents", "mcc", "mcc_all", "recovered_80", "recovered_90", "uniqueness"}
 RECOVERY |= {"n_represented", "false_recovery"}

@@ -18,6 +18,9 @@ SPREAD = 1.5
 MISSED = 0.05
 """Difference in AUC between nearest neighbours and the best latent above which features count as missed."""
 
+OUTLIERS = 0.5
+"""Share of the variance in 1% of the samples above which the findings warn of it."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -84,7 +87,12 @@ def sentences(settings: Sequence[Setting], verdict: Verdict, nonlinear: str = ""
     if verdict.trained is not None:
         sweep = sweep_of(settings, verdict.trained)
         findings += [_sparsity(sweep, verdict), _reconstruction(sweep, verdict), _edge(sweep, verdict)]
-        findings += [_dead(verdict.trained), _model(verdict.trained), _probes(verdict.trained)]
+        findings += [
+            _outliers(verdict.trained),
+            _dead(verdict.trained),
+            _model(verdict.trained),
+            _probes(verdict.trained),
+        ]
     return [sentence for sentence in findings if sentence]
 
 
@@ -203,6 +211,17 @@ def _edge(sweep: Sequence[Setting], v: Verdict) -> str:
         return ""
     end = "smallest" if v.trained is sweep[0] else "largest"
     return f"The best {v.trained.penalty[0][0]} is the {end} of the sweep: a wider sweep may find a better one."
+
+
+def _outliers(s: Setting) -> str:
+    """A warning where a few samples decide the fvu."""
+    share = s.mean("outlier_variance")
+    if not share > OUTLIERS:
+        return ""
+    return (
+        f"A few samples decide the fvu: {share:.0%} of the variance is in 1% of the samples, such as attention sinks. "
+        f"The fvu of {s.title} is {number(s.mean('fvu'))}, that of its median sample {number(s.mean('fvu_median'))}."
+    )
 
 
 def _dead(s: Setting) -> str:

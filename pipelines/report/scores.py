@@ -22,6 +22,12 @@ SCORES: dict[str, ScoreInfo] = {
     "true_l0": ScoreInfo("", "mean number of active features per sample"),
     "explained_variance": ScoreInfo("more", "1 - fvu"),
     "fvu": ScoreInfo("less", "fraction of variance unexplained: 0 is perfect, 1 is no better than the mean"),
+    "fvu_median": ScoreInfo(
+        "less", "fvu of the median sample, which a few samples of very large norm do not move: 0 is perfect"
+    ),
+    "outlier_variance": ScoreInfo(
+        "", "share of the variance in the 1% of samples farthest from the mean; above .5, fvu is about these alone"
+    ),
     "fvu_active_": ScoreInfo("less", "fvu of the samples with exactly this number of active features"),
     "shrinkage": ScoreInfo("", "E|x̂|² / E[x·x̂]: 1 is unbiased, below 1 the reconstruction is too small"),
     "dead": ScoreInfo("", "share of latents that fire on no test sample"),
@@ -144,7 +150,16 @@ SCORES: dict[str, ScoreInfo] = {
 
 
 FIDELITY = frozenset(
-    ["explained_variance", "fvu", "ce_spliced", "ce_increase", "ce_recovered_mean", "ce_recovered_zero", "kl"]
+    [
+        "explained_variance",
+        "fvu",
+        "fvu_median",
+        "ce_spliced",
+        "ce_increase",
+        "ce_recovered_mean",
+        "ce_recovered_zero",
+        "kl",
+    ]
 )
 """Scores of fidelity: an exact copy of the activations is perfect in each."""
 

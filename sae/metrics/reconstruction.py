@@ -8,13 +8,24 @@ Measured on the test samples, with E the mean over samples and all sums in float
     l1_norm             E sum_j |z_j|
     fvu                 E||x - x_hat||^2 / (E||x||^2 - ||E x||^2), the fraction of variance unexplained; at least 0,
                         0 is best
+    fvu_median          the median over samples of ||x - x_hat||^2 / ||x - m||^2, with m the mean of the nine tenths of
+                        the samples that are nearest to the median of every coordinate; at least 0, 0 is best, 1 is no
+                        better than the mean
+    outlier_variance    the share of the variance E||x - E x||^2 in the hundredth of the samples that are farthest from
+                        the mean; in [0, 1]
     explained_variance  1 - fvu; at most 1, 1 is best
     shrinkage           E||x_hat||^2 / E[x . x_hat]; 1 is unbiased, below 1 is shrunk
     fvu_active_1, ...   fvu of the samples with exactly 1, 2, 3 or 4 active features, with variance about their own mean
     dead                share of latents that fire on no test sample; in [0, 1], 0 is best
     dense               share of latents that fire on more than a tenth of the test samples; in [0, 1]
 
-For a transcoder the targets y take the place of x in fvu and shrinkage, with x_hat = decode(encode(x)).
+A few samples of very large norm, such as attention sinks, can carry nearly all of the variance; fvu then says little
+of the others, and `outlier_variance` is above one half. `fvu_median` is that of an ordinary sample: neither its median
+nor its centre m moves with outliers, be they up to a tenth of the samples. Samples at m itself are left out, and of
+two samples in the middle the lower one counts.
+
+For a transcoder the targets y take the place of x in fvu, fvu_median, outlier_variance and shrinkage, with
+x_hat = decode(encode(x)).
 
 Published variants: `explained_variance` is R^2 over all dimensions together, as in SAELens (since 2026) and
 sparse_coding; a constant at the mean scores 0. Others differ: the SAEBench paper averages ratios of single tokens;
@@ -30,18 +41,21 @@ fewer than 100 such samples.
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.metric import Case, MetricConfig, Scores
+from sae.metric import Case, Evidence, MetricConfig, Scores
 
 _DENSE = 0.1
 MOST_ACTIVE = 4
 _LEAST_ROWS = 100
+_OUTLIERS = 100
+"""One of this many samples counts towards `outlier_variance`."""
 _ROWS_AT_ONCE = 4096
 
 
@@ -59,7 +73,8 @@ class Config(MetricConfig):
         density = firings / len(z)
         scalars = {
             "l0": float(firings.sum()) / len(z),
-            **fidelity(case.dictionary, test.acts, z, test.wanted),
+            **fidelity_of(error := reconstruction_error(case.dictionary, test.acts, z, test.wanted)),
+            **robust_fidelity(error.of_samples, spread_of(case.evidence)),
             "dead": float((firings == 0).double().mean()),
             "dense": float((density > _DENSE).double().mean()),
             "l1_norm": float(z.abs().sum(dtype=torch.float64)) / len(z),
@@ -72,16 +87,25 @@ class Config(MetricConfig):
         return Scores(scalars, {"density": density})
 
 
-def fidelity(
+class ReconstructionError(NamedTuple):
+    """What the scores of a reconstruction are made of, in float64."""
+
+    sums: Float[Tensor, "4"]
+    """The sums over samples of the squared error, ||x - E x||^2, ||x_hat||^2 and x . x_hat."""
+    of_samples: Float[Tensor, " rows"]
+    """The squared error of every sample."""
+
+
+def reconstruction_error(
     d: Dictionary,
     x: Float[Tensor, "rows d_in"],
     z: Float[Tensor, "rows n_latents"],
     target: Float[Tensor, "rows d_out"],
-) -> dict[str, float]:
-    """`explained_variance`, `fvu` and `shrinkage` of the reconstruction of `target` from the codes `z` of `x`; NaN
-    where the target does not vary or the reconstruction is 0."""
+) -> ReconstructionError:
+    """The error of the reconstruction of `target` from the codes `z` of `x`."""
     mean = target.mean(0, dtype=torch.float64)
     sums = torch.zeros(4, dtype=torch.float64, device=x.device)
+    of_samples: list[Tensor] = []
     for acts, codes, rows in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, target)), strict=True):
         with torch.no_grad():
             x_hat = d.reconstruct(acts, codes).double()
@@ -89,9 +113,47 @@ def fidelity(
         # The variance from centred rows: the difference of two large numbers would lose digits.
         parts = (rows - x_hat).square(), (rows - mean).square(), x_hat.square(), rows * x_hat
         sums += torch.stack([part.sum() for part in parts])
-    error, variance, power, overlap = sums.tolist()
+        of_samples.append(parts[0].sum(-1))
+    return ReconstructionError(sums, torch.cat(of_samples))
+
+
+def fidelity_of(measured: ReconstructionError) -> dict[str, float]:
+    """`explained_variance`, `fvu` and `shrinkage`; NaN where the target does not vary or the reconstruction is 0."""
+    error, variance, power, overlap = measured.sums.tolist()
     fvu = ratio(error, variance)
     return {"explained_variance": 1 - fvu, "fvu": fvu, "shrinkage": ratio(power, overlap)}
+
+
+class Spread(NamedTuple):
+    """How the test samples lie about their centre."""
+
+    of_samples: Float[Tensor, " rows"]
+    """The squared distance of every sample from the robust centre."""
+    outlier_variance: float
+    """The share of the variance in the samples that are farthest from the mean."""
+
+
+@lru_cache(maxsize=2)
+def spread_of(evidence: Evidence) -> Spread:
+    """The spread of what is reconstructed, computed once for all dictionaries of a source."""
+    target = evidence.test.wanted
+    n = len(target)
+    variance = _squared_distance(target, target.mean(0, dtype=torch.float64))
+    largest = variance.topk(-(-n // _OUTLIERS)).values
+    nearest = _squared_distance(target, target.median(0).values.double()).topk(n - n // 10, largest=False).indices
+    centre = target[nearest].mean(0, dtype=torch.float64)
+    return Spread(_squared_distance(target, centre), ratio(float(largest.sum()), float(variance.sum())))
+
+
+def _squared_distance(rows: Float[Tensor, "rows d_out"], centre: Float[Tensor, " d_out"]) -> Float[Tensor, " rows"]:
+    return torch.cat([(piece.double() - centre).square().sum(-1) for piece in rows.split(_ROWS_AT_ONCE)])
+
+
+def robust_fidelity(error: Float[Tensor, " rows"], spread: Spread) -> dict[str, float]:
+    """`fvu_median`, NaN where no sample is off the centre, and `outlier_variance`."""
+    off = spread.of_samples > 0
+    median = (error[off] / spread.of_samples[off]).median() if bool(off.any()) else torch.tensor(torch.nan)
+    return {"fvu_median": float(median), "outlier_variance": spread.outlier_variance}
 
 
 def fvu_by_active(
@@ -106,7 +168,8 @@ def fvu_by_active(
     for k in range(1, MOST_ACTIVE + 1):
         rows = n_active == k
         enough = int(rows.sum()) >= _LEAST_ROWS
-        scores[f"fvu_active_{k}"] = fidelity(d, x[rows], z[rows], target[rows])["fvu"] if enough else float("nan")
+        measured = reconstruction_error(d, x[rows], z[rows], target[rows]) if enough else None
+        scores[f"fvu_active_{k}"] = float("nan") if measured is None else fidelity_of(measured)["fvu"]
     return scores
 
 

@@ -148,7 +148,15 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     choose, test = (Batch(c @ directions, c) for c in codes)
     d = replace(Relu.tied(directions), b_enc=torch.full((12,), -1e-5))  # float32 leaves dust of about 1e-7
     s = metric.score(Case(d, completed(Evidence(choose, test, truth)))).scalars
-    worst_of = {"dead": 0, "dense": 0, "fvu": 0, "threshold": 0, "child_in_parent": 0, "parent_in_child": 0}
+    worst_of = {
+        "dead": 0,
+        "dense": 0,
+        "fvu": 0,
+        "fvu_median": 0,
+        "threshold": 0,
+        "child_in_parent": 0,
+        "parent_in_child": 0,
+    }
     worst_of |= {"absorption_full": 0, "absorption_fraction": 0, "decoder_cosine": 0}
     worst_of |= {"inert": 0, "causal_stray": 0, "split_features": 0, "composed_latents": 0, "homeless": 0}
     worst_of |= {"nmse_openai": 0, "dead_under_10": 0}
@@ -157,7 +165,16 @@ def test_truth_before_itself_is_perfect(metric: MetricConfig):
     undefined = {"false_recovery", "fvu_active_3", "fvu_active_4"}  # nothing is ignored; few rows have as many active
     undefined |= {"hedged"}  # no feature is without a latent
     undefined |= {"train_rows", "train_samples", "train_flops"}  # it came from nowhere
-    not_a_grade = {"l0", "true_l0", "l0_positive", "l1_norm", "n_represented", "probe_f1_nearest", "coverage_chance"}
+    not_a_grade = {
+        "l0",
+        "true_l0",
+        "l0_positive",
+        "l1_norm",
+        "outlier_variance",
+        "n_represented",
+        "probe_f1_nearest",
+        "coverage_chance",
+    }
     not_a_grade |= at_chance | undefined
     assert all(math.isnan(s[name]) for name in undefined & set(s))
     for name in set(s) - not_a_grade:
