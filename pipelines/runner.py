@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from pipelines.config.config import RuntimeTable
 from pipelines.plan import STAGES
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.external_files import refuse_changed
-from pipelines.steps.progress import Board, Status, read_status
+from pipelines.steps.progress import STATUS, Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
 from sae.fitting import default_device
@@ -79,13 +80,15 @@ def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Ste
 
 
 def _remove_old_scratch(steps: Sequence[Step], store: Store) -> None:
-    """Removes the scratch folders left by runs that were killed after finishing a group."""
+    """Removes the scratch folders left by runs that were killed after finishing a group, or before they began it."""
     for group in {group_of(step) for step in steps}:
-        status = read_status(store.scratch(group))
-        if status and all((store.root / name).is_dir() for name in status.steps):
+        scratch = store.scratch(group)
+        status = read_status(scratch)
+        finished = status is not None and all((store.root / name).is_dir() for name in status.steps)
+        if finished or _holds_no_work(scratch):
             with store.claim(group) as free:
                 if free:
-                    shutil.rmtree(store.scratch(group), ignore_errors=True)
+                    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def group_of(step: Step) -> str:
@@ -119,11 +122,11 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     scratch = store.scratch(group)
     scratch.mkdir(parents=True, exist_ok=True)
     jobs = [_job(step, store) for step in missing]
-    for step in missing:
-        refuse_changed(step)
     start, stage = time.monotonic(), missing[0].stage
     shown = board.work(_title(missing), [step.name for step in missing], scratch)
-    with shown as progress, runtime.spans(stage):
+    with _removes_empty_folders(missing, scratch, store), shown as progress, runtime.spans(stage):
+        for step in missing:
+            refuse_changed(step)
         for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):
             try:
                 refuse_changed(job.step)
@@ -134,6 +137,26 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     unfinished = [step.name for step in missing if not store.done(step)]
     assert not unfinished, f"the stage did not finish {unfinished}"
     shutil.rmtree(scratch)
+
+
+@contextmanager
+def _removes_empty_folders(steps: Sequence[Step], scratch: Path, store: Store) -> Generator[None]:
+    """After a user's mistake, such as a hook that does not exist, removes the folders in which nothing was written: the
+    corrected config has other steps, and nobody would continue these."""
+    try:
+        yield
+    except UserError:
+        for folder in map(store.partial, steps):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        if _holds_no_work(scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _holds_no_work(scratch: Path) -> bool:
+    """Whether a scratch folder has nothing but, at most, the status of its run."""
+    return scratch.is_dir() and all(file.stem == Path(STATUS).stem for file in scratch.iterdir())
 
 
 def _discard(steps: Sequence[Step], scratch: Path, store: Store) -> None:
