@@ -133,7 +133,7 @@ def without_installing() -> Generator[list[str]]:
             words = args.split() if isinstance(args, str) else [str(word) for word in args]
             if "install" in words:
                 refused.extend(word for word in words[words.index("install") + 1 :] if not word.startswith("-"))
-                raise FileNotFoundError(f"not run, since loading a model installs nothing: {' '.join(words)}")
+                raise subprocess.SubprocessError(f"not run, since loading a model installs nothing: {' '.join(words)}")
             super().__init__(args, *more, **options)
 
     with patch.object(subprocess, "Popen", Popen):

@@ -8,6 +8,7 @@ missing shards.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,8 @@ class Config(StreamedConfig):
             return
         labelled = [] if self.labels is None else read_labelled(self.labels)
         model, tokenizer = self.boot(device), self._tokenizer()
+        if model.no_logits is not None:
+            warnings.warn(f"source.model = {self.model!r}: no scores of its loss, for {model.no_logits}", stacklevel=2)
         d_in = self.width(model)
         model.check_context(self.context)
         select = PositionSelection.of(tokenizer, self.drop_position_0)
