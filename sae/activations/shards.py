@@ -79,7 +79,7 @@ class Shard:
             end = 8 + length + max(e["data_offsets"][1] for e in entries.values())
             [rows] = {e["shape"][0] for e in entries.values()}
             is_whole = end == file.stat().st_size and all(e["dtype"] in _DTYPES for e in entries.values())
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             is_whole, rows = False, 0
         if not is_whole or rows < 0:
             raise UserError(f"{file}: this shard is cut short or damaged; delete it and prepare the source again")

@@ -86,7 +86,12 @@ class Local(FileLocation):
         return files
 
     def fetch(self, file: str) -> Path:
-        return self.path / file
+        path = self.path / file
+        if not path.exists():
+            raise MissingFileError(f"{path}: a link to a file that does not exist; copy the file here")
+        if not path.is_file():  # reading a pipe would wait forever
+            raise UserError(f"{path}: not a regular file but a pipe, a device or a folder; remove it")
+        return path
 
     def above(self, levels: int, name: str) -> Path | None:
         parents = self.path.absolute().parents
@@ -125,8 +130,8 @@ class Remote(FileLocation):
         root = self.path.rstrip("/")
         with network_errors(self.url):
             names: list[str] = self.system.find(root, maxdepth=self.depth + 1)
-        start = _without_scheme(root)
-        return sorted(_without_scheme(name).removeprefix(start).lstrip("/") for name in names)
+        start, *paths = (re.sub(r"^https?://", "", name) for name in [root, *names])  # an index may mix the two
+        return sorted(path.removeprefix(start).lstrip("/") for path in paths)
 
     def fetch(self, file: str) -> Path:
         return self._download(f"{self.path.rstrip('/')}/{_inside(file, self.url)}")
@@ -213,11 +218,6 @@ def _inside(file: str, where: str) -> str:
     if ".." in file.split("/") or "\\" in file or "\0" in file or re.match(r"/|[A-Za-z]:", file):
         raise UserError(f"{where}: lists the file {file[:100]!r}, which can lie outside the folder; it is not fetched")
     return file
-
-
-def _without_scheme(path: str) -> str:
-    """A path without ``http://`` or ``https://``, which a server's index may mix."""
-    return re.sub(r"^https?://", "", path)
 
 
 @contextmanager
