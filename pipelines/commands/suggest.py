@@ -27,7 +27,7 @@ from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, Step
 from pipelines.steps.store import Store
-from sae.analysis.suggestion import Suggestion, suggest
+from sae.analysis.suggestion import Suggestion, random_cosine, suggest
 from sae.architecture import DictionaryConfig, SelectingConfig
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError, config_class
@@ -54,6 +54,8 @@ class SparsityCurve:
     """The settings in order of increasing target."""
     suggestion: Suggestion
     """The minimum of `SCORE` over the sweep."""
+    d_in: int | None = None
+    """Dimensions of the activations; None where they are not known."""
 
     @property
     def title(self) -> str:
@@ -86,15 +88,11 @@ def run(
     folder = root / f"{settings.name}-suggestion"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: exists and is not a folder; move it, or rename the config")
+    d_in = _prepare(settings, kind, {width: targets or [1] for width in widths}, store, runtime, board)
     if targets is not None:
         by_width = {width: sorted(set(targets)) for width in widths}
         curves = _sweep(settings, kind, by_width, store, runtime, board)
     else:
-        # The grid depends on the source's d_in, which is known once the source is prepared.
-        steps = plan(_config(settings, kind, {width: [1] for width in widths}))
-        sources = [step for step in steps if step.stage in ("generate", "stream")]
-        runner.run(sources, store, runtime, board)
-        d_in = open_checked(sources[0], store.directory(sources[0]), "cpu").d_in
         by_width = {width: target_grid(width, d_in) for width in widths}
         curves = _sweep(settings, kind, by_width, store, runtime, board)
         for _ in range(ROUNDS - 1):
@@ -105,6 +103,30 @@ def run(
             curves = _sweep(settings, kind, by_width, store, runtime, board)
     _write(folder, curves)
     return curves, folder
+
+
+def _prepare(
+    settings: Config, kind: str, targets: Mapping[int, Sequence[int]], store: Store, runtime: Runtime, board: Board
+) -> int:
+    """Prepares the sources of a sweep, which make their d_in known, and returns the smallest.
+
+    Raises `UserError` where a target is larger.
+    """
+    steps = plan(_config(settings, kind, targets))
+    sources = [step for step in steps if step.stage in ("generate", "stream")]
+    runner.run(sources, store, runtime, board)
+    d_in = min(_dimensions(source, store) for source in sources)
+    for of_width in targets.values():
+        if max(of_width) > d_in:
+            raise UserError(
+                f"--targets {','.join(map(str, of_width))}: {max(of_width)} is more than the {d_in} dimensions of the "
+                f"activations, where no L0 can be told from another; give targets up to {d_in}"
+            )
+    return d_in
+
+
+def _dimensions(source: Step, store: Store) -> int:
+    return open_checked(source, store.directory(source), "cpu").d_in
 
 
 def _sweep(
@@ -130,11 +152,12 @@ def more_targets(curve: SparsityCurve) -> list[int]:
     targets = [round(_target(s)) for s in curve.sweep]
     low, high, suggestion = targets[0], targets[-1], curve.suggestion
     n_latents = curve.sweep[0].n_latents or high
+    largest = n_latents if curve.d_in is None else min(n_latents, curve.d_in)
     if suggestion.verdict == "low end":
         return sorted({max(1, round(low / f)) for f in (1.5, 2.2, 3.3)} - set(targets))
     if suggestion.verdict == "high end":
-        return sorted({min(n_latents, round(high * f)) for f in (1.3, 1.7, 2.2)} - set(targets))
-    if suggestion.verdict == "flat":
+        return sorted({min(largest, round(high * f)) for f in (1.3, 1.7, 2.2)} - set(targets))
+    if suggestion.verdict in ("flat", "chance"):
         return []
     below, above = max(t for t in targets if t <= suggestion.low), min(t for t in targets if t >= suggestion.high)
     return sorted({round(t) for t in np.geomspace(below, above, 7).tolist()} - set(targets))
@@ -168,11 +191,15 @@ def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -
 def _curves(scored: Sequence[Step], store: Store) -> Iterator[SparsityCurve]:
     """One curve for each source, method and width among finished score steps."""
     sweeps: dict[Any, list[Setting]] = {}
+    sources = {step.inputs["source"].key: step.inputs["source"] for step in scored}
+    d_in = {key: _dimensions(source, store) for key, source in sources.items()}
     for s in settings_of([read_scored_row(store.directory(step)) for step in scored]):
         sweeps.setdefault((s.source, s.label, s.n_latents, s.others), []).append(s)
     for sweep in sweeps.values():
         sweep.sort(key=_target)
-        yield SparsityCurve(sweep, suggest([_target(s) for s in sweep], [s.samples[SCORE] for s in sweep]))
+        d = d_in[scored[sweep[0].members[0]].inputs["source"].key]
+        found = suggest([_target(s) for s in sweep], [s.samples[SCORE] for s in sweep], d)
+        yield SparsityCurve(sweep, found, d)
 
 
 def _target(s: Setting) -> float:
@@ -241,6 +268,12 @@ def sentence(curve: SparsityCurve) -> str:
         return (
             f"flat: no clear minimum from L0 = {first} to {last} ({SCORE} rises by only {100 * minimum.depth:.1f}% on "
             f"one side, {minimum.n_seeds} seeds), so no L0 is suggested; try more steps or seeds{truth}"
+        )
+    if minimum.verdict == "chance" and curve.d_in is not None:
+        least, chance = min(s.mean(SCORE) for s in curve.sweep), random_cosine(curve.d_in)
+        return (
+            f"no minimum: {SCORE} is {least:.3g} at its smallest, not well below the {chance:.3g} of "
+            f"random directions in {curve.d_in} dimensions, so it says nothing of L0, and none is suggested{truth}"
         )
     end, direction = (first, "lower") if minimum.verdict == "low end" else (last, "higher")
     return f"no minimum: {SCORE} is smallest at the end of the sweep, {end}; add {direction} --targets{truth}"

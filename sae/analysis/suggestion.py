@@ -13,8 +13,11 @@ target k, and m the target with the smallest mean:
     the depth     the smaller of the rises of c on the two sides, divided by c_m
 
 A run that reaches both ends of the sweep, or a depth below `SHALLOW`, is ``flat``; a run that reaches one end is
-``low end`` or ``high end``: the minimum may lie beyond, and the sweep should be widened. Only a ``clear`` minimum has a
-value.
+``low end`` or ``high end``: the minimum may lie beyond, and the sweep should be widened. Where the number of dimensions
+is given, a minimum above `WELL_BELOW` times the mean |cosine| of random directions in them is ``chance``: the learned
+directions then are about as alike as random ones at every target. Towards d_in, where any set of orthogonal directions
+codes everything, the curve falls to about half of that level and rises again, wherever the true L0 is; at the true L0
+of nearly orthogonal features it is a tenth of it. Only a ``clear`` minimum has a value.
 """
 
 from __future__ import annotations
@@ -34,10 +37,13 @@ from sae.registry import UserError
 SHALLOW = 0.05
 """The smallest depth of a clear minimum, however little the seeds differ."""
 
+WELL_BELOW = 1 / 3
+"""The largest value of a clear minimum, relative to the mean |cosine| of random directions."""
+
 _LEVEL = 0.05
 """Significance level of the test against the target with the smallest mean."""
 
-SuggestionVerdict = Literal["clear", "flat", "low end", "high end"]
+SuggestionVerdict = Literal["clear", "flat", "low end", "high end", "chance"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,15 @@ class Suggestion:
     """The smallest number of seeds at any target."""
 
 
-def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]]) -> Suggestion:
+def random_cosine(d_in: int) -> float:
+    """The mean |cosine| of random directions, Gamma(d/2) / (sqrt(pi) Gamma((d + 1)/2)): about sqrt(2 / (pi d))."""
+    return math.exp(math.lgamma(d_in / 2) - math.lgamma((d_in + 1) / 2)) / math.sqrt(math.pi)
+
+
+def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]], d_in: int | None = None) -> Suggestion:
     """The minimum of `cosines` over the targets `l0s`; each target has one value for each of at least two seeds.
 
+    `d_in` is the number of dimensions of the decoder rows; without it, the minimum is not compared with chance.
     Values that are not finite are left out. Raises `UserError` if fewer than three targets have values, if one has a
     single value, or if targets are equal or not above 0.
     """
@@ -72,10 +84,11 @@ def suggest(l0s: Sequence[int | float], cosines: Sequence[Sequence[float]]) -> S
         raise UserError(f"targets = {[l0 for l0, _ in curve]}: two are equal or one is 0; give distinct L0s above 0")
     if min(len(values) for _, values in curve) < 2:
         raise UserError("train.seeds: a single seed, which shows no variation; give two at least, better three")
-    return _suggestion([l0 for l0, _ in curve], [values for _, values in curve])
+    chance = math.inf if d_in is None else random_cosine(d_in)
+    return _suggestion([l0 for l0, _ in curve], [values for _, values in curve], chance)
 
 
-def _suggestion(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
+def _suggestion(l0s: list[float], cosines: list[list[float]], chance: float) -> Suggestion:
     mean = [mean_interval(values).mean for values in cosines]
     least = int(np.argmin(mean))
     noise = _noise(cosines)
@@ -93,6 +106,8 @@ def _suggestion(l0s: list[float], cosines: list[list[float]]) -> Suggestion:
         verdict = "flat" if first == 0 and last == end else "low end" if first == 0 else "high end"
     elif depth < SHALLOW:
         verdict = "flat"
+    elif mean[least] > WELL_BELOW * chance:
+        verdict = "chance"
     around = slice(first - 1, last + 2)
     l0 = _vertex(l0s[around], mean[around], low, high) if verdict == "clear" else None
     return Suggestion(verdict, l0, low, high, depth, min(len(values) for values in cosines))
