@@ -227,7 +227,9 @@ def read_table(file: Path) -> Table:
     if not file.is_file():
         raise MissingFileError(f"{file}: there is no such config file")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin files with a mark
+    except RecursionError:
+        raise UserError(f"{file}: lists or tables are nested too deeply; write them less nested") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable as TOML: {error}") from None
 

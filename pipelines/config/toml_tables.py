@@ -66,6 +66,8 @@ def value_of(text: str, assignment: str) -> Any:
     """Parses a TOML value; a bare word, such as a path, is a string. Raises `UserError` for anything else."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
+    except RecursionError:
+        raise UserError(f"--set {assignment[:40]}...: nested too deeply; write it less nested") from None
     except tomllib.TOMLDecodeError:
         if re.fullmatch(r"""[^\s"'\[\]{},=#]+""", text):
             return text
