@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from html import escape
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.numerics.arrays import Array, plain_value, whole_number
+from sae.numerics.arrays import Numbers, integer_of, plain_value
 from sae.numerics.fit_cost import FitCost
 from sae.registry import KindSettings, UserError, checked_settings, configurable, unknown
 from sae.source import Source, as_source
@@ -93,7 +94,7 @@ class Dictionary(ABC):
         return self.d_in * self.n_latents
 
     def with_encoder(
-        self, kind: str | KindSettings, x: Array | Source | None = None, seed: int = 0, **settings: Any
+        self, kind: str | KindSettings, x: Numbers | Source | None = None, seed: int = 0, **settings: Any
     ) -> Dictionary:
         """The same directions with another encoder.
 
@@ -117,7 +118,7 @@ class Dictionary(ABC):
                 f"{next(iter(plain))}: a config object has all its settings; give it there: {type(kind).__name__}(...)"
             )
         config: Any = checked_settings(known[kind].Config, plain, ("x", "seed")) if isinstance(kind, str) else kind
-        seed = whole_number("seed", seed)
+        seed = integer_of("seed", seed)
         with torch.no_grad():
             encoded: Dictionary = config.fit(self, source, seed)
         card = {**self.card, "encoder": config.model_dump()}
@@ -125,6 +126,29 @@ class Dictionary(ABC):
             n_rows = None if source is None else source.n_rows["train"]
             card |= before.plus(config.fit_cost(self, source), n_rows).card_entry()
         return encoded.with_card(**card)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # The decorator of a dataclass would give every kind a __repr__ with all values of its tensors.
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Dictionary.__repr__
+
+    def __repr__(self) -> str:
+        widths = f"d_in={self.d_in}, n_latents={self.n_latents}"
+        widths += "" if self.d_out == self.d_in else f", d_out={self.d_out}"
+        return f"{type(self).__name__}({widths}, dtype={_dtype(self.W_dec)}, device={str(self.W_dec.device)!r})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: kind, widths, settings, and the source and scores on the card."""
+        source, scores = (self.card.get(name) for name in ("source", "scores"))
+        rows: dict[str, Any] = {"kind": self.kind, "d_in": self.d_in, "n_latents": self.n_latents, "d_out": self.d_out}
+        rows |= {"dtype": _dtype(self.W_dec), "device": self.W_dec.device, **self.settings()}
+        if isinstance(source, Mapping):
+            rows |= {f"source.{name}": source[name] for name in ("kind", "model", "hook", "target") if source.get(name)}
+        if isinstance(scores, Mapping):
+            rows |= {f"scores.{name}": scores[name] for name in ("fvu", "l0", "dead_fraction", "mcc") if name in scores}
+        lines = (f"<tr><th>{escape(name)}</th><td>{escape(_brief(value))}</td></tr>" for name, value in rows.items())
+        return f"<table>{''.join(lines)}</table>"
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the dictionary by its name."""
@@ -140,7 +164,7 @@ class Dictionary(ABC):
         return replace(self, card={**self.card, **entries})
 
 
-def check_dictionary(d: Any) -> None:
+def check_one_dictionary(d: Any) -> None:
     """Raises `UserError` where `d` is no dictionary, such as the list that :func:`sae.fit` returns."""
     if isinstance(d, list | tuple):
         raise UserError(
@@ -148,6 +172,15 @@ def check_dictionary(d: Any) -> None:
         )
     if not isinstance(d, Dictionary):
         raise UserError(f"d: {type(d).__name__}; give a dictionary, from sae.load or sae.fit")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _alike(value: Any, default: Any) -> bool:

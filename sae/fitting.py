@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
-from sae.numerics.arrays import Array, plain_value, whole_numbers
+from sae.numerics.arrays import Numbers, integers_of, plain_value
 from sae.registry import UserError, checked_settings, config_class
 from sae.source import Source, as_source
 from sae.training.config import TrainConfig
@@ -20,7 +20,7 @@ from sae.training.loop import train
 
 
 def fit(
-    x: Array | tuple[Array, Array] | Source,
+    x: Numbers | tuple[Numbers, Numbers] | Source,
     kind: str | DictionaryConfig = "relu",
     *,
     n_latents: int | None = None,
@@ -41,7 +41,7 @@ def fit(
 
     Raises `UserError` for data and settings that do not fit, with the field and the value.
     """
-    seed_list = whole_numbers("seeds", seeds)
+    seed_list = integers_of("seeds", seeds)
     settings = {name: plain_value(value) for name, value in settings.items()}
     of_training = {k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields}
     configs = _configs(kind, plain_value(n_latents), settings)

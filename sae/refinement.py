@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from sae.dictionary import Dictionary, check_dictionary
+from sae.dictionary import Dictionary, check_one_dictionary
 from sae.encoder import N_NORM, encoder_rows, mean_norm, taken
 from sae.encoders.fista import Fista
-from sae.numerics.arrays import Array, plain_value, whole_number
+from sae.numerics.arrays import Numbers, integer_of, plain_value
 from sae.numerics.fit_cost import FitCost
 from sae.numerics.matching import unit
 from sae.numerics.sparse_coding import LassoCodes, fitted_directions, lasso_multiply_adds, sparse_codes, unit_or
@@ -67,16 +67,16 @@ class RefineConfig(Settings):
     """Latents that fire in less than this share of the samples at the end are dropped."""
 
 
-def refine(d: Dictionary, x: Array | Source, seed: int = 0, **settings: Any) -> Dictionary:
+def refine(d: Dictionary, x: Numbers | Source, seed: int = 0, **settings: Any) -> Dictionary:
     """The dictionary `d` with refined directions, encoded by ``fista``.
 
     `x` is a matrix ``[rows, d_in]`` (a fifth of it is held out, as in :func:`sae.fit`) or a source; `settings` are
     those of :class:`RefineConfig`. :meth:`Dictionary.with_encoder` gives the result another encoder. It may have fewer
     latents than `d`: unused ones are dropped. Raises `UserError` where `x` or a setting does not fit.
     """
-    check_dictionary(d)
+    check_one_dictionary(d)
     plain = {name: plain_value(value) for name, value in settings.items()}
-    config, seed = checked_settings(RefineConfig, plain, ("seed",)), whole_number("seed", seed)
+    config, seed = checked_settings(RefineConfig, plain, ("seed",)), integer_of("seed", seed)
     return refined(d, as_source(x, d.d_in), config, seed)
 
 

@@ -16,12 +16,15 @@ import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
+import sysconfig
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
@@ -69,10 +72,10 @@ class KindSettings(Settings):
     """The folder of the kinds: ``sources``, ``dictionaries``, ``encoders``, ``baselines`` or ``metrics``."""
 
 
-S = TypeVar("S", bound=Settings)
+_S = TypeVar("_S", bound=Settings)
 
 
-def checked_settings(cls: type[S], given: Mapping[str, Any], others: Iterable[str] = ()) -> S:
+def checked_settings(cls: type[_S], given: Mapping[str, Any], others: Iterable[str] = ()) -> _S:
     """The settings that a call was given by name; `others` are the names that the call takes beside them.
 
     Raises `UserError` in one line: for an unknown name the nearest known ones, for a wrong value what is wrong.
@@ -157,29 +160,46 @@ def register(config: type[KindSettings]) -> type[KindSettings]:
 def load_plugin(file: str | Path) -> list[type[KindSettings]]:
     """Runs a Python file and registers every kind that it defines; returns their config classes.
 
-    Raises `MissingFileError` where there is no such file, and `UserError` where it defines no kind or one whose name
-    exists already. An exception of the file's own code passes through.
+    Modules next to the file can be imported in it. Raises `MissingFileError` where there is no such file, and
+    `UserError` where it is not Python, or defines no kind or one whose name exists already. An exception of the file's
+    own code passes through.
     """
     path = Path(file).resolve()
     if not path.is_file():
-        raise MissingFileError(f"--plugin {file}: there is no such file")
+        problem = "is a folder; give a file in it" if path.is_dir() else "there is no such file"
+        raise MissingFileError(f"--plugin {file}: {problem}")
+    try:
+        compile(path.read_bytes(), str(path), "exec")
+    except (SyntaxError, ValueError) as error:  # a ValueError for bytes that are no text
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise UserError(f"--plugin {file}{line}: not valid Python: {error}") from None
     name = f"sae_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"--plugin {file}: not a Python file; give a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that dataclasses and pydantic find the names of annotations
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
-    found = [value for value in vars(module).values() if _is_kind(value) and value.__module__ == name]
+    here = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
+    found = [value for value in here if _is_kind(value)]
     if not found:
-        raise UserError(f"--plugin {file}: it defines no kind; derive a class from SourceConfig, DictionaryConfig, ...")
+        almost = [value for value in here if isinstance(value, type) and issubclass(value, KindSettings)]
+        reason = (
+            f": {_what_is_missing(almost[0])}"
+            if almost
+            else "; derive a class from SourceConfig, DictionaryConfig, ..."
+        )
+        raise UserError(f"--plugin {file}: it defines no complete kind{reason}")
     return [register(config) for config in found]
 
 
 def fingerprint(settings: Settings) -> str | None:
     """The SHA-256 of the source code behind settings from outside the package; None for the package's own.
 
-    A file counts as a whole; of an installed package every Python file counts, since kinds may share code. It is part
+    A file counts as a whole, with the modules that it imports, but for installed ones; of an installed package every
+    Python file counts, since kinds may share code. It is part
     of the key of every step that uses the kind.
     """
     cls = type(settings)
@@ -211,9 +231,13 @@ def _installed(interface: str) -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {}
     own = _modules(_FOLDERS[interface])
     for point in importlib.metadata.entry_points(group=f"sae.{interface}"):
-        target = point.load()
-        config = target.Config if isinstance(target, ModuleType) else target
         origin = f"entry point {point.name!r} of {point.dist.name if point.dist else point.value}"
+        try:
+            target = point.load()
+            config = target.Config if isinstance(target, ModuleType) else target
+        except (ImportError, AttributeError) as error:  # a package of which nothing else may need anything
+            warnings.warn(f"{origin}: {point.value} cannot be loaded: {error}", stacklevel=2)
+            continue
         if not _is_kind(config) or config.interface != interface:
             raise UserError(f"{origin}: {point.value} is not a config class of {interface}; uninstall or mend it")
         name = _kind_of(config)
@@ -239,7 +263,21 @@ def _kind_of(config: Any) -> str:
             "DictionaryConfig, EncoderConfig, BaselineConfig or MetricConfig, with a field "
             'kind: Literal["name"] = "name"'
         )
-    return str(config.model_fields["kind"].default)
+    field = config.model_fields["kind"]
+    if get_args(field.annotation) != (field.default,) or not re.fullmatch(r"[A-Za-z]\w*", str(field.default)):
+        raise UserError(
+            f"{config.__name__}.kind: must be one name, given twice, of letters, digits and underscores: "
+            'kind: Literal["name"] = "name"'
+        )
+    return str(field.default)
+
+
+def _what_is_missing(config: type[KindSettings]) -> str:
+    """Why a config class is no kind, in a clause."""
+    missing = sorted(getattr(config, "__abstractmethods__", ()))
+    if missing:
+        return f"{config.__name__} has no {' and no '.join(missing)}"
+    return f'{config.__name__} has no field kind: Literal["name"] = "name"'
 
 
 def _same_class(a: Any, b: type) -> bool:
@@ -270,12 +308,35 @@ def _source_hash(cls: type) -> str:
         for file in files:
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
         return digest.hexdigest()
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    home = sys.modules.get(cls.__module__)
     try:
-        content = Path(file).read_bytes() if file else inspect.getsource(cls).encode()
+        if home is None or getattr(home, "__file__", None) is None:  # a notebook
+            digest.update(inspect.getsource(cls).encode())
+        else:
+            for file in sorted(_files_behind(home)):
+                digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     except (OSError, TypeError):
         raise UserError(
             f"{cls.__name__}: its source code cannot be read, so runs that use it have no key; put it into a file and "
             "give that with --plugin"
         ) from None
-    return hashlib.sha256(content).hexdigest()
+    return digest.hexdigest()
+
+
+def _files_behind(module: ModuleType) -> set[Path]:
+    """The file of a module and those of the modules whose names it uses, and so on, but for installed ones."""
+    installed = [Path(path).resolve() for path in {*sysconfig.get_paths().values(), sys.base_prefix}]
+    waiting, files = [module], set[Path]()
+    while waiting:
+        current = waiting.pop()
+        file = getattr(current, "__file__", None)
+        path = Path(file).resolve() if file else None
+        own = current.__name__.partition(".")[0] in ("sae", "pipelines")
+        if path is None or own or path in files or any(path.is_relative_to(folder) for folder in installed):
+            continue
+        files.add(path)
+        for value in vars(current).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name in sys.modules:
+                waiting.append(sys.modules[name])
+    return files

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary import Dictionary, check_dictionary
+from sae.dictionary import Dictionary, check_one_dictionary
 from sae.metric import Case, Evidence, MetricConfig, default_metrics
-from sae.numerics.arrays import Array, as_tensor, whole_number
+from sae.numerics.arrays import Numbers, as_tensor, integer_of
 from sae.numerics.matching import unit
 from sae.numerics.seeds import Permutation, derive
 from sae.registry import UserError, config_class
@@ -20,12 +20,12 @@ from sae.source import Batch, Truth, check_codes_known, check_label
 
 def score(
     d: Dictionary,
-    x: Array,
-    features: Array | None = None,
-    codes: Array | None = None,
-    labels: Array | Mapping[str, Array] | None = None,
+    x: Numbers,
+    features: Numbers | None = None,
+    codes: Numbers | None = None,
+    labels: Numbers | Mapping[str, Numbers] | None = None,
     seed: int = 0,
-    targets: Array | None = None,
+    targets: Numbers | None = None,
     metrics: Sequence[str | MetricConfig] | None = None,
 ) -> dict[str, float]:
     """Every score that the given evidence allows, by name; NaN where one is undefined.
@@ -41,8 +41,8 @@ def score(
     Each is a tensor, a NumPy array or nested lists. Raises `UserError` where shapes do not fit, a value is NaN or
     infinite in the type of the dictionary, or a family is unknown, is named twice or lacks its evidence.
     """
-    check_dictionary(d)
-    seed = whole_number("seed", seed)
+    check_one_dictionary(d)
+    seed = integer_of("seed", seed)
     given = {"x": x, "features": features, "codes": codes, "targets": targets}
     read = {name: as_tensor(name, array) for name, array in given.items() if array is not None or name == "x"}
     named = {} if labels is None else labels if isinstance(labels, Mapping) else {"label": labels}

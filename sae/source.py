@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.numerics.arrays import Array, as_tensor
+from sae.numerics.arrays import Numbers, as_tensor
 from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.registry import KindSettings, UserError, VersionedSettings
 
@@ -151,7 +151,7 @@ class TensorSource(Source):
         return self.batch(0, len(self.parts["choose"]), "choose"), self.batch(0, len(self.parts["test"]), "test")
 
 
-def as_source(given: Array | tuple[Array, Array] | Source, d_in: int | None = None) -> Source:
+def as_source(given: Numbers | tuple[Numbers, Numbers] | Source, d_in: int | None = None) -> Source:
     """A source as it is; a matrix ``[rows, d_in]``, or a pair of inputs and targets, as a :class:`TensorSource`.
 
     A matrix is a tensor, a NumPy array or a list of rows. A fifth of its rows is held out from training. Raises
@@ -174,7 +174,7 @@ def as_source(given: Array | tuple[Array, Array] | Source, d_in: int | None = No
     return source
 
 
-def _matrix(name: str, given: Array) -> Float[Tensor, "rows d_in"]:
+def _matrix(name: str, given: Numbers) -> Float[Tensor, "rows d_in"]:
     matrix = as_tensor(name, given)
     if isinstance(given, list) and not matrix.is_floating_point():
         matrix = matrix.float()  # a list of rows may hold only whole numbers; a tensor of integers is token ids

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.registry import UserError
 
-Array = Tensor | NDArray[Any] | Sequence[Any]
+Numbers = Tensor | NDArray[Any] | Sequence[Any]
 """A tensor, a NumPy array, or nested lists of numbers."""
 
 
@@ -49,7 +49,7 @@ def plain_value(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic | Tensor) else value
 
 
-def whole_number(name: str, value: Any) -> int:
+def integer_of(name: str, value: Any) -> int:
     """A whole number of any type as an int. Raises `UserError` for anything else, also for True and False."""
     plain = plain_value(value)
     try:
@@ -60,10 +60,10 @@ def whole_number(name: str, value: Any) -> int:
         raise UserError(f"{name} = {value!r}: not a whole number; give one, such as 0") from None
 
 
-def whole_numbers(name: str, values: Any) -> list[int]:
+def integers_of(name: str, values: Any) -> list[int]:
     """One whole number, or several, as a list. Raises `UserError` where there is none or a value is something else."""
     plain = plain_value(values)
     several = list(plain) if isinstance(plain, list | tuple | range | set | frozenset) else [plain]
     if not several:
         raise UserError(f"{name} = {values!r}: there is none; give a whole number, or a list of them")
-    return [whole_number(name, value) for value in several]
+    return [integer_of(name, value) for value in several]
