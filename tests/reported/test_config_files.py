@@ -25,5 +25,5 @@ def test_deep_nesting_is_one_line(tmp_path: Path):
     file.write_text(f"x = {deep}")
     with pytest.raises(UserError, match=r"c\.toml: .*nested too deeply"):
         read_table(file)
-    with pytest.raises(UserError, match="--set x=.*nested too deeply"):
+    with pytest.raises(UserError, match=r"--set x=.*nested too deeply"):
         value_of(deep, f"x={deep}")
