@@ -21,8 +21,9 @@ from sae.analysis.latents.cofiring import CoFiring, Partners
 from sae.analysis.latents.contexts import Windows, windows
 from sae.analysis.latents.examples import SILENT, Collected, LatentExamples
 from sae.analysis.latents.firing import Fired, Tally
+from sae.analysis.latents.logit_effects import logit_effects
 from sae.analysis.latents.reading import HeldOutVectors, held_out_vectors
-from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_stream, logits, neighbours
+from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_stream, neighbours
 from sae.dictionary import Dictionary
 from sae.model.hooked import Site, spliceable
 from sae.numerics.seeds import generator
@@ -142,7 +143,7 @@ def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, prog
         survey.cofiring,
         None if survey.match is None else survey.match.result(),
         best_labels(d, source) if survey.properties is None else survey.properties.result(),
-        target.logits(d, shown, settings.n_logits),
+        target.logits(d, shown, settings.n_logits, progress),
         target.ablation(d, reading, survey, progress),
     )
 
@@ -219,12 +220,14 @@ class _WritePoint:
         site = source.model()
         return cls(site, hook, "" if site else f"an edit at {hook} would not reach the model's residual stream")
 
-    def logits(self, d: Dictionary, shown: Tensor, n: int) -> Logits | Absent:
+    def logits(self, d: Dictionary, shown: Tensor, n: int, progress: Progress) -> Logits | Absent:
         if self.site is None:
             return Absent(self.why)
         if not in_stream(self.hook):
             return Absent(f"{self.hook} is not in the residual stream")
-        return logits(d.W_dec[shown.to(d.W_dec.device)], self.site.model, n)
+        rows = d.W_dec[shown.to(d.W_dec.device)]
+        effects = logit_effects(rows, self.site.model, self.hook, self.site.text, n, progress)
+        return Absent(effects) if isinstance(effects, str) else effects
 
     def ablation(
         self, d: Dictionary, reading: HeldOutVectors, survey: _Survey, progress: Progress

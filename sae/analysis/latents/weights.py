@@ -65,6 +65,13 @@ class Logits(NamedTuple):
     suppression: Float[Tensor, "n_shown n"]
     """The effects on their logits, for a code of 1."""
 
+    @classmethod
+    def of(cls, effect: Float[Tensor, "n_shown d_vocab"], n: int) -> Logits:
+        """The `n` largest and the `n` smallest effects of each row."""
+        n = min(n, effect.shape[1])
+        up, down = effect.topk(n, dim=1), effect.topk(n, dim=1, largest=False)
+        return cls(up.indices, up.values, down.indices, down.values)
+
 
 def in_stream(hook: str) -> bool:
     """Whether the activation at a hook point is the residual stream, or is added to it unchanged."""
@@ -77,8 +84,9 @@ def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits
     g is the gain of the final norm; if the norm centres, the rows are centred first. The norm's division, which differs
     from token to token, and the effects through later layers are left out.
     """
+    model.check_logits()
     bridge: Any = model.bridge
-    blocks: list[tuple[Tensor, ...]] = []
+    blocks: list[Logits] = []
     with torch.no_grad():
         dtype = bridge.unembed.original_component.weight.dtype
         gain, centred = _final_norm(bridge, W_dec.shape[1], model.device, dtype)
@@ -88,9 +96,7 @@ def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits
             zero = bridge.unembed(torch.zeros_like(rows[None, :1]).to(dtype)).float()
             effect = (bridge.unembed(rows[None].to(dtype)).float() - zero)[0]
             effect = effect - effect.mean(1, keepdim=True)
-            n = min(n, effect.shape[1])
-            up, down = effect.topk(n, dim=1), effect.topk(n, dim=1, largest=False)
-            blocks.append((up.indices, up.values, down.indices, down.values))
+            blocks.append(Logits.of(effect, n))
     return Logits(*(torch.cat(part).cpu() for part in zip(*blocks, strict=True)))
 
 
