@@ -313,8 +313,9 @@ def _source_hash(cls: type) -> str:
         if home is None or getattr(home, "__file__", None) is None:  # a notebook
             digest.update(inspect.getsource(cls).encode())
         else:
-            for file in sorted(_files_behind(home)):
-                digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+            # By content alone: a file that was moved or renamed is the same plugin.
+            for content in sorted(hashlib.sha256(file.read_bytes()).digest() for file in _files_behind(home)):
+                digest.update(content)
     except (OSError, TypeError):
         raise UserError(
             f"{cls.__name__}: its source code cannot be read, so runs that use it have no key; put it into a file and "

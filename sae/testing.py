@@ -28,7 +28,7 @@ from sae.encoder import EncoderConfig
 from sae.files import load, save
 from sae.fitting import fit
 from sae.metric import Case, Evidence, MetricConfig, Scores, gather_evidence
-from sae.registry import KindSettings, UserError
+from sae.registry import KindSettings, UserError, fingerprint, register
 from sae.source import Batch, Source, SourceConfig, Split, TensorSource
 from sae.sources.features import Config as FeaturesConfig
 
@@ -190,6 +190,8 @@ def check_metric(config: MetricConfig) -> None:
 
 
 def _check_config(config: KindSettings, interface: str) -> None:
+    if fingerprint(config) is not None:
+        register(type(config))  # so that what it makes can be saved and loaded
     name = str(type(config).model_fields["kind"].default)
     assert config.interface == interface, f"{name}: not a config of {interface}"
     assert hash(config) == hash(type(config)(**config.model_dump())), (

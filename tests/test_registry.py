@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_what_cannot_be_registered_is_refused_in_one_line(tmp_path: Path):
     with pytest.raises(UserError, match="there is no such file"):
         load_plugin(tmp_path / "none.py")
     (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(UserError, match="it defines no kind"):
+    with pytest.raises(UserError, match="it defines no complete kind"):
         load_plugin(tmp_path / "empty.py")
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):  # the user's own bug keeps its traceback
@@ -138,6 +139,51 @@ def test_the_source_code_of_a_kind_is_its_fingerprint(tmp_path: Path):
         prints.append(fingerprint(config()))
     assert prints[0] == prints[1] != prints[2] and prints[0] is not None
     assert fingerprint(kinds("metrics")["recovery"].Config()) is None
+
+
+def test_what_a_plugin_imports_is_part_of_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (EXAMPLES / "entropy_metric.py").read_text()
+    prints = []
+    for value in (1, 1, 2):
+        registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.delitem(sys.modules, "helper_of_a_plugin", raising=False)
+        folder = tmp_path / f"at{len(prints)}"
+        folder.mkdir()
+        monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.startswith(str(tmp_path))])
+        (folder / "helper_of_a_plugin.py").write_text(f"VALUE = {value}\n")
+        (folder / "mine.py").write_text(text + "\nimport helper_of_a_plugin\n")
+        [config] = load_plugin(folder / "mine.py")
+        prints.append(fingerprint(config()))
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("def f(:", "line 1: not valid Python"),
+        ("x = 'a\0b'", "not valid Python"),
+        ("from sae.metric import MetricConfig\nclass M(MetricConfig):\n    kind: str = 'm'\n", "M has no score"),
+        (
+            "from sae.metric import MetricConfig\nclass M(MetricConfig):\n    def score(self, case): ...\n",
+            'M has no field kind: Literal["name"]',
+        ),
+        (
+            "from sae.metric import MetricConfig\nclass M(MetricConfig):\n    kind: str = 'm'\n"
+            "    def score(self, case): ...\n",
+            "M.kind: must be one name, given twice",
+        ),
+    ],
+)
+def test_a_plugin_that_is_no_kind_is_refused_with_the_reason(content: str, words: str, tmp_path: Path):
+    (tmp_path / "wrong.py").write_text(content)
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_plugin(tmp_path / "wrong.py")
+
+
+def test_a_broken_entry_point_does_no_harm_to_others(install: Callable[..., None]):
+    install("[sae.metrics]\nnothing = entropy_metric:Nothing\n", entropy_metric="")
+    with pytest.warns(UserWarning, match="'nothing' of outside-kinds: entropy_metric:Nothing cannot be loaded"):
+        assert "recovery" in configurable("metrics")
 
 
 def distribution(folder: Path, entry_points: str, **modules: str) -> None:

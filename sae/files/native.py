@@ -51,7 +51,8 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     header = read_header(header_file)
     tensors = read_tensors(weights_file, finite=True)
     kind = RENAMED_KINDS.get(str(header["kind"]), str(header["kind"]))
-    known = {name: m.KIND for name, m in (kinds("dictionaries") | kinds("encoders")).items() if hasattr(m, "KIND")}
+    modules = kinds("dictionaries") | kinds("encoders") | kinds("baselines")
+    known = {name: module.KIND for name, module in modules.items() if hasattr(module, "KIND")}
     if kind not in known:
         raise UserError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
     cls: type[Dictionary] = known[kind]
