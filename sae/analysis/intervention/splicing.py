@@ -67,6 +67,11 @@ class Spliced:
     """The number of positions in the cache before the tokens of the forward pass; None if the cache does not tell."""
     _read: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
+    def __repr__(self) -> str:
+        places = ", ".join(f"{place!r}: {d!r}" for place, d in self.places.items())
+        edited = [place for place, edits in self.edits.items() if edits]
+        return f"Spliced({{{places}}}, edits at {edited}, error={self.error}, device={str(self.bridge.cfg.device)!r})"
+
     def kept(self, place: str) -> Bool[Tensor, "rows n_tokens"]:
         """The positions at which the place's dictionary is applied in the current forward pass."""
         if self._tokens is None:
