@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.activations.disk_source import Activations
+from sae.activations.disk_source import NOT_NEXT_TOKEN, Activations
 from sae.analysis.latents.ablation import Ablation, ablate
 from sae.analysis.latents.agreement import BestProperty, FeatureMatch, MatchedFeatures, PropertyCounts, best_labels
 from sae.analysis.latents.cofiring import CoFiring, Partners
@@ -217,14 +217,15 @@ class _WritePoint:
         if not isinstance(source, Activations):
             return cls(None, "", "the source has no model")
         hook = source.config.target or source.config.hook
-        site = source.model()
-        return cls(site, hook, "" if site else f"an edit at {hook} would not reach the model's residual stream")
+        return cls(source.model(), hook, source.no_model or "")
 
     def logits(self, d: Dictionary, shown: Tensor, n: int, progress: Progress) -> Logits | Absent:
         if self.site is None:
             return Absent(self.why)
         if not in_stream(self.hook):
             return Absent(f"{self.hook} is not in the residual stream")
+        if self.site.model.no_logits is not None:
+            return Absent(f"{NOT_NEXT_TOKEN}: {self.site.model.no_logits}")
         rows = d.W_dec[shown.to(d.W_dec.device)]
         effects = logit_effects(rows, self.site.model, self.hook, self.site.text, n, progress)
         return Absent(effects) if isinstance(effects, str) else effects
@@ -237,5 +238,7 @@ class _WritePoint:
             return Absent(self.why)
         if s.n_ablated == 0:
             return Absent("n_ablated is 0")
+        if self.site.model.no_logits is not None:
+            return Absent(f"{NOT_NEXT_TOKEN}: {self.site.model.no_logits}")
         places = survey.collected.sample(s.n_ablated, survey.tally.histogram, 1000)
         return ablate(reading, self.site.model, self.hook, d, survey.shown, places, s.n_logits, progress)
