@@ -157,7 +157,7 @@ def test_data_that_cannot_be_used(
         (["run", "CONFIG", "--set", "train.stepz=3"], ["train.stepz", "did you mean 'steps'"]),
         (["run", "CONFIG", "--set", "dictionary.kind=rellu"], ["did you mean 'relu'"]),
         (["run", "CONFIG", "--set", "dictionary.l1=-1"], ["dictionary.l1 = -1"]),
-        (["run", "CONFIG", "--set", "train.lr=1e30", "--out", "OUT"], ["loss = ", "train.lr"]),
+        (["run", "CONFIG", "--set", "train.lr=1e17", "--out", "OUT"], ["loss = ", "train.lr"]),
         (["run", "CONFIG", "--set", "runtime.device=gpu9"], ["runtime.device"]),
         (["run", "CONFIG", "--set", "source.probability=0.9", "--set", "source.frequencies=zipf"], ["probabilit"]),
         (["run", "CONFIG", "--out", "CONFIG"], ["not writable", "--out"]),

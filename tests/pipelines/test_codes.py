@@ -34,7 +34,7 @@ CODES: tuple[dict[str, Any], ...] = (
 def test_every_code_has_a_portrait(code: dict[str, Any], tmp_path: Path):
     config = Config(code=code)  # pyright: ignore[reportArgumentType]
     config.prepare(tmp_path, lambda done, total, unit: None, "cpu")
-    manifest = {"config": {"source": config.model_dump(mode="json")}}
+    manifest = {"config": {"source": config.model_dump(mode="json")}, "inputs": {}, "files": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     ((name, _, caption, figure),) = draw(tmp_path)
     assert name == "code" and figure is not None and len(figure.axes) == (2 if code["kind"] in ("floor", "hash") else 1)

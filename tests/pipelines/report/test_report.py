@@ -61,7 +61,9 @@ def dictionaries() -> list[tuple[dict[str, Any], Dictionary]]:
 def written(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     out = folder / name
     out.mkdir(parents=True)
-    (out / "manifest.json").write_text(json.dumps({"device": "cpu", "files": {}, **manifest}))
+    (out / "manifest.json").write_text(
+        json.dumps({"device": "cpu", "config": {}, "inputs": {}, "files": {}, **manifest})
+    )
     return out
 
 

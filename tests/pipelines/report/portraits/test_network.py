@@ -30,7 +30,7 @@ def settings(**given: Any) -> Config:
 def finished(config: Config, directory: Path) -> Path:
     """The directory of a source's finished step, with the files that the figures need."""
     config.prepare(directory, lambda done, total, unit: None, "cpu")
-    manifest = {"config": {"source": config.model_dump(mode="json")}}
+    manifest = {"config": {"source": config.model_dump(mode="json")}, "inputs": {}, "files": {}}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 
