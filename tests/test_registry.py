@@ -14,9 +14,9 @@ import torch
 
 import sae
 from pipelines import cli
-from sae import registry, testing
+from sae import testing
 from sae.encoder import EncoderConfig
-from sae.registry import KindSettings, UserError, configurable, fingerprint, kinds, load_plugin, register
+from sae.registry import KindSettings, UserError, configurable, discovery, fingerprint, kinds, load_plugin, register
 from sae.source import Source
 
 Call = Callable[..., tuple[int, str, str]]
@@ -55,9 +55,9 @@ device = "cpu"
 
 @pytest.fixture(autouse=True)
 def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_REGISTERED", {})
+    monkeypatch.setattr(discovery, "_REGISTERED", {})
     yield
-    registry._installed.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    discovery._installed.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def load_example(name: str) -> type[KindSettings]:
@@ -97,7 +97,7 @@ def test_a_saved_dictionary_of_a_kind_from_outside_loads_while_the_kind_is_known
     sae.save(e, tmp_path)
     x = torch.randn(5, 8)
     assert torch.equal(sae.load(tmp_path).encode(x), e.encode(x))
-    registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+    discovery._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(UserError, match="'relative' is not a known kind of dictionary"):
         sae.load(tmp_path)
 
@@ -132,7 +132,7 @@ def test_the_source_code_of_a_kind_is_its_fingerprint(tmp_path: Path):
     text = (EXAMPLES / "entropy_metric.py").read_text()
     prints = []
     for content in (text, text, text + "# changed\n"):
-        registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        discovery._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
         file = tmp_path / f"m{len(prints)}.py"
         file.write_text(content)
         [config] = load_plugin(file)
@@ -145,7 +145,7 @@ def test_what_a_plugin_imports_is_part_of_its_fingerprint(tmp_path: Path, monkey
     text = (EXAMPLES / "entropy_metric.py").read_text()
     prints = []
     for value in (1, 1, 2):
-        registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        discovery._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
         monkeypatch.delitem(sys.modules, "helper_of_a_plugin", raising=False)
         folder = tmp_path / f"at{len(prints)}"
         folder.mkdir()
@@ -205,7 +205,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         monkeypatch.syspath_prepend(tmp_path / "site")
         for name in modules:
             monkeypatch.delitem(sys.modules, name, raising=False)
-        registry._installed.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        discovery._installed.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
     return install
 
@@ -217,7 +217,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        registry._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        discovery._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
         monkeypatch.setattr(sys, "argv", ["sae", *arguments])
         capsys.readouterr()
         try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sae.registry import Settings, UserError, unknown
+from sae.registry import Settings, UserError, problem_of, unknown, wrong_value
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
@@ -123,20 +123,18 @@ def _message(mistake: ErrorDetails, cls: type[Settings], where: str) -> str:
     if mistake["type"] == "extra_forbidden":
         table = field.rpartition(".")[0]
         return f"{field}: {unknown(path[-1], _keys(table_type), f'key of [{table}]' if table else 'key')}"
-    if mistake["type"] == "missing":
-        return f"{field} is missing: give it a value"
     if mistake["type"] == "union_tag_not_found":
         return f"{field}.kind is missing: give it a value"
     if mistake["type"] == "union_tag_invalid":
         kinds = [c.model_fields["kind"].default for c in _choices(table_type)]
         return f"{field}: {unknown(str(mistake.get('ctx', {})['tag']), kinds, 'kind')}"
-    message = mistake["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("\n", " ")
+    message = problem_of(mistake).replace("valid tuple", "list")
     message = message.replace("valid dictionary", "table").replace("Tuple", "the list")
     if not path:  # a rule between fields: its message names them
         return f"{where}: {message}"
     if mistake["type"] == "value_error" and isinstance(mistake["input"], Mapping):  # the same in a nested table
         return f"{field}: {message}"
-    return f"{field} = {mistake['input']!r}: {message[0].lower()}{message[1:]}"
+    return wrong_value(mistake, field, repr(mistake["input"]), message)
 
 
 def _resolve(cls: type[Settings], path: Sequence[str]) -> tuple[list[str], Any]:

@@ -1,0 +1,38 @@
+"""Kinds and their settings: settings and errors, how a kind is found by its name, and kinds from a user's own file.
+
+A kind of a user's own comes from outside the package in one of three ways: an installed package that declares an entry
+point in the group ``sae.<interface>``, a file given to :func:`load_plugin`, or a call of :func:`register`.
+"""
+
+from sae.registry.discovery import config_class, configurable, declare_interfaces, kinds, register
+from sae.registry.plugins import fingerprint, load_plugin
+from sae.registry.settings import (
+    KindSettings,
+    MissingFileError,
+    Settings,
+    UserError,
+    VersionedSettings,
+    checked_settings,
+    problem_of,
+    unknown,
+    wrong_value,
+)
+
+__all__ = [
+    "KindSettings",
+    "MissingFileError",
+    "Settings",
+    "UserError",
+    "VersionedSettings",
+    "checked_settings",
+    "config_class",
+    "configurable",
+    "declare_interfaces",
+    "fingerprint",
+    "kinds",
+    "load_plugin",
+    "problem_of",
+    "register",
+    "unknown",
+    "wrong_value",
+]
