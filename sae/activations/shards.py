@@ -6,7 +6,6 @@ position, token), or rows of tokens. Shards may differ in their number of rows, 
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import threading
@@ -25,17 +24,11 @@ from torch import Tensor
 from sae.activations.file_map import map_file, request_bytes
 from sae.numerics.atomic_write import atomic_file
 from sae.numerics.memory import memory_of
+from sae.numerics.safetensors_header import METADATA, SAFETENSORS_DTYPES, read_safetensors_header
 from sae.numerics.seeds import HAS_NUMBA
 from sae.registry import MissingFileError, UserError
 
-_DTYPES = {
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I8": torch.int8,
-}
+_DTYPES = {name: SAFETENSORS_DTYPES[name] for name in ("F32", "BF16", "F16", "I64", "I32", "I8")}
 # NumPy has no bfloat16, so rows are copied as unsigned integers of the same size and reinterpreted afterwards.
 _WORDS = {4: np.uint32, 2: np.uint16, 8: np.uint64, 1: np.uint8}
 MEMORY_SHARE = 0.5
@@ -69,21 +62,18 @@ class Shard:
         """Reads the header. Raises `MissingFileError` if there is no such file, `UserError` if it is damaged."""
         if not file.is_file():
             raise MissingFileError(f"{file}: this shard of activations is missing; prepare the source again")
-        with file.open("rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            header = f.read(min(length, file.stat().st_size))
-        entries: dict[str, dict[str, Any]] = {}
+        start, entries = 0, dict[str, dict[str, Any]]()
         try:
-            entries = json.loads(header)
-            entries.pop("__metadata__", None)
-            end = 8 + length + max(e["data_offsets"][1] for e in entries.values())
+            start, entries = read_safetensors_header(file, str(file))
+            entries.pop(METADATA, None)
+            end = start + max(e["data_offsets"][1] for e in entries.values())
             [rows] = {e["shape"][0] for e in entries.values()}
             is_whole = end == file.stat().st_size and all(e["dtype"] in _DTYPES for e in entries.values())
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):  # a UserError is a ValueError
             is_whole, rows = False, 0
         if not is_whole or rows < 0:
             raise UserError(f"{file}: this shard is cut short or damaged; delete it and prepare the source again")
-        return cls(file, 8 + length, entries)
+        return cls(file, start, entries)
 
     @property
     def n_rows(self) -> int:
