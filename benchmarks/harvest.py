@@ -101,7 +101,8 @@ def measure(
 
     from sae.activations.corpus import PositionSelection
     from sae.activations.harvest import Harvest
-    from sae.model.hooked import Model, load_tokenizer
+    from sae.model.hooked import Model
+    from sae.model.loading import load_tokenizer
 
     ours = Model.boot(model, device)
     block = ours.n_layers // 2 if layer is None else layer

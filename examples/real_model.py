@@ -15,7 +15,7 @@ import torch
 import sae
 from sae.analysis.attribution import attribute
 from sae.analysis.edits import zero
-from sae.model.hooked import load_tokenizer
+from sae.model import load_tokenizer
 from sae.sources.transformer import Config
 
 data = Path(os.environ.get("SAE_TEST_DATA") or "../shared/data")

@@ -30,7 +30,8 @@ from pipelines.steps.store import Store
 from sae.activations.disk_source import Activations
 from sae.dictionary import Dictionary
 from sae.files import load
-from sae.model.hooked import Model, load_tokenizer
+from sae.model.hooked import Model
+from sae.model.loading import load_tokenizer
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.statistics import Interval
 from sae.probing import ProbeExamples, TaskSettings, examples_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.report.findings import MINUS, number
 from sae.activations.disk_source import Activations
-from sae.model.hooked import load_tokenizer
+from sae.model.loading import load_tokenizer
 from sae.source import Source
 from sae.sources.transformer import Config as Transformer
 

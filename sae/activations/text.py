@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sae.model.hooked import is_path
+from sae.model.loading import is_path
 from sae.registry import MissingFileError, UserError
 
 STRETCH = 4000

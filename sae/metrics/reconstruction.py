@@ -140,9 +140,9 @@ def spread_of(evidence: Evidence) -> Spread:
     """The spread of what is reconstructed, computed once for all dictionaries of a source."""
     target = evidence.test.wanted
     n = len(target)
-    variance = _squared_distance(target, target.mean(0, dtype=torch.float64))
-    largest = variance.topk(-(-n // _OUTLIERS)).values
     centre = target.mean(0, dtype=torch.float64)
+    variance = _squared_distance(target, centre)
+    largest = variance.topk(-(-n // _OUTLIERS)).values
     for _ in range(_CENTRINGS):
         nearest = _squared_distance(target, centre).topk(n - n // 10, largest=False).indices
         centre = target[nearest].mean(0, dtype=torch.float64)

@@ -20,22 +20,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.model.checkpoint import listed
-from sae.model.loading import is_path, load_bridge, load_tokenizer
+from sae.model.loading import load_bridge
 from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
 from sae.model.token_rows import TokenRows
 from sae.registry import UserError, unknown
-
-__all__ = [
-    "PROCESSING",
-    "Dtype",
-    "HookEdit",
-    "Model",
-    "Site",
-    "check_spliceable",
-    "is_path",
-    "load_tokenizer",
-    "spliceable",
-]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookEdit = Callable[[Tensor], Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor
 from sae.activations.disk_source import Activations
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows, LabelledText, locate, read_labelled
-from sae.model.hooked import load_tokenizer
+from sae.model.loading import load_tokenizer
 from sae.probing.examples import Pooling, ProbeExamples, joined
 from sae.registry import UserError
 from sae.sources.transformer import Config

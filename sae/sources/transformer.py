@@ -21,8 +21,8 @@ from sae.activations.disk_source import NO_LOGITS, Activations, Splits, Streamed
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
 from sae.activations.text import Text, check_token_ids, tokenised
-from sae.model.hooked import PROCESSING, Dtype, Model, is_path, load_tokenizer
-from sae.model.loading import local_config
+from sae.model.hooked import PROCESSING, Dtype, Model
+from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
 from sae.registry import UserError
 from sae.source import Progress, Source, Split

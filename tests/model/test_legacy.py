@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.model.hooked import Model, load_tokenizer
+from sae.model.hooked import Model
 from sae.model.legacy import OWNERS, is_legacy
+from sae.model.loading import load_tokenizer
 from sae.registry import UserError
 
 NAME = "NeelNanda/SoLU_tiny"

@@ -26,6 +26,7 @@ from pipelines.steps.progress import Board, Status, duration, read_status
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store, read_manifest
 from sae.registry import UserError
+from tests.interruptions import interrupted_at
 
 Given = dict[str, Any]
 Results = Callable[[Path], dict[str, str]]
@@ -207,19 +208,6 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tiny: Given, tmp
     assert not list(killed.glob("*.partial")) and not list((killed / ".scratch").iterdir())
     for log in killed.glob("train-*/log.jsonl"):
         assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10, 20, 30, 40, 50, 60]
-
-
-def interrupted_at(nth: int, function: Callable[..., None]) -> Callable[..., None]:
-    calls = 0
-
-    def call(*arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise KeyboardInterrupt
-        function(*arguments)
-
-    return call
 
 
 def test_a_sweep_changed_while_interrupted_continues_the_members_kept(tiny: Given, tmp_path: Path, results: Results):

@@ -13,7 +13,8 @@ import sae
 from sae.activations.corpus import PositionSelection
 from sae.metric import Case, gather_evidence
 from sae.metrics.downstream import Config as Downstream
-from sae.model.hooked import Model, load_tokenizer
+from sae.model.hooked import Model
+from sae.model.loading import load_tokenizer
 from sae.model.next_token import sees_later_tokens, unlike_a_causal_model
 from sae.registry import UserError
 from sae.sources.transformer import Config

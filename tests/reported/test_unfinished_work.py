@@ -20,6 +20,7 @@ from pipelines.steps.progress import Board, Status, read_status
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
 from sae.activations import harvest
+from tests.interruptions import interrupted_at
 from tests.streaming import words
 
 Given = dict[str, Any]
@@ -39,19 +40,6 @@ def flip(file: Path, at: int = -1) -> None:
     file.write_bytes(content)
 
 
-def stopped_before(nth: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    calls = 0
-
-    def call(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise KeyboardInterrupt
-        return function(*arguments)
-
-    return call
-
-
 @pytest.fixture
 def one(tiny: Given) -> Given:
     tiny["dictionary"]["l1"], tiny["train"]["seeds"], tiny["baselines"]["kinds"] = 0.1, 0, []
@@ -61,7 +49,7 @@ def one(tiny: Given) -> Given:
 @pytest.fixture
 def stopped(one: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output folder of a training run that was stopped after step 30 of 60; returns the scratch folder."""
-    monkeypatch.setattr(train, "_checkpoint", stopped_before(4, vars(train)["_checkpoint"]))
+    monkeypatch.setattr(train, "_checkpoint", interrupted_at(4, vars(train)["_checkpoint"]))
     with pytest.raises(KeyboardInterrupt):
         work(one, tmp_path / "stopped")
     monkeypatch.undo()
@@ -101,7 +89,7 @@ def test_a_checkpoint_of_a_run_killed_between_checksum_and_file_is_intact(
             flip(harmed, at)
             assert checksums.is_intact(file) == (harmed != file and at == -1)  # there it is that of the content before
             flip(harmed, at)
-    monkeypatch.setattr(checksums, "write_atomically", stopped_before(2, checksums.write_atomically))
+    monkeypatch.setattr(checksums, "write_atomically", interrupted_at(2, checksums.write_atomically))
     with pytest.raises(KeyboardInterrupt):
         checksums.write_checked(file, b"three")
     assert file.read_bytes() == b"two" and checksums.is_intact(file)
@@ -145,7 +133,7 @@ def test_a_damaged_log_ends_no_run(one: Given, stopped: Path, tmp_path: Path, re
 
 def test_a_log_lost_after_the_last_step(one: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With an empty log beside the checkpoint of the last step, every rerun ended in an IndexError."""
-    monkeypatch.setattr(train, "_save", stopped_before(1, vars(train)["_save"]))
+    monkeypatch.setattr(train, "_save", interrupted_at(1, vars(train)["_save"]))
     with pytest.raises(KeyboardInterrupt):
         work(one, tmp_path)
     monkeypatch.undo()
@@ -185,7 +173,7 @@ def stream(one: Given, tmp_path: Path, tiny_models: dict[str, Path]) -> Given:
 
 def stop_harvest(table: Given, out: Path, nth: int) -> Path:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(harvest, "write_shard", stopped_before(nth, harvest.write_shard))
+        patch.setattr(harvest, "write_shard", interrupted_at(nth, harvest.write_shard))
         work(table, out, 1)
     (partial,) = out.glob("stream-*.partial")
     return partial
@@ -215,7 +203,7 @@ def test_a_complete_source_is_checked_before_it_is_finished(
     """A shard damaged between the end of the harvest and the manifest was stored with the hash of the damage."""
     work(stream, tmp_path / "whole", 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Store, "commit", stopped_before(1, Store.commit))
+        patch.setattr(Store, "commit", interrupted_at(1, Store.commit))
         work(stream, tmp_path / "stopped", 1)
     (partial,) = (tmp_path / "stopped").glob("stream-*.partial")
     flip(partial / "test-00000.safetensors")

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sae.activations.shards import Shards
-from sae.model.hooked import Model, load_tokenizer
+from sae.model.hooked import Model
+from sae.model.loading import load_tokenizer
 from sae.registry import UserError
 from sae.sources.transformer import Config
 from tests.streaming import SPLITS, build, bytes_of, columns, prepare_with_kills, silent, words

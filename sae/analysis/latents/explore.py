@@ -25,7 +25,7 @@ from sae.analysis.latents.logit_effects import logit_effects
 from sae.analysis.latents.reading import HeldOutVectors, held_out_vectors
 from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_stream, neighbours
 from sae.dictionary import Dictionary
-from sae.model.hooked import Site, spliceable
+from sae.model.hooked import Model, Site
 from sae.numerics.seeds import generator
 from sae.registry import Settings, UserError
 from sae.source import Progress, Source
@@ -219,26 +219,31 @@ class _WritePoint:
         hook = source.config.target or source.config.hook
         return cls(source.model(), hook, source.no_model or "")
 
-    def logits(self, d: Dictionary, shown: Tensor, n: int, progress: Progress) -> Logits | Absent:
+    def _model(self, obstacle: str) -> Model | Absent:
+        """The model, or why nothing is measured on it: there is none, the `obstacle`, or its logits predict nothing. It
+        is loaded only if nothing else stands in the way."""
         if self.site is None:
             return Absent(self.why)
-        if not in_stream(self.hook):
-            return Absent(f"{self.hook} is not in the residual stream")
-        if self.site.model.no_logits is not None:
-            return Absent(f"{NOT_NEXT_TOKEN}: {self.site.model.no_logits}")
+        if obstacle:
+            return Absent(obstacle)
+        reason = self.site.model.no_logits
+        return self.site.model if reason is None else Absent(f"{NOT_NEXT_TOKEN}: {reason}")
+
+    def logits(self, d: Dictionary, shown: Tensor, n: int, progress: Progress) -> Logits | Absent:
+        model = self._model("" if in_stream(self.hook) else f"{self.hook} is not in the residual stream")
+        if isinstance(model, Absent):
+            return model
+        assert self.site is not None
         rows = d.W_dec[shown.to(d.W_dec.device)]
-        effects = logit_effects(rows, self.site.model, self.hook, self.site.text, n, progress)
+        effects = logit_effects(rows, model, self.hook, self.site.text, n, progress)
         return Absent(effects) if isinstance(effects, str) else effects
 
     def ablation(
         self, d: Dictionary, reading: HeldOutVectors, survey: _Survey, progress: Progress
     ) -> Ablation | Absent:
         s = survey.settings
-        if self.site is None or not spliceable(self.hook):
-            return Absent(self.why)
-        if s.n_ablated == 0:
-            return Absent("n_ablated is 0")
-        if self.site.model.no_logits is not None:
-            return Absent(f"{NOT_NEXT_TOKEN}: {self.site.model.no_logits}")
+        model = self._model("n_ablated is 0" if s.n_ablated == 0 else "")
+        if isinstance(model, Absent):
+            return model
         places = survey.collected.sample(s.n_ablated, survey.tally.histogram, 1000)
-        return ablate(reading, self.site.model, self.hook, d, survey.shown, places, s.n_logits, progress)
+        return ablate(reading, model, self.hook, d, survey.shown, places, s.n_logits, progress)
