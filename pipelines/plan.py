@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pipelines.config.config import Config, ProbeTable
+from pipelines.config.config import Config
 from pipelines.config.names import labels_of
+from pipelines.config.tables import ProbeTable
 from pipelines.report.scores import can_rank
 from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
 from pipelines.steps.external_files import content_hash

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from pipelines.config.config import RuntimeTable
+from pipelines.config.tables import RuntimeTable
 from pipelines.plan import STAGES
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.external_files import refuse_changed
