@@ -21,7 +21,8 @@ from pipelines.commands.run import bench_suites, run_config, show_plan, show_sta
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
 """Errors of the operating system that are about the user's machine: a full disk, a folder that cannot be written."""
 
-
+HELP_WIDTH = 100
+"""Columns of the help where it is not written to a terminal."""
 _PLUGINS: set[Path] = set()
 
 
@@ -35,8 +36,8 @@ app = App(
     name="sae",
     help="Sparse autoencoders from a config to a scored dictionary.",
     version=_version,
-    console=Terminal(),
-    error_console=Terminal(stderr=True),
+    console=Terminal(piped_width=HELP_WIDTH),
+    error_console=Terminal(piped_width=HELP_WIDTH, stderr=True),
 )
 app.meta.group_parameters = "Options of every command"
 for name, command in {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pipelines.commands.options import ConfigName, Out, Set
 from pipelines.commands.output import Terminal
+from pipelines.report.text_table import TextColumn, print_text_table
 
 if TYPE_CHECKING:
     from pipelines.question import Answer, AnswerValue
@@ -46,13 +47,15 @@ def print_answer(answer: Answer, file: Path, console: Console) -> None:
     for name, value in answer.facts.items():
         console.print(f"{name}: {_cell_text(value)}", markup=False, highlight=False, soft_wrap=True)
     for table in answer.tables:
-        drawn = Table(title=escape(table.title), title_justify="left", title_style="italic", box=None, pad_edge=False)
-        for i, column in enumerate(table.columns):
-            drawn.add_column(column, justify="right" if i else "left", overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*(escape(_cell_text(cell)) for cell in row))
-        console.print(drawn)
+        columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+        drawn = [_column(head, cells) for head, cells in zip(table.columns, columns, strict=True)]
+        print_text_table(console, table.title, drawn)
     console.print(f"answer: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _column(head: str, cells: Sequence[AnswerValue]) -> TextColumn:
+    is_text = any(isinstance(cell, str) for cell in cells)
+    return TextColumn(head, [escape(_cell_text(cell)) for cell in cells], is_text=is_text, is_right=not is_text)
 
 
 def _cell_text(cell: AnswerValue) -> str:

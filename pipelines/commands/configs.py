@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tomllib
 
-from rich.table import Table
-from rich.text import Text
+from rich.markup import escape
 
 from pipelines.commands.output import Terminal
+from pipelines.report.text_table import TextColumn, print_sentence, print_text_table
 
 
 def list_configs(name: str | None = None) -> None:
@@ -25,10 +25,9 @@ def list_configs(name: str | None = None) -> None:
     if name is not None:
         Terminal().copy_file(find_config(Path(name)))
         return
-    table = Table("name", "what it is", box=None, header_style="dim")
-    for config in config_names():
-        content = tomllib.loads((SHIPPED / f"{config}.toml").read_text(encoding="utf-8"))
-        table.add_row(config, Text(str(content.get("title", ""))))
-    console = Terminal(soft_wrap=True)
-    console.print(table)
-    console.print("sae run NAME runs one; sae configs NAME > my.toml copies one to change", style="dim", markup=False)
+    names = config_names()
+    contents = [tomllib.loads((SHIPPED / f"{config}.toml").read_text(encoding="utf-8")) for config in names]
+    titles = [escape(str(content.get("title", ""))) for content in contents]
+    console = Terminal()
+    print_text_table(console, "", [TextColumn("name", names), TextColumn("what it is", titles, is_text=True)])
+    print_sentence(console, "sae run NAME runs one; sae configs NAME > my.toml copies one to change", style="dim")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.markup import escape
 
-from pipelines.commands.output import Terminal, printable
+from pipelines.commands.output import Terminal
 from pipelines.report.model_card import flatten, shorten
+from pipelines.report.text_table import TextColumn, print_text_table
 
 if TYPE_CHECKING:
     from sae.dictionary import Dictionary
@@ -97,16 +97,15 @@ def print_dictionary(d: Dictionary, console: Console) -> None:
     tables |= {"card": {name: value for name, value in d.card.items() if name not in shown}}
     for title, rows in tables.items():
         if rows:
-            console.print(_table(title, rows))
+            print_text_table(console, "", _columns(title, rows))
+            console.print()
 
 
-def _table(title: str, rows: Mapping[str, Any]) -> Table:
-    table = Table(title, "", box=None, header_style="bold", pad_edge=False, show_header=True)
-    for name, value in flatten(rows):
-        # As text: what a file contains is never read as markup.
-        table.add_row(Text(printable(name), style="dim"), Text(shorten(value)))
-    table.add_row("", "")
-    return table
+def _columns(title: str, rows: Mapping[str, Any]) -> list[TextColumn]:
+    flat = flatten(rows)
+    names = [f"[dim]{escape(name)}[/]" for name, _ in flat]
+    values = [escape(shorten(value)) for _, value in flat]  # what a file contains is never read as markup
+    return [TextColumn(title, names, is_text=True), TextColumn("", values, is_text=True)]
 
 
 def _one_line(value: Any) -> str:

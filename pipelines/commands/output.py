@@ -21,6 +21,8 @@ from rich.text import Text
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What stands for a character that is not printed."""
+PIPED_WIDTH = 200
+"""Columns for which a table is laid out where nobody sees it on a terminal and COLUMNS does not say how many."""
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of characters that a terminal obeys or that reorder or hide text, and of broken file names."""
 _SIMPLER = str.maketrans(
@@ -46,8 +48,11 @@ class Terminal(Console):
     Where nobody reads any more (``sae run demo | head -1``) it falls silent: the work is done all the same.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, piped_width: int = PIPED_WIDTH, **options: Any) -> None:
         super().__init__(emoji=False, **options)  # a path may contain ``:x:``
+        is_told = "width" in options or os.environ.get("COLUMNS", "").isdecimal()
+        if not self.is_terminal and not is_told:  # rich would take the width of a terminal that shows something else
+            self.width = piped_width
 
     def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Text for a string, cleaned before its width is measured."""

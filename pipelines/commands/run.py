@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
+from rich.markup import escape
 
 from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan
 from pipelines.commands.output import Terminal
+from pipelines.report.text_table import TextColumn, print_text_table
 
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
@@ -23,13 +24,15 @@ def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tie
 
     settings, steps, root = read_plan(config, set, out, tier)
     store = Store(root)
-    table = Table("step", "what", "done", box=None, header_style="dim")
-    for step in steps:
-        table.add_row(step.name, step.title, "done" if store.done(step) else "")
-    console = Terminal(soft_wrap=True)
-    console.print(table)
-    missing = sum(not store.done(step) for step in steps)
-    console.print(f"{settings.name}: {len(steps)} steps, {missing} to do, in {root}", markup=False, highlight=False)
+    is_done = [store.done(step) for step in steps]
+    columns = [
+        TextColumn("step", [escape(step.name) for step in steps]),
+        TextColumn("what", [escape(step.title) for step in steps], is_text=True),
+        TextColumn("done", ["done" if done else "" for done in is_done]),
+    ]
+    console = Terminal()
+    print_text_table(console, "", columns)
+    console.say(f"{settings.name}: {len(steps)} steps, {is_done.count(False)} to do, in {root}")
 
 
 def run_config(config: ConfigName, *, set: Set = None, out: Out = None, profile: Profile = False) -> None:

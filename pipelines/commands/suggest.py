@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipelines import runner
 from pipelines.config.config import Config, parse
 from pipelines.plan import plan
 from pipelines.report.settings_table import Setting, read_scored_row, settings_of
 from pipelines.report.style import FAINT, canvas, marks, plain_log, styled, to_bytes
+from pipelines.report.text_table import TextColumn, print_sentence, print_text_table
 from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, Step
@@ -283,14 +282,13 @@ def print_suggestion(curves: Sequence[SparsityCurve], folder: Path, console: Con
     """Prints each curve as a table and a sentence, and the folder with the figures."""
     for curve in curves:
         scores = [name for name in ("l0", SCORE, "fvu", "dead") if math.isfinite(curve.sweep[0].mean(name))]
-        table = Table(title=escape(curve.title), title_justify="left", title_style="italic", box=None, pad_edge=False)
-        for name in ("target_l0", *scores):
-            table.add_column(name, no_wrap=True, justify="right")
-        for s in curve.sweep:
-            numbers = [
-                f"{s.mean(n):.4f} ± {s.scores[n].half:.4f}" if n == SCORE else f"{s.mean(n):.3g}" for n in scores
-            ]
-            table.add_row(f"{_target(s):g}", *numbers)
-        console.print(table)
-        console.print(sentence(curve), markup=False, highlight=False)
+        columns = [TextColumn("target_l0", [f"{_target(s):g}" for s in curve.sweep], is_right=True)]
+        for name in scores:
+            columns.append(TextColumn(name, [_score_text(s, name) for s in curve.sweep], is_right=True))
+        print_text_table(console, curve.title, columns)
+        print_sentence(console, sentence(curve))
     console.print(f"figures: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _score_text(s: Setting, name: str) -> str:
+    return f"{s.mean(name):.4f} ± {s.scores[name].half:.4f}" if name == SCORE else f"{s.mean(name):.3g}"

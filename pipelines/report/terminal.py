@@ -1,55 +1,66 @@
-"""The scores as a terminal table, the best first."""
+"""The scores on a terminal as a table, the best first."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from pipelines.report.page import SettingLine, setting_lines
+from rich.console import Console
+from rich.markup import escape
+
+from pipelines.report.page import ScoreCell, SettingLine, setting_lines
 from pipelines.report.scores import can_rank
 from pipelines.report.settings_table import Setting, best_per_method
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from pipelines.report.text_table import TextColumn, print_sentence, print_text_table
 
 PREFERRED = ("mcc", "mmcs_truth", "mmcs_latents", "f1_chosen", "ce_recovered_mean", "ce_increase", "kl", "probe_auc_k1")
-MOST_SCORES = 6
 MOST_LINES = 24
 
 
-def score_table(settings: Sequence[Setting], score: str, title: str, width: int = 100) -> Table:
-    """One line per setting; if there are too many, the best settings and the best one of each method. `width` columns
-    limit the number of scores."""
-    from rich.markup import escape
-    from rich.table import Table
+def print_scores(settings: Sequence[Setting], score: str, title: str, console: Console) -> None:
+    """Prints one line per setting, or, if there are too many, the best settings and the best one of each method; then
+    what the marks mean. The score that ranks the settings is always shown."""
+    lines = _lines(settings, score)
+    print_text_table(console, title, _columns(settings, lines, score), "scores.csv")
+    print_sentence(console, footnote(settings, score, len(lines)), style="dim")
 
-    present = {name for s in settings for name, e in s.scores.items() if e.n}
-    names = [n for n in dict.fromkeys(("l0", "fvu", score, *PREFERRED)) if n in present][
-        : max(3, min(MOST_SCORES, (width - 26) // 14))
+
+def _columns(settings: Sequence[Setting], lines: Sequence[SettingLine], score: str) -> list[TextColumn]:
+    shown = [line.setting for line in lines]
+    columns = [
+        TextColumn("method", [escape(_method(s, score)) for s in shown], is_text=True, is_kept=True),
+        TextColumn("latents", [str(s.n_latents or "") for s in shown], is_kept=True, is_right=True),
     ]
-    every = setting_lines(settings, score, names)
-    lines = _lines(every, settings, score)
-    table = Table(title=title, title_justify="left", title_style="italic", box=None, pad_edge=False)
-    table.add_column("method", overflow="fold", min_width=min(max(len(s.label) for s in settings), 22))
-    table.add_column("latents", justify="right")
-    has_penalty = any(s.penalty for s in settings)
-    if has_penalty:
-        table.add_column(next(s.penalty[0][0] for s in settings if s.penalty), justify="right")
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for line in lines:
-        s = line.setting
-        method = f"{s.label} *" if s.is_ceiling(score) else s.label
-        penalty = [f"{s.penalty[0][1]:.3g}" if s.penalty else ""] if has_penalty else []
-        scores = [f"[bold]{c.text:>5}[/] {c.half}" if c.best else f"{c.text:>5} {c.half}" for c in line.cells]
-        table.add_row(escape(method), str(s.n_latents or ""), *penalty, *scores)
-    return table
+    for name in dict.fromkeys(name for s in settings for name, _ in s.penalty):
+        values = [dict(s.penalty).get(name) for s in shown]
+        cells = ["" if value is None else f"{value:.4g}" for value in values]
+        columns.append(TextColumn(name, cells, is_kept=True, is_right=True))
+    for i, name in enumerate(_names(settings, score)):
+        columns.append(TextColumn(name, [_cell(line.cells[i]) for line in lines], is_kept=name == score))
+    return columns
 
 
-def _lines(every: Sequence[SettingLine], settings: Sequence[Setting], score: str) -> list[SettingLine]:
+def _method(s: Setting, score: str) -> str:
+    """The method with everything but its width and penalty that tells it from others, and a mark for a ceiling."""
+    others = [f"{name} = {value}" for name, value in s.others if value not in ("", None)]
+    return ", ".join([s.label, *others]) + (" *" if s.is_ceiling(score) else "")
+
+
+def _cell(cell: ScoreCell) -> str:
+    mean = f"{cell.text:>5}"
+    return f"[bold]{mean}[/] {cell.half}" if cell.best else f"{mean} {cell.half}"
+
+
+def _names(settings: Sequence[Setting], score: str) -> list[str]:
+    """The scores of the table, those that are left out last first."""
+    present = {name for s in settings for name, e in s.scores.items() if e.n}
+    return [name for name in dict.fromkeys(("l0", "fvu", score, *PREFERRED)) if name in present]
+
+
+def _lines(settings: Sequence[Setting], score: str) -> list[SettingLine]:
+    every = setting_lines(settings, score, _names(settings, score))
     if len(every) <= MOST_LINES:
-        return list(every)
+        return every
     best = best_per_method(settings, score)
     top = [line.setting for line in every[: max(MOST_LINES - len(best), 8)]]
     return [line for line in every if line.setting in top or line.setting in best]
@@ -62,10 +73,10 @@ def footnote(settings: Sequence[Setting], score: str, n_shown: int) -> str:
     is_ranked = any(not math.isnan(s.mean(score)) for s in settings) and can_rank(score)
     order = f"best first by {score}" if is_ranked else "not ranked, in the order of the config"
     parts = [f"{order}; {about}; bold: best of its column"]
-    if any(s.is_oracle for s in settings):
-        parts.append("* ceiling: knows the true directions")
-    elif any(s.is_ceiling(score) for s in settings):
-        parts.append("* ceiling: copies the activations exactly")
+    ceilings = [s for s in settings if s.is_ceiling(score)]
+    reasons = ["knows the true directions"] if any(s.is_oracle for s in ceilings) else []
+    reasons += ["reconstructs every activation exactly"] if any(not s.is_oracle for s in ceilings) else []
+    parts += [f"* ceiling: {' or '.join(reasons)}"] if reasons else []
     if len(settings) > n_shown:
         parts.append(f"{len(settings) - n_shown} more settings in scores.csv")
     return "; ".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from pipelines.report.settings_table import (
     settings_of,
     write_csv,
 )
+from pipelines.report.text_table import TextColumn, print_sentence, print_text_table
 from pipelines.steps import cost
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.analysis.geometry.consistency import pairwise_mcc
@@ -112,30 +113,32 @@ def _summary(c: Comparison) -> dict[str, Any]:
 
 def print_bench_table(directory: Path, console: Console) -> None:
     """Prints the tables and findings of a finished step."""
+    summary = json.loads((directory / SUMMARY).read_text())
+    for one in summary["sources"]:
+        print_text_table(console, one["source"], _text_columns(one, summary["by"]), "table.csv")
+        data = f"means over {one['n_data']} data sets" if one["n_data"] > 1 else "means over the seeds of one data set"
+        note = f"{data} with 95% intervals; p: paired test against the best method by {summary['by']}; * ceiling"
+        print_sentence(console, note, style="dim")
+        for sentence in one["findings"]:
+            print_sentence(console, sentence)
+    if summary["several"]:
+        print_sentence(console, summary["several"])
+
+
+def _text_columns(one: Mapping[str, Any], by: str) -> list[TextColumn]:
+    """The table of one source on a terminal; the score that ranks the methods and its test are always shown."""
     from rich.markup import escape
-    from rich.table import Table
 
     from pipelines.bench.tables import p_value
 
-    summary = json.loads((directory / SUMMARY).read_text())
-    for one in summary["sources"]:
-        room = max(2, (console.width - 44) // 19)
-        table = Table(title=one["source"], title_justify="left", title_style="italic", box=None, pad_edge=False)
-        table.add_column("method", overflow="fold", min_width=16)
-        table.add_column("penalty", overflow="fold", style="dim")
-        for name in one["names"][:room]:
-            table.add_column(name, no_wrap=True)
-        table.add_column("p", justify="right")
-        for line in one["lines"]:
-            mark = " *" if line["ceiling"] else ""
-            texts = [f"{text} [dim]{escape(interval)}[/]" for text, interval in line["cells"][:room]]
-            p = "" if line["p"] is None else p_value(line["p"])
-            table.add_row(escape(line["method"]) + mark, line["where"], *texts, p)
-        console.print(table)
-        data = f"means over {one['n_data']} data sets" if one["n_data"] > 1 else "means over the seeds of one data set"
-        note = f"{data} with 95% intervals; p: paired test against the best method by {summary['by']}; * ceiling"
-        console.print(note, style="dim", markup=False, highlight=False)
-        for sentence in one["findings"]:
-            console.print(sentence, markup=False, highlight=False)
-    if summary["several"]:
-        console.print(summary["several"], markup=False, highlight=False)
+    lines = one["lines"]
+    marked = [escape(line["method"]) + (" *" if line["ceiling"] else "") for line in lines]
+    columns = [
+        TextColumn("method", marked, is_text=True, is_kept=True),
+        TextColumn("penalty", [escape(line["where"]) for line in lines], is_text=True, is_kept=True),
+    ]
+    for i, name in enumerate(one["names"]):
+        cells = [f"{text} [dim]{escape(interval)}[/]" for text, interval in (line["cells"][i] for line in lines)]
+        columns.append(TextColumn(name, cells, is_kept=name == by))
+    tests = ["" if line["p"] is None else p_value(line["p"]) for line in lines]
+    return [*columns, TextColumn("p", tests, is_kept=True, is_right=True)]

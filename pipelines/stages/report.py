@@ -33,6 +33,8 @@ from pipelines.report.settings_table import (
     settings_of,
     write_csv,
 )
+from pipelines.report.terminal import print_scores
+from pipelines.report.text_table import print_sentence
 from pipelines.steps.source_steps import nonlinear
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.probing.summary import Summary
@@ -104,16 +106,12 @@ def _manifest(directory: Path) -> Mapping[str, Any]:
 
 def print_table(directory: Path, console: Console) -> None:
     """Prints the scores in the directory of a finished step, the best first, and the findings."""
-    from pipelines.report.terminal import footnote, score_table
-
     settings = settings_of(read_csv(directory / "scores.csv"))
     score = deciding_score(settings, _manifest(directory).get("config", {}).get("best_by", ""))
     for source in dict.fromkeys(s.source for s in settings):
         of_source = [s for s in settings if s.source == source]
-        table = score_table(of_source, score, source, console.width)
-        console.print(table)
-        console.print(footnote(of_source, score, table.row_count), style="dim", markup=False, highlight=False)
+        print_scores(of_source, score, source, console)
         verdict = judge(of_source, score)
         text = [no_best(of_source, score)] if verdict is None else findings(of_source, verdict)[:3]
         for sentence in [*text, *answers(directory, source)]:
-            console.print(sentence, markup=False, highlight=False)
+            print_sentence(console, sentence)

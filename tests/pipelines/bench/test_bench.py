@@ -302,6 +302,7 @@ def test_a_refined_dictionary_costs_what_it_began_from_too(tiny: Given, tmp_path
 def test_a_narrow_terminal_holds_the_table(suite: Given, tmp_path: Path) -> None:
     steps, store = plan(parse(suite), "full"), Store(tmp_path)
     run(steps, store, execution(parse(suite).runtime), Board(Console(quiet=True)))
-    console = Console(width=80, record=True, quiet=False, file=(tmp_path / "out").open("w"))
+    file = (tmp_path / "out").open("w")
+    console = Console(width=80, record=True, quiet=False, file=file, force_terminal=True)
     print_bench_table(store.directory(steps[-1]), console)
     assert max(map(len, console.export_text().splitlines())) <= 80
