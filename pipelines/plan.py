@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -145,11 +146,11 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
 def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
     """One step per dictionary to refine and refinement, with its row; the training before it is a separate step."""
     every = [{"kind": "refine", **settings.model_dump(mode="json")} for _, settings in config.refinements]
-    trained = {step.key: (step, row) for step, row in _dictionaries(config, source)}
+    trained: dict[str, dict[str, tuple[Step, _Row]]] = {}  # by the settings of the dictionary, then by the step's key
+    for step, row in _dictionaries(config, source) if every else ():
+        trained.setdefault(json.dumps(step.config["dictionary"]), {})[step.key] = (step, row)
     for (dictionary, refinement), label in zip(config.refinements, labels_of(every, skip=set()), strict=True):
-        for step, row in trained.values():
-            if step.config["dictionary"] != dictionary.model_dump(mode="json"):
-                continue
+        for step, row in trained[json.dumps(dictionary.model_dump(mode="json"))].values():
             row = {**row, "method": f"{row['method']}+{label}"}
             content = {"refine": refinement.model_dump(mode="json"), "seed": row["seed"]}
             yield Step("refine", refine.VERSION, content, {"source": source, "dictionary": step}, "", _title(row)), row

@@ -9,11 +9,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pipelines.config.tables import BenchTable, ProbeTable, Published, RuntimeTable, Tables
-from pipelines.config.toml_tables import Table, build, expand, merge_tables, override
+from pipelines.config.toml_tables import Table, build, check_number, expand, merge_tables, override
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.encoder import EncoderConfig
@@ -117,7 +118,7 @@ def parse(table: Mapping[str, Any]) -> Config:
     seeds = _seeds(training.pop("seeds", 0), "train.seeds")
     baseline_seeds = tables.baselines.seeds
     metrics = tables.score.metrics
-    return Config(
+    config = Config(
         name=tables.name,
         title=tables.title or tables.name,
         description=tables.description,
@@ -139,21 +140,36 @@ def parse(table: Mapping[str, Any]) -> Config:
         ask=tables.ask,
         given={key: value for key, value in table.items() if key not in ASIDE},
     )
+    _check_number_of_dictionaries(config)
+    return config
+
+
+def _check_number_of_dictionaries(config: Config) -> None:
+    """Raises `UserError` where a run has too many dictionaries to be planned."""
+    made = {
+        "dictionary x train": (len(config.dictionaries) + len(config.refinements)) * len(config.trainings),
+        "train.seeds": len(config.seeds),
+    }
+    others = {"source": len(config.sources), "encoder": max(len(config.encoders), 1)}
+    check_number({**made, **others}, "dictionaries to score")
+    fitted = {"baselines.kinds": len(config.baselines), "baselines.seeds": len(config.baseline_seeds)}
+    check_number({**fitted, **others}, "baselines to score")
 
 
 def _sweep(package: str, noun: type[_C], tables: Sequence[Table], where: str) -> tuple[_C, ...]:
     """Every setting of every table, validated by the config class of its kind."""
-    found: list[_C] = []
+    found: dict[str, _C] = {}
     for table in tables:
         cls = _class(package, noun, table, where)
         built = (build(cls, settings, where) for settings in expand(cls, table, where))
-        found += [settings for settings in built if settings not in found]
-    return tuple(found)
+        for settings in built:
+            found.setdefault(settings.model_dump_json(), settings)
+    return tuple(found.values())
 
 
 def _refinements(tables: Sequence[Table]) -> tuple[tuple[DictionaryConfig, RefineConfig], ...]:
     """The dictionaries whose table has ``refine``, each with every setting of it."""
-    found: list[tuple[DictionaryConfig, RefineConfig]] = []
+    found: dict[tuple[str, str], tuple[DictionaryConfig, RefineConfig]] = {}
     for table in tables:
         refine = {} if table.get("refine") is True else table.get("refine", False)
         if refine is False:
@@ -164,8 +180,9 @@ def _refinements(tables: Sequence[Table]) -> tuple[tuple[DictionaryConfig, Refin
         every = expand(RefineConfig, cast(Table, refine), "dictionary.refine")
         settings = [build(RefineConfig, t, "dictionary.refine") for t in every]
         own = _sweep("dictionaries", DictionaryConfig, [plain], "dictionary")
-        found += [(d, s) for d in own for s in settings if (d, s) not in found]
-    return tuple(found)
+        for d, s in product(own, settings):
+            found.setdefault((d.model_dump_json(), s.model_dump_json()), (d, s))
+    return tuple(found.values())
 
 
 def _baselines(tables: Sequence[Table], widths: list[int]) -> tuple[BaselineConfig, ...]:

@@ -14,22 +14,29 @@ def labels_of(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str
     Every setting of a sweep gets its own label, so that none is taken for another seed of a different one. Fields in
     `skip` are left out, because tables show them in separate columns.
     """
-    labels: list[str] = []
-    for setting in settings:
-        kind = setting.get("kind")  # None for a nested table without kinds
-        same_kind = [other for other in settings if other.get("kind") == kind]
-        differ = [f for f in setting if f not in skip and any(other.get(f) != setting[f] for other in same_kind)]
-        words = [f"{field}={_value(setting, same_kind, field)}" for field in differ]
-        labels.append(" ".join([*([kind] if kind else []), *words]))
+    by_kind: dict[Any, list[int]] = {}  # under None the settings of a nested table without kinds
+    for i, setting in enumerate(settings):
+        by_kind.setdefault(setting.get("kind"), []).append(i)
+    labels = [""] * len(settings)
+    for kind, members in by_kind.items():
+        same_kind = [settings[i] for i in members]
+        fields = dict.fromkeys(name for setting in same_kind for name in setting if name not in skip)
+        differ = [f for f in fields if any(other.get(f) != same_kind[0].get(f) for other in same_kind)]
+        values = {field: _values(same_kind, field) for field in differ}
+        for k, i in enumerate(members):
+            words = [f"{field}={values[field][k]}" for field in settings[i] if field in values]
+            labels[i] = " ".join([*([kind] if kind else []), *words])
     return labels
 
 
-def _value(setting: Mapping[str, Any], same_kind: Sequence[Mapping[str, Any]], field: str) -> Any:
-    """The value of a field; for a nested table its label among those of the settings of the same kind."""
-    if not isinstance(setting[field], Mapping):
-        return setting[field]
-    tables = [other[field] for other in same_kind if isinstance(other[field], Mapping)]
-    label = labels_of(tables, skip=set())[tables.index(setting[field])]
+def _values(same_kind: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
+    """The value of a field in each setting; for a nested table its label among those of the same field."""
+    values = [setting.get(field) for setting in same_kind]
+    labels = iter(labels_of([value for value in values if isinstance(value, Mapping)], skip=set()))
+    return [_in_brackets(next(labels)) if isinstance(value, Mapping) else value for value in values]
+
+
+def _in_brackets(label: str) -> str:
     return f"({label})" if " " in label else label
 
 

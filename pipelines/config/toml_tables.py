@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import tomllib
 import types
@@ -17,6 +18,8 @@ from sae.registry import Settings, UserError, problem_of, unknown, wrong_value
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
+MOST_SETTINGS = 20_000
+"""The largest number of settings of one sweep, and of dictionaries that one run scores."""
 
 
 def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
@@ -86,7 +89,17 @@ def expand(cls: type[Settings], table: Mapping[str, Any], where: str) -> list[Ta
     for name, values in axes.items():
         if not values:
             raise UserError(f"{where}.{name} = []: a sweep over no values; give at least one value")
+    check_number({f"{where}.{name}": len(values) for name, values in axes.items()}, "settings of a sweep")
     return [{**table, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
+
+
+def check_number(lengths: Mapping[str, int], what: str) -> None:
+    """Raises `UserError` where the product of the lengths of lists, by the names of their settings, is above
+    :data:`MOST_SETTINGS`."""
+    n = math.prod(lengths.values())
+    if n > MOST_SETTINGS:
+        factors = " x ".join(f"{name} ({length:,})" for name, length in lengths.items() if length > 1)
+        raise UserError(f"{factors}: {n:,} {what}, more than {MOST_SETTINGS:,}; shorten a list, or make several runs")
 
 
 def _is_swept(cls: type[Settings], name: str, value: Any) -> bool:
