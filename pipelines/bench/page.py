@@ -20,7 +20,7 @@ from pipelines.bench.tables import (
     present,
 )
 from pipelines.bench.words import comparison_sentences, several
-from pipelines.report.findings import number
+from pipelines.report.numbers import number
 from pipelines.report.page import families, first_paragraph, inline, template_environment, toml
 from pipelines.report.picture import Picture, ShownFigure
 from pipelines.report.scores import ordered_scores, score_of
@@ -98,7 +98,7 @@ def render_bench(
 
 
 def _section(c: Comparison, shown: Sequence[ShownFigure], i: int) -> dict[str, Any]:
-    names = present(c, CANONICAL)
+    names = present(c, list(dict.fromkeys((c.by, *CANONICAL))))
     everything = [n for n in ordered_scores({n for e in c.entries for n in e.groups}) if present(c, [n])]
     matched = [n for n in names if n != "true_l0" and any(n in e.groups for e in c.matched)]
     return {
@@ -142,14 +142,20 @@ def _spread(c: Comparison) -> list[tuple[Entry, list[Parts]]]:
 def _facts(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     """How much was run, in a few numbers."""
     n_dictionaries = sum(len(s.members) for c in comparisons for e in c.entries for s in e.family.settings)
-    seeds = {len(e.family.seeds) for c in comparisons for e in c.entries}
+    n_seeds = max((len(e.family.seeds) for c in comparisons for e in c.entries), default=0)
+    n_methods = max((len(c.entries) for c in comparisons), default=0)
+    n_data = max((c.n_data for c in comparisons), default=0)
     facts = [
-        ("dictionaries scored", str(n_dictionaries)),
-        ("methods", str(max((len(c.entries) for c in comparisons), default=0))),
-        ("data sets per method", str(max((c.n_data for c in comparisons), default=0))),
-        ("initial seeds per data set, at most", str(max(seeds, default=0))),
+        (_noun("dictionaries scored", "dictionary scored", n_dictionaries), str(n_dictionaries)),
+        (_noun("methods", "method", n_methods), str(n_methods)),
+        (_noun("data sets per method", "data set per method", n_data), str(n_data)),
+        (_noun("initial seeds per data set, at most", "initial seed per data set", n_seeds), str(n_seeds)),
     ]
     return [*facts, ("sources", str(len(comparisons)))] if len(comparisons) > 1 else facts
+
+
+def _noun(several: str, one: str, n: int) -> str:
+    return one if n == 1 else several
 
 
 def _methods(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipelines.bench.comparison import Comparison, Test
 from pipelines.bench.families import Entry
-from pipelines.report.findings import MINUS, UNDEFINED, number
+from pipelines.report.numbers import MINUS, UNDEFINED, number
 from pipelines.report.scores import goodness, ordered_scores, score_of
 from sae.numerics.paired_tests import Groups, nested_bootstrap, nested_mean, variance_parts
 from sae.numerics.seeds import derive

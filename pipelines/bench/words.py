@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pipelines.bench.comparison import SECOND_SCORE, Comparison, Test
 from pipelines.bench.families import Entry
 from pipelines.bench.tables import interval, p_value
-from pipelines.report.findings import number
+from pipelines.config.names import counted
+from pipelines.report.numbers import number
 
 _LEVEL = 0.05
 
@@ -23,9 +24,10 @@ def comparison_sentences(c: Comparison) -> list[str]:
 
 def _leader(c: Comparison) -> str:
     assert c.leader is not None
-    where = f" at {c.leader.where}" if c.leader.where else ""
+    where = f" at {c.leader.where.replace(', ', ' or ')}" if c.leader.where else ""
     data = f"over {c.n_data} data sets" if c.n_data > 1 else "on one data set"
-    best = f"{c.leader.family.label}{where} is the best of {len(c.fair)} methods {data}"
+    rank = f"the best of {len(c.fair)} methods" if len(c.fair) > 1 else "the only method"
+    best = f"{c.leader.family.label}{where} is {rank} {data}"
     return f"By {c.by}, {best}: {_with_interval(c.leader, c.by)}."
 
 
@@ -35,10 +37,10 @@ def _differences(c: Comparison) -> str:
         return "With one data set, differences between methods cannot be tested." if c.n_data < 2 else ""
     clear = [t for t in tests if t.p_holm < _LEVEL]
     unclear = [t for t in tests if t.p_holm >= _LEVEL]
-    text = (
-        f"It is significantly better than {len(clear)} of {len(tests)} other methods (paired t-tests over data sets, "
-        "Holm-adjusted, 5%)"
-    )
+    others = f"{len(clear)} of {counted(len(tests), 'other method')}"
+    if not unclear:
+        others = f"all {len(tests)} other methods" if len(tests) > 1 else "the other method"
+    text = f"It is significantly better than {others} (paired t-tests over data sets, Holm-adjusted, 5%)"
     names = ", ".join(f"{t.entry.family.label} (p {p_value(t.p_holm)})" for t in unclear[:4])
     more = f" and {len(unclear) - 4} more" if len(unclear) > 4 else ""
     return f"{text}; the difference is not significant for {names}{more}." if unclear else f"{text}."
@@ -75,7 +77,7 @@ def _second(c: Comparison) -> str:
     best = max(having, key=lambda e: e.goodness(SECOND_SCORE))
     score = _with_interval(best, SECOND_SCORE)
     if best is c.leader:
-        return f"It is also the best by {SECOND_SCORE}: {score}."
+        return f"{best.family.label} is also the best by {SECOND_SCORE}: {score}."
     of_leader = f"{c.leader.family.label} has {_with_interval(c.leader, SECOND_SCORE)}"
     return f"By {SECOND_SCORE}, {best.family.label} is the best ({score}); {of_leader}."
 

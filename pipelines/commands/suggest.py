@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipelines import runner
 from pipelines.config.config import Config, parse
+from pipelines.config.names import counted
 from pipelines.plan import plan
 from pipelines.report.settings_table import Setting, read_scored_row, settings_of
 from pipelines.report.style import FAINT, canvas, marks, plain_log, styled, to_bytes
@@ -60,7 +61,7 @@ class SparsityCurve:
     def title(self) -> str:
         """Source, method and width as text."""
         first = self.sweep[0]
-        return f"{first.source}, {first.label}, {first.n_latents} latents"
+        return f"{first.source}, {first.label}, {counted(first.n_latents or 0, 'latent')}"
 
     @property
     def true_l0(self) -> float:
@@ -262,11 +263,12 @@ def sentence(curve: SparsityCurve) -> str:
     if minimum.l0 is not None:
         error = f" ({100 * (minimum.l0 / curve.true_l0 - 1):+.0f}%)" if known else ""
         interval = f"{minimum.low:.3g} to {minimum.high:.3g}"
-        return f"suggested L0: {minimum.l0:.3g}, interval {interval} from {minimum.n_seeds} seeds{truth}{error}"
+        seeds = counted(minimum.n_seeds, "seed")
+        return f"suggested L0: {minimum.l0:.3g}, interval {interval} from {seeds}{truth}{error}"
     if minimum.verdict == "flat":
         return (
             f"flat: no clear minimum from L0 = {first} to {last} ({SCORE} rises by only {100 * minimum.depth:.1f}% on "
-            f"one side, {minimum.n_seeds} seeds), so no L0 is suggested; try more steps or seeds{truth}"
+            f"one side, {counted(minimum.n_seeds, 'seed')}), so no L0 is suggested; try more steps or seeds{truth}"
         )
     if minimum.verdict == "chance" and curve.d_in is not None:
         least, chance = min(s.mean(SCORE) for s in curve.sweep), random_cosine(curve.d_in)

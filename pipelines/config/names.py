@@ -8,6 +8,11 @@ from itertools import starmap
 from typing import Any
 
 
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: ``1 latent``, ``8 latents``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
 def labels_of(settings: Sequence[Mapping[str, Any]], skip: set[str]) -> list[str]:
     """Labels such as ``relu lr=0.001``: the kind of each, with the fields in which settings of that kind differ.
 

@@ -10,7 +10,7 @@ import torch
 from pipelines.explore.drawing import histogram
 from pipelines.explore.latent import NamedExploration
 from pipelines.explore.words import percent, rounded
-from pipelines.report.findings import number
+from pipelines.report.numbers import number
 from sae.analysis.latents import Absent
 
 Column = tuple[str, str, str, bool]

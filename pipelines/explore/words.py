@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.report.findings import MINUS, number
+from pipelines.report.numbers import MINUS, number
 from sae.activations.disk_source import Activations
 from sae.model.loading import load_tokenizer
 from sae.source import Source

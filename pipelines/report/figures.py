@@ -31,61 +31,6 @@ if TYPE_CHECKING:
 
 
 @styled
-def draw_against_l0(settings: Sequence[Setting], y: str, name: str, ceiling: float | None = None) -> Figure | None:
-    """A score against L0: one line per method and width along its sweep, one point per baseline.
-
-    Values above `ceiling` are drawn at the upper edge, labelled with their value.
-    """
-    shown = [s for s in settings if s.mean("l0") > 0 and math.isfinite(s.mean(y))]
-    if len(shown) < 2:
-        return None
-    figure, (ax,) = canvas(5.6, 4.0)
-    look = marks([s.label for s in shown])
-    several = {label for label in look if len({s.n_latents for s in shown if s.label == label}) > 1}
-    crowded, named = len({(s.label, s.n_latents) for s in shown if s.penalty}) > 6, set[str]()
-    labels: list[Label] = []
-    top = math.inf if ceiling is None else ceiling
-    for line in _lines(shown):
-        colour, marker = look[line[0].label]
-        x, mean = (np.array([s.mean(score) for s in line]) for score in ("l0", y))
-        half = np.array([np.nan_to_num(s.scores[y].half) for s in line])
-        half[mean > top] = np.nan
-        ax.errorbar(x, mean.clip(max=top), half, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
-        ax.plot(x, mean.clip(max=top), color=colour, marker=marker, ms=9 if marker == "*" else 5, lw=1.3, clip_on=False)
-        # Scores are labelled at their maximum. Error curves meet at both ends, so they are labelled in the middle.
-        end = int(mean.argmax()) if ceiling is None else len(line) // 2
-        text = f"{line[0].label} {line[0].n_latents}" if line[0].label in several else line[0].label
-        if crowded and line[0].label in named:
-            text = str(line[0].n_latents)
-        named |= {line[0].label} if line[0].penalty else set()
-        labels.append((x[end], min(mean[end], top), text if mean[end] <= top else f"{text} ↑ {mean[end]:.3g}", colour))
-    ax.set(xscale="log", xlabel="l0, active latents per sample", ylabel=name)
-    plain_log(ax.xaxis)
-    if ceiling is not None:
-        ax.set_ylim(0, ceiling * 1.04)
-    ax.margins(x=0.12)
-    _true_l0(ax, shown)
-    place_labels(ax, labels, [[(s.mean("l0"), min(s.mean(y), top)) for s in line] for line in _lines(shown)])
-    return figure
-
-
-def _lines(settings: Sequence[Setting]) -> list[list[Setting]]:
-    """Groups settings into lines: the sweep of one method at one width; each baseline alone."""
-    lines: dict[Any, list[Setting]] = {}
-    for s in settings:
-        key = (s.label, s.n_latents, s.others, None if s.penalty else "alone")
-        lines.setdefault(key, []).append(s)
-    return [sorted(line, key=lambda s: s.penalty[0][1] if s.penalty else 0) for line in lines.values()]
-
-
-def _true_l0(ax: Axes, settings: Sequence[Setting]) -> None:
-    true = next((v for s in settings if math.isfinite(v := s.mean("true_l0"))), None)
-    if true:
-        ax.axvline(true, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=0)
-        ax.text(true, 1.015, "true l0", color=FAINT, ha="center", va="bottom", transform=ax.get_xaxis_transform())
-
-
-@styled
 def heat_map(settings: Sequence[Setting]) -> Figure | None:
     """`mmcs_truth` and `mmcs_latents` over penalty and width, one row of panels per trained method."""
     trained = [s for s in settings if not s.is_baseline and s.penalty and math.isfinite(s.mean("mmcs_truth"))]
@@ -286,7 +231,7 @@ def bars(
         return None
     figure, (ax,) = canvas(5.6, 0.9 + 0.36 * len(rows) + 0.18 * ((len(settings) + 1) // 2))
     look = marks([s.label for s in settings])
-    shared = {n: settings[0].mean(n) for n in rows if len(settings) > 1 and len({s.mean(n) for s in settings}) == 1}
+    shared = {n: settings[0].mean(n) for n in rows if len(settings) > 1 and _are_equal([s.mean(n) for s in settings])}
     ax.scatter(list(shared.values()), [list(rows).index(n) for n in shared], color=FAINT, marker="|", s=90, lw=2)
     for i, s in enumerate(settings):
         place = [r + 0.6 * ((i + 0.5) / len(settings) - 0.5) for r in range(len(rows))]
@@ -302,3 +247,8 @@ def bars(
         ax.axvline(chance, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=0)
     figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=1.2)
     return figure
+
+
+def _are_equal(values: Sequence[float]) -> bool:
+    """Whether values are equal up to rounding: means over different numbers of seeds differ in their last bit."""
+    return all(math.isclose(value, values[0], rel_tol=1e-12) for value in values)

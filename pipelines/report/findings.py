@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.report.numbers import MINUS, number, with_interval
 from pipelines.report.scores import can_rank, score_of
 from pipelines.report.settings_table import Setting, ranked
-from sae.numerics.statistics import Estimate, difference
+from sae.numerics.statistics import difference
 
-MINUS, UNDEFINED = "−", "–"  # noqa: RUF001
 _NEAR = 1.25
 """L0 counts as too dense above this multiple of the true L0, and as too sparse below its inverse."""
 SPREAD = 1.5
@@ -18,6 +18,8 @@ SPREAD = 1.5
 MISSED = 0.05
 """Difference in AUC between nearest neighbours and the best latent above which features count as missed."""
 
+_LEAST_SHOWN = 0.0005
+"""Size of a change below which three decimals show none."""
 OUTLIERS = 0.5
 """Share of the variance in 1% of the samples above which the findings warn of it."""
 
@@ -36,8 +38,8 @@ class Verdict:
     """The best baseline."""
     oracle: Setting | None
     """The best oracle."""
-    copies: tuple[Setting, ...]
-    """Settings that copy the activations exactly, if that makes them ceilings of the score."""
+    exact: tuple[Setting, ...]
+    """Settings that reconstruct every activation exactly, if that makes them ceilings of the score."""
     n_compared: int
     """Number of settings that have the score, without ceilings."""
 
@@ -55,7 +57,7 @@ def judge(settings: Sequence[Setting], score: str) -> Verdict | None:
         trained=next((s for s in fair if not s.is_baseline), None),
         baseline=next((s for s in fair if s.is_baseline), None),
         oracle=next((s for s in order if s.is_oracle), None),
-        copies=tuple(s for s in order if s.is_ceiling(score) and not s.is_oracle),
+        exact=tuple(s for s in order if s.is_ceiling(score) and not s.is_oracle),
         n_compared=len(fair),
     )
 
@@ -124,13 +126,15 @@ def _against_baseline(v: Verdict) -> str:
     ahead = sign * gap.mean > 0
     subject = "It" if v.trained is v.best else f"The best trained dictionary, {v.trained.title},"
     size = number(abs(gap.mean))
+    if gap.mean == 0:
+        return f"{subject} is neither better nor worse than {name}."
     if math.isnan(gap.half):
         order = "better" if ahead else "worse"
-        return f"{subject} is {order} than {name} by {size}; with one seed there is no interval."
+        return f"{subject} is {order} than {name}, by {size}; with one seed there is no interval."
     ends = f"95% interval of the difference {number(gap.low)} to {number(gap.high)}".replace("-", MINUS)
     if gap.low <= 0 <= gap.high:
         return f"{subject} does not differ significantly from {name}: {ends}."
-    return f"{subject} is {'better' if ahead else 'worse'} than {name} by {size}; {ends}."
+    return f"{subject} is {'better' if ahead else 'worse'} than {name}, by {size}; {ends}."
 
 
 def _nonlinear(settings: Sequence[Setting], why: str) -> str:
@@ -166,9 +170,11 @@ def _latents_per_subspace(trained: Sequence[Setting]) -> str:
 
 
 def _ceiling(v: Verdict) -> str:
-    if v.copies:
-        names = " and ".join(dict.fromkeys(s.label for s in v.copies))
-        return f"{names} with {v.copies[0].n_latents} latents: a ceiling, because it copies the activations exactly."
+    if v.exact:
+        one = len(v.exact) == 1
+        what = f"A ceiling of {v.score} and not a result" if one else f"Ceilings of {v.score} and not results"
+        why = f"{'it reconstructs' if one else 'they reconstruct'} every activation exactly, as any complete basis does"
+        return f"{what}, because {why}: {'; '.join(s.title for s in v.exact)}."
     if v.oracle is None:
         return ""
     name = "oracle" if v.oracle.kind == "oracle" else f"ceiling {v.oracle.label}"
@@ -232,10 +238,17 @@ def _dead(s: Setting) -> str:
 def _model(s: Setting) -> str:
     if math.isnan(s.mean("ce_increase")):
         return ""
-    recovered = s.mean("ce_recovered_mean")
-    return f"Spliced into the model, {s.title} raises the loss by {number(s.mean('ce_increase'))} nats per token" + (
-        f"; relative to mean ablation it recovers {number(recovered)} of the loss." if math.isfinite(recovered) else "."
-    )
+    change, recovered = s.mean("ce_increase"), s.mean("ce_recovered_mean")
+    verb = "raises" if change > 0 else "lowers"
+    by = f"{verb} the loss by {number(abs(change))}"
+    if abs(change) < _LEAST_SHOWN:
+        by = "changes the loss by less than 0.001"
+    text = f"Spliced into the model, {s.title} {by} nats per token"
+    if not math.isfinite(recovered):
+        return f"{text}."
+    if recovered < 0:
+        return f"{text}, more than mean ablation does (ce_recovered_mean {MINUS}{number(-recovered)})."
+    return f"{text}; relative to mean ablation it recovers {number(recovered)} of the loss."
 
 
 def _probes(s: Setting) -> str:
@@ -244,14 +257,21 @@ def _probes(s: Setting) -> str:
         return ""
     sparse = [(int(k.removeprefix("probe_auc_k")), e.mean) for k, e in s.scores.items() if k.startswith("probe_auc_k")]
     most = max(sparse, default=None)
-    more = f", {most[0]} of its latents {number(most[1])}" if most else ""
+    more = f", logistic regression on {_latents_of(s, most[0])} {number(most[1])}" if most else ""
     spread, nearest = s.mean("latents_per_feature"), s.mean("probe_auc_nearest")
-    several = f" A property is spread over {number(spread)} latents." if spread > SPREAD else ""
+    several = f" On average a property is spread over {number(spread)} latents." if spread > SPREAD else ""
     near = "" if math.isnan(nearest) else f", nearest neighbours on them {number(nearest)}"
     return (
         f"As a probe, the best single latent of {s.title} reaches AUC {number(latent)}{more}; logistic regression on "
         f"the raw activations reaches {number(raw)}{near}.{several}"
     )
+
+
+def _latents_of(s: Setting, k: int) -> str:
+    """At most k latents of a setting: ``5 of its latents``, ``all 8 of its latents`` where there are no more."""
+    if s.n_latents is not None and k >= s.n_latents:
+        return f"all {s.n_latents} of its latents" if s.n_latents > 1 else "its latent"
+    return f"{k} of its latents"
 
 
 def _at(s: Setting) -> str:
@@ -273,23 +293,3 @@ def _range(settings: Sequence[Setting], score: str) -> str:
     means = sorted(s.mean(score) for s in settings)
     low, high = number(means[0]), number(means[-1])
     return low if low == high else f"{low} to {high}"
-
-
-def decimals(x: float) -> int:
-    """Number of decimals for three significant digits; three for values between 0 and 1."""
-    size = abs(x)
-    return 3 if size < 1.0005 else 2 if size < 10 else 1 if size < 100 else 0
-
-
-def number(x: float) -> str:
-    """A number with three significant digits and at most three decimals; a dash for NaN."""
-    if not math.isfinite(x):
-        return UNDEFINED if math.isnan(x) else "∞"
-    return f"{x:.3g}" if abs(x) >= 1e5 else f"{x:.{decimals(x)}f}"
-
-
-def with_interval(e: Estimate) -> str:
-    """``0.912 ± 0.004``; the mean alone if there is no interval."""
-    if not math.isfinite(e.half):
-        return number(e.mean)
-    return f"{number(e.mean)} ± {e.half:.{decimals(e.mean)}f}"

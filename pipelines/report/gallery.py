@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from pipelines.config.names import counted
 from pipelines.report import figures
 from pipelines.report.findings import Verdict, sweep_of
 from pipelines.report.picture import Picture
 from pipelines.report.portraits import FirstSeedDictionary
 from pipelines.report.scores import ordered_scores
 from pipelines.report.settings_table import Setting, best_per_method
+from pipelines.report.sparsity_figure import LEAST_L0, draw_against_l0
 from pipelines.report.style import Array
 from pipelines.steps.source_steps import kind_of, open_source
 from sae.files import load
@@ -106,14 +108,16 @@ def _candidates(
 def _frontiers(settings: Sequence[Setting], v: Verdict) -> _Drawn:
     lines = "Each line is one method at one width along its sweep, each single mark a baseline; bars are 95% intervals."
     dashes = " The dashed line marks the mean number of active features."
-    true = dashes if any(s.mean("true_l0") > 0 for s in settings) else ""
+    notes = dashes if any(s.mean("true_l0") > 0 for s in settings) else ""
+    n_below = sum(s.mean("l0") < LEAST_L0 for s in settings)
+    notes += f" Not drawn: {counted(n_below, 'setting')} with an l0 below {LEAST_L0:g}." if n_below else ""
     axes = "Lower is a better reconstruction, further left a sparser one; 1 is no better than the mean."
-    caption = f"{axes} {lines}{true}"
-    yield "l0-fvu", "Error against sparsity", caption, figures.draw_against_l0(settings, "fvu", "fvu", ceiling=1.2)
-    caption = f"Higher means that latents are better aligned with features. {lines}{true}"
-    yield "l0-mcc", "Recovery against sparsity", caption, figures.draw_against_l0(settings, "mcc", "mcc")
+    caption = f"{axes} {lines}{notes}"
+    yield "l0-fvu", "Error against sparsity", caption, draw_against_l0(settings, "fvu", "fvu", ceiling=1.2)
+    caption = f"Higher means that latents are better aligned with features. {lines}{notes}"
+    yield "l0-mcc", "Recovery against sparsity", caption, draw_against_l0(settings, "mcc", "mcc")
     caption = f"Higher means that the model's loss increases less. {lines}"
-    figure = figures.draw_against_l0(settings, "ce_recovered_mean", "ce_recovered_mean")
+    figure = draw_against_l0(settings, "ce_recovered_mean", "ce_recovered_mean")
     yield "l0-ce-recovered", "Recovered loss against sparsity", caption, figure
 
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from pipelines.report.findings import UNDEFINED, Verdict, decimals, number
+from pipelines.report.findings import Verdict
+from pipelines.report.numbers import UNDEFINED, decimals, number
 from pipelines.report.picture import ShownFigure
 from pipelines.report.probes import ProbeTables
 from pipelines.report.scores import can_rank, ordered_scores, score_of
@@ -101,7 +102,8 @@ def render(
         sections=[
             {
                 "about": section,
-                "main": (main := main_scores(section.settings, names)),
+                "main": (main := main_scores(section.settings, names, score)),
+                "penalties": penalty_names(section.settings),
                 "lines": setting_lines(section.settings, score, main),
                 "all": setting_lines(section.settings, score, names),
                 "figures": [(f, inline(f.svg, f"s{i}-{f.name}")) for f in section.figures],
@@ -120,13 +122,19 @@ def render(
     )
 
 
-def main_scores(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
-    """The scores of the first table: `MAIN`; also `f1` and the cost if encoders differ in cost; also `ONLY_LABELS` if
-    there are neither feature directions nor a model."""
+def main_scores(settings: Sequence[Setting], names: Sequence[str], score: str) -> list[str]:
+    """The scores of the first table: the one that selects the best, so that it is in view, and `MAIN`; also `f1` and
+    the cost if encoders differ in cost; also `ONLY_LABELS` if there are neither feature directions nor a model."""
     differ = len({s.mean(COST) for s in settings if COST in s.scores and not s.is_baseline}) > 1
     more = ("f1", COST) if differ else ()
     more += () if {"mcc", "ce_increase"} & set(names) else ONLY_LABELS
-    return [n for n in (*MAIN, *more) if n in names] or list(names[:10])
+    shown = [n for n in (*MAIN, *more) if n in names] or list(names[:10])
+    return [n for n in dict.fromkeys((score, *shown)) if n in names]
+
+
+def penalty_names(settings: Sequence[Setting]) -> list[str]:
+    """The parameters that set the sparsity of any of the settings, one column each."""
+    return list(dict.fromkeys(name for s in settings for name, _ in s.penalty))
 
 
 def setting_lines(settings: Sequence[Setting], score: str, names: Sequence[str]) -> list[SettingLine]:
@@ -166,7 +174,10 @@ def _facts(settings: Sequence[Setting], manifests: Sequence[Mapping[str, Any]]) 
     seeds = {len(s.members) for s in settings if not s.is_baseline} or {len(s.members) for s in settings}
     n_sources = len({s.source for s in settings})
     devices = sorted({str(m["device"]) for m in manifests if "device" in m})
-    facts = [("dictionaries trained", str(trained)), ("baselines and controls", str(baselines))]
+    facts = [
+        ("dictionaries trained" if trained != 1 else "dictionary trained", str(trained)),
+        ("baselines and controls" if baselines != 1 else "baseline or control", str(baselines)),
+    ]
     facts += [
         ("seeds each" if max(seeds) > 1 else "seed each", " to ".join(map(str, sorted({min(seeds), max(seeds)}))))
     ]

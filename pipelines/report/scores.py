@@ -161,11 +161,11 @@ FIDELITY = frozenset(
         "kl",
     ]
 )
-"""Scores of fidelity: an exact copy of the activations is perfect in each."""
+"""Scores of fidelity: an exact reconstruction of the activations is perfect in each."""
 
 
-COPY = 1e-6
-"""The fvu below which a reconstruction counts as an exact copy, up to rounding."""
+EXACT_FVU = 1e-6
+"""The fvu below which a reconstruction counts as exact, up to rounding."""
 
 
 BEST_BY = ("mcc", "ce_recovered_mean", "f1", "probe_auc_latent", "explained_variance")

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.config.names import short_labels
-from pipelines.report.scores import BEST_BY, COPY, FIDELITY, can_rank, goodness, ordered_scores, score_of
+from pipelines.config.names import counted, short_labels
+from pipelines.report.scores import BEST_BY, EXACT_FVU, FIDELITY, can_rank, goodness, ordered_scores, score_of
 from sae.numerics.statistics import Estimate, mean_interval
 from sae.registry import MissingFileError, kinds
 
@@ -80,19 +80,19 @@ class Setting:
         return self.source, self.method, self.n_latents, self.l1, self.target_l0, self.others
 
     @property
-    def copies(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether the reconstruction is exact, as for a complete basis: nothing was compressed."""
-        return self.mean("fvu") < COPY
+        return self.mean("fvu") < EXACT_FVU
 
     def is_ceiling(self, score: str) -> bool:
-        """Whether the score is an upper bound rather than a result: an oracle is given the features, and an exact copy
-        of the activations has perfect scores of fidelity without having found anything."""
-        return self.is_oracle or (self.copies and score in FIDELITY)
+        """Whether the score is an upper bound rather than a result: an oracle is given the features, and an exact
+        reconstruction has perfect scores of fidelity without having found anything."""
+        return self.is_oracle or (self.is_exact and score in FIDELITY)
 
     @property
     def title(self) -> str:
         """Name and settings as text, e.g. ``relu, 64 latents, l1 = 2``."""
-        parts = [self.label, f"{self.n_latents} latents" if self.n_latents else ""]
+        parts = [self.label, counted(self.n_latents, "latent") if self.n_latents else ""]
         parts += [f"{name} = {value:.4g}" for name, value in self.penalty]
         parts += [f"{name} = {value}" for name, value in self.others if value not in ("", None)]
         return ", ".join(filter(None, parts))
@@ -126,7 +126,7 @@ def read_scored_row(directory: Path) -> ScoredRow:
 def settings_of(rows: Sequence[ScoredRow]) -> list[Setting]:
     """Rows grouped by everything except their seeds, in the order in which they first appear.
 
-    Rows that agree in every column, seeds included, belong to different settings: the n-th copies form one setting.
+    Rows that agree in every column, seeds included, belong to different settings: the n-th of each form one setting.
     """
     seen: dict[tuple[tuple[str, Value], ...], int] = {}
     groups: dict[tuple[tuple[str, Value], ...], list[int]] = {}

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.report.page import ScoreCell, SettingLine, setting_lines
+from pipelines.config.names import counted
+from pipelines.report.page import ScoreCell, SettingLine, penalty_names, setting_lines
 from pipelines.report.scores import can_rank
 from pipelines.report.settings_table import Setting, best_per_method
 from pipelines.report.text_table import TextColumn, print_sentence, print_text_table
@@ -31,7 +32,7 @@ def _columns(settings: Sequence[Setting], lines: Sequence[SettingLine], score: s
         TextColumn("method", [escape(_method(s, score)) for s in shown], is_text=True, is_kept=True),
         TextColumn("latents", [str(s.n_latents or "") for s in shown], is_kept=True, is_right=True),
     ]
-    for name in dict.fromkeys(name for s in settings for name, _ in s.penalty):
+    for name in penalty_names(settings):
         values = [dict(s.penalty).get(name) for s in shown]
         cells = ["" if value is None else f"{value:.4g}" for value in values]
         columns.append(TextColumn(name, cells, is_kept=True, is_right=True))
@@ -78,5 +79,5 @@ def footnote(settings: Sequence[Setting], score: str, n_shown: int) -> str:
     reasons += ["reconstructs every activation exactly"] if any(not s.is_oracle for s in ceilings) else []
     parts += [f"* ceiling: {' or '.join(reasons)}"] if reasons else []
     if len(settings) > n_shown:
-        parts.append(f"{len(settings) - n_shown} more settings in scores.csv")
+        parts.append(f"{counted(len(settings) - n_shown, 'more setting')} in scores.csv")
     return "; ".join(parts)

@@ -21,7 +21,7 @@ from pipelines.config.config import parse, read_config
 from pipelines.config.shipped import find_config
 from pipelines.config.toml_tables import merge_tables
 from pipelines.plan import plan
-from pipelines.report.findings import UNDEFINED
+from pipelines.report.numbers import UNDEFINED
 from pipelines.report.settings_table import ScoredRow, settings_of
 from pipelines.runner import execution, run
 from pipelines.stages.bench import print_bench_table

@@ -10,6 +10,7 @@ from matplotlib.text import Text
 
 from pipelines.report import figures
 from pipelines.report.settings_table import ScoredRow, Setting, settings_of
+from pipelines.report.sparsity_figure import draw_against_l0
 from pipelines.report.style import marks, to_bytes
 
 
@@ -29,8 +30,8 @@ def settings(*methods: str, seeds: int = 3, **scores: float) -> list[Setting]:
 
 def test_nothing_to_show_gives_no_figure():
     nothing = np.zeros(0)
-    assert figures.draw_against_l0(settings("relu", fvu=0.1), "mcc", "mcc") is None
-    assert figures.draw_against_l0([], "fvu", "fvu") is None
+    assert draw_against_l0(settings("relu", fvu=0.1), "mcc", "mcc") is None
+    assert draw_against_l0([], "fvu", "fvu") is None
     assert figures.heat_map(settings("relu", fvu=0.1)) is None
     assert figures.heat_map(settings("relu", mmcs_truth=0.5)[:1]) is None
     assert figures.cosine_matrix(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), nothing) is None
@@ -69,9 +70,7 @@ def test_features_without_a_latent_have_no_column():
 
 
 def test_values_off_the_scale_are_named_at_its_edge():
-    figure = figures.draw_against_l0(
-        [*settings("relu", fvu=0.3), *settings("random", fvu=12.0)], "fvu", "fvu", ceiling=1.2
-    )
+    figure = draw_against_l0([*settings("relu", fvu=0.3), *settings("random", fvu=12.0)], "fvu", "fvu", ceiling=1.2)
     assert figure is not None
     (ax,) = figure.axes
     assert max(float(np.max(line.get_ydata())) for line in ax.lines) <= 1.2
@@ -87,7 +86,7 @@ def test_labels_of_a_crowd_cover_neither_each_other_nor_its_marks():
         for i in range(10)
     ]
     far = ScoredRow({"source": "s", "method": "random", "n_latents": 8, "seed": 0}, {"l0": 50.0, "fvu": 1.1})
-    figure = figures.draw_against_l0(settings_of([*rows, far]), "fvu", "fvu", ceiling=1.2)
+    figure = draw_against_l0(settings_of([*rows, far]), "fvu", "fvu", ceiling=1.2)
     assert figure is not None
     (ax,) = figure.axes
     to_bytes(figure, "png")  # in the style of the report
@@ -126,7 +125,7 @@ def test_the_same_data_give_the_same_bytes_and_no_date(form: str):
     first, second = (
         to_bytes(figure, form)
         for _ in range(2)
-        if (figure := figures.draw_against_l0(settings("relu", "ica", fvu=0.2), "fvu", "fvu")) is not None
+        if (figure := draw_against_l0(settings("relu", "ica", fvu=0.2), "fvu", "fvu")) is not None
     )
     assert first == second
     assert b"<dc:date>" not in first and b"Matplotlib" not in first

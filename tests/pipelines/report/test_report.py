@@ -330,9 +330,12 @@ def test_a_copy_of_the_activations_is_a_ceiling_of_fidelity_and_a_rival_in_recov
     found = [copy, *(ScoredRow(row("relu", s, l1=2.0), of_a_model(0.8, s) | {"mcc": 0.5}) for s in (0, 1))]
     settings = settings_of(found)
     by_loss, by_match = judge(settings, "ce_recovered_mean"), judge(settings, "mcc")
-    assert by_loss is not None and by_loss.best.method == "relu" and [s.method for s in by_loss.copies] == ["neurons"]
-    assert "neurons with 24 latents: a ceiling, because it copies" in " ".join(sentences(settings, by_loss))
-    assert by_match is not None and by_match.best.method == "neurons" and not by_match.copies
+    assert by_loss is not None and by_loss.best.method == "relu" and [s.method for s in by_loss.exact] == ["neurons"]
+    assert (
+        "A ceiling of ce_recovered_mean and not a result, because it reconstructs every activation exactly"
+        in " ".join(sentences(settings, by_loss))
+    )
+    assert by_match is not None and by_match.best.method == "neurons" and not by_match.exact
 
 
 def test_every_source_has_its_own_section_and_best(tmp_path: Path):
