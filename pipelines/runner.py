@@ -24,6 +24,7 @@ from pipelines.steps.progress import STATUS, Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
 from sae.fitting import default_device
+from sae.numerics.atomic_write import named_errors
 from sae.registry import UserError
 
 POLL_SECONDS = 0.5
@@ -124,7 +125,8 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     jobs = [_job(step, store) for step in missing]
     start, stage = time.monotonic(), missing[0].stage
     shown = board.work(_title(missing), [step.name for step in missing], scratch)
-    with _removes_empty_folders(missing, scratch, store), shown as progress, runtime.spans(stage):
+    kept_in_order = _removes_empty_folders(missing, scratch, store)
+    with named_errors(store.root), kept_in_order, shown as progress, runtime.spans(stage):
         for step in missing:
             refuse_changed(step)
         for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):

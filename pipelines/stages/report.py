@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ from pipelines.report.terminal import print_scores
 from pipelines.report.text_table import print_sentence
 from pipelines.steps.source_steps import nonlinear
 from pipelines.steps.step import Job, Runtime, StageProgress
+from sae.numerics.atomic_write import write_atomically
 from sae.probing.summary import Summary
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _report(job: Job) -> None:
             shown = write_pictures([*pictures(settings, verdict, places), *of_probes], job.out, i, len(sources))
         if verdict is not None and i == 0:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
-            shutil.copytree(places[best].train / "dictionary", job.out / "best", dirs_exist_ok=True)
+            _copy_files(places[best].train / "dictionary", job.out / "best")
             complete_card(job.out / "best", places[best].source, rows[best].scores)
         why = nonlinear(places[settings[0].members[0]].source)
         text = [no_best(settings, score)] if verdict is None else findings(settings, verdict, why)
@@ -90,6 +90,13 @@ def _report(job: Job) -> None:
         write_summaries(summaries, probe_findings, job.out / SUMMARY)
     manifests = [_manifest(place.train) for place in places]
     (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
+
+
+def _copy_files(folder: Path, to: Path) -> None:
+    """Copies the files of a folder. Unlike `shutil.copytree`, it names the copy that cannot be written."""
+    to.mkdir(exist_ok=True)
+    for file in sorted(folder.iterdir()):
+        write_atomically(to / file.name, file.read_bytes())
 
 
 def _place(job: Job, i: int) -> ReportedDictionary:

@@ -30,7 +30,7 @@ from sae.dictionary import Dictionary
 from sae.files import save
 from sae.files.native import read_tensors
 from sae.numerics import memory
-from sae.numerics.atomic_write import write_atomically
+from sae.numerics.atomic_write import named_errors, write_atomically
 from sae.numerics.memory import memory_of
 from sae.registry import UserError, config_class
 from sae.training.config import TrainConfig
@@ -216,12 +216,12 @@ class Log:
         elapsed = time.monotonic() - self.start
         rate = (record["samples"] - self.before.samples) / elapsed
         self.last = Timing(round(self.before.seconds + elapsed, 3), int(record["samples"]))
-        with self.file.open("a") as f:
+        with named_errors(self.file), self.file.open("a") as f:
             f.write(json.dumps({**record, "seconds": self.last.seconds, "samples_per_s": round(rate, 1)}) + "\n")
 
     def sync(self) -> None:
         """Flushes the log to disk."""
-        with self.file.open("rb+") as f:
+        with named_errors(self.file), self.file.open("rb+") as f:
             os.fsync(f.fileno())
 
 

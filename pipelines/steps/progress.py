@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from pipelines.steps.step import StageProgress
+from sae.numerics.atomic_write import named_errors
 
 STATUS = "status.json"
 """File in a group's scratch folder that holds its `Status`."""
@@ -53,7 +54,8 @@ class Status:
     def write(self, file: Path) -> None:
         """Writes the status as JSON, atomically."""
         temporary = file.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(self)) + "\n")
+        with named_errors(file):
+            temporary.write_text(json.dumps(asdict(self)) + "\n")
         with suppress(PermissionError):  # on Windows, while `sae status` reads the file: the next write replaces it
             temporary.replace(file)
 

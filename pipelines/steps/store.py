@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from pipelines.steps.checksums import CHECKSUMS, changed_since_recorded, sha256
 from pipelines.steps.step import Step
-from sae.numerics.atomic_write import write_atomically
+from sae.numerics.atomic_write import named_errors, write_atomically
 from sae.registry import UserError
 
 MANIFEST = "manifest.json"
@@ -223,6 +223,7 @@ def _sync(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named_errors(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae.activations.file_map import map_file, request_bytes
-from sae.numerics.atomic_write import atomic_file
+from sae.numerics.atomic_write import write_tensors
 from sae.numerics.memory import memory_of
 from sae.numerics.safetensors_header import METADATA, SAFETENSORS_DTYPES, read_safetensors_header
 from sae.numerics.seeds import HAS_NUMBA
@@ -39,11 +39,9 @@ BYTES_PER_THREAD = 1 << 18
 
 def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one shard atomically: a process that is killed leaves the whole file or none under its name."""
-    from safetensors.torch import save_file
-
     assert len({len(t) for t in tensors.values()}) == 1, "the tensors of a shard have the same number of rows"
-    with atomic_file(file, file.with_name(file.name + ".partial")) as partial:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
+    on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_tensors(file, on_cpu, temporary=file.with_name(file.name + ".partial"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that no reader and no killed process ever sees half of it."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, temporary: Path | None = None
+) -> None:
+    """Writes a safetensors file as :func:`atomic_file` does, tensor by tensor. Raises `OSError` that names it where the
+    system refuses to write, as on a full disk."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_file(path, temporary) as partial:
+        try:
+            save_file(dict(tensors), partial, None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+
+
+@contextmanager
+def named_errors(path: Path) -> Generator[None]:
+    """Names a file in errors of the system that name none, as those of writing and flushing do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -25,13 +59,14 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Generator[Path]:
     """
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.unlink(missing_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with named_errors(path):
+            temporary.unlink(missing_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

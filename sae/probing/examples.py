@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.numerics.atomic_write import write_tensors
 from sae.registry import UserError
 
 Pooling = Literal["last", "mean", "max"]
@@ -91,13 +92,10 @@ class ProbeExamples:
 
     def save(self, file: Path) -> None:
         """Writes a safetensors file."""
-        from safetensors.torch import save_file
-
         tensors = {"acts": self.acts, "groups": self.groups, "of": self.of}
         named = tensors | {f"label.{name}": vector for name, vector in self.labels.items()}
-        save_file(
-            {name: tensor.clone().contiguous() for name, tensor in named.items()}, file, {"pooling": self.pooling}
-        )
+        copied = {name: tensor.clone().contiguous() for name, tensor in named.items()}
+        write_tensors(file, copied, {"pooling": self.pooling})
 
     @classmethod
     def load(cls, file: Path) -> ProbeExamples:

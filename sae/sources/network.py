@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae.numerics.atomic_write import write_tensors
 from sae.numerics.matching import MERGED, unit
 from sae.numerics.memory import check_memory
 from sae.registry import UserError
@@ -207,10 +208,8 @@ class Config(SourceConfig):
         return self.assemble(self.tensors())
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
-        from safetensors.torch import save_file
-
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors(progress), directory / self.FILE)
+        write_tensors(directory / self.FILE, self.tensors(progress))
 
     def open(self, directory: Path, device: str) -> Hidden:
         from safetensors.torch import load_file

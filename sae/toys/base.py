@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from sae.numerics.atomic_write import write_tensors
 from sae.numerics.memory import check_memory
 from sae.numerics.seeds import derive, epoch_rows
 from sae.registry import UserError
@@ -62,12 +63,10 @@ class ToyConfig(SourceConfig):
         return source if self.n_train is None else Pool(source, self.n_train, self.seed)
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
-        from safetensors.torch import save_file
-
         self.check_sizes()
         directory.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
-        save_file(tensors, directory / self.FILE)
+        write_tensors(directory / self.FILE, tensors)
         progress(len(tensors["directions"]), len(tensors["directions"]), "features")
 
     def open(self, directory: Path, device: str) -> Source:
