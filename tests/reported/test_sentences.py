@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.bench.comparison import compare_methods
@@ -59,7 +60,12 @@ def test_a_loss_above_mean_ablation_recovers_nothing():
 )
 def test_a_probe_has_no_more_latents_than_there_are(n_latents: int, words: str):
     """'16 of its latents' of a dictionary that has 8."""
-    probes = {"probe_auc_logistic": 0.9, "probe_auc_latent": 0.7, "probe_auc_k1": 0.7, "probe_auc_k16": 0.8}
+    probes: dict[str, Any] = {
+        "probe_auc_logistic": 0.9,
+        "probe_auc_latent": 0.7,
+        "probe_auc_k1": 0.7,
+        "probe_auc_k16": 0.8,
+    }
     assert words in told(setting(n_latents=n_latents, **probes), score="probe_auc_latent")
     assert setting(n_latents=1).title == "relu, 1 latent"
 
@@ -97,7 +103,7 @@ def test_equal_scores_are_one_stroke():
     third = [setting("relu", n_seeds=3, probe=0.1), setting("ica", n_seeds=1, probe=0.1)]
     assert third[0].mean("probe") != third[1].mean("probe"), "the mean of three seeds is rounded"
     figure = bars(third, {"probe": "probe"}, "AUC")
-    assert figure is not None and len(figure.axes[0].collections[0].get_offsets()) == 1
+    assert figure is not None and np.shape(figure.axes[0].collections[0].get_offsets()) == (1, 2)
 
 
 def compared(methods: dict[str, float]) -> list[str]:

@@ -196,7 +196,7 @@ def test_figures_without_data_are_left_out(job: Job, tmp_path: Path):
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_terminal_table_is_readable(finished: Path, width: int):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=open("/dev/null", "w"), force_terminal=True)  # noqa: SIM115
     report.print_table(finished, console)
     text = console.export_text()
     lines = text.splitlines()
