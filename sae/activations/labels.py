@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sae.activations.corpus import PADDING
 from sae.activations.labels_csv import CsvText, read_labels_csv
-from sae.activations.text import check_tokenizer, json_lines
+from sae.activations.text import check_tokenizer
+from sae.activations.text_files import json_lines, open_text
 from sae.numerics.seeds import derive
 from sae.registry import MissingFileError, UserError
 from sae.source import Split
@@ -157,7 +158,7 @@ def _sentences(file: Path) -> Iterator[tuple[str, str, list[tuple[Span, str]]]]:
 
 def _lines(file: Path) -> Iterator[str]:
     """The lines of a file and a blank line, which ends the last sentence."""
-    with file.open(encoding="utf-8") as lines:
+    with open_text(file, f"source.labels = {str(file)!r}") as lines:
         yield from lines
     yield "\n"
 

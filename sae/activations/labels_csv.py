@@ -8,12 +8,12 @@ Texts with the same value in the optional column `group` are always in the same 
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sae.activations.text_files import CsvLine, csv_header, csv_lines
 from sae.registry import UserError
 
 TEXT = ("text", "prompt")
@@ -33,18 +33,11 @@ class CsvText(NamedTuple):
     """The labels, name -> 0 or 1."""
 
 
-class CsvLine(NamedTuple):
-    """One record of a .csv file."""
-
-    number: int
-    """The line of the file on which it ends, from 1."""
-    cells: Mapping[str, str]
-    """The cells by column."""
-
-
 def read_labels_csv(file: Path) -> list[CsvText]:
     """The labelled texts of a .csv file. Raises `UserError`, with the line, if it has another form."""
-    header, lines = _lines(file)
+    header, lines = csv_header(file), list(csv_lines(file))
+    if not lines:
+        raise UserError(f"{file}: it has no texts; give a header and a line for each text")
     column = next((name for name in TEXT if name in header), None)
     labels = [name for name in header if name not in (*TEXT, GROUP)]
     if column is None or not labels:
@@ -63,33 +56,6 @@ def read_labels_csv(file: Path) -> list[CsvText]:
         CsvText(line.cells[column], line.cells.get(GROUP, line.cells[column]), line_labels)
         for line, line_labels in zip(lines, by_line, strict=True)
     ]
-
-
-def _lines(file: Path) -> tuple[Sequence[str], list[CsvLine]]:
-    number, header, lines = 1, list[str](), list[CsvLine]()
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, strict=True)
-            header = next(reader, [])
-            for cells in reader:
-                number = reader.line_num
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{file}, line {number}: {len(cells)} cells, but the header has {len(header)}; put quotes "
-                        "around texts that contain commas"
-                    )
-                lines.append(CsvLine(number, dict(zip(header, cells, strict=True))))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it with the encoding UTF-8"
-        ) from None
-    except csv.Error as error:
-        raise UserError(f"{file}, line {number + 1}: not valid CSV: {error}") from None
-    if not lines:
-        raise UserError(f"{file}: it has no texts; give a header and a line for each text")
-    return header, lines
 
 
 def _from_columns(file: Path, line: CsvLine, labels: Sequence[str]) -> dict[str, int]:

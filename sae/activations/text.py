@@ -2,56 +2,115 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sae.activations.text_files import (
+    COLUMNAR,
+    JSON_LINES,
+    KINDS,
+    PLAIN,
+    TABLES,
+    csv_lines,
+    files_in,
+    json_entries,
+    json_lines,
+    kind_of_file,
+    plain_documents,
+)
 from sae.model.loading import is_path
 from sae.registry import MissingFileError, UserError
 
-STRETCH = 4000
-"""The least length, in characters, of the documents that running text is cut into."""
+TRAIN = "train"
+"""The split that is read if none is named."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A source of documents: a .txt or .jsonl file, a folder of a data set, or a data set on the hub, streamed."""
+    """A source of documents: a file, a folder of a data set, or a data set on the hub, streamed.
+
+    Files are those of :data:`~sae.activations.text_files.KINDS`. Folders are data sets as the package datasets reads or
+    saves them; of a folder of .md files every file is read as a single file is, and so is every .txt file if there is a
+    separator. Without one, each line of a folder's .txt files is a document.
+    """
 
     name: str
     """The file, the folder or the hub id."""
     subset: str | None = None
     """The configuration of a data set on the hub."""
-    split: str = "train"
-    """The split of a data set on the hub."""
+    split: str = TRAIN
+    """The split of a data set on the hub or in a folder."""
     column: str = "text"
     """The field of a record that holds the document: a string, or a list of token ids."""
     separator: str | None = None
-    """The string between the documents of a .txt file. Default: it is running text, which is cut at the first blank
-    line after :data:`STRETCH` characters, so that rows hold connected text."""
+    """The string between the documents of a text file. Default: it is running text, which is cut at the first blank
+    line after :data:`~sae.activations.text_files.STRETCH` characters, so that rows hold connected text."""
 
     @property
     def local(self) -> bool:
         """Whether the documents are on this machine, not on the hub."""
-        return is_path(self.name) or Path(self.name).suffix in (".txt", ".jsonl")
+        return is_path(self.name) or kind_of_file(self.name) is not None
+
+    @property
+    def path(self) -> Path:
+        """The file or folder of local documents."""
+        return Path(self.name).expanduser()
+
+    @property
+    def is_running_text(self) -> bool:
+        """Whether the documents are cut from a text file, by :attr:`separator` or at blank lines."""
+        return self.local and self.path.is_file() and kind_of_file(self.path) in PLAIN
 
     def read(self) -> Iterator[str | list[int]]:
         """The documents in order, without empty ones.
 
-        Raises `MissingFileError` if there is no such file or folder, `UserError` if it cannot be read.
+        Raises `MissingFileError` if there is no such file or folder, `UserError` if it cannot be read or has no
+        document.
         """
-        path = Path(self.name).expanduser()
-        if self.local and not path.exists():
-            raise MissingFileError(f"source.text = {self.name!r}: does not exist; correct the path")
-        if path.suffix == ".txt":
-            documents: Iterable[str | list[int]] = _pieces(path, self.separator)
-        elif path.suffix == ".jsonl":
-            documents = (self._column(record, f"{path}, line {n}") for n, record in json_lines(path))
-        else:
-            documents = (self._column(record, self.name) for record in self._records(path))
-        return (d for d in documents if (d.strip() if isinstance(d, str) else d))
+        if self.local and not self.path.exists():
+            raise MissingFileError(f"{self._label}: does not exist; correct the path")
+        return self._filled(self._documents())
+
+    @property
+    def _label(self) -> str:
+        return f"source.text = {self.name!r}"
+
+    def _filled(self, documents: Iterable[str | list[int]]) -> Iterator[str | list[int]]:
+        empty = True
+        for document in documents:
+            if document.strip() if isinstance(document, str) else document:
+                yield document
+                empty = False
+        if empty:
+            raise UserError(f"{self._label}: it has no text; give one that has")
+
+    def _documents(self) -> Iterable[str | list[int]]:
+        if not self.local or self.path.is_dir():
+            plain = self._plain_files() if self.local else []
+            if plain:
+                return (d for file in plain for d in plain_documents(file, str(file), self.separator))
+            return (self._column(record, self.name) for record in self._data_set())
+        kind = kind_of_file(self.path)
+        if kind is None:
+            raise UserError(f"{self._label}: not a kind of file that is read; give {', '.join(KINDS)} or a .gz of one")
+        if self.split != TRAIN:
+            raise UserError(f"source.text_split = {self.split!r}: a file has no splits; leave it out")
+        if kind in PLAIN:
+            return plain_documents(self.path, self._label, self.separator)
+        if kind in JSON_LINES:
+            return (self._column(record, f"{self.path}, line {n}") for n, record in json_lines(self.path))
+        if kind == ".json":
+            return (self._entry(entry, where) for where, entry in json_entries(self.path, self._label))
+        if kind in TABLES:
+            lines = csv_lines(self.path, TABLES[kind])
+            return (self._column(line.cells, f"{self.path}, line {line.number}") for line in lines)
+        return (self._column(record, self.name) for record in self._data_set())
+
+    def _entry(self, entry: str | Mapping[str, Any], where: str) -> str | list[int]:
+        return entry if isinstance(entry, str) else self._column(entry, where)
 
     def _column(self, record: Mapping[str, Any], where: str) -> str | list[int]:
         if self.column not in record:
@@ -66,54 +125,51 @@ class Text:
                 f"source.column = {self.column!r}: the value in {where} is neither a string nor a list of token ids; "
                 "choose another column"
             )
-        return value
+        return value.removeprefix("\ufeff") if isinstance(value, str) else value
 
-    def _records(self, path: Path) -> Iterable[Any]:
-        from datasets import load_dataset, load_from_disk
+    def _plain_files(self) -> list[Path]:
+        """The text files of a folder that is read as such; none for a data set."""
+        kinds = {file: kind_of_file(file) for file in files_in(self.path, self._label)}
+        if not kinds:
+            raise UserError(f"{self._label}: an empty folder; give one with files such as {', '.join(KINDS[:4])}")
+        plain = [file for file, kind in kinds.items() if kind in PLAIN]
+        if {kind for kind in kinds.values() if kind} == {".md"}:
+            return plain
+        return [file for file in plain if kinds[file] == ".txt"] if self.separator else []
+
+    def _data_set(self) -> Iterator[Any]:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetGenerationError
 
         try:
-            if (path / "state.json").is_file():
-                return load_from_disk(str(path))
-            return load_dataset(self.name, self.subset, split=self.split, streaming=True)
-        except (OSError, ValueError) as error:
+            kind = COLUMNAR.get(kind_of_file(self.path) or "") if self.local and self.path.is_file() else None
+            if kind is not None:
+                yield from load_dataset(kind, data_files=str(self.path), split=TRAIN, streaming=True)
+            elif self.local and any((self.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+                yield from self._saved()
+            else:
+                name = str(self.path) if self.local else self.name
+                yield from load_dataset(name, self.subset, split=self.split, streaming=True)
+        except UserError:
+            raise
+        except (OSError, ValueError, DatasetGenerationError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"source.text = {self.name!r}: the data set cannot be loaded: {reason}") from None
+            raise UserError(f"{self._label}: the data set cannot be loaded: {reason}") from None
 
+    def _saved(self) -> Any:
+        """The records of a data set that was saved with ``save_to_disk``, with splits or without."""
+        from datasets import DatasetDict, load_from_disk
 
-def _pieces(file: Path, separator: str | None) -> Iterator[str]:
-    """The documents of a .txt file. Those cut from running text keep their line ends, so packed rows equal the file."""
-    piece = ""
-    with file.open(encoding="utf-8", errors="strict") as lines:
-        try:
-            for line in lines:
-                piece += line
-                if not separator and len(piece) >= STRETCH and not line.strip():
-                    yield piece
-                    piece = ""
-                elif separator and piece.find(separator, -len(line) - len(separator)) >= 0:
-                    *whole, piece = piece.split(separator)
-                    yield from whole
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"source.text = {str(file)!r}: not UTF-8 text ({error.reason} at byte {error.start}); save it with the "
-                "encoding UTF-8"
-            ) from None
-    yield piece
-
-
-def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The records of a .jsonl file with their line numbers, from 1. Raises `UserError` if one is no JSON object."""
-    with file.open(encoding="utf-8") as lines:
-        for n, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise UserError(f'{file}, line {n}: not a JSON object; give {{"column": value, ...}} on every line')
-            yield n, record  # pyright: ignore[reportUnknownVariableType]
+        saved = load_from_disk(str(self.path))
+        if isinstance(saved, DatasetDict):
+            if self.split not in saved:
+                raise UserError(
+                    f"source.text_split = {self.split!r}: {self.name} has the splits {', '.join(map(str, saved))}"
+                )
+            return saved[self.split]
+        if self.split not in (TRAIN, str(saved.split)):
+            raise UserError(f"source.text_split = {self.split!r}: {self.name} was saved without splits; leave it out")
+        return saved
 
 
 def tokenised(documents: Iterable[str | list[int]], tokenizer: Any, d_vocab: int) -> Iterator[list[int]]:

@@ -159,6 +159,7 @@ class Config(StreamedConfig):
         documents = tokenised(self.documents.read(), tokenizer, d_vocab)
         splits = write_corpus(directory, documents, packers, select, targets, self.seed, self.heldout_share, progress)
         needed = {"train": self.n_tokens if self.exhausted == "error" else None, "choose": half, "test": half}
+        self._check_documents(splits)
         for split, n in needed.items():
             if splits[split]["tokens"] < (n or 1):
                 field = "n_tokens" if split == "train" else "n_heldout_tokens"
@@ -170,6 +171,27 @@ class Config(StreamedConfig):
                 )
         self.record(directory / "rows.json", {"splits": splits})
         return splits
+
+    def _check_documents(self, splits: Splits) -> None:
+        """Raises `UserError` if a split has no document."""
+        n = sum(splits[split]["documents"] for split in SPLITS)
+        empty = next((split for split in SPLITS if not splits[split]["documents"]), None)
+        if empty is None:
+            return
+        remedy, is_cut = "give more documents", self.documents.is_running_text
+        if is_cut and not self.separator:
+            remedy = f'set source.separator to the string between its documents ("\\n" for one a line), or {remedy}'
+        elif is_cut and self.separator and n == 1:
+            quotes = r"; in TOML \n is a line end between double quotes alone" if "\\" in self.separator else ""
+            raise UserError(
+                f"source.separator = {self.separator!r}: it does not occur in {self.text} between documents; correct "
+                f"it, or leave it out to cut the text at blank lines{quotes}"
+            )
+        found = "one document was" if n == 1 else f"{n} documents were"
+        raise UserError(
+            f"source.text = {self.text!r}: {found} found, and a document is in one split, so none is in the split "
+            f"{empty!r}; {remedy}"
+        )
 
     def _write_labels(self, directory: Path, labelled: list[LabelledText], tokenizer: Any, harvest: Harvest) -> None:
         bos = None if self.bos == "none" else tokenizer.bos_token_id

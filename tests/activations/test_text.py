@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae.activations.corpus import PADDING, Packer, split_of
-from sae.activations.text import STRETCH, Text, tokenised
+from sae.activations.text import Text, tokenised
+from sae.activations.text_files import STRETCH
 from sae.registry import UserError
 
 DOCUMENTS = st.lists(st.lists(st.integers(2, 9), min_size=1, max_size=12), max_size=8)
@@ -84,6 +85,7 @@ def test_unreadable_text_is_one_line(tmp_path: Path):
     with pytest.raises(UserError, match=r"a\.txt': not UTF-8 text"):
         list(Text(str(latin)).read())
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.bin").write_bytes(b"x")
     with pytest.raises(UserError, match=r"source\.text = '.*': the data set cannot be loaded"):
         list(Text(str(tmp_path / "empty")).read())
 
