@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,9 @@ from pipelines.report.text_table import TextColumn, print_text_table
 if TYPE_CHECKING:
     from sae.dictionary import Dictionary
 
+_SHOWN = ("scores.", "probes.", "dictionary/")
+"""How the files of a step begin whose content is shown."""
+
 
 def show_path(path: str) -> None:
     """Show what the directory of a step holds, or a saved dictionary of any readable format, with its card.
@@ -27,16 +29,18 @@ def show_path(path: str) -> None:
         A step's directory, a report's, or a saved dictionary: a folder, a file, hf://owner/name, or path#name for one
         of several.
     """
-    from pipelines.steps.store import MANIFEST, read_manifest
+    from pipelines.steps.store import MANIFEST, read_manifest, refuse_damaged
+    from sae.files.tensors import read_json
 
     directory, console = Path(path), Terminal()
     is_step = (directory / MANIFEST).is_file()
     if is_step:
         manifest = read_manifest(directory)
+        refuse_damaged(directory, manifest, _SHOWN)
         hidden = {"files"} if len(manifest["inputs"]) <= 2 else {"files", "inputs"}
         _print_settings(console, {name: value for name, value in manifest.items() if name not in hidden})
     if (directory / "scores.json").is_file():
-        _print_settings(console, json.loads((directory / "scores.json").read_text()))
+        _print_settings(console, read_json(directory / "scores.json"))
     if (directory / "scores.csv").is_file():
         from pipelines.stages.report import print_table
 

@@ -102,7 +102,7 @@ def read_table(file: Path) -> Table:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin files with a mark
     except RecursionError:
         raise UserError(f"{file}: lists or tables are nested too deeply; write them less nested") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also a number of more digits than Python reads
         raise UserError(f"{file}: not readable as TOML: {error}") from None
 
 

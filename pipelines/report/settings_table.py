@@ -13,7 +13,7 @@ from pathlib import Path
 from pipelines.config.names import counted, short_labels
 from pipelines.report.scores import BEST_BY, EXACT_FVU, FIDELITY, can_rank, goodness, ordered_scores, score_of
 from sae.numerics.statistics import Estimate, mean_interval
-from sae.registry import MissingFileError, kinds
+from sae.registry import MissingFileError, UserError, kinds
 
 Value = str | int | float | None
 
@@ -215,14 +215,21 @@ def write_csv(rows: Sequence[ScoredRow], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[ScoredRow]:
-    """The rows of a ``scores.csv``. Raises `MissingFileError` if the file does not exist."""
+    """The rows of a ``scores.csv``. Raises `MissingFileError` if it does not exist and `UserError` if it is damaged."""
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file; `sae run CONFIG` writes it")
     with path.open(newline="", encoding="utf-8") as f:
-        lines = csv.DictReader(f)
-        columns = list(lines.fieldnames or ())
-        n = columns.index(IDENTITY[-1]) + 1
-        return [
-            ScoredRow({c: line[c] or None for c in columns[:n]}, {c: float(line[c]) for c in columns[n:] if line[c]})
-            for line in lines
-        ]
+        try:
+            lines = csv.DictReader(f)
+            columns = list(lines.fieldnames or ())
+            n = columns.index(IDENTITY[-1]) + 1
+            return [
+                ScoredRow(
+                    {c: line[c] or None for c in columns[:n]}, {c: float(line[c]) for c in columns[n:] if line[c]}
+                )
+                for line in lines
+            ]
+        except (ValueError, csv.Error) as error:
+            raise UserError(
+                f"{path}: not readable as a table of scores: {' '.join(str(error).split())[:200]}"
+            ) from None

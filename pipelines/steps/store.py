@@ -131,7 +131,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     manifest: Any = None
     try:
         manifest = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         pass
     except OSError as error:
         raise unreadable(file, error) from None
@@ -182,8 +182,22 @@ def _verify_files(directory: Path, written: Any) -> None:
         file = directory / name
         if name not in there:
             raise UserError(f"{file}: the file is missing; {_remedy(directory)}")
-        if entry != {"size": file.stat().st_size, "sha256": sha256(file)}:
-            raise UserError(f"{file}: damaged, its hash differs from the manifest; {_remedy(directory)}")
+        _verify_file(directory, name, entry)
+
+
+def refuse_damaged(directory: Path, manifest: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raises `UserError` where a file of a step that is listed in its manifest, and begins with one of these names, is
+    damaged: for what shows a part of a step."""
+    listed = cast(dict[str, Any], manifest["files"]) if isinstance(manifest["files"], dict) else {}
+    for name, entry in listed.items():
+        if name.startswith(names) and (directory / name).is_file():
+            _verify_file(directory, name, entry)
+
+
+def _verify_file(directory: Path, name: str, entry: Any) -> None:
+    file = directory / name
+    if entry != {"size": file.stat().st_size, "sha256": sha256(file)}:
+        raise UserError(f"{file}: damaged, its hash differs from the manifest; {_remedy(directory)}")
 
 
 def _hidden(file: Path) -> bool:
