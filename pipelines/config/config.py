@@ -6,7 +6,6 @@ work starts and is reported in one line: the field, the value, the remedy.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pipelines.config.tables import BenchTable, ProbeTable, Published, RuntimeTable, Tables
-from pipelines.config.toml_tables import Table, build, check_number, expand, merge_tables, override
+from pipelines.config.toml_tables import Table, build, check_number, expand, load_toml, merge_tables, override
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.encoder import EncoderConfig
@@ -99,7 +98,7 @@ def read_table(file: Path) -> Table:
     if not file.is_file():
         raise MissingFileError(f"{file}: there is no such config file")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin files with a mark
+        return load_toml(file.read_text(encoding="utf-8-sig"))  # some editors begin files with a mark
     except RecursionError:
         raise UserError(f"{file}: lists or tables are nested too deeply; write them less nested") from None
     except ValueError as error:  # also a number of more digits than Python reads

@@ -21,6 +21,27 @@ Table = dict[str, Any]
 MOST_SETTINGS = 20_000
 """The largest number of settings of one sweep, and of dictionaries that one run scores."""
 
+_MOST_NESTED = 50
+"""The largest number of tables and lists inside one another. What is nested more deeply can be read, not copied."""
+
+
+def load_toml(text: str) -> Table:
+    """The content of a TOML text. Raises `ValueError` if it is not TOML, `RecursionError` if it is nested too deeply."""
+    table = tomllib.loads(text)
+    level: list[Any] = [table]
+    for _ in range(_MOST_NESTED):
+        level = [inside for value in level for inside in _inside(value)]
+    if level:
+        raise RecursionError
+    return table
+
+
+def _inside(value: Any) -> Collection[Any]:
+    """The values in a table or list; none in any other value."""
+    if isinstance(value, dict):
+        return cast(Table, value).values()
+    return cast(list[Any], value) if isinstance(value, list) else ()
+
 
 def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
     """A copy of `table` with each ``key.path=value`` set; for ``[[tables]]`` it is set in every one.
@@ -68,10 +89,10 @@ def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
 def value_of(text: str, assignment: str) -> Any:
     """Parses a TOML value; a bare word, such as a path, is a string. Raises `UserError` for anything else."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return load_toml(f"value = {text}")["value"]
     except RecursionError:
         raise UserError(f"--set {assignment[:40]}...: nested too deeply; write it less nested") from None
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         if re.fullmatch(r"""[^\s"'\[\]{},=#]+""", text):
             return text
         raise UserError(
