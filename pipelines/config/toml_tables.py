@@ -26,7 +26,7 @@ _MOST_NESTED = 50
 
 
 def load_toml(text: str) -> Table:
-    """The content of a TOML text. Raises `ValueError` if it is not TOML, `RecursionError` if it is nested too deeply."""
+    """The content of a TOML text. Raises `ValueError` if it is none, `RecursionError` if it is nested too deeply."""
     table = tomllib.loads(text)
     level: list[Any] = [table]
     for _ in range(_MOST_NESTED):
