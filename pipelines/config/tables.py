@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from pipelines.config.toml_tables import Table
 from sae.probing import StudySettings, TaskSettings
-from sae.registry import Settings
+from sae.registry import LocalPath, Settings
 
 
 def _as_list(given: Any) -> Any:
@@ -99,7 +99,7 @@ class RuntimeTable(Settings):
     """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` takes a GPU where there is one."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of torch; its own choice where unset."""
-    out: Path = Path("runs")
+    out: LocalPath = Path("runs")
     """The folder of all steps."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     """Seconds between two checkpoints of training."""

@@ -22,7 +22,7 @@ from sae.activations.text_files import (
     plain_documents,
 )
 from sae.model.loading import is_path
-from sae.registry import MissingFileError, UserError
+from sae.registry import MissingFileError, UserError, expand_home
 
 TRAIN = "train"
 """The split that is read if none is named."""
@@ -57,7 +57,7 @@ class Text:
     @property
     def path(self) -> Path:
         """The file or folder of local documents."""
-        return Path(self.name).expanduser()
+        return Path(expand_home(self.name))
 
     @property
     def is_running_text(self) -> bool:
@@ -148,8 +148,7 @@ class Text:
             elif self.local and any((self.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
                 yield from self._saved()
             else:
-                name = str(self.path) if self.local else self.name
-                yield from load_dataset(name, self.subset, split=self.split, streaming=True)
+                yield from load_dataset(expand_home(self.name), self.subset, split=self.split, streaming=True)
         except UserError:
             raise
         except (OSError, ValueError, DatasetGenerationError) as error:

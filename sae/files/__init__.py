@@ -17,7 +17,7 @@ from sae.files.hub import push
 from sae.files.location import open_location
 from sae.files.native import save_native
 from sae.files.weights_file import LoadOptions
-from sae.registry import UserError, unknown
+from sae.registry import UserError, expand_home, unknown
 
 __all__ = ["convert", "load", "push", "save"]
 
@@ -47,7 +47,7 @@ def load(
     Raises `MissingFileError` where there is no dictionary, and `UserError` where a file is damaged or has no supported
     format, or where there are several dictionaries and none is selected.
     """
-    text = str(path)
+    path = text = expand_home(str(path))
     if "#" in text and name is None and not Path(text).exists():
         path, _, name = text.rpartition("#")
     with open_location(path) as (location, file):
@@ -59,7 +59,7 @@ def save(d: Dictionary, path: str | Path, format: str = "native") -> None:
     dictionaries give equal bytes. Raises `UserError` where the format is unknown or cannot store the dictionary."""
     if format not in WRITERS:
         raise UserError(unknown(format, WRITERS, "format"))
-    WRITERS[format](d, Path(path))
+    WRITERS[format](d, expand_home(Path(path)))
 
 
 def convert(source: str | Path, target: str | Path, format: str = "native") -> None:

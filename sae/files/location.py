@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from sae.registry import MissingFileError, UserError
+from sae.registry import MissingFileError, UserError, expand_home
 
 MAX_DEPTH = 3
 """Levels of sub-folders that are listed."""
@@ -252,7 +252,7 @@ def open_location(path: str | Path) -> Generator[tuple[FileLocation, str | None]
             cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="sae-"))
             yield _remote(text, Path(cache))
         else:
-            yield _local(Path(path).expanduser())
+            yield _local(Path(expand_home(text)))
 
 
 def _local(path: Path) -> tuple[FileLocation, str | None]:

@@ -16,7 +16,7 @@ from sae.numerics.binary_probes import frequent_enough, spread_over
 from sae.numerics.seeds import generator
 from sae.probing.examples import Pooling, ProbeExamples
 from sae.probing.texts import TextReader, read_files, read_together
-from sae.registry import Settings, UserError
+from sae.registry import LocalPath, Settings, UserError, expand_home
 from sae.source import Batch, Source, SourceConfig, check_codes_known, check_label
 from sae.sources import tensor, transformer
 from sae.toys.base import ToyConfig
@@ -25,7 +25,7 @@ from sae.toys.base import ToyConfig
 class TaskSettings(Settings):
     """Settings of the tasks of a probe study."""
 
-    labels: tuple[Path, ...] = ()
+    labels: tuple[LocalPath, ...] = ()
     """Files of labelled texts, for a transformer source; by default the source's own file."""
     pooling: Pooling = "last"
     """How the vectors of a text or word of several tokens are reduced to one."""
@@ -96,7 +96,7 @@ def shift_files(shift: Mapping[str, Any]) -> tuple[Path, ...]:
     files = shift.get("labels")
     if set(shift) != {"labels"} or not isinstance(files, list | tuple) or not files:
         raise UserError("probe.tasks.shift: not a list of files; for texts give {labels = [files]} and nothing else")
-    return tuple(Path(str(file)) for file in files)  # pyright: ignore[reportUnknownVariableType]
+    return tuple(expand_home(Path(str(file))) for file in files)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _of_rows(source: Source, settings: TaskSettings) -> dict[str, ProbeExamples]:

@@ -5,6 +5,7 @@ point in the group ``sae.<interface>``, a file given to :func:`load_plugin`, or 
 """
 
 from sae.registry.discovery import config_class, configurable, declare_interfaces, kinds, register
+from sae.registry.paths import LocalPath, PathOrId, expand_home
 from sae.registry.plugins import fingerprint, load_plugin
 from sae.registry.settings import (
     KindSettings,
@@ -20,7 +21,9 @@ from sae.registry.settings import (
 
 __all__ = [
     "KindSettings",
+    "LocalPath",
     "MissingFileError",
+    "PathOrId",
     "Settings",
     "UserError",
     "VersionedSettings",
@@ -28,6 +31,7 @@ __all__ = [
     "config_class",
     "configurable",
     "declare_interfaces",
+    "expand_home",
     "fingerprint",
     "kinds",
     "load_plugin",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.memory import check_memory
-from sae.registry import MissingFileError, UserError
+from sae.registry import LocalPath, MissingFileError, UserError
 from sae.source import Progress, Source, SourceConfig, TensorSource, check_finite, check_label
 
 
@@ -23,7 +23,7 @@ class Config(SourceConfig):
     """Settings of a source from a file."""
 
     kind: Literal["tensor"] = "tensor"
-    file: Path
+    file: LocalPath
     """A .npy file with a matrix ``[rows, d_in]``, or a safetensors file with such a matrix, in which vectors called
     ``label.<name>`` are labels: 0/1, or class ids from 0."""
     name: str | None = None

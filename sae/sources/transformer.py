@@ -24,7 +24,7 @@ from sae.activations.text import Text, check_token_ids, tokenised
 from sae.model.hooked import PROCESSING, Dtype, Model
 from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
-from sae.registry import UserError
+from sae.registry import LocalPath, PathOrId, UserError
 from sae.source import Progress, Source, Split
 
 __all__ = ["Activations", "Config"]
@@ -34,10 +34,11 @@ class Config(StreamedConfig):
     """Settings of a source of a transformer's activations on text."""
 
     kind: Literal["transformer"] = "transformer"
-    model: str
+    model: PathOrId
     """A hub id, or a local Hugging Face folder."""
-    text: str
-    """A .txt or .jsonl file, the folder of a data set, or the hub id of a data set."""
+    text: PathOrId
+    """A file of text (.txt, .md) or of records (.jsonl, .json, .csv, .tsv, .parquet), the folder of a data set, or the
+    hub id of a data set."""
     revision: str | None = None
     """The branch, tag or commit of the model on the hub; default: its main branch."""
     dtype: Dtype = "float32"
@@ -47,11 +48,11 @@ class Config(StreamedConfig):
     text_subset: str | None = None
     """The configuration of a data set on the hub."""
     text_split: str = "train"
-    """The split of a data set on the hub that the text is taken from."""
+    """The split of a data set on the hub or in a folder that the text is taken from."""
     column: str = "text"
-    """The column of a data set or .jsonl file with the documents: strings, or lists of token ids."""
+    """The column of a data set or file of records with the documents: strings, or lists of token ids."""
     separator: str | None = None
-    """The string between the documents of a .txt file. Default: it is running text, which is cut at blank lines, see
+    """The string between the documents of a file of text. Default: it is running text, which is cut at blank lines, see
     `sae.activations.text`."""
     packing: Packing = "packed"
     """``packed``: documents are concatenated and cut into full rows. ``document``: every document starts a new row."""
@@ -71,7 +72,7 @@ class Config(StreamedConfig):
     exhausted: Literal["error", "repeat"] = "error"
     """If the text has fewer than `n_tokens`: an ``error``, or training repeats it (``repeat``), and ``source.json``
     records how often."""
-    labels: Path | None = None
+    labels: LocalPath | None = None
     """A file of labelled texts for probes, see `sae.activations.labels`."""
 
     def has_labels(self) -> bool:
@@ -93,7 +94,7 @@ class Config(StreamedConfig):
         """The local files; models and texts on the hub are identified by `model`, `revision` and `text`."""
         files = {} if self.labels is None else {"labels": self.labels}
         for name, is_local in (("text", self.documents.local), ("model", is_path(self.model))):
-            path = Path(getattr(self, name)).expanduser()
+            path = Path(getattr(self, name))
             if is_local and path.is_dir():
                 inside = sorted(path.rglob("*"))
                 files |= {f"{name}/{p.relative_to(path).as_posix()}": p for p in inside if p.is_file()}
