@@ -8,6 +8,7 @@ whose sweep has changed since, continues with those that are missing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -127,8 +128,8 @@ def _train(
     source = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], runtime.device)
     resumes = _resume(checkpoint, stacks)
     first_step = 0 if resumes is None else int(resumes[0]["step"])
-    start = Timing() if resumes is None else _timing_of(checkpoint)
-    logs = [Log(job.out / "log.jsonl", first_step, start, runtime.note) for job in jobs]
+    start, written = (Timing(), {}) if resumes is None else (_timing_of(checkpoint), _logs_of(checkpoint))
+    logs = [Log(job.out / "log.jsonl", first_step, start, runtime.note, written.get(job.step.key, "")) for job in jobs]
     sinks = Sinks(runtime.sinks, jobs[0].step.group, [job.step.title for job in jobs], jobs[0].step.config)
     saved_at = time.monotonic()
     members = [[_member(job) for job in stack] for stack in stacks]
@@ -141,7 +142,8 @@ def _train(
             if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
                 for log in logs:  # first, so that no checkpoint outlives the lines before it
                     log.sync()
-                _checkpoint(states, stacks, checkpoint, logs[0].last)
+                hashes = {job.step.key: log.digest.hexdigest() for job, log in zip(jobs, logs, strict=True)}
+                _checkpoint(states, stacks, checkpoint, logs[0].last, hashes)
                 saved_at = time.monotonic()
         if step == config.steps:
             dictionaries = [dictionary for state in states for dictionary in state.dictionaries()]
@@ -198,10 +200,11 @@ class Timing(NamedTuple):
 class Log:
     """Training log of one member: one JSON object per line, with seconds of training and samples per second."""
 
-    def __init__(self, file: Path, up_to: int, before: Timing, note: Callable[[str], None]) -> None:
+    def __init__(self, file: Path, up_to: int, before: Timing, note: Callable[[str], None], sha256: str = "") -> None:
         """Continues after the line of step `up_to`, before which training took `before`.
 
-        Lines that a killed run wrote after its checkpoint are dropped, and so is everything from a damaged line on.
+        Lines that a killed run wrote after its checkpoint are dropped, and so is everything from a damaged line on; all
+        lines, where they are whole but have not the SHA-256 that they had at the checkpoint.
         """
         self.file, self.before, self.last = file, before, before
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +212,10 @@ class Log:
         kept = [line for line, step in lines if step <= up_to]
         if up_to and (not lines or lines[-1][1] < up_to):
             note(f"{file}: lines up to step {up_to} are missing or damaged; the log goes on after {len(kept)} lines")
+        elif sha256 not in ("", hashlib.sha256(b"".join(kept)).hexdigest()):
+            note(f"{file}: damaged, its hash differs from that in the checkpoint; the log goes on after 0 lines")
+            kept = []
+        self.digest = hashlib.sha256(b"".join(kept))
         write_atomically(file, b"".join(kept))
         self.start = time.monotonic()
 
@@ -216,8 +223,11 @@ class Log:
         elapsed = time.monotonic() - self.start
         rate = (record["samples"] - self.before.samples) / elapsed
         self.last = Timing(round(self.before.seconds + elapsed, 3), int(record["samples"]))
-        with named_errors(self.file), self.file.open("a") as f:
-            f.write(json.dumps({**record, "seconds": self.last.seconds, "samples_per_s": round(rate, 1)}) + "\n")
+        values = {**record, "seconds": self.last.seconds, "samples_per_s": round(rate, 1)}
+        line = (json.dumps(values) + "\n").encode()
+        self.digest.update(line)
+        with named_errors(self.file), self.file.open("ab") as f:
+            f.write(line)
 
     def sync(self) -> None:
         """Flushes the log to disk."""
@@ -240,14 +250,18 @@ def _lines(file: Path) -> list[tuple[bytes, int]]:
     return lines
 
 
-def _checkpoint(states: Sequence[State], stacks: Sequence[Sequence[Job]], file: Path, timing: Timing) -> None:
+def _checkpoint(
+    states: Sequence[State], stacks: Sequence[Sequence[Job]], file: Path, timing: Timing, logs: Mapping[str, str]
+) -> None:
+    """Writes a checkpoint; `logs` holds the SHA-256 of the log of each step up to here, by the step's key."""
     tensors = {
         f"{i}.{name}": tensor.cpu().contiguous()
         for i, state in enumerate(states)
         for name, tensor in state.checkpoint().items()
     }
     members = [[job.step.key for job in stack] for stack in stacks]
-    write_checked(file, to_bytes(tensors, {"members": json.dumps(members), "timing": json.dumps(timing)}))
+    facts = {"members": members, "timing": timing, "logs": logs}
+    write_checked(file, to_bytes(tensors, {name: json.dumps(value) for name, value in facts.items()}))
 
 
 def _members_of(checkpoint: Path) -> list[list[str]]:
@@ -257,6 +271,10 @@ def _members_of(checkpoint: Path) -> list[list[str]]:
 
 def _timing_of(checkpoint: Path) -> Timing:
     return Timing(*json.loads(_facts(checkpoint)["timing"]))
+
+
+def _logs_of(checkpoint: Path) -> dict[str, str]:
+    return json.loads(_facts(checkpoint).get("logs", "{}"))  # earlier versions did not write it
 
 
 def _facts(checkpoint: Path) -> dict[str, str]:
