@@ -136,7 +136,7 @@ class QuestionContext:
     @property
     def layer(self) -> int:
         """The layer of the source's hook point."""
-        match = re.match(r"blocks\.(\d+)\.", self.hook)
+        match = re.match(r"(?:encoder_)?blocks\.(\d+)\.", self.hook)
         if match is None:
             raise UserError(f"source.hook = {self.hook!r}: not in a layer; set the field `layer` of the question")
         return int(match[1])

@@ -11,6 +11,23 @@ import torch
 
 from sae.model.hooked import Model
 
+ARCHITECTURES = {
+    "gpt2": "GPT-2",
+    "neox": "GPT-NeoX",
+    "llama": "Llama",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3",
+    "qwen3": "Qwen 3",
+    "opt": "OPT",
+    "opt_projected": "OPT, narrower embedding",
+    "phi": "Phi",
+    "mistral": "Mistral",
+    "mamba": "Mamba",
+    "mixtral": "Mixtral",
+    "bert": "BERT",
+    "t5": "T5",
+}
+"""The architectures of docs/architectures.md, with the names that it shows."""
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 N_WORDS = 43
 _SIZE = {"vocab_size": N_WORDS + len(SPECIAL), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -21,18 +38,22 @@ _GATED = {**_BLOCKS, "num_key_value_heads": 2, "intermediate_size": 24, "head_di
 def _settings(name: str) -> tuple[str, dict[str, Any]]:
     """The name of the class of a model's config in transformers, and what is set in it."""
     plain = {**_BLOCKS, "intermediate_size": 24}
-    projected = {**_BLOCKS, "ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}
+    projected = {"word_embed_proj_dim": 8, "do_layer_norm_before": False}
+    seq2seq = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 2}
     return {
         "gpt2": ("GPT2Config", {"n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}),
         "llama": ("LlamaConfig", _GATED),
         "gemma2": ("Gemma2Config", _GATED),
         "gemma3": ("Gemma3TextConfig", _GATED),
         "olmo2": ("Olmo2Config", {k: v for k, v in _GATED.items() if k != "head_dim"}),
-        "opt": ("OPTConfig", projected),
+        "opt": ("OPTConfig", {**_BLOCKS, "ffn_dim": 24}),
+        "opt_projected": ("OPTConfig", {**_BLOCKS, "ffn_dim": 24, **projected}),
         "neox": ("GPTNeoXConfig", plain),
         "phi": ("PhiConfig", plain),
         "qwen3": ("Qwen3Config", _GATED),
+        "mistral": ("MistralConfig", _GATED),
         "bert": ("BertConfig", plain),
+        "t5": ("T5Config", seq2seq),
         "mamba": ("MambaConfig", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}),
         "mixtral": ("MixtralConfig", {**_GATED, "num_local_experts": 4}),
     }[name]
@@ -44,10 +65,11 @@ def write_model(name: str, folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     config, settings = _settings(name)
-    auto = transformers.AutoModelForMaskedLM if name == "bert" else transformers.AutoModelForCausalLM
+    auto = {"bert": transformers.AutoModelForMaskedLM, "t5": transformers.AutoModelForSeq2SeqLM}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = auto.from_config(getattr(transformers, config)(**{**_SIZE, **settings}))
+        loader = auto.get(name, transformers.AutoModelForCausalLM)
+        model = loader.from_config(getattr(transformers, config)(**{**_SIZE, **settings}))
         for parameter, value in model.named_parameters():
             if value.dim() > 1:
                 torch.nn.init.normal_(value, std=0.2)

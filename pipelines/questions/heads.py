@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
-from sae.analysis.circuits.heads import n_heads
-from sae.analysis.circuits.outcomes import Events, effects, frequent, sharing, skip_trigrams
+from sae.analysis.circuits.outcomes import Events, effects, frequent, heads_of, sharing, skip_trigrams
 from sae.registry import UserError
 
 SHOWN = 20
@@ -39,7 +38,10 @@ class Config(QuestionConfig):
     """Number of permutations of the control."""
 
     def answer(self, context: QuestionContext) -> Answer:
-        model, text = context.model, context.activations.tokens("train")[: self.n_rows]
+        model = context.model
+        model.check_logits()
+        names = [f"{layer}.{head}" for layer, head in heads_of(model)]
+        text = context.activations.tokens("train")[: self.n_rows]
         if self.outcomes == "frequent":
             events = frequent(text, self.n_outcomes, self.events)
         else:
@@ -51,7 +53,6 @@ class Config(QuestionConfig):
             )
         ablated = effects(model, text, events, self.how, context.activations.config.rows_at_once)
         shared = sharing(ablated, events, self.draws, self.seed)
-        names = [f"{layer}.{head}" for layer in range(model.n_layers) for head in range(n_heads(model))]
         summary: list[list[AnswerValue]] = [
             ["heads per outcome", shared.heads_per_outcome, shared.heads_permuted],
             ["outcomes per head", shared.outcomes_per_head, shared.outcomes_permuted],

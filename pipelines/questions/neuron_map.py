@@ -15,8 +15,10 @@ from torch import Tensor
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from sae.analysis.geometry.moments import matched_gaussian
 from sae.analysis.geometry.order import Way, adjacent, order_with_controls, seriation
+from sae.model.parts import neuron_weights
 from sae.numerics.statistics import Interval, of_draws
-from sae.registry import UserError
+
+_LABELS = {"W_in": "input weights", "W_gate": "gate weights", "W_out": "output weights"}
 
 
 class Config(QuestionConfig):
@@ -34,11 +36,6 @@ class Config(QuestionConfig):
 
     def answer(self, context: QuestionContext) -> Answer:
         layer = context.layer if self.layer is None else self.layer
-        if layer >= context.model.n_layers:
-            raise UserError(
-                f"ask.neuron_map.layer = {layer}: the model has {context.model.n_layers} layers; give 0 to "
-                f"{context.model.n_layers - 1}"
-            )
         rows: list[list[AnswerValue]] = []
         orders: dict[str, list[int]] = {}
         for name, weights in self._weights(context, layer).items():
@@ -65,12 +62,8 @@ class Config(QuestionConfig):
         )
 
     def _weights(self, context: QuestionContext, layer: int) -> dict[str, Tensor]:
-        bridge, matrices = context.model.bridge, dict[str, Tensor]()
-        for name, label in (("W_in", "input weights"), ("W_gate", "gate weights")):
-            weights = getattr(bridge, name, None)
-            if weights is not None:
-                matrices[label] = weights[layer].detach().float().T.contiguous()
-        matrices["output weights"] = bridge.W_out[layer].detach().float()
+        weights = neuron_weights(context.model, layer)
+        matrices = {label: weights[name].float() for name, label in _LABELS.items() if name in weights}
         if context.dictionary is not None:
             matrices["decoder rows"] = context.required_dictionary().W_dec.detach().float()
         return matrices

@@ -1,13 +1,13 @@
 """Where the residual stream stores the position, and which heads and MLPs write there.
 
 The measures and their controls are those of :mod:`sae.analysis.circuits.positional`. The model runs over the training
-text, since no dictionary is involved. The output of a component is what it adds to the stream; for a head, z_h W_O,h.
+text, since no dictionary is involved. The output of a component is what it adds to the stream, see
+:mod:`sae.analysis.circuits.writers`; in a model without such components, the answer says so and has no table of them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
-from sae.analysis.circuits.heads import n_heads, z_of
 from sae.analysis.circuits.positional import Subspace, components, subspace, write_shares
+from sae.analysis.circuits.writers import Writer, writers
 from sae.analysis.geometry.moments import Moments
 from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
@@ -52,7 +52,9 @@ class Config(QuestionConfig):
             raise UserError(
                 f"source: {len(text)} rows of tokens, {2 * _PARTS} are needed; give more text or a shorter context"
             )
-        stream, permuted, outputs = self._gathered(context, model, text)
+        writing = writers(model, context.hook, text)
+        named = [] if isinstance(writing, str) else writing
+        stream, permuted, outputs = self._gathered(context, model, text, named)
         positional = subspace(stream, permuted, self.kept, self.rank)
         r2: list[list[AnswerValue]] = [
             [i, c.variance, c.r2, c.linear, c.permuted]
@@ -60,14 +62,16 @@ class Config(QuestionConfig):
         ]
         columns = ("component", "share of variance", "R² on position", "linear R²", "permuted positions")
         tables = [AnswerTable("principal components of the residual stream", columns, r2)]
-        if positional.rank:
+        if positional.rank and named:
             tables.append(self._writes(positional, stream, outputs))
-        facts = {
+        facts: dict[str, AnswerValue] = {
             "hook": context.hook,
             "tokens": int(stream.count.sum()),
             "share of all variance that is between positions": positional.between,
             "directions of the subspace": positional.rank,
         }
+        if isinstance(writing, str):
+            facts["components that write there"] = f"not shown: {writing}"
         return Answer(tables, facts, {"basis": positional.basis.tolist()})
 
     def _writes(self, positional: Subspace, stream: Moments, outputs: dict[str, list[Tensor]]) -> AnswerTable:
@@ -87,16 +91,16 @@ class Config(QuestionConfig):
         return AnswerTable("share of each component's output inside the positional subspace", columns, shares)
 
     def _gathered(
-        self, context: QuestionContext, model: Model, text: TokenRows
+        self, context: QuestionContext, model: Model, text: TokenRows, writing: Sequence[Writer]
     ) -> tuple[Moments, Moments, dict[str, list[Tensor]]]:
         """Moments of the stream by position, the same with permuted positions, and the covariance of each component's
         output in each part of the text."""
         draw = generator("positions", self.seed)
         length, at_once = text.tokens.shape[1], context.activations.config.rows_at_once
         stream, permuted = (Moments(model.d_model, length, _PARTS) for _ in range(2))
-        hooks = _hooks(model, context.hook)
-        parts = {hook: _parts_of(model, hook) for hook in hooks}
-        gathered = {hook: [Moments(model.width(hook) // n, 1, _PARTS) for _ in range(n)] for hook, n in parts.items()}
+        hooks = list(dict.fromkeys(writer.hook for writer in writing))
+        widths = [model.d_model if writer.W is None else len(writer.W) for writer in writing]
+        gathered = [Moments(width, 1, _PARTS) for width in widths]
         for start in range(0, len(text), at_once):
             batch = text[start : start + at_once]
             counted = batch.kept.clone()
@@ -107,37 +111,16 @@ class Config(QuestionConfig):
             *of_hooks, resid = (a[counted.to(a.device)].float() for a in acts)
             stream.add(resid, part, position)
             permuted.add(resid, part, position[torch.randperm(len(position), generator=draw)])
-            for hook, values in zip(hooks, of_hooks, strict=True):
-                for moments, output in zip(gathered[hook], values.chunk(parts[hook], dim=1), strict=True):
-                    moments.add(output, part)
-        return stream, permuted, dict(_covariances(model, gathered))
+            by_hook = dict(zip(hooks, of_hooks, strict=True))
+            for writer, moments in zip(writing, gathered, strict=True):
+                moments.add(writer.selected(by_hook[writer.hook]), part)
+        return stream, permuted, {w.name: _covariances(w, m) for w, m in zip(writing, gathered, strict=True)}
 
 
-def _hooks(model: Model, hook: str) -> list[str]:
-    """Hook points of everything that writes to the stream before a hook point: the token embedding, and the heads and
-    the MLP of each layer. (Position embeddings are in the subspace by definition.)"""
-    match = re.match(r"blocks\.(\d+)\.hook_resid_(pre|mid|post)$", hook)
-    layer, where = (int(match[1]), match[2]) if match else (model.n_layers - 1, "post")
-    hooks = ["hook_embed"]
-    for n in range(layer + 1):
-        if n < layer or where != "pre":
-            hooks.append(z_of(n))
-        if (n < layer or where == "post") and f"blocks.{n}.hook_mlp_out" in model.hooks:
-            hooks.append(f"blocks.{n}.hook_mlp_out")
-    return hooks
-
-
-def _parts_of(model: Model, hook: str) -> int:
-    return n_heads(model) if hook.endswith("hook_z") else 1
-
-
-def _covariances(model: Model, gathered: dict[str, list[Moments]]) -> Iterator[tuple[str, list[Tensor]]]:
-    for hook, every in gathered.items():
-        for head, moments in enumerate(every):
-            covariances = [moments.covariance(part) for part in range(_PARTS)]
-            if hook.endswith("hook_z"):
-                layer = int(hook.split(".")[1])
-                W_O = model.bridge.W_O[layer, head].detach().double().cpu()
-                yield f"head {layer}.{head}", [W_O.T @ c @ W_O for c in covariances]
-            else:
-                yield hook.replace("blocks.", "").replace(".hook_mlp_out", " MLP").replace("hook_", ""), covariances
+def _covariances(writer: Writer, moments: Moments) -> list[Tensor]:
+    """The covariance of a component's output in each part of the text."""
+    covariances = [moments.covariance(part) for part in range(_PARTS)]
+    if writer.W is None:
+        return covariances
+    W = writer.W.double().cpu()
+    return [W.T @ c @ W for c in covariances]

@@ -1,7 +1,8 @@
 """How much of an MLP's output comes from small activations, and how much of that the LayerNorm after SoLU adds.
 
-The measure and its control are those of :mod:`sae.analysis.circuits.smuggling`. Neurons are weighted by their effect on
-the logits: the length of their row of W_out W_U with centred logits. In a model without that norm the increase is 0.
+The measure and its control are those of :mod:`sae.analysis.circuits.smuggling`. Neurons are weighted by the
+length of their direct effect on the centred logits, see :mod:`sae.analysis.latents.logit_effects`. In a model without
+that norm the increase is 0.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from pipelines.question import Answer, AnswerTable, QuestionConfig, QuestionContext
 from sae.analysis.circuits.smuggling import smuggling
-from sae.model.hooked import Model
+from sae.analysis.latents.logit_effects import direct_effects
+from sae.model.parts import neuron_weights
+from sae.registry import UserError
 
 
 class Config(QuestionConfig):
@@ -31,10 +34,13 @@ class Config(QuestionConfig):
     def answer(self, context: QuestionContext) -> Answer:
         model, layer = context.model, context.layer if self.layer is None else self.layer
         post, norm = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.ln.hook_in"
+        model.check_logits()
+        W_out = neuron_weights(model, layer)["W_out"]
         model.check_hook(post)
         hooks = [norm, post] if norm in model.hooks else [post]
+        lengths = _effect_lengths(context, W_out, f"blocks.{layer}.mlp.hook_out")
         acts = _activations(context, hooks, self.n_rows)
-        s = smuggling(acts[0], acts[-1], _write_norms(model, layer), self.small, seed=self.seed)
+        s = smuggling(acts[0], acts[-1], lengths, self.small, seed=self.seed)
         rows = [
             ["before the norm", s.before, None],
             ["after the norm", s.after, s.chance],
@@ -65,9 +71,12 @@ def _activations(context: QuestionContext, hooks: list[str], n: int) -> list[Ten
     return [torch.cat(part)[:n] for part in parts]
 
 
-def _write_norms(model: Model, layer: int) -> Tensor:
+def _effect_lengths(context: QuestionContext, W_out: Tensor, hook: str) -> Tensor:
     """The length of each neuron's direct effect on the centred logits, per unit of activation."""
-    model.check_logits()
-    with torch.no_grad():
-        written = model.bridge.W_out[layer].float() @ model.bridge.W_U.float()
-        return (written - written.mean(1, keepdim=True)).norm(dim=1)
+    found = direct_effects(context.model, hook, W_out.shape[1], context.activations.tokens("test"))
+    if isinstance(found, str):
+        raise UserError(
+            f"model = {context.model.name!r}: its neurons have no weights in the output, because {found}; choose "
+            "another layer or model"
+        )
+    return torch.cat([effect.norm(dim=1) for effect in found(W_out.float())])

@@ -26,7 +26,8 @@ from torch import Tensor
 from sae.activations.corpus import SPLITS, Corpus
 from sae.activations.harvest import Harvest, shard_file
 from sae.activations.shards import Shards
-from sae.model.hooked import Dtype, Model, Site, spliceable
+from sae.model.hook_points import spliceable
+from sae.model.hooked import Dtype, Model, Site
 from sae.model.token_rows import Select, TokenRows
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.seeds import epoch_rows

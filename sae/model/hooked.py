@@ -7,7 +7,7 @@ reverse.
 
 from __future__ import annotations
 
-import re
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,6 +20,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.model.checkpoint import listed
+from sae.model.hook_points import (
+    check_computed,
+    check_of_text,
+    check_spliceable,
+    is_per_token,
+    per_token,
+    target_too_early,
+)
 from sae.model.loading import load_bridge
 from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
 from sae.model.token_rows import TokenRows
@@ -144,16 +152,8 @@ class Model:
         the activation at a position is not computed from the token there and the checkpoint's weights."""
         if hook not in self.hooks:
             raise UserError(unknown(hook, self.hooks, f"hook point of {self.name}"))
-        if self.is_encoder_decoder and re.match(r"decoder|(hook_)?unembed", hook):
-            raise UserError(
-                f"hook point {hook!r}: the decoder of {self.name} reads the text one position later than the encoder; "
-                "choose a hook point of the encoder"
-            )
-        if self.missing_head and re.match(r"(hook_)?unembed|mlm_head", hook):
-            raise UserError(
-                f"hook point {hook!r}: the checkpoint of {self.name} lacks {listed(self.missing_head)}; choose a "
-                "hook point before it"
-            )
+        check_of_text(hook, self.name, self.is_encoder_decoder, self.missing_head)
+        check_computed(self.bridge, hook)
 
     def check_context(self, context: int) -> None:
         """Raises `UserError` if rows of `context` tokens are longer than the model's context."""
@@ -162,17 +162,26 @@ class Model:
 
     def width(self, hook: str) -> int:
         """The width `d_in` of a hook point. Raises `UserError` if it does not hold one vector per token."""
+        return math.prod(self.shape(hook))
+
+    def shape(self, hook: str) -> tuple[int, ...]:
+        """The shape of the activation at one token: ``(d_in,)``, or ``(n_heads, d_head)``.
+
+        Raises `UserError` if the hook point does not hold one vector per token.
+        """
         self.check_hook(hook)
-        # Two lengths, since a number of heads may happen to equal one of them.
-        short, long = (
-            self._record(one, one.bool(), hook)[hook].shape for one in (torch.ones(1, n).long() for n in (3, 5))
-        )
-        if not (len(long) in (3, 4) and short[:2] == (1, 3) and long == (1, 5, *short[2:])):
+        shapes = set[tuple[int, ...]]()
+        # Two sizes, since a number of heads may happen to equal one of them.
+        for tokens in (torch.ones(2, 3).long(), torch.ones(3, 5).long()):
+            acts = self._record(tokens, tokens.bool(), hook)[hook]
+            per_token(hook, acts, tokens)
+            shapes.add(tuple(acts.shape[2:]))
+        if len(shapes) > 1:
             raise UserError(
-                f"hook point {hook!r}: its shape for 1 row of 5 tokens is {list(long)}, not one vector per token; "
+                f"hook point {hook!r}: its width depends on the number of tokens, so it is not one vector per token; "
                 "choose another hook point"
             )
-        return long[2:].numel()
+        return shapes.pop()
 
     def check_target(self, hook: str, target: str) -> None:
         """Raises `UserError` if no dictionary can map `hook` to `target`: the widths differ, or the target comes
@@ -185,7 +194,7 @@ class Model:
             )
         one = torch.ones(1, 3).long()
         if next(iter(self._record(one, one.bool(), hook, target))) != hook:
-            raise UserError(_target_too_early(hook, target))
+            raise UserError(target_too_early(hook, target))
 
     def activations(
         self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hook: str
@@ -197,9 +206,18 @@ class Model:
     def activations_at(
         self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hooks: Sequence[str]
     ) -> list[Float[Tensor, "rows n_tokens _"]]:
-        """The activations at several hook points, from one forward pass."""
+        """The activations at several hook points, from one forward pass. Raises `UserError` for a hook point that does
+        not hold one vector per token."""
         recorded = self._record(tokens, attended, *hooks)
-        return [recorded[hook].flatten(2) for hook in hooks]
+        return [per_token(hook, recorded[hook], tokens) for hook in hooks]
+
+    def vectors(
+        self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hooks: Sequence[str]
+    ) -> dict[str, Float[Tensor, "rows n_tokens _"]]:
+        """The activations at those of the hook points that a forward pass reaches, and that hold one vector per
+        token."""
+        found = self._reached(tokens, attended, *hooks)
+        return {name: per_token(name, acts, tokens) for name, acts in found.items() if is_per_token(acts, tokens)}
 
     def logits(
         self, rows: TokenRows, hook: str | None = None, edit: HookEdit | None = None, target: str | None = None
@@ -218,12 +236,12 @@ class Model:
         kept, recorded = rows.kept.to(self.device), list[Tensor]()
 
         def record(acts: Tensor, hook: Any) -> None:
-            recorded.append(acts.flatten(2)[kept].float())
+            recorded.append(per_token(source, acts, rows.tokens)[kept].float())
 
         def splice(acts: Tensor, hook: Any) -> Tensor:
             if not recorded:
-                raise UserError(_target_too_early(source, destination))
-            flat = acts.flatten(2).clone()
+                raise UserError(target_too_early(source, destination))
+            flat = per_token(destination, acts, rows.tokens).clone()
             flat[kept] = edit(recorded.pop()).to(flat)
             return flat.view(acts.shape)
 
@@ -245,17 +263,25 @@ class Model:
             targets = rows.targets.to(self.device)[counted]
             return -log_probs.gather(-1, targets[:, None]).squeeze(-1), log_probs
 
-    def _record(self, tokens: Tensor, attended: Tensor, *hooks: str) -> dict[str, Tensor]:
+    def _record(self, tokens: Tensor, attended: Tensor, *hooks: str) -> dict[str, Any]:
+        """The activations at the hook points, in the order of the forward pass. Raises `UserError` if it misses one."""
+        recorded = self._reached(tokens, attended, *hooks)
+        for hook in hooks:
+            if hook not in recorded:
+                raise UserError(f"hook point {hook!r}: no forward pass of {self.name} reaches it; choose another")
+        return recorded
+
+    def _reached(self, tokens: Tensor, attended: Tensor, *hooks: str) -> dict[str, Any]:
         """The activations at the hook points, in the order of the forward pass, which is stopped at the last of them.
 
         This stops anywhere in the model; TransformerLens' ``stop_at_layer`` computes the logits if the hook is behind
         the last block.
         """
-        recorded: dict[str, Tensor] = {}
+        recorded: dict[str, Any] = {}
 
         def recorder(name: str) -> Callable[..., None]:
-            def record(acts: Tensor, hook: Any) -> None:
-                recorded[name] = acts.clone()
+            def record(acts: Any, hook: Any) -> None:
+                recorded[name] = acts.clone() if isinstance(acts, Tensor) else acts
                 if len(recorded) == len(hooks):
                     raise _StopForward
 
@@ -263,9 +289,6 @@ class Model:
 
         with suppress(_StopForward):
             self._run(tokens, attended, [(hook, recorder(hook)) for hook in hooks])
-        for hook in hooks:
-            if hook not in recorded:
-                raise UserError(f"hook point {hook!r}: no forward pass of {self.name} reaches it; choose another")
         return recorded
 
     def _run(self, tokens: Tensor, attended: Tensor, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Tensor:
@@ -298,24 +321,3 @@ class Site:
     def model(self) -> Model:
         """The model, loaded on first use."""
         return self.boot()
-
-
-def spliceable(hook: str) -> bool:
-    """Whether an edit at the hook point changes the residual stream.
-
-    The Bridge places ``hook_resid_mid`` at the input of the second norm: an edit there reaches the MLP, but not the
-    residual stream. The same holds for the inputs of the norms.
-    """
-    return re.search(r"(hook_resid_mid|ln\d\.hook_in)$", hook) is None
-
-
-def check_spliceable(hook: str) -> None:
-    """Raises `UserError` if an edit at the hook point would not change the residual stream."""
-    if not spliceable(hook):
-        raise UserError(
-            f"hook point {hook!r}: an edit there would not reach the residual stream; use a block's hook_resid_post"
-        )
-
-
-def _target_too_early(hook: str, target: str) -> str:
-    return f"target {target!r} comes before hook {hook!r} in a forward pass; choose a target after the hook"

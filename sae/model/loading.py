@@ -36,6 +36,7 @@ def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(_one_line(name, error)) from None
     head = checkpoint.check(name, loads)
+    _keep_rows_after_norms(bridge)
     if not_installed:
         packages = " ".join(dict.fromkeys(not_installed))
         warnings.warn(
@@ -83,6 +84,16 @@ def _check_folder(name: str) -> None:
         raise MissingFileError(
             f"model = {name!r}: not a folder with a config.json; give a Hugging Face folder or a hub id"
         )
+
+
+def _keep_rows_after_norms(bridge: Any) -> None:
+    """Mends the second norm of OPT models that normalise after a layer: TransformerLens flattens the rows of what an
+    edit there returns, as if the norm came before the MLP, where OPT flattens them itself."""
+    if getattr(getattr(bridge.original_model, "config", None), "do_layer_norm_before", True):
+        return
+    for block in bridge.blocks:
+        for point in (block.ln2.hook_in, block.ln2.hook_out):
+            point.hook_conversion = None
 
 
 def _one_line(name: str, error: Exception, part: str = "model") -> str:

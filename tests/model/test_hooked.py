@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.model.hooked import Model, spliceable
+from sae.model.hook_points import spliceable
+from sae.model.hooked import Model
 from sae.model.loading import is_path, load_tokenizer
 from sae.model.token_rows import NOTHING, TokenRows
 from sae.registry import MissingFileError, UserError

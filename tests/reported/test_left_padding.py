@@ -40,7 +40,7 @@ def run(model: Model, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return model.bridge(x, return_type="logits", **({} if mask is None else {"attention_mask": mask}))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt", "neox", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt", "opt_projected", "neox", "qwen3"])
 def test_a_padded_row_is_spliced_as_the_unpadded_one(name: str) -> None:
     """With a dictionary in the place of the activations, the logits of a row padded on the left were 11 to 26 per cent
     off those of the same row without padding, because its first token went through the dictionary."""

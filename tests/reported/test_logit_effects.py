@@ -50,7 +50,7 @@ def correlation(model: Model, hook: str, width: int) -> float | str:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "opt", "neox", "phi", "qwen3", "mixtral"]
+    "name", ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "opt", "opt_projected", "neox", "phi", "qwen3", "mixtral"]
 )
 def test_effects_are_the_changes_of_the_logits_or_say_why_there_are_none(name: str) -> None:
     """The effects on the logits of latents whose hook point is followed by a norm or a projection had a mean
@@ -61,7 +61,7 @@ def test_effects_are_the_changes_of_the_logits_or_say_why_there_are_none(name: s
             continue
         found = correlation(model, hook, 16)
         assert isinstance(found, str) or found >= 0.9, f"{hook}: {found}"
-        assert isinstance(found, float) or name == "opt", f"{hook}: {found}"
+        assert isinstance(found, float) or name == "opt_projected", f"{hook}: {found}"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "phi", "qwen3"])
@@ -78,5 +78,5 @@ def test_embeddings_of_a_width_of_their_own() -> None:
     """The effects at an embedding that a projection follows had a correlation of 0.03, and those behind it ended in a
     traceback, as the rows do not fit the unembedding."""
     for hook, width in (("hook_embed", 8), ("blocks.0.hook_resid_post", 16)):
-        found = logit_effects(torch.randn(3, width), tiny("opt"), hook, text(4), 6, silent)
+        found = logit_effects(torch.randn(3, width), tiny("opt_projected"), hook, text(4), 6, silent)
         assert hook in found if isinstance(found, str) else found.promoted.shape == (3, 6)

@@ -18,17 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.model.hooked import Model
+from sae.model.parts import layers_with_heads, n_heads, z_of
 from sae.model.token_rows import TokenRows
-
-
-def n_heads(model: Model) -> int:
-    """The number of attention heads in each layer."""
-    return int(model.bridge.cfg.n_heads)
-
-
-def z_of(layer: int) -> str:
-    """The hook point of the outputs z of a layer's heads, before W_O."""
-    return f"blocks.{layer}.attn.hook_z"
+from sae.registry import UserError
 
 
 def logits_with(
@@ -47,19 +39,21 @@ def logits_with(
         return torch.where(kept, by_head, 0 if instead is None else instead.to(by_head)).flatten(1)
 
     everywhere = TokenRows(rows.tokens, rows.attended, rows.attended, rows.answers)
-    return model.logits(everywhere, z_of(layer), ablate)
+    return model.logits(everywhere, z_of(model, layer), ablate)
 
 
-def mean_z(model: Model, rows: TokenRows, rows_at_once: int = 32) -> Float[Tensor, "n_layers n_heads d_head"]:
-    """The mean of every head's z over the kept positions."""
-    hooks, total = [z_of(layer) for layer in range(model.n_layers)], 0.0
+def mean_z(model: Model, rows: TokenRows, rows_at_once: int = 32) -> dict[int, Float[Tensor, "n_heads d_head"]]:
+    """The mean of every head's z over the kept positions, for each layer with heads."""
+    layers = layers_with_heads(model)
+    total = dict[int, Tensor]()
     for start in range(0, len(rows), rows_at_once):
         batch = rows[start : start + rows_at_once]
         kept = batch.kept.to(model.device)
-        z = torch.stack(model.activations_at(batch.tokens, batch.attended, hooks))
-        total = total + z[:, kept].double().sum(1)
-    mean = torch.as_tensor(total) / int(rows.kept.sum())
-    return mean.float().unflatten(1, (n_heads(model), -1))
+        acts = model.activations_at(batch.tokens, batch.attended, [z_of(model, layer) for layer in layers])
+        for layer, z in zip(layers, acts, strict=True):
+            total[layer] = total.get(layer, 0.0) + z[kept].double().sum(0)
+    n = int(rows.kept.sum())
+    return {layer: (z / n).float().unflatten(0, (n_heads(model, layer), -1)) for layer, z in total.items()}
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ class Ablations:
 
 def ablations(model: Model, rows: TokenRows, layer: int = 0) -> Ablations:
     """Every head of a layer ablated in turn."""
-    every = torch.ones(n_heads(model), dtype=torch.bool)
+    every = torch.ones(n_heads(model, layer), dtype=torch.bool)
     position = rows.counted.any(0).nonzero()[:, 0].cpu()
     loss, accuracy = _by_position(model.logits(rows), rows, position)
     ablated = [_by_position(logits_with(model, rows, every & (_one(h, every) == 0), layer), rows, position)
@@ -105,7 +99,7 @@ def _by_position(logits: Tensor, rows: TokenRows, position: Tensor) -> tuple[Ten
 
 def contributions(model: Model, rows: TokenRows, layer: int = 0) -> Float[Tensor, "answers n_heads"]:
     """What each head alone adds to the logit of the right answer, minus the mean of what it adds to all logits."""
-    counted, every = rows.counted.to(model.device), torch.ones(n_heads(model), dtype=torch.bool)
+    counted, every = rows.counted.to(model.device), torch.ones(n_heads(model, layer), dtype=torch.bool)
     targets = rows.targets.to(model.device)[counted][:, None]
     nothing = logits_with(model, rows, ~every, layer)[:, : counted.shape[1]][counted]
 
@@ -145,8 +139,17 @@ class Projections:
 
 
 def projections(model: Model, layer: int = 0) -> Projections:
-    """W_E and W_pos through the queries ``q``, keys ``k`` and values ``v`` of a layer, without biases."""
-    bridge = model.bridge
+    """W_E and W_pos through the queries ``q``, keys ``k`` and values ``v`` of a layer, without biases.
+
+    Raises `UserError` for a model whose layers do not all have heads, or that does not add embeddings of positions to
+    embeddings of tokens of the same width.
+    """
+    bridge, every = model.bridge, layers_with_heads(model)
+    if len(every) < model.n_layers or getattr(bridge, "W_pos", None) is None or bridge.W_E.shape[1] != model.d_model:
+        raise UserError(
+            f"model = {model.name!r}: it is no transformer with attention in every layer and learned positions, added "
+            "to tokens of the same width; give one that is"
+        )
     weights = {name: getattr(bridge, f"W_{name.upper()}")[layer] for name in "qkv"}
     tokens, positions = (
         {name: torch.einsum("td,hde->hte", table, W).detach().cpu() for name, W in weights.items()}

@@ -24,8 +24,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.analysis.circuits.heads import effective_heads, logits_with, mean_z, n_heads
+from sae.analysis.circuits.heads import effective_heads, logits_with, mean_z
 from sae.model.hooked import Model
+from sae.model.parts import layers_with_heads, n_heads
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import derive, generator
 from sae.numerics.statistics import LEVEL, Interval, bootstrap, of_draws
@@ -124,7 +125,7 @@ class Effects:
     """Effects of head ablations on single events."""
 
     change: Float[Tensor, "heads n_events"]
-    """The drop of the outcome's log-probability when the head is ablated; all heads of layer 0, then of layer 1, ..."""
+    """The drop of the outcome's log-probability when the head is ablated, in the order of :func:`heads_of`."""
     clean: Float[Tensor, " n_events"]
     """The outcome's log-probability with all heads."""
 
@@ -136,28 +137,39 @@ class Effects:
         return total / n
 
 
+def heads_of(model: Model) -> list[tuple[int, int]]:
+    """The layer and the number of every attention head: all heads of the first layer that has some, then of the next.
+
+    Raises `UserError` if the model has none.
+    """
+    return [(layer, head) for layer in layers_with_heads(model) for head in range(n_heads(model, layer))]
+
+
 def effects(
     model: Model, rows: TokenRows, events: Events, value: AblationValue = "mean", rows_at_once: int = 16
 ) -> Effects:
     """Every head of every layer ablated in turn, to zero or to its mean over the rows' kept positions; one forward
-    pass for each head over the rows that have events."""
-    heads, layers = n_heads(model), model.n_layers
+    pass for each head over the rows that have events.
+
+    Raises `UserError` if the model has no heads, or if its logits do not predict the next token.
+    """
+    model.check_logits()
+    heads = heads_of(model)
+    n_of = {layer: 1 + head for layer, head in heads}
     means = mean_z(model, rows, rows_at_once) if value == "mean" else None
     needed = events.row.unique()
     clean = torch.zeros(len(events.row))
-    change = torch.zeros(layers * heads, len(events.row))
+    change = torch.zeros(len(heads), len(events.row))
     target = events.target
     for batch in needed.split(rows_at_once):
         at = torch.isin(events.row, batch).nonzero()[:, 0]
         places = torch.searchsorted(batch, events.row[at]), events.position[at], target[at]
         part = TokenRows(*(x[batch] for x in (rows.tokens, rows.attended, rows.kept)))
         clean[at] = _log_probability(model.logits(part), *places)
-        for layer in range(layers):
+        for i, (layer, head) in enumerate(heads):
+            kept = torch.arange(n_of[layer]) != head
             instead = None if means is None else means[layer]
-            for head in range(heads):
-                kept = torch.arange(heads) != head
-                ablated = _log_probability(logits_with(model, part, kept, layer, instead), *places)
-                change[layer * heads + head, at] = clean[at] - ablated
+            change[i, at] = clean[at] - _log_probability(logits_with(model, part, kept, layer, instead), *places)
     return Effects(change, clean)
 
 

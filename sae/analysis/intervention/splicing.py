@@ -30,7 +30,8 @@ from sae.activations.corpus import PADDING, PositionSelection
 from sae.analysis.intervention.edits import Edit
 from sae.analysis.intervention.sparse_codes import SparseCodes
 from sae.dictionary import Dictionary
-from sae.model.hooked import Model, check_spliceable
+from sae.model.hook_points import check_spliceable
+from sae.model.hooked import Model
 from sae.model.token_rows import first_attended
 from sae.registry import UserError
 

@@ -11,7 +11,7 @@ OLMo 2, the layers of an encoder) or the embedding has a width of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.analysis.latents.ablation import LOGITS_AT_ONCE
-from sae.analysis.latents.weights import Logits, logits
+from sae.analysis.latents.weights import Logits, effects_by_weights
 from sae.model.hooked import Model
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
@@ -38,36 +38,43 @@ _COARSE_STEP = 0.1
 def logit_effects(
     W_dec: Float[Tensor, "n_shown d_in"], model: Model, hook: str, text: TokenRows, n: int, progress: Progress
 ) -> Logits | str:
-    """The `n` largest direct effects of each row at a hook point; the reason if there are none to show.
+    """The `n` largest direct effects of each row at a hook point, see :func:`direct_effects`; the reason if there are
+    none to show."""
+    found = direct_effects(model, hook, W_dec.shape[1], text)
+    if isinstance(found, str):
+        return found
+    parts: list[Logits] = []
+    for effect in found(W_dec):
+        parts.append(Logits.of(effect, n))
+        progress(sum(len(part.promoted) for part in parts), len(W_dec), "effects on the logits")
+    return Logits(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
-    Random directions show whether the weights alone give the effects, see :func:`sae.analysis.latents.weights.logits`:
-    their mean correlation with the derivatives at positions of the text is at least :data:`AGREE`. Otherwise the
-    effects are the mean derivatives, if these agree with those of single positions as well.
+
+DirectEffects = Callable[[Float[Tensor, "n d_in"]], Iterator[Float[Tensor, "rows d_vocab"]]]
+"""The effects of directions at a hook point on the logits, minus their mean over the vocabulary, in blocks of rows."""
+
+
+def direct_effects(model: Model, hook: str, d_in: int, text: TokenRows) -> DirectEffects | str:
+    """How directions at a hook point are read through the unembedding; the reason if they cannot be.
+
+    Random directions show whether the weights alone give the effects, see
+    :func:`sae.analysis.latents.weights.effects_by_weights`: their mean correlation with the derivatives at positions of
+    the text is at least :data:`AGREE`. Otherwise the effects are the mean derivatives, if these agree with those of
+    single positions as well.
     """
     path = _DirectPath(model, hook, text[:_ROWS])
     if not bool(path.rows.kept.any()):
         return "the held-out text has no position to measure them at"
-    draw = generator("explore", "directions")
-    directions = torch.randn(_N_DIRECTIONS, W_dec.shape[1], generator=draw)
+    directions = torch.randn(_N_DIRECTIONS, d_in, generator=generator("explore", "directions"))
     true = torch.cat([path(row[None]) for row in directions])
     if not bool(true.any()):
         return f"a change at {hook} does not reach the logits past the layers that follow it"
-    fits = W_dec.shape[1] in model.bridge.unembed.original_component.weight.shape
-    if fits and _agreement(_from_weights(directions, model), true) >= AGREE:
-        return logits(W_dec, model, n)
+    fits = d_in == model.bridge.W_U.shape[0]
+    if fits and _agreement(torch.cat([*effects_by_weights(directions, model)]), true) >= AGREE:
+        return lambda rows: effects_by_weights(rows, model)
     if not _agreement(true.mean(1), true) >= AGREE:
         return f"what follows {hook} is not linear, so that the effects differ from token to token"
-    parts: list[Tensor] = []
-    for rows in W_dec.split(path.at_once):
-        parts.append(path(rows.cpu().float()).mean(1).cpu())
-        progress(sum(map(len, parts)), len(W_dec), "effects on the logits")
-    return Logits.of(torch.cat(parts), n)
-
-
-def _from_weights(directions: Tensor, model: Model) -> Tensor:
-    """The effects of directions according to the weights, one for each token of the vocabulary."""
-    every = logits(directions, model, sum(model.bridge.unembed.original_component.weight.shape))
-    return torch.zeros_like(every.promotion).scatter(1, every.promoted, every.promotion)
+    return lambda rows: (path(part.cpu().float()).mean(1) for part in rows.split(path.at_once))
 
 
 def _agreement(effect: Float[Tensor, "rows d_vocab"], true: Float[Tensor, "rows positions d_vocab"]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,11 @@ from sae.numerics.matching import unit
 
 _ROWS_AT_ONCE = 512
 # Hook points whose activations are the residual stream or are added to it, by TransformerLens' legacy and Bridge names.
-STREAM = r"(.*\.)?hook_(embed|pos_embed|resid_pre|resid_mid|resid_post|attn_out|mlp_out)"
-BRIDGE = r"(pos_)?embed\.hook_out|blocks\.\d+\.(hook_in|hook_out|attn\.hook_out|mlp\.hook_out)|ln_final\.hook_in"
+STREAM = r"(.*\.)?hook_(embed|pos_embed|resid_pre|resid_mid|resid_post|attn_out|mlp_out|mixer_out)"
+BRIDGE = (
+    r"(pos_)?embed\.hook_out|project_in\.hook_out|blocks\.\d+\.(hook_in|hook_out|(attn|mlp|mixer)\.hook_out)"
+    r"|ln_final\.hook_in"
+)
 
 
 class Neighbours(NamedTuple):
@@ -79,14 +83,19 @@ def in_stream(hook: str) -> bool:
 
 
 def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits:
-    """``W_dec diag(g) W_U``, minus its mean over the vocabulary, to which a softmax is invariant.
+    """The tokens with the largest effects of each row, according to :func:`effects_by_weights`."""
+    blocks = [Logits.of(effect, n) for effect in effects_by_weights(W_dec, model)]
+    return Logits(*(torch.cat(part).cpu() for part in zip(*blocks, strict=True)))
+
+
+def effects_by_weights(W_dec: Float[Tensor, "n_shown d_in"], model: Model) -> Iterator[Float[Tensor, "rows d_vocab"]]:
+    """``W_dec diag(g) W_U``, minus its mean over the vocabulary, to which a softmax is invariant, in blocks of rows.
 
     g is the gain of the final norm; if the norm centres, the rows are centred first. The norm's division, which differs
     from token to token, and the effects through later layers are left out.
     """
     model.check_logits()
     bridge: Any = model.bridge
-    blocks: list[Logits] = []
     with torch.no_grad():
         dtype = bridge.unembed.original_component.weight.dtype
         gain, centred = _final_norm(bridge, W_dec.shape[1], model.device, dtype)
@@ -95,9 +104,7 @@ def logits(W_dec: Float[Tensor, "n_shown d_in"], model: Model, n: int) -> Logits
             rows = (rows - rows.mean(1, keepdim=True) if centred else rows) * gain
             zero = bridge.unembed(torch.zeros_like(rows[None, :1]).to(dtype)).float()
             effect = (bridge.unembed(rows[None].to(dtype)).float() - zero)[0]
-            effect = effect - effect.mean(1, keepdim=True)
-            blocks.append(Logits.of(effect, n))
-    return Logits(*(torch.cat(part).cpu() for part in zip(*blocks, strict=True)))
+            yield effect - effect.mean(1, keepdim=True)
 
 
 def _final_norm(bridge: Any, d: int, device: str, dtype: torch.dtype) -> tuple[Tensor, bool]:

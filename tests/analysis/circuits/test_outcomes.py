@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.analysis.circuits.heads import logits_with, mean_z, n_heads, z_of
+from sae.analysis.circuits.heads import logits_with, mean_z
 from sae.analysis.circuits.outcomes import Effects, Events, effects, frequent, sharing, skip_trigrams
 from sae.model.hooked import Model
+from sae.model.parts import n_heads, z_of
 from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
@@ -103,8 +104,8 @@ def test_on_transformers_an_ablated_head_is_at_its_mean(tiny_models: Mapping[str
     every = torch.ones_like(tokens, dtype=torch.bool)
     rows = TokenRows(tokens, every, every)
     means, heads = mean_z(model, rows, rows_at_once=4), n_heads(model)
-    assert means.shape == (2, heads, 16 // heads)
-    acts = model.activations(tokens, every, z_of(1))
+    assert [tuple(means[layer].shape) for layer in (0, 1)] == [(heads, 16 // heads)] * 2
+    acts = model.activations(tokens, every, z_of(model, 1))
     torch.testing.assert_close(means[1].flatten(), acts.flatten(0, 1).mean(0), rtol=1e-4, atol=1e-6)
     found = effects(model, rows, frequent(rows, 3), "mean")
     assert found.change.shape[0] == 2 * heads and float(found.change.abs().max()) > 1e-4
