@@ -6,6 +6,7 @@ directory is renamed. ``.locks`` and ``.scratch`` hold the locks and checkpoints
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -23,6 +24,9 @@ from sae.registry import UserError
 
 MANIFEST = "manifest.json"
 """File in a step's directory with its config, inputs and the hash of every file."""
+_OWN_HASH = "sha256"
+_UNHASHED = {"stage", "version", "key", "title", "config", "inputs", "files", "versions", "device", "seconds"}
+"""The entries of a manifest that has no hash of its own, as earlier versions wrote it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Store:
             "device": device,
             "seconds": round(seconds, 3),
         }
+        manifest[_OWN_HASH] = _hash_of(manifest)
         write_atomically(partial / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         _make_modes_alike(partial / MANIFEST, files.values())
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
@@ -107,6 +112,7 @@ class Store:
             _verify_files(directory, manifest["files"])
         except OSError as error:
             raise unreadable(error.filename or directory, error) from None
+        _refuse_edited(directory, manifest)
 
     @contextmanager
     def claim(self, group: str) -> Generator[bool]:
@@ -162,6 +168,21 @@ def _refuse_other_step(step: Step, directory: Path, manifest: Mapping[str, Any])
     for name, value in expected.items():
         if _as_json(manifest.get(name)) != _as_json(value):
             raise UserError(f"{directory}: `{name}` in its manifest is not that of this step; {_remedy(directory)}")
+
+
+def _refuse_edited(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises `UserError` where a manifest was changed in an entry that nothing else checks, such as its versions.
+
+    A manifest of an earlier version has no hash, but then it has the entries of that version and no others.
+    """
+    if set(manifest) != _UNHASHED and manifest.get(_OWN_HASH) != _hash_of(manifest):
+        raise UserError(f"{directory / MANIFEST}: damaged, its own hash differs; {_remedy(directory)}")
+
+
+def _hash_of(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest without its own hash."""
+    rest = {name: value for name, value in manifest.items() if name != _OWN_HASH}
+    return hashlib.sha256(_as_json(rest).encode()).hexdigest()
 
 
 def _as_json(value: Any) -> str:

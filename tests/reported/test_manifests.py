@@ -142,3 +142,30 @@ def test_a_source_is_opened_from_its_step(tmp_path: Path):
     before = open_step(source, folder, "cpu").batch(0, 8).acts
     edited(folder, lambda m: m["config"]["source"].update(probability=0.9, seed=3))
     assert (open_step(source, folder, "cpu").batch(0, 8).acts == before).all()
+
+
+@pytest.mark.parametrize("path", [["versions", "torch"], ["device"], ["title"], ["sha256"]])
+def test_an_entry_that_only_people_read(tmp_path: Path, path: list[str]):
+    """A flipped bit in the versions of a manifest was believed and printed in the report."""
+    work(tmp_path)
+    (source,) = tmp_path.glob("generate-*")
+
+    def change(manifest: dict[str, Any]) -> None:
+        *parents, name = path
+        place = manifest[parents[0]] if parents else manifest
+        place[name] = place[name][:-1] + "?"
+
+    edited(source, change)
+    assert refusal(tmp_path) == (
+        f"{source / 'manifest.json'}: damaged, its own hash differs; delete {source} and run again"
+    )
+
+
+def test_a_manifest_of_an_earlier_version_has_no_hash(tmp_path: Path):
+    """It is believed where it has the entries of that version, not where the name of the hash was damaged."""
+    work(tmp_path)
+    (source,) = tmp_path.glob("generate-*")
+    edited(source, lambda manifest: manifest.pop("sha256"))
+    work(tmp_path)
+    edited(source, lambda manifest: manifest.update(sha257="x"))
+    assert "its own hash differs" in refusal(tmp_path)
