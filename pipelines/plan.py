@@ -116,6 +116,7 @@ def _source_steps(config: Config, settings: SourceConfig, source: Step, label: s
 
 
 def _source(source: SourceConfig) -> Step:
+    source.check_plan()
     files = {name: content_hash(path, f"source.{name}") for name, path in source.external_files().items()}
     config = {"source": source.model_dump(mode="json"), "files": files, **_plugins(source)}
     version = STAGES[source.stage].VERSION

@@ -191,16 +191,24 @@ def _matrix(name: str, given: Numbers) -> Float[Tensor, "rows d_in"]:
     return single
 
 
+LARGEST = 1e18
+"""Largest size of an activation: sums of the squares of larger ones are infinite in float32."""
+
+
 def check_finite(name: str, matrix: Float[Tensor, "rows width"]) -> None:
-    """Raises `UserError` where a row has NaN or infinite values."""
-    # A finite sum proves that all values are finite, with less work and memory.
-    if bool(matrix.sum(dtype=torch.float32).isfinite()):
+    """Raises `UserError` where a row has NaN or infinite values, or values above `LARGEST`."""
+    # Finite extremes prove that all values are finite, with less work and memory.
+    if not matrix.numel() or bool(max(-matrix.min(), matrix.max()) <= LARGEST):
         return
     n = int((~torch.isfinite(matrix)).any(-1).sum())
     if n:
         raise UserError(
             f"{name}: the activations contain NaN or infinite values in {n} of {len(matrix)} rows; remove these rows"
         )
+    raise UserError(
+        f"{name}: the activations have values up to {float(matrix.abs().max()):.3g}, whose squares are beyond float32; "
+        "divide all by a constant"
+    )
 
 
 def check_label(name: str, label: Tensor, n_rows: int) -> None:
@@ -256,6 +264,13 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
     def nonlinear(self) -> str:
         """Why no dictionary of directions can find the features, as a clause; empty where one can."""
         return ""
+
+    def check_plan(self) -> None:
+        """Raises `UserError` for what can be known to fail, on any machine, before a model is loaded.
+
+        It is called when a run is planned.
+        """
+        return
 
     def external_files(self) -> dict[str, Path]:
         """Files outside the run that the settings name; their content is part of the step's key."""

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.model.checkpoint import listed
+from sae.model.hook_names import context_limit, unknown_hook
 from sae.model.hook_points import (
     check_computed,
     check_of_text,
@@ -31,7 +32,7 @@ from sae.model.hook_points import (
 from sae.model.loading import load_bridge
 from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
 from sae.model.token_rows import TokenRows
-from sae.registry import UserError, unknown
+from sae.registry import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookEdit = Callable[[Tensor], Tensor]
@@ -85,9 +86,12 @@ class Model:
         return self.bridge.cfg.n_layers
 
     @property
-    def n_ctx(self) -> int:
-        """The longest context in tokens. Rotary models accept longer ones silently, see :meth:`check_context`."""
-        return self.bridge.cfg.n_ctx
+    def n_ctx(self) -> int | None:
+        """The longest context in tokens; None if the model has no limit or its config names none. Rotary models accept
+        longer ones silently, see :meth:`check_context`."""
+        as_dict = getattr(getattr(self.bridge.original_model, "config", None), "to_dict", None)
+        # Where a Hugging Face config names no limit, the Bridge's is a constant.
+        return self.bridge.cfg.n_ctx if as_dict is None else context_limit(as_dict())
 
     @property
     def d_vocab(self) -> int:
@@ -151,13 +155,13 @@ class Model:
         """Raises `UserError`, with the most similar names, if the model has no such hook point, and for one at which
         the activation at a position is not computed from the token there and the checkpoint's weights."""
         if hook not in self.hooks:
-            raise UserError(unknown(hook, self.hooks, f"hook point of {self.name}"))
+            raise UserError(unknown_hook(hook, self.hooks, self.name))
         check_of_text(hook, self.name, self.is_encoder_decoder, self.missing_head)
         check_computed(self.bridge, hook)
 
     def check_context(self, context: int) -> None:
         """Raises `UserError` if rows of `context` tokens are longer than the model's context."""
-        if context > self.n_ctx:
+        if self.n_ctx is not None and context > self.n_ctx:
             raise UserError(f"context = {context}: {self.name} takes at most {self.n_ctx} tokens; lower it")
 
     def width(self, hook: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +14,15 @@ import torch
 
 from sae.model import checkpoint
 from sae.model.legacy import boot_legacy, is_legacy, tokenizer_of
-from sae.registry import MissingFileError, UserError
+from sae.registry import MissingFileError, UserError, expand_home
+
+_OF_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+"""Files of which every saved tokenizer has one, but for those that read bytes."""
+
+_UNSAFE = (
+    "the weights are damaged, or a pickle of more than tensors, which could run code and was not run; download them "
+    "again, or give a folder with model.safetensors"
+)
 
 
 def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, tuple[str, ...]]:
@@ -25,7 +34,9 @@ def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
 
+    name = expand_home(name)
     _check_folder(name)
+    _check_pickles(name)
     try:
         with _quiet(), checkpoint.recorded() as loads, checkpoint.without_installing() as not_installed:
             bridge: Any = (
@@ -35,6 +46,8 @@ def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None
             )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(_one_line(name, error)) from None
+    except pickle.UnpicklingError:
+        raise UserError(f"model = {name!r}: {_UNSAFE}") from None
     head = checkpoint.check(name, loads)
     _keep_rows_after_norms(bridge)
     if not_installed:
@@ -55,6 +68,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
+    name = expand_home(name)
     _check_folder(name)
     try:
         return AutoTokenizer.from_pretrained(tokenizer_of(name) if is_legacy(name) else name, revision=revision)
@@ -86,6 +100,19 @@ def _check_folder(name: str) -> None:
         )
 
 
+def _check_pickles(name: str) -> None:
+    """Raises `UserError` if a local folder has its weights in a pickle that cannot be read without running code, as
+    torch reads it; only its structure is read here."""
+    folder = Path(name)
+    if not is_path(name) or any(folder.glob("*.safetensors")):
+        return
+    for file in sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            torch.load(file, map_location="meta", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError):
+            raise UserError(f"model = {name!r}: {file.name}: {_UNSAFE}") from None
+
+
 def _keep_rows_after_norms(bridge: Any) -> None:
     """Mends the second norm of OPT models that normalise after a layer: TransformerLens flattens the rows of what an
     edit there returns, as if the norm came before the MLP, where OPT flattens them itself."""
@@ -98,6 +125,8 @@ def _keep_rows_after_norms(bridge: Any) -> None:
 
 def _one_line(name: str, error: Exception, part: str = "model") -> str:
     reason = " ".join(str(error).split())
+    if is_path(name) and "tokenizer" in reason and not any((Path(name) / file).is_file() for file in _OF_TOKENIZERS):
+        return f"model = {name!r}: the folder has no tokenizer; save it there with tokenizer.save_pretrained({name!r})"
     return f"model = {name!r}: the {part} cannot be loaded: {reason[:300]}"
 
 

@@ -21,10 +21,12 @@ from sae.activations.disk_source import NO_LOGITS, Activations, Splits, Streamed
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
 from sae.activations.text import Text, check_token_ids, tokenised
+from sae.activations.text_files import files_in
+from sae.model.hook_names import check_hook_name
 from sae.model.hooked import PROCESSING, Dtype, Model
 from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
-from sae.registry import LocalPath, PathOrId, UserError
+from sae.registry import LocalPath, MissingFileError, PathOrId, UserError
 from sae.source import Progress, Source, Split
 
 __all__ = ["Activations", "Config"]
@@ -90,14 +92,28 @@ class Config(StreamedConfig):
         """The documents of the text."""
         return Text(self.text, self.text_subset, self.text_split, self.column, self.separator)
 
+    def check_plan(self) -> None:
+        """Raises `UserError` for hook points that the model cannot have, and for a folder that holds no model.
+
+        Of a model, only the ``config.json`` of a local folder is read.
+        """
+        config = local_config(self.model)
+        for field, hook in (("hook", self.hook), ("target", self.target)):
+            if hook is not None:
+                check_hook_name(f"source.{field}", hook, config)
+        if Path(self.model).is_dir() and not (Path(self.model) / "config.json").is_file():
+            raise MissingFileError(
+                f"source.model = {self.model!r}: a folder without a config.json; give a Hugging Face folder or a hub id"
+            )
+
     def external_files(self) -> dict[str, Path]:
         """The local files; models and texts on the hub are identified by `model`, `revision` and `text`."""
         files = {} if self.labels is None else {"labels": self.labels}
         for name, is_local in (("text", self.documents.local), ("model", is_path(self.model))):
             path = Path(getattr(self, name))
             if is_local and path.is_dir():
-                inside = sorted(path.rglob("*"))
-                files |= {f"{name}/{p.relative_to(path).as_posix()}": p for p in inside if p.is_file()}
+                inside = files_in(path, f"source.{name} = {str(path)!r}")
+                files |= {f"{name}/{p.relative_to(path).as_posix()}": p for p in inside}
             elif is_local:
                 files[name] = path
         return files
