@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import platform
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from pipelines.commands.ask import ask
 from pipelines.commands.configs import list_configs
@@ -77,8 +79,22 @@ def run_with_plugins(
 
         _PLUGINS.add(file.resolve())
         load_plugin(file)
-    command, bound, *_ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    try:
+        command, bound, *_ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        raise _too_many(error.unused_tokens or [], plugin or [], tokens) from None
     command(*bound.args, **bound.kwargs)
+
+
+def _too_many(unused: Sequence[str], plugins: Sequence[Path], tokens: Sequence[str]) -> Exception:
+    """The error for arguments that are left over, often because several files follow one --plugin."""
+    from sae.registry import UserError
+
+    files = [token for token in tokens if token.endswith(".py")]
+    if plugins and files:
+        each = " ".join(f"--plugin {file}" for file in (*plugins, *files))
+        return UserError(f"--plugin {plugins[-1]} {' '.join(files)}: it takes one file; give {each}")
+    return UserError(f"{' '.join(unused)}: more than the command takes; see `sae {tokens[0]} --help`")
 
 
 def main() -> None:
@@ -86,8 +102,13 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     open_streams()
     try:
-        command, bound, *_ = app.meta.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
+        command, bound, *_ = app.meta.parse_args(_words(), exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
+    except SystemExit as stop:
+        place = _place_in_plugin()
+        if place is None:
+            raise
+        _fail(f"{place}: the plugin ended the command with sys.exit({stop.code!r}) before the work was done", 1, debug)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130, debug)
     except Exception as error:
@@ -96,6 +117,12 @@ def main() -> None:
             _report_bug()
         else:
             _fail(message, 2, debug)
+
+
+def _words() -> list[str]:
+    """The words of the command line. A shell leaves ``~`` in quotes and behind an equals sign as it is."""
+    split = (word.rpartition("=") if word.startswith("--") else ("", "", word) for word in sys.argv[1:])
+    return [f"{name}{equals}{os.path.expanduser(value)}" for name, equals, value in split]
 
 
 def _users_part(error: Exception) -> str | None:
@@ -107,6 +134,9 @@ def _users_part(error: Exception) -> str | None:
         return one_line or type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter torch's, of a GPU
         return f"out of memory: a smaller batch_size, n_latents or n_rows may fit ({one_line or 'no details'})"
+    library = type(error).__module__.partition(".")[0]
+    if library in ("trackio", "wandb"):  # no login, no connection, a wrong name of a project
+        return f"runtime.sinks: {library}: {one_line or type(error).__name__}"
     if isinstance(error, OSError) and error.errno in MACHINE:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     return None
@@ -116,14 +146,20 @@ def _report_bug() -> None:
     """Prints the traceback of an error that is not a mistake of the user, and whose it is; exit code 1."""
     terminal = Terminal(stderr=True)
     terminal.say(traceback.format_exc().rstrip())
-    frames = traceback.extract_tb(sys.exc_info()[2])
-    outside = [frame for frame in frames if Path(frame.filename).resolve() in _PLUGINS]
-    if outside:
-        terminal.say(f"sae: the error arose in the plugin {outside[-1].filename}, line {outside[-1].lineno}")
+    place = _place_in_plugin()
+    if place is not None:
+        terminal.say(f"sae: the error arose in the plugin {place}")
         sys.exit(1)
     system = f"sae {_version()}, Python {platform.python_version()}, {platform.system()}"
     terminal.say(f"sae: this is a bug of sae, not a mistake of yours; please report it with the lines above ({system})")
     sys.exit(1)
+
+
+def _place_in_plugin() -> str | None:
+    """The file and line of a plugin in which the present exception arose; None where no plugin took part."""
+    frames = traceback.extract_tb(sys.exc_info()[2])
+    outside = [frame for frame in frames if Path(frame.filename).resolve() in _PLUGINS]
+    return f"{outside[-1].filename}, line {outside[-1].lineno}" if outside else None
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

@@ -164,6 +164,12 @@ class Dictionary(ABC):
         return replace(self, card={**self.card, **entries})
 
 
+def card_table(card: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of a card; empty where the card lacks it or holds anything else, such as null."""
+    value = card.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
 def check_one_dictionary(d: Any) -> None:
     """Raises `UserError` where `d` is no dictionary, such as the list that :func:`sae.fit` returns."""
     if isinstance(d, list | tuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch import Tensor
 from sae.dictionary import Dictionary
 from sae.numerics.matching import Matching, cosines
 from sae.numerics.memory import check_memory
-from sae.registry import KindSettings, configurable
+from sae.registry import KindSettings, UserError, configurable
 from sae.source import Batch, Source, Truth, check_codes_known, check_label
 
 if TYPE_CHECKING:
@@ -174,6 +175,48 @@ class MetricConfig(KindSettings, ABC):
     def requirement(self) -> str:
         """The evidence that is needed, in words."""
         return " and ".join(sorted(self.needs)) or " or ".join(sorted(self.needs_any))
+
+
+def scores_of(metrics: Sequence[MetricConfig], case: Case) -> Scores:
+    """The scores of one dictionary by several families; a vector is called ``<kind>.<name>``.
+
+    Raises `UserError` where a family returns anything but `Scores` of numbers and tensors, or two return one score.
+    """
+    scalars, vectors, families = dict[str, float](), dict[str, Tensor](), dict[str, str]()
+    for metric in metrics:
+        kind = str(metric.model_dump()["kind"])
+        found = _checked_scores(kind, metric.score(case))
+        for name, value in found.scalars.items():
+            if name in families:
+                raise UserError(
+                    f"metrics {families[name]!r} and {kind!r}: both return a score called {name!r}; rename it in one, "
+                    "or leave one of them out"
+                )
+            scalars[name], families[name] = value, kind
+        vectors |= {f"{kind}.{name}": vector for name, vector in found.vectors.items()}
+    return Scores(scalars, vectors)
+
+
+def _checked_scores(kind: str, found: Any) -> Scores:
+    """What a metric returned, with numbers of other libraries as floats. Raises `UserError` where it is no `Scores`."""
+    if not isinstance(found, Scores):
+        raise UserError(f"metric {kind!r} returned {type(found).__name__}; a metric returns sae.metric.Scores")
+    parts: dict[str, Any] = {"scalars": found.scalars, "vectors": found.vectors}
+    for what, part in parts.items():
+        if not isinstance(part, Mapping) or not all(isinstance(name, str) for name in part):
+            raise UserError(f"metric {kind!r}: the {what} of Scores are no mapping from names; give a dict")
+    for name, vector in parts["vectors"].items():
+        if not isinstance(vector, Tensor):
+            raise UserError(f"metric {kind!r}: vector {name!r} is of type {type(vector).__name__}; give a tensor")
+    return Scores({name: _number(kind, name, value) for name, value in found.scalars.items()}, found.vectors)
+
+
+def _number(kind: str, name: str, value: Any) -> float:
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()):
+        return float(value)
+    raise UserError(f"metric {kind!r}: score {name!r} is of type {type(value).__name__}; give one number, as a float")
 
 
 def default_metrics(provides: frozenset[str]) -> list[MetricConfig]:

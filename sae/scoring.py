@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary, check_one_dictionary
-from sae.metric import Case, Evidence, MetricConfig, default_metrics
+from sae.metric import Case, Evidence, MetricConfig, default_metrics, scores_of
 from sae.numerics.arrays import Numbers, as_tensor, integer_of
 from sae.numerics.matching import unit
 from sae.numerics.seeds import Permutation, derive
 from sae.registry import UserError, config_class
-from sae.source import Batch, Truth, check_codes_known, check_label
+from sae.source import Batch, Truth, check_codes_known, check_finite, check_label
 
 
 def score(
@@ -54,11 +54,8 @@ def score(
     truth = None if "features" not in numbers else truth_of(numbers["features"].to(d.W_dec.device), probability)
     evidence = Evidence(choose, test, truth, (choose, test) if marks else None)
     case = Case(d, evidence)
-    scores: dict[str, float] = {}
     with torch.no_grad():
-        for metric in _chosen_metrics(metrics, evidence.provides):
-            scores |= metric.score(case).scalars
-    return scores
+        return dict(scores_of(_chosen_metrics(metrics, evidence.provides), case).scalars)
 
 
 def _halves(
@@ -141,6 +138,8 @@ def check_evidence(
             n = int((~torch.isfinite(tensor)).any(-1).sum())
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{name}: NaN or infinite values in {kind} in {n} of {len(tensor)} rows; remove them first")
+        if tensor is not None and name != "features":
+            check_finite(name, tensor)
     if codes is not None:
         check_codes_known(codes)
 

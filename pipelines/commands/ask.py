@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.commands.options import ConfigName, Out, Set
+from pipelines.commands.options import ConfigName, Out, Set, Tier, read_settings
 from pipelines.commands.output import Terminal
 from pipelines.report.text_table import TextColumn, print_text_table
 
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from pipelines.question import Answer, AnswerValue
 
 
-def ask(question: str, config: ConfigName, dictionary: str | None = None, *, set: Set = None, out: Out = None) -> None:
+def ask(
+    question: str,
+    config: ConfigName,
+    dictionary: str | None = None,
+    *,
+    set: Set = None,
+    out: Out = None,
+    tier: Tier = "full",
+) -> None:
     """Answer one of the open questions on a config's model and, where the question uses one, on a trained dictionary.
 
     monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map or embeddings; docs/questions.md
@@ -31,12 +39,10 @@ def ask(question: str, config: ConfigName, dictionary: str | None = None, *, set
     dictionary
         A saved dictionary of that source, or a train step's directory; without it the question is about neurons alone.
     """
-    from pipelines.config.config import read_config
-    from pipelines.config.shipped import find_config
     from pipelines.question import answer_question
     from pipelines.steps.progress import Board
 
-    settings = read_config(find_config(config), set or ())
+    settings = read_settings(config, set, tier)
     root = out or settings.runtime.out
     answer, file = answer_question(question, settings, dictionary, root, Board(Terminal(stderr=True)))
     print_answer(answer, file, Terminal())

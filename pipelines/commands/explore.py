@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.commands.options import Set
+from pipelines.commands.options import Set, Tier, read_settings
 from pipelines.commands.output import Terminal
 
 _Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
@@ -22,6 +22,7 @@ def explore(
     tokens: int | None = None,
     neurons: _Neurons = False,
     set: Set = None,
+    tier: Tier = "full",
 ) -> None:
     """Write pages on the latents of a dictionary: where each fires and with which others, what it means, what it does.
 
@@ -45,11 +46,9 @@ def explore(
         A value in place of the file's, such as source.seed=0; may be given several times.
     """
     from pipelines import explore as dashboards
-    from pipelines.config.config import read_config
-    from pipelines.config.shipped import find_config
     from pipelines.explore.command import latents_config
     from pipelines.steps.progress import Board
 
-    settings, looked = read_config(find_config(config), set or ()), latents_config(tokens, latents)
+    settings, looked = read_settings(config, set, tier), latents_config(tokens, latents)
     folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Terminal(stderr=True)))
     Terminal().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

@@ -27,13 +27,21 @@ Tier = Annotated[
 ]
 
 
-def read_plan(
-    file: Path, overrides: Sequence[str] | None, out: Path | None, tier: str = "full"
-) -> tuple[Config, list[Step], Path]:
-    """The config, its steps and the folder that holds them."""
-    from pipelines.config.config import FULL, read_config
+def read_settings(file: Path, overrides: Sequence[str] | None, tier: str) -> Config:
+    """The config in one of its tiers."""
+    from pipelines.config.config import read_config
     from pipelines.config.shipped import find_config
+
+    return read_config(find_config(file), overrides or (), tier)
+
+
+def read_plan(
+    file: Path, overrides: Sequence[str] | None, out: Path | None, tier: str
+) -> tuple[Config, list[Step], Path]:
+    """The config, its steps and the folder that holds them; the steps are those of `sae bench` for a tier of a suite,
+    and those of `sae run` for the file as it is."""
+    from pipelines.config.config import FULL
     from pipelines.plan import plan
 
-    settings = read_config(find_config(file), overrides or (), tier)
+    settings = read_settings(file, overrides, tier)
     return settings, plan(settings, None if tier == FULL else tier), out or settings.runtime.out

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan
+from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan, read_settings
 from pipelines.commands.output import Terminal
 from pipelines.report.text_table import TextColumn, print_text_table
 
@@ -35,7 +35,9 @@ def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tie
     console.say(f"{settings.name}: {len(steps)} steps, {is_done.count(False)} to do, in {root}")
 
 
-def run_config(config: ConfigName, *, set: Set = None, out: Out = None, profile: Profile = False) -> None:
+def run_config(
+    config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full", profile: Profile = False
+) -> None:
     """Do every step of a config that is not done; print the scores and the report's path.
 
     A run that was stopped or killed continues where it stopped; several runs share the work.
@@ -46,14 +48,18 @@ def run_config(config: ConfigName, *, set: Set = None, out: Out = None, profile:
         Also print where the time went, and write a trace that ui.perfetto.dev opens.
     """
     from pipelines import runner
+    from pipelines.config.config import FULL
+    from pipelines.plan import plan
     from pipelines.stages.report import print_table
     from pipelines.steps import profile as profiling
     from pipelines.steps.progress import Board
     from pipelines.steps.store import Store
     from sae.registry import UserError
 
-    settings, steps, root = read_plan(config, set, out)
-    store, link = Store(root), root / settings.name
+    settings = read_settings(config, set, tier)
+    steps, root = plan(settings), out or settings.runtime.out
+    # A tier of its own name, beside the page of `sae bench` and the report of the whole file.
+    store, link = Store(root), root / (settings.name if tier == FULL else f"{settings.name}-{tier}-report")
     if link.exists() and not link.is_symlink():
         raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
     runtime = runner.execution(settings.runtime)
@@ -126,11 +132,19 @@ def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: T
         if standing.problem:
             console.print(f"damaged: {standing.problem}")
     if all(s.state == "done" for s in found):
-        console.print(f"report: {root / settings.name / 'report.html'}")
+        is_report = steps[-1].stage == "report"
+        page = Path(settings.name, "report.html") if is_report else Path(f"{settings.name}-{tier}", "bench.html")
+        console.print(f"{'report' if is_report else 'page'}: {root / page}")
 
 
 def suggest_sparsity(
-    config: ConfigName, *, targets: str | None = None, kind: str = "batchtopk", set: Set = None, out: Out = None
+    config: ConfigName,
+    *,
+    targets: str | None = None,
+    kind: str = "batchtopk",
+    set: Set = None,
+    out: Out = None,
+    tier: Tier = "full",
 ) -> None:
     """Suggest how many latents should be active: train a sweep of L0 and find where decoder rows are least alike.
 
@@ -144,11 +158,9 @@ def suggest_sparsity(
         The dictionaries to train: any kind that takes a target, k or l0.
     """
     from pipelines.commands import suggest
-    from pipelines.config.config import read_config
-    from pipelines.config.shipped import find_config
     from pipelines.steps.progress import Board
 
-    settings = read_config(find_config(config), set or ())
+    settings = read_settings(config, set, tier)
     root = out or settings.runtime.out
     curves, folder = suggest.run(settings, kind, _numbers(targets), root, Board(Terminal(stderr=True)))
     suggest.print_suggestion(curves, folder, Terminal())

@@ -18,7 +18,7 @@ def find_config(config: Path) -> Path:
 
     Raises `MissingFileError` with the nearest names where there is no such config.
     """
-    if config.is_file() or config.suffix == ".toml" or config.is_absolute():
+    if config.is_file() or ((config.suffix == ".toml" or config.is_absolute()) and not config.is_dir()):
         return config
     local = Path(f"{config}.toml")
     if local.is_file():
@@ -31,9 +31,20 @@ def find_config(config: Path) -> Path:
             raise UserError(f"{config}: several configs have that name; choose {' or '.join(matching)}")
         if matching:
             return folder / f"{matching[0]}.toml"
+    if config.is_dir():
+        raise UserError(f"{config}: a folder, not a config; {_what_to_give(config)}")
     known = config_names(SHIPPED)
     near = unknown(str(config), [*known, *(name.rpartition("/")[2] for name in known if "/" in name)], "config")
     raise MissingFileError(f"{near}; `sae configs` lists all; or give the path of a TOML file")
+
+
+def _what_to_give(folder: Path) -> str:
+    """What to do where a folder was given as a config."""
+    inside = sorted(folder.glob("*.toml"))
+    if inside:
+        return f"give a file in it, such as {inside[0]}"
+    others = f"; `sae show {folder}` prints what it holds" if (folder / "manifest.json").is_file() else ""
+    return f"give a TOML file or a name that `sae configs` lists{others}"
 
 
 def config_names(folder: Path = SHIPPED) -> list[str]:

@@ -14,7 +14,7 @@ from pipelines.steps.source_steps import open_step, refuse_non_finite
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.dictionary import Dictionary
 from sae.files import load
-from sae.metric import Case, Evidence, MetricConfig, gather_evidence
+from sae.metric import Case, Evidence, MetricConfig, gather_evidence, scores_of
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import config_class
 
@@ -39,27 +39,20 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
     progress(len(jobs), len(jobs), "dictionaries")
 
 
-def _metric(settings: Mapping[str, Any]) -> tuple[str, MetricConfig]:
+def _metric(settings: Mapping[str, Any]) -> MetricConfig:
     metric = config_class("metrics", settings["kind"])(**settings)
     assert isinstance(metric, MetricConfig)
-    return settings["kind"], metric
+    return metric
 
 
-def _score(job: Job, d: Dictionary, evidence: Evidence, metrics: Sequence[tuple[str, MetricConfig]]) -> None:
-    case = Case(d, evidence)
-    scalars: dict[str, float | None] = {}
-    vectors: dict[str, Tensor] = {}
-    for kind, metric in metrics:
-        scores = metric.score(case)
-        repeated = scalars.keys() & scores.scalars.keys()
-        assert not repeated, f"two metrics give the same scores: {repeated}"
-        scalars |= {name: value if math.isfinite(value) else None for name, value in scores.scalars.items()}
-        vectors |= {f"{kind}.{name}": vector for name, vector in scores.vectors.items()}
+def _score(job: Job, d: Dictionary, evidence: Evidence, metrics: Sequence[MetricConfig]) -> None:
+    scores = scores_of(metrics, Case(d, evidence))
+    scalars = {name: value if math.isfinite(value) else None for name, value in scores.scalars.items()}
     row = dict(job.step.config["row"])
     row["n_latents"] = (
         row["n_latents"] or d.n_latents
     )  # as configured: refinement drops a different number of latents for every seed
-    _write(job.out, {"row": row, "scores": scalars}, vectors)
+    _write(job.out, {"row": row, "scores": scalars}, scores.vectors)
 
 
 def _write(out: Path, scores: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> None:

@@ -30,7 +30,7 @@ from sae.dictionaries.jumprelu import JumpReLU
 from sae.dictionaries.matryoshka import Matryoshka
 from sae.dictionaries.relu import Relu
 from sae.dictionaries.topk import TopK
-from sae.dictionary import Dictionary
+from sae.dictionary import Dictionary, card_table
 from sae.encoders.threshold import Threshold
 from sae.files.layer import Layer, precise_product
 from sae.files.tensors import NamedWeights, StoredTensor
@@ -187,7 +187,7 @@ def save(d: Dictionary, path: Path) -> None:
     """Writes a folder that ``load_dictionary`` opens. All kinds with thresholds become a JumpReluAutoEncoder. Raises
     `UserError` where the format cannot store the dictionary."""
     written = _written(d)
-    source = d.card.get("source", {})
+    source = card_table(d.card, "source")
     trainer = {
         "dict_class": written.name,
         "activation_dim": d.d_in,

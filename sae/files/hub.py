@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sae.dictionary import Dictionary
+from sae.dictionary import Dictionary, card_table
 from sae.files.location import network_errors
 from sae.files.native import save_native
 
@@ -59,7 +59,7 @@ def page(d: Dictionary, repo: str) -> str:
     """The README of a dictionary: front matter for the hub, how to load it, and the content of its card."""
     from huggingface_hub import ModelCardData
 
-    source = _mapping(d.card, "source")
+    source = card_table(d.card, "source")
     model, hook = source.get("model"), source.get("hook")
     front = ModelCardData(
         license=d.card.get("licence"),
@@ -77,14 +77,14 @@ def page(d: Dictionary, repo: str) -> str:
         where=where,
         repo=repo,
         facts=_table("Where it comes from", origin_facts(d.card)),
-        scores=_table("Scores on held-out samples", _mapping(d.card, "scores")),
+        scores=_table("Scores on held-out samples", card_table(d.card, "scores")),
         card=json.dumps(d.card, indent=1, sort_keys=True).replace("`", "\\u0060"),
     )
 
 
 def origin_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """The facts on a card about the origin of a dictionary, by name."""
-    source = _mapping(card, "source")
+    source = card_table(card, "source")
     names = ("kind", "model", "revision", "hook", "target", "text", "context", "bos", "dtype")
     facts = {name: source.get(name) for name in names}
     facts["model revision"] = card.get("model_revision", facts.pop("revision"))
@@ -92,12 +92,6 @@ def origin_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     facts |= {"seed": card.get("seed"), "step": card.get("step"), "format": card.get("format")}
     facts |= {"from": card.get("from"), "licence": card.get("licence")}
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def _mapping(card: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A table of a card; empty where the card lacks it or holds anything else, such as null."""
-    value = card.get(name)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _without_folders(entry: Any) -> Any:

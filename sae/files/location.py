@@ -223,14 +223,19 @@ def _inside(file: str, where: str) -> str:
 @contextmanager
 def network_errors(what: str, action: str = "fetch") -> Generator[None]:
     """Turns errors of the network and the hub in its block into `MissingFileError` and `UserError`."""
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
+    # The base of all errors of the library with which this version of the hub's client speaks HTTP.
+    bases = HfHubHTTPError.__mro__
+    transport: type[Exception] = next((base for base in bases if base.__name__ == "HTTPError"), OSError)  # pyright: ignore[reportAssignmentType]
     try:
         yield
     except (FileNotFoundError, EntryNotFoundError, RepositoryNotFoundError) as error:
         raise MissingFileError(f"{what}: not found: {_line(error)}") from None
     except (OSError, HFValidationError, ValueError) as error:
         raise UserError(f"{what}: cannot {action} it: {_line(error)}") from None
+    except transport as error:
+        raise UserError(f"{what}: cannot {action} it: no connection to the hub: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:

@@ -30,8 +30,17 @@ RENAMED_KINDS = {"lasso": "fista"}
 
 
 def save_native(d: Dictionary, path: Path) -> None:
-    """Writes the folder; each file is written atomically, the header last."""
-    header = {"format": FORMAT, "kind": d.kind, "settings": d.settings(), "card": d.card}
+    """Writes the folder; each file is written atomically, the header last. Raises `UserError` for settings that could
+    not be loaded again."""
+    settings = d.settings()
+    try:
+        type(d).checked(settings)
+    except UserError as error:
+        raise UserError(
+            f"{type(d).__name__}.settings(): {error}, so the file could not be loaded again; give each setting a field "
+            "with a default of its type, and numbers that are finite and at least 0"
+        ) from None
+    header = {"format": FORMAT, "kind": d.kind, "settings": settings, "card": d.card}
     save_tensors(d.tensors(), path / WEIGHTS, dtype=None)
     write_atomically(path / HEADER, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
 
@@ -54,7 +63,10 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     modules = kinds("dictionaries") | kinds("encoders") | kinds("baselines")
     known = {name: module.KIND for name, module in modules.items() if hasattr(module, "KIND")}
     if kind not in known:
-        raise UserError(f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}")
+        raise UserError(
+            f"{header_file}: {unknown(kind[:60], known, 'kind of dictionary')}; a kind of your own is known after "
+            "--plugin FILE, or in Python after sae.load_plugin(FILE)"
+        )
     cls: type[Dictionary] = known[kind]
     check_shapes(tensors, weights_file, cls)
     try:

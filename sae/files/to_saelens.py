@@ -17,7 +17,7 @@ from sae.dictionaries.relu import Relu
 from sae.dictionaries.standardised import Standardised
 from sae.dictionaries.topk import TopK
 from sae.dictionaries.transcoder import Transcoder
-from sae.dictionary import Dictionary
+from sae.dictionary import Dictionary, card_table
 from sae.encoders.threshold import Threshold
 from sae.files.native import save_tensors
 from sae.files.saelens import ROWS, SAELENS_CONFIG, SAELENS_WEIGHTS, SOURCE
@@ -90,6 +90,6 @@ def _positive(threshold: Tensor) -> Tensor:
 
 def _metadata(d: Dictionary) -> dict[str, Any]:
     """The facts about the source on the card, under SAELens' names."""
-    source = d.card.get("source", {})
+    source = card_table(d.card, "source")
     facts = {theirs: source[ours] for theirs, ours in SOURCE.items() if source.get(ours) is not None}
     return facts | ({"prepend_bos": source["bos"] != "none"} if "bos" in source else {})

@@ -40,7 +40,13 @@ def load_plugin(file: str | Path) -> list[type[KindSettings]]:
     sys.modules[name] = module  # so that dataclasses and pydantic find the names of annotations
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SystemExit as stop:
+        raise UserError(
+            f"--plugin {file}: it calls sys.exit({stop.code!r}) while it is loaded; move what is a script under "
+            "`if __name__ == '__main__':`"
+        ) from None
     here = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
     found = [value for value in here if is_kind(value)]
     if not found:

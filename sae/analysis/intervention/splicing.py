@@ -29,7 +29,7 @@ from torch import Tensor
 from sae.activations.corpus import PADDING, PositionSelection
 from sae.analysis.intervention.edits import Edit
 from sae.analysis.intervention.sparse_codes import SparseCodes
-from sae.dictionary import Dictionary
+from sae.dictionary import Dictionary, card_table
 from sae.model.hook_points import check_spliceable
 from sae.model.hooked import Model
 from sae.model.token_rows import first_attended
@@ -218,7 +218,7 @@ def _n_cached(cache: Any) -> int | None:
 
 def _trained_on(d: Dictionary, bridge: Any) -> PositionSelection:
     """The positions that the dictionary was trained on, according to its card; all if the card does not say."""
-    source = d.card.get("source", {})
+    source = card_table(d.card, "source")
     if source.get("kind") != "transformer":
         return PositionSelection((), False)
     first = bool(source.get("drop_position_0", False))
