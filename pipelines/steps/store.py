@@ -90,7 +90,7 @@ class Store:
             "device": device,
             "seconds": round(seconds, 3),
         }
-        manifest[_OWN_HASH] = _hash_of(manifest)
+        manifest[_OWN_HASH] = hash_of(manifest)
         write_atomically(partial / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         _make_modes_alike(partial / MANIFEST, files.values())
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
@@ -108,11 +108,11 @@ class Store:
         directory = self.directory(step)
         manifest = read_manifest(directory)
         _refuse_other_step(step, directory, manifest)
+        _refuse_edited(directory, manifest)
         try:
             _verify_files(directory, manifest["files"])
         except OSError as error:
             raise unreadable(error.filename or directory, error) from None
-        _refuse_edited(directory, manifest)
 
     @contextmanager
     def claim(self, group: str) -> Generator[bool]:
@@ -171,15 +171,15 @@ def _refuse_other_step(step: Step, directory: Path, manifest: Mapping[str, Any])
 
 
 def _refuse_edited(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Raises `UserError` where a manifest was changed in an entry that nothing else checks, such as its versions.
+    """Raises `UserError` where a manifest was changed since it was written.
 
     A manifest of an earlier version has no hash, but then it has the entries of that version and no others.
     """
-    if set(manifest) != _UNHASHED and manifest.get(_OWN_HASH) != _hash_of(manifest):
+    if set(manifest) != _UNHASHED and manifest.get(_OWN_HASH) != hash_of(manifest):
         raise UserError(f"{directory / MANIFEST}: damaged, its own hash differs; {_remedy(directory)}")
 
 
-def _hash_of(manifest: Mapping[str, Any]) -> str:
+def hash_of(manifest: Mapping[str, Any]) -> str:
     """The SHA-256 of a manifest without its own hash."""
     rest = {name: value for name, value in manifest.items() if name != _OWN_HASH}
     return hashlib.sha256(_as_json(rest).encode()).hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pipelines.runner import execution, run, standings
 from pipelines.steps.progress import Board
 from pipelines.steps.source_steps import open_step
 from pipelines.steps.step import Step
-from pipelines.steps.store import Store
+from pipelines.steps.store import Store, hash_of
 from sae.registry import UserError
 
 TABLE: dict[str, Any] = {
@@ -46,10 +48,12 @@ def refusal(out: Path) -> str:
     return message
 
 
-def edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def edited(folder: Path, change: Callable[[dict[str, Any]], None], with_its_hash: bool = True) -> None:
     file = folder / "manifest.json"
     manifest = json.loads(file.read_text())
     change(manifest)
+    if with_its_hash:
+        manifest["sha256"] = hash_of(manifest)
     file.write_text(json.dumps(manifest))
 
 
@@ -144,18 +148,21 @@ def test_a_source_is_opened_from_its_step(tmp_path: Path):
     assert (open_step(source, folder, "cpu").batch(0, 8).acts == before).all()
 
 
-@pytest.mark.parametrize("path", [["versions", "torch"], ["device"], ["title"], ["sha256"]])
-def test_an_entry_that_only_people_read(tmp_path: Path, path: list[str]):
-    """A flipped bit in the versions of a manifest was believed and printed in the report."""
+@pytest.mark.parametrize(
+    "path", [["versions", "torch"], ["device"], ["title"], ["sha256"], ["files", "source.safetensors", "sha256"]]
+)
+def test_a_flipped_bit_in_an_entry(tmp_path: Path, path: list[str]):
+    """A flipped bit in the versions of a manifest was printed in the report, and one in a hash was said to be damage of
+    the file."""
     work(tmp_path)
     (source,) = tmp_path.glob("generate-*")
 
     def change(manifest: dict[str, Any]) -> None:
         *parents, name = path
-        place = manifest[parents[0]] if parents else manifest
+        place = reduce(getitem, parents, manifest)
         place[name] = place[name][:-1] + "?"
 
-    edited(source, change)
+    edited(source, change, with_its_hash=False)
     assert refusal(tmp_path) == (
         f"{source / 'manifest.json'}: damaged, its own hash differs; delete {source} and run again"
     )
@@ -165,7 +172,7 @@ def test_a_manifest_of_an_earlier_version_has_no_hash(tmp_path: Path):
     """It is believed where it has the entries of that version, not where the name of the hash was damaged."""
     work(tmp_path)
     (source,) = tmp_path.glob("generate-*")
-    edited(source, lambda manifest: manifest.pop("sha256"))
+    edited(source, lambda manifest: manifest.pop("sha256"), with_its_hash=False)
     work(tmp_path)
-    edited(source, lambda manifest: manifest.update(sha257="x"))
+    edited(source, lambda manifest: manifest.update(sha257="x"), with_its_hash=False)
     assert "its own hash differs" in refusal(tmp_path)
