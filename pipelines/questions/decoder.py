@@ -65,8 +65,8 @@ class Config(QuestionConfig):
             ["do not fire together", together.n_apart, together.apart, None, None],
             ["difference", None, together.difference, together.permuted, together.matched],
         ]
-        facts = {"rows": len(x), "latents that fire": n_alive, "latents taken": len(latents)}
-        columns = ("figure", "sets", "by chance", "share of decoder rows", "by chance")
+        facts = {"rows": len(x), "latents that fire": n_alive, "latents used": len(latents)}
+        columns = ("figure", "sets", "sets by chance", "share of decoder rows", "share by chance")
         of_pairs = ("pairs", "number", "mean", "permuted firings", "random rows, covariance of activations")
         tables = [
             AnswerTable("regular figures in the decoder", columns, figures),

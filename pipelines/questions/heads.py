@@ -63,7 +63,7 @@ class Config(QuestionConfig):
             "heads": len(names),
             "outcomes": len(words),
             "events": len(events.outcome),
-            "ablated heads are put at": self.how,
+            "value of an ablated head": self.how,
             "mean log-probability with all heads": float(ablated.clean.mean()),
         }
         tables = [

@@ -57,7 +57,7 @@ class Config(QuestionConfig):
                 for what, a in agreements.items():
                     rows.append([name, what, a.share, a.chance, a.alone, a.n_units, a.n_rare])
                     largest[f"{name}, {what}"] = a.largest.tolist()
-        columns = ("units", "agree on", "share", "by chance", "on one alone", "counted", "too rare")
+        columns = ("units", "agree on", "share", "by chance", "on exactly one", "counted", "too rare")
         title = f"units of which {self.at_least:.0%} of the {self.k} top examples agree"
         return Answer([AnswerTable(title, columns, rows)], {"hook": getattr(context.source_config, "hook", None)},
                       {"largest class among the examples of each counted unit": largest})  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipelines.config.names import counted
 from pipelines.question import Answer, AnswerTable, AnswerValue, QuestionConfig, QuestionContext
 from pipelines.questions._features import features_of
 from sae.analysis.units.one_feature import ReaderQuality, readers
@@ -55,7 +56,7 @@ class Config(QuestionConfig):
             [f"{a} minus {b}", of_parts([_auc(every, a) - _auc(every, b) for _, _, every in results])] for a, b in pairs
         ]
         if differences:
-            title = f"mean difference of AUC over {len(results)} features"
+            title = f"mean difference of AUC over {counted(len(results), 'feature')}"
             tables.append(AnswerTable(title, ("", "difference"), differences))
         units = {name: {r.name: r.unit for r in every if r.unit is not None} for name, _, every in results}
         return Answer(tables, {}, {"units": units})
