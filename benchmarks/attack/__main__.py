@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, cast
 
 from benchmarks.attack.children import command, prepare_to_fork
 from benchmarks.attack.trials import Attack
@@ -61,7 +62,7 @@ def attack_all(
     with tempfile.TemporaryDirectory(dir=folder) as place:
         warm_up(Path(place) / "first")
         for name in attacks or ATTACKS:
-            module: Attack = importlib.import_module(f"benchmarks.attack.{name}")
+            module = cast(Attack, importlib.import_module(f"benchmarks.attack.{name}"))
             n = trials if trials is not None else module.QUICK if quick else module.TRIALS
             began, survived, done = time.monotonic(), 0, 0
             for trial in module.attack(Path(place) / name, range(first, first + n), seed):
@@ -83,6 +84,10 @@ def table(rows: Sequence[tuple[str, int, int, float]]) -> str:
     return "\n".join(lines)
 
 
+def _no_pictures(*_: object) -> list[Any]:
+    return []
+
+
 def warm_up(folder: Path) -> None:
     """Does every run once in this process, so that children start with all that is imported and compiled.
 
@@ -94,7 +99,7 @@ def warm_up(folder: Path) -> None:
     from pipelines.stages import report
 
     torch.set_num_threads(1)
-    report.pictures = lambda *_: []
+    report.pictures = _no_pictures
     for name, text in (("toy", TOY), ("stream", STREAM)):
         write_inputs(folder / name, text)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

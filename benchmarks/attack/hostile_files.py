@@ -194,8 +194,9 @@ def _npz(folder: Path) -> None:
     folder.mkdir()
     draw = np.random.default_rng(0)
     W = draw.standard_normal((6, 4)).astype(np.float32)
-    zeros = {"b_enc": np.zeros(6, np.float32), "b_dec": np.zeros(4, np.float32), "threshold": np.ones(6, np.float32)}
-    np.savez(folder / "params.npz", W_enc=np.ascontiguousarray(W.T), W_dec=W, **zeros)
+    b_enc, b_dec = np.zeros(6, np.float32), np.zeros(4, np.float32)
+    W_enc, threshold = np.ascontiguousarray(W.T), np.ones(6, np.float32)
+    np.savez(folder / "params.npz", W_enc=W_enc, W_dec=W, b_enc=b_enc, b_dec=b_dec, threshold=threshold)
 
 
 def _activations(file: Path) -> None:

@@ -111,7 +111,7 @@ class Evil:
         self.file = file
 
     def __reduce__(self) -> Any:
-        return (os.system, (f"touch {self.file}",))
+        return (os.system, (f"touch {self.file}",))  # pyright: ignore[reportDeprecated]
 
 
 def as_torch(evil: Evil, file: Path) -> None:

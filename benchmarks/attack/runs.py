@@ -196,7 +196,8 @@ def _timeless(file: Path) -> str:
         return " ".join(sorted(json.loads(file.read_bytes())))
     if file.name == "manifest.json":
         manifest = json.loads(file.read_bytes())
-        manifest.pop("seconds", None)
+        for timed in ("seconds", "sha256"):  # the hash is that of the manifest itself
+            manifest.pop(timed, None)
         manifest["files"] = {n: e for n, e in manifest["files"].items() if n not in ("cost.json", "log.jsonl")}
         return json.dumps(manifest)
     if file.name == "log.jsonl":
