@@ -1,9 +1,10 @@
 # make demo: install, run the demo, print the scores. make test: the tests. make check: format, lint, types, contracts.
-# make bench: the benchmarks at a small size. Tests run in two processes, so that a thread each is enough.
+# make bench: the benchmarks at a small size. make attack: kills, damage, full disks and hostile files against small runs,
+# in less than an hour. Tests run in two processes, so that a thread each is enough.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench check format clean
+.PHONY: demo test test-slow bench attack check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +23,9 @@ test-slow: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+attack: .venv/installed
+	$(BIN)/python -m benchmarks.attack
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

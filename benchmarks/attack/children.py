@@ -113,6 +113,8 @@ def _run(work: Callable[[], object], printed: Path, before: Callable[[], object]
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+        # New ones, as those of the parent may be of its own making.
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False, encoding="utf-8") for n in (1, 2))
         if before is not None:
             before()
         work()
