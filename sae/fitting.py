@@ -39,7 +39,7 @@ def fit(
     ``batch_size``, ``lr``, ...). A list in place of a value in which members of a stack may differ (``l1``) is a sweep:
     one dictionary for each value and seed, values outermost, all trained together.
 
-    Raises `UserError` for data and settings that do not fit, with the field and the value.
+    Raises `UserError` for data and settings that do not fit, with the field and the value, and where training diverges.
     """
     seed_list = integers_of("seeds", seeds)
     settings = {name: plain_value(value) for name, value in settings.items()}
@@ -49,10 +49,24 @@ def fit(
     members = [(config, seed) for config in configs for seed in seed_list]
     source = as_source(x)
     *_, state = train(members, source, training, device or default_device())
+    dictionaries = state.dictionaries()
+    for d, (member, seed) in zip(dictionaries, members, strict=True):
+        _check_converged(d, member, seed, training)
     return [
         d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed})
-        for d, (member, seed) in zip(state.dictionaries(), members, strict=True)
+        for d, (member, seed) in zip(dictionaries, members, strict=True)
     ]
+
+
+def _check_converged(d: Dictionary, member: DictionaryConfig, seed: int, training: TrainConfig) -> None:
+    """Raises `UserError` where training ended in weights that are not finite."""
+    if not all(bool(weights.isfinite().all()) for weights in (d.W_enc, d.W_dec, d.b_enc, d.b_dec)):
+        settings = member.model_dump()
+        penalty = "".join(f", {name} = {settings[name]:g}" for name in member.member_axes if settings.get(name))
+        raise UserError(
+            f"lr = {training.lr:g}{penalty}, seed = {seed}: training diverged, its weights are NaN or infinite; lower "
+            "these, or check x for extreme values"
+        )
 
 
 _OTHERS = (*TrainConfig.model_fields, "kind", "seeds", "device")

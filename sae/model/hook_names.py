@@ -66,7 +66,8 @@ def unknown_hook(hook: str, known: Collection[str], model: str) -> str:
     if meant is not None:
         return f"{hook!r}: a module of Hugging Face, not a hook point of {model}; for its output use {meant!r}"
     nearest = difflib.get_close_matches(hook, known, N_NEAREST, cutoff=0.0)
-    return f"{hook!r} is not a known hook point of {model}: the nearest are {', '.join(map(repr, nearest))}"
+    *others, last = map(repr, nearest)
+    return f"{hook!r} is not a known hook point of {model}: did you mean {', '.join(others)} or {last}?"
 
 
 def context_limit(config: Mapping[str, Any]) -> int | None:

@@ -126,7 +126,7 @@ def _keep_rows_after_norms(bridge: Any) -> None:
 def _one_line(name: str, error: Exception, part: str = "model") -> str:
     reason = " ".join(str(error).split())
     if is_path(name) and "tokenizer" in reason and not any((Path(name) / file).is_file() for file in _OF_TOKENIZERS):
-        return f"model = {name!r}: the folder has no tokenizer; save it there with tokenizer.save_pretrained({name!r})"
+        reason = f"its folder has no tokenizer; save it there with tokenizer.save_pretrained({name!r})"
     return f"model = {name!r}: the {part} cannot be loaded: {reason[:300]}"
 
 

@@ -26,6 +26,7 @@ from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows
 from sae.model.hooked import Model
 from sae.model.token_rows import NOTHING, TokenRows
+from sae.numerics.memory import check_memory
 from sae.registry import UserError
 from sae.source import Progress, Source, Split
 from sae.toys.attention.embedding import Embedding, groups_at
@@ -92,6 +93,7 @@ class Config(StreamedConfig):
         directory.mkdir(parents=True, exist_ok=True)
         if self.finished(directory / "source.json"):
             return
+        self._check_sizes()
         self._claim(directory)
         train_toy(directory, self.task, self.model, self.training, self.seed, progress, device)
         toy = load_toy(directory, device)
@@ -112,6 +114,20 @@ class Config(StreamedConfig):
         facts = self.complete(directory)
         known = self._known(directory, facts, device) if "truth" in self.provides else None
         return Activations(self, directory, facts, self.select, partial(_model, directory, device), device, known)
+
+    def _check_sizes(self) -> None:
+        """Raises `UserError` where this machine has too little memory for the rows, the model or its training."""
+        task, model, batch = self.task, self.model, self.training.batch_size
+        d_model, n_tokens, d_vocab = model.width(task), task.n_tokens, task.d_vocab + task.d_vocab_out
+        for name, n in (("n_rows", self.n_rows), ("n_heldout_rows", self.n_heldout_rows)):
+            check_memory(f"source.{name} = {n}", 8 * n * n_tokens)
+        # Weights with both moments of Adam; the residual stream and the attention of a batch.
+        check_memory(f"source.task: {d_vocab} tokens and answers, width {d_model}", 3 * 4 * d_vocab * d_model)
+        layers = model.n_layers * model.n_heads * model.d_head
+        shape = f"n_layers = {model.n_layers}, n_heads = {model.n_heads}, d_head = {model.d_head}, width {d_model}"
+        check_memory(f"source.model: {shape}", 3 * 4 * 4 * layers * d_model)
+        of_row = n_tokens * (d_model + model.n_heads * n_tokens)
+        check_memory(f"source.training.batch_size = {batch}", 4 * batch * of_row)
 
     def _sizes(self) -> dict[Split, int]:
         half = self.n_heldout_rows // 2

@@ -62,6 +62,11 @@ class Config(ToyConfig):
     def nonlinear(self) -> str:
         return self.code.nonlinear
 
+    def least_bytes(self) -> dict[str, int]:
+        n, d_in = self.code.dimensions, self.d_in or 0
+        # The identity, or the first rows of a random rotation, which is made in float64.
+        return {f"code of {n} dimensions": 4 * n * n} | ({f"d_in = {d_in}": 8 * d_in * d_in} if d_in > n else {})
+
     def tensors(self) -> dict[str, Tensor]:
         n = self.code.dimensions
         embeds = self.d_in is not None and self.d_in > n

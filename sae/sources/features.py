@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sae.numerics.seeds import generator
 from sae.source import Batch, Source, Split, Truth
-from sae.toys.base import ToyConfig, random_directions
+from sae.toys.base import ToyConfig, check_number_of_features, random_directions
 from sae.toys.features.directions import AnyDirections, RandomDirections
 from sae.toys.features.law import AnyActivity, Law
 from sae.toys.features.series import PerFeature
@@ -54,7 +54,7 @@ class Config(ToyConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        self.check_sizes()  # first, because the checks below draw every feature
+        check_number_of_features(self.n_features)  # first, because the checks below draw every feature
         self.activity.tensors(self.n_features, self.seed)
         self.directions.check(self.n_features, self.d_in)
         self.values.tensors(self.n_features, self.seed)

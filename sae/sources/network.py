@@ -33,6 +33,7 @@ from sae.numerics.matching import MERGED, unit
 from sae.numerics.memory import check_memory
 from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
+from sae.toys.base import check_number_of_features
 from sae.toys.features.law import AnyActivity, Law
 from sae.toys.features.series import PerFeature
 from sae.toys.features.values import AnyValues, Uniform, above_zero
@@ -90,13 +91,7 @@ class Config(SourceConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        hidden = self.network.hidden
-        widest = max((*hidden, 1))
-        check_memory(
-            f"source: n_features = {self.n_features}, hidden = {list(hidden)}, instances = {self.instances}",
-            # The networks with both moments of Adam, and a float64 for each feature, which the checks below draw.
-            3 * 4 * self.n_features * widest * self.instances + 8 * self.n_features,
-        )
+        check_number_of_features(self.n_features)  # first, because the checks below draw every feature
         self.law()
         n_outputs = self.computes.n_outputs(self.n_features)
         if self.importance is not None:
@@ -178,12 +173,24 @@ class Config(SourceConfig):
         parts = [Networks.initialise(c.network, self.n_features, n_outputs, seeds, self.seed) for c in at]
         return parts[0].with_parameters({n: torch.cat([p.parameters[n] for p in parts]) for n in parts[0].parameters})
 
+    def check_sizes(self) -> None:
+        """Raises `UserError` where this machine has too little memory to train the networks."""
+        hidden, batch = list(self.network.hidden), self.training.batch_size
+        widest, networks = max(*hidden, self.n_features), self.instances * len(points(self, self.vary))
+        # The networks with both moments of Adam, and the hidden layers and inputs of a batch.
+        check_memory(
+            f"source: n_features = {self.n_features}, hidden = {hidden}, instances = {self.instances}",
+            3 * 4 * self.n_features * max(hidden) * networks,
+        )
+        check_memory(f"source.training.batch_size = {batch}", 4 * batch * widest * networks)
+
     def tensors(self, progress: Progress = lambda done, total, unit: None) -> dict[str, Tensor]:
         """Trains the networks.
 
         Returns their parameters, the test `loss` and fraction of variance `unexplained`, the validation loss
         `choose_loss`, and the `history` ``[n_logged, n_instances]`` of the training loss at the steps `history_step`.
         """
+        self.check_sizes()
         population, history = self.population(), list[tuple[int, Tensor]]()
         networks = self.untrained()
         for state in train_networks(networks, population, self.training):

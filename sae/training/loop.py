@@ -96,6 +96,8 @@ def _check_sizes(stacks: Sequence[Sequence[Member]], source: Source, config: Tra
     row = 4 * (source.d_in + (0 if source.truth is None else len(source.truth.directions)))
     check_memory(f"train.batch_size = {config.batch_size}", config.batch_size * row)
     check_memory(f"train.n_scale = {config.n_scale}", config.n_scale * row)
+    if config.resample_every:
+        check_memory(f"train.resample_pool = {config.resample_pool}", config.resample_pool * row)
     for members in stacks:
         n_latents = members[0][0].n_latents
         # Encoder and decoder, each with both moments of Adam.

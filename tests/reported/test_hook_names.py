@@ -83,13 +83,13 @@ def test_the_nearest_hook_points_of_a_model(tiny_models: Mapping[str, Path]):
     """Five names, among them the one that was meant; names of modules are translated to those that the model has."""
     model = Model.boot(str(tiny_models["gpt2"]))
     message = refusal(model.check_hook, "blocks.1.hook_resid_pst")
-    assert "the nearest are 'blocks.1.hook_resid_post'" in message and message.count("'blocks") == 6
+    assert "did you mean 'blocks.1.hook_resid_post', " in message and message.count("'blocks") == 6
     assert "'x' is not a known hook point" in refusal(model.check_hook, "x")
     for module, hook in (("transformer.h.1", "hook_resid_post"), ("h.0.mlp", "hook_mlp_out"), ("h.1.ln_1", "ln1.")):
         message = refusal(model.check_hook, module)
         meant = message.rpartition("use ")[2].strip("'")
         assert hook in meant and meant in model.hooks
-    assert "the nearest are" in refusal(model.check_hook, "transformer.h.7.mlp")
+    assert "did you mean" in refusal(model.check_hook, "transformer.h.7.mlp")
 
 
 def test_folders_that_hold_no_model(tmp_path: Path, tiny_models: Mapping[str, Path]):
@@ -101,7 +101,7 @@ def test_folders_that_hold_no_model(tmp_path: Path, tiny_models: Mapping[str, Pa
         file.unlink()
     for load in (Model.boot, load_tokenizer):
         message = refusal(load, str(tmp_path / "m"))
-        assert f"the folder has no tokenizer; save it there with tokenizer.save_pretrained('{tmp_path}/m')" in message
+        assert f"its folder has no tokenizer; save it there with tokenizer.save_pretrained('{tmp_path}/m')" in message
 
 
 @pytest.mark.parametrize("name", ["model", "text"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.source import Split
-from sae.toys.attention.task import Labels, TokenBatch, TokenTask
+from sae.toys.attention.task import LONGEST_ROW, Labels, TokenBatch, TokenTask
 
 
 class Recent(TokenTask):
@@ -29,7 +29,7 @@ class Recent(TokenTask):
     """Number of tokens of class B."""
     n_other: int = Field(8, ge=0)
     """Number of other tokens, without BOS."""
-    length: int = Field(17, ge=5)
+    length: int = Field(17, ge=5, le=LONGEST_ROW)
     """Tokens per row, with BOS."""
 
     @property

@@ -18,7 +18,7 @@ from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.registry import UserError
 from sae.source import Split
-from sae.toys.attention.task import Labels, TokenBatch, TokenTask, next_tokens
+from sae.toys.attention.task import LONGEST_ROW, Labels, TokenBatch, TokenTask, next_tokens
 
 
 class Repeats(TokenTask):
@@ -31,7 +31,7 @@ class Repeats(TokenTask):
     """Smallest length of the repeated sequence."""
     longest: int = Field(12, gt=1)
     """Largest length of the repeated sequence."""
-    length: int = Field(25, ge=5)
+    length: int = Field(25, ge=5, le=LONGEST_ROW)
     """Tokens per row, with BOS."""
 
     @model_validator(mode="after")

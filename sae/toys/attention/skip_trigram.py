@@ -24,7 +24,7 @@ from torch import Tensor
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 from sae.source import Split
-from sae.toys.attention.task import Labels, TokenBatch, TokenTask, next_tokens
+from sae.toys.attention.task import LONGEST_ROW, Labels, TokenBatch, TokenTask, next_tokens
 
 
 class SkipTrigram(TokenTask):
@@ -33,7 +33,7 @@ class SkipTrigram(TokenTask):
     kind: Literal["skip_trigram"] = "skip_trigram"
     k: int = Field(3, gt=0)
     """Number of trigrams."""
-    length: int = Field(11, ge=5)
+    length: int = Field(11, ge=5, le=LONGEST_ROW)
     """Tokens per row, with BOS."""
 
     @property

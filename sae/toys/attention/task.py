@@ -13,6 +13,8 @@ from sae.model.token_rows import NOTHING
 from sae.registry import Settings
 from sae.source import Split
 
+LONGEST_ROW = 10_000
+"""The largest length of a row; attention needs memory by its square."""
 TokenBatch = Int[Tensor, "rows n_tokens"]
 Labels = Mapping[str, TokenBatch]
 

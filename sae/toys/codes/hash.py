@@ -12,6 +12,7 @@ Labels: `attribute_0`, `attribute_1`, ..., the value of each attribute.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -49,7 +50,9 @@ class Config(Code):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if self.width * self.values_each**self.attributes > LARGEST_TABLE:
+        # Logarithms, since the number itself may have billions of digits.
+        entries = math.log2(self.width) + self.attributes * math.log2(self.values_each)
+        if entries > math.log2(LARGEST_TABLE):
             raise UserError(
                 f"attributes = {self.attributes}: a table of {self.values_each}^{self.attributes} combinations in "
                 f"{self.width} dimensions has more than {LARGEST_TABLE} entries; lower attributes or values_each"
