@@ -14,7 +14,7 @@ from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.numerics.arrays import Numbers, integers_of, plain_value
 from sae.registry import UserError, checked_settings, config_class
-from sae.source import Source, as_source
+from sae.source import Source, as_source, left_out_facts
 from sae.training.config import TrainConfig
 from sae.training.loop import train
 
@@ -53,7 +53,7 @@ def fit(
     for d, (member, seed) in zip(dictionaries, members, strict=True):
         _check_converged(d, member, seed, training)
     return [
-        d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed})
+        d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed}, **left_out_facts(source))
         for d, (member, seed) in zip(dictionaries, members, strict=True)
     ]
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.numerics.arrays import Numbers, as_tensor
+from sae.numerics.norms import N_MEDIAN, norm_limit, within_norm
 from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.registry import KindSettings, UserError, VersionedSettings
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 Split = Literal["train", "choose", "test"]
 """`train` samples fit dictionaries; `choose` samples, the validation split, pick thresholds and fit probes; `test`
 samples are only scored."""
+
+
+LEFT_OUT = "left_out"
+"""The entry of a card and of ``source.json`` on rows of too large a norm."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class Source(ABC):
     """Orthonormal bases of the subspaces of features that have more than one dimension, such as a circle."""
     n_rows: Mapping[Split, int | None] = {"train": None, "choose": None, "test": None}
     """Number of distinct samples of each split; None where they are drawn without end."""
+    norm_limit: float | None = None
+    """Rows of a greater norm are left out of every split; None where no row is left out."""
+    left_out: Mapping[Split, int] = {}
+    """Number of rows of each split that `norm_limit` left out."""
     has_targets: bool = False
     """Whether every batch has `targets`, so that dictionaries are transcoders (Dunefsky, Chlenski and Nanda 2024): they
     read one vector and reconstruct another of the same width. `truth` then belongs to the space of the targets."""
@@ -105,6 +114,9 @@ class Source(ABC):
 class TensorSource(Source):
     """The rows of a matrix in memory, in a fixed random split: a share `heldout` of them is kept from training.
 
+    With `max_norm`, rows whose norm is above that many times the median norm are left out of every split. The median is
+    that of the first 16,384 training rows in the order of the split. Targets count as well, with a median of their own.
+
     Raises `UserError` where a value is NaN or infinite, or a label is not a whole number from 0.
     """
 
@@ -115,6 +127,7 @@ class TensorSource(Source):
         heldout: float = 0.2,
         seed: int = 0,
         targets: Float[Tensor, "rows d_in"] | None = None,
+        max_norm: float | None = None,
     ) -> None:
         n = len(acts)
         order = Permutation(n, derive("rows", seed))(np.arange(n))
@@ -130,7 +143,24 @@ class TensorSource(Source):
         self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
         self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
         self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
+        if max_norm is not None:
+            self._leave_out(max_norm)
         self.n_rows = {split: len(rows) for split, rows in self.parts.items()}
+
+    def _leave_out(self, max_norm: float) -> None:
+        """Removes the rows of too large a norm from every split."""
+        first = torch.from_numpy(self.parts["train"][:N_MEDIAN])
+        within = torch.ones(len(self.acts), dtype=torch.bool)
+        for matrix in (self.acts, *([] if self.targets is None else [self.targets])):
+            limit = norm_limit(matrix[first], max_norm)
+            within &= within_norm(matrix, limit)
+            self.norm_limit = limit if matrix is self.acts else self.norm_limit
+        before = self.parts
+        self.parts = {split: rows[within.numpy()[rows]] for split, rows in before.items()}
+        self.left_out = {split: len(before[split]) - len(rows) for split, rows in self.parts.items()}
+        empty = next((split for split, rows in self.parts.items() if len(rows) == 0), None)
+        if empty is not None:
+            raise UserError(f"max_norm = {max_norm:g}: it leaves no row in the split {empty!r}; raise it")
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         part = self.parts[split]
@@ -237,6 +267,13 @@ def check_codes_known(codes: Float[Tensor, "rows n_features"], name: str = "code
         n = int(wrong.any(-1).sum())
         if n:
             raise UserError(f"{name}: {what} in {n} of {len(codes)} rows; {remedy}")
+
+
+def left_out_facts(source: Source) -> dict[str, Any]:
+    """The entry ``left_out`` of a card and of ``source.json``: the limit of the norm, and the rows above it."""
+    if source.norm_limit is None:
+        return {}
+    return {LEFT_OUT: {"norm_limit": source.norm_limit, "rows": dict(source.left_out)}}
 
 
 Progress = Callable[[int, int, str], None]

@@ -226,7 +226,8 @@ def _outliers(s: Setting) -> str:
         return ""
     return (
         f"A few samples decide the fvu: {share:.0%} of the variance is in 1% of the samples, such as attention sinks. "
-        f"The fvu of {s.title} is {number(s.mean('fvu'))}, that of its median sample {number(s.mean('fvu_median'))}."
+        f"The fvu of {s.title} is {number(s.mean('fvu'))}, that of its median sample {number(s.mean('fvu_median'))}. "
+        "Sources of kind 'tensor' and 'transformer' leave such samples out with max_norm = 10."
     )
 
 

@@ -34,10 +34,11 @@ from pipelines.report.settings_table import (
 )
 from pipelines.report.terminal import print_scores
 from pipelines.report.text_table import print_sentence
-from pipelines.steps.source_steps import nonlinear
+from pipelines.steps.source_steps import left_out, nonlinear
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.numerics.atomic_write import write_atomically
 from sae.probing.summary import Summary
+from sae.source import LEFT_OUT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,8 +82,10 @@ def _report(job: Job) -> None:
             best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             _copy_files(places[best].train / "dictionary", job.out / "best")
             complete_card(job.out / "best", places[best].source, rows[best].scores)
-        why = nonlinear(places[settings[0].members[0]].source)
+        place = places[settings[0].members[0]].source
+        why = nonlinear(place)
         text = [no_best(settings, score)] if verdict is None else findings(settings, verdict, why)
+        text = [*text, *_rows_left_out(left_out(place))]
         study = probe_tables(summaries[source], settings, score) if source in summaries else None
         probe_findings[source] = [] if study is None else study.findings
         sections.append(Section(source, text, settings, verdict, shown, study))
@@ -90,6 +93,15 @@ def _report(job: Job) -> None:
         write_summaries(summaries, probe_findings, job.out / SUMMARY)
     manifests = [_manifest(place.train) for place in places]
     (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
+
+
+def _rows_left_out(card: Mapping[str, Any]) -> list[str]:
+    """The sentence on rows that a source leaves out because of their norm; none where it leaves out none."""
+    entry = card.get(LEFT_OUT)
+    if entry is None:
+        return []
+    rows = ", ".join(f"{n:,} of {split}" for split, n in entry["rows"].items())
+    return [f"Rows of a norm above {entry['norm_limit']:.4g} are left out of training and scoring: {rows}."]
 
 
 def _copy_files(folder: Path, to: Path) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from pipelines.steps.checksums import is_intact, write_checked
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
-from pipelines.steps.source_steps import open_step
+from pipelines.steps.source_steps import left_out, open_step
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
@@ -170,6 +170,7 @@ def _member(job: Job) -> Member:
 def _save(dictionary: Dictionary, job: Job) -> None:
     """Saves a dictionary with a card that records how it was made."""
     card = {**job.step.config, "source": job.step.inputs["source"].config["source"], "step": job.step.name}
+    card |= left_out(job.inputs["source"])
     save(dictionary.with_card(**card), job.out / "dictionary")
 
 

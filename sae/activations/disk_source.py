@@ -32,7 +32,7 @@ from sae.model.token_rows import Select, TokenRows
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.seeds import epoch_rows
 from sae.registry import MissingFileError, UserError
-from sae.source import Batch, Progress, Source, SourceConfig, Split, Truth
+from sae.source import LEFT_OUT, Batch, Progress, Source, SourceConfig, Split, Truth
 
 NO_LOGITS = "no_logits"
 """The entry of ``source.json`` with the reason why the model's logits do not predict the next token, if so."""
@@ -96,10 +96,14 @@ class StreamedConfig(SourceConfig, ABC):
         for split in SPLITS:
             corpus = Corpus.open(directory, split, splits[split]["rows"], self.seed)
             with_shards[split] = {**splits[split], "shards": 0}
+            stored = 0
             for n in harvest.shards(directory, split, corpus):
-                done += n
+                done, stored = done + n, stored + n
                 with_shards[split]["shards"] += 1
                 progress(done, total, "tokens")
+            if harvest.norm_limit is not None:
+                left_out = splits[split]["tokens"] - stored
+                with_shards[split] |= {"tokens": stored, LEFT_OUT: left_out}
         return with_shards
 
     def width(self, model: Model) -> int:
@@ -186,6 +190,8 @@ class Activations(Source):
         self.truth = None if known is None else known.truth
         self.shards: dict[Split, Shards] = {s: self._open(s) for s in SPLITS}
         self.n_rows: Mapping[Split, int | None] = {s: shards.n_rows for s, shards in self.shards.items()}
+        about_norms = facts.get(LEFT_OUT, {})
+        self.norm_limit, self.left_out = about_norms.get("norm_limit"), about_norms.get("rows", {})
 
     def _open(self, split: Split) -> Shards:
         return Shards([shard_file(self.directory, split, k) for k in range(self.facts["splits"][split]["shards"])])
@@ -227,7 +233,7 @@ class Activations(Source):
 
     @cached_property
     def _site(self) -> Site:
-        return Site(self.config.hook, self.tokens("test"), self.boot, self.config.target)
+        return Site(self.config.hook, self.tokens("test"), self.boot, self.config.target, self.norm_limit)
 
     def model(self) -> Site | None:
         return None if self.no_model else self._site

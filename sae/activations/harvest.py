@@ -20,6 +20,7 @@ from sae.activations.labels import LabelledRows
 from sae.activations.shards import Shard, write_shard
 from sae.model.hooked import Dtype, Model
 from sae.model.token_rows import Select
+from sae.numerics.norms import within_norm
 from sae.numerics.seeds import Permutation, derive
 from sae.registry import UserError
 
@@ -43,6 +44,8 @@ class Harvest:
     """The number of rows of tokens per shard."""
     rows_at_once: int
     """The number of rows of tokens per forward pass."""
+    norm_limit: float | None = None
+    """Activations of a greater norm are not stored; None: all are."""
 
     def shards(self, directory: Path, name: str, corpus: Corpus) -> Iterator[int]:
         """Writes the missing shards of a corpus, and yields the number of activations in each shard.
@@ -56,7 +59,7 @@ class Harvest:
             kept = self.select(tokens).kept
             n = int(kept.sum())
             file = shard_file(directory, name, k)
-            if not _is_complete(file, n):
+            if not _is_complete(file, n, exact=self.norm_limit is None):
                 where = torch.nonzero(kept)
                 columns = {
                     "document": corpus.documents(rows)[kept],
@@ -64,11 +67,25 @@ class Harvest:
                     "position": where[:, 1].int(),
                     "token": tokens[kept],
                 }
-                # Neighbours in a text are similar. The rows are shuffled over the corpus, activations over the shard.
-                order = torch.from_numpy(Permutation(n, derive("shard", corpus.seed, k))(np.arange(n)))
                 columns |= self.vectors(tokens, kept)
+                if self.norm_limit is not None:
+                    within = within_norm(columns["acts"], self.norm_limit)
+                    columns = {name: column[within] for name, column in columns.items()}
+                # Neighbours in a text are similar. The rows are shuffled over the corpus, activations over the shard.
+                n_stored = len(columns["acts"])
+                order = torch.from_numpy(Permutation(n_stored, derive("shard", corpus.seed, k))(np.arange(n_stored)))
                 write_shard(file, {name: column[order] for name, column in columns.items()})
-            yield n
+            yield n if self.norm_limit is None else Shard.open(file).n_rows
+
+    def first_vectors(self, corpus: Corpus, n: int) -> Float[Tensor, "vectors d_in"]:
+        """The activations of the first rows of tokens in the shuffled order that have `n` or more of them, as they are
+        stored."""
+        found, begin = list[Tensor](), 0
+        while begin < len(corpus) and sum(map(len, found)) < n:
+            tokens = corpus.tokens(corpus.shuffled(begin, begin + self.rows_at_once))
+            found.append(self.vectors(tokens, self.select(tokens).kept)["acts"])
+            begin += self.rows_at_once
+        return torch.cat(found)[:n]
 
     def labelled(self, file: Path, rows: LabelledRows) -> None:
         """Writes the activations at the labelled positions, with ``label.<name>`` columns."""
@@ -117,9 +134,10 @@ def _is_finite(acts: Tensor) -> bool:
     return bool(acts.sum(dtype=torch.float32).isfinite()) or bool(acts.isfinite().all())
 
 
-def _is_complete(file: Path, n_rows: int) -> bool:
-    """Whether the shard exists, undamaged, with this number of rows."""
+def _is_complete(file: Path, n_rows: int, exact: bool) -> bool:
+    """Whether the shard exists, undamaged, with this number of rows, or at most so many if it is not exact."""
     try:
-        return Shard.open(file).n_rows == n_rows
+        found = Shard.open(file).n_rows
+        return found == n_rows if exact else found <= n_rows
     except UserError:
         return False

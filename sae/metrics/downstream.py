@@ -103,7 +103,7 @@ class _Reference:
         losses: list[Tensor] = []
         divergences: list[Tensor] = []
         for i, rows in enumerate(self.pieces):
-            loss, log_q = self.site.model.losses(rows, self.site.hook, edit, self.site.target)
+            loss, log_q = self.site.losses(rows, edit)
             log_p = self.log_probs[i] if self.log_probs else self.site.model.losses(rows)[1]
             losses.append(loss)
             divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
@@ -126,10 +126,7 @@ def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Referen
         losses.append(loss)
         bytes_left -= log_p.nbytes
         log_probs = [*log_probs, log_p] if bytes_left >= 0 else []
-    ablated = [
-        _average([site.model.losses(rows, site.target or site.hook, edit)[0] for rows in pieces])
-        for edit in (mean.expand_as, torch.zeros_like)
-    ]
+    ablated = [_average([site.ablated(rows, edit) for rows in pieces]) for edit in (mean.expand_as, torch.zeros_like)]
     return _Reference(site, pieces, log_probs, _average(losses), *ablated)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.memory import check_memory
 from sae.registry import LocalPath, MissingFileError, UserError
-from sae.source import Progress, Source, SourceConfig, TensorSource, check_finite, check_label
+from sae.source import Progress, Source, SourceConfig, TensorSource, check_finite, check_label, left_out_facts
 
 
 class Config(SourceConfig):
     """Settings of a source from a file."""
 
     kind: Literal["tensor"] = "tensor"
+    later: ClassVar[frozenset[str]] = frozenset({"max_norm"})
     file: LocalPath
     """A .npy file with a matrix ``[rows, d_in]``, or a safetensors file with such a matrix, in which vectors called
     ``label.<name>`` are labels: 0/1, or class ids from 0."""
@@ -33,6 +34,9 @@ class Config(SourceConfig):
     the activations themselves."""
     heldout: float = Field(0.2, gt=0, lt=1)
     """The fraction of rows that are held out from training, half for validation and half for testing."""
+    max_norm: float | None = Field(None, gt=1)
+    """Rows whose norm is above this many times the median norm are left out of training and scoring, such as those of
+    attention sinks; see :class:`sae.source.TensorSource`. Default: none."""
 
     @model_validator(mode="after")
     def _target_is_another(self) -> Config:
@@ -58,15 +62,17 @@ class Config(SourceConfig):
 
         Raises `MissingFileError` if there is no such file, and `UserError` if it has no such matrix.
         """
-        acts, _, _ = self._read()
+        acts, targets, _ = self._read()
         directory.mkdir(parents=True, exist_ok=True)
-        facts = json.dumps({"rows": len(acts), "d_in": acts.shape[1]}) + "\n"
-        write_atomically(directory / "source.json", facts.encode())
+        facts = {"rows": len(acts), "d_in": acts.shape[1]}
+        if self.max_norm is not None:
+            facts |= left_out_facts(TensorSource(acts, None, self.heldout, self.seed, targets, self.max_norm))
+        write_atomically(directory / "source.json", (json.dumps(facts) + "\n").encode())
         progress(len(acts), len(acts), "rows")
 
     def open(self, directory: Path, device: str) -> Source:
         acts, targets, labels = self._read()
-        return TensorSource(acts, labels, self.heldout, self.seed, targets)
+        return TensorSource(acts, labels, self.heldout, self.seed, targets, self.max_norm)
 
     def _read(self) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"] | None, dict[str, Tensor]]:
         tensors = read_matrix_file(self.file)

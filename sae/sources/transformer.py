@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sae.activations.corpus import SPLITS, BosAt, Packer, Packing, PositionSelection, write_corpus
+from sae.activations.corpus import SPLITS, BosAt, Corpus, Packer, Packing, PositionSelection, write_corpus
 from sae.activations.disk_source import NO_LOGITS, Activations, Splits, StreamedConfig, model_versions
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
@@ -26,8 +27,9 @@ from sae.model.hook_names import check_hook_name
 from sae.model.hooked import PROCESSING, Dtype, Model
 from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
+from sae.numerics.norms import N_MEDIAN, norm_limit
 from sae.registry import LocalPath, MissingFileError, PathOrId, UserError
-from sae.source import Progress, Source, Split
+from sae.source import LEFT_OUT, Progress, Source, Split
 
 __all__ = ["Activations", "Config"]
 
@@ -36,6 +38,7 @@ class Config(StreamedConfig):
     """Settings of a source of a transformer's activations on text."""
 
     kind: Literal["transformer"] = "transformer"
+    later: ClassVar[frozenset[str]] = frozenset({"max_norm"})
     model: PathOrId
     """A hub id, or a local Hugging Face folder."""
     text: PathOrId
@@ -64,6 +67,11 @@ class Config(StreamedConfig):
     """Whether documents end with EOS."""
     drop_position_0: bool = True
     """Whether activations at the first position of a row are left out, as they are outliers."""
+    max_norm: float | None = Field(None, gt=1)
+    """Activations whose norm is above this many times the median norm are left out of training and scoring, such as
+    those of attention sinks at other positions than the first. The median is that of the first 16,384 training
+    activations in the order in which they are stored; labelled positions stay. A spliced model leaves such activations
+    as they are. Default: none is left out; not for a source with a `target`."""
     n_tokens: int | None = Field(None, gt=0)
     """The number of training activations; default: the whole text once."""
     n_heldout_tokens: int | None = Field(None, gt=1)
@@ -76,6 +84,12 @@ class Config(StreamedConfig):
     records how often."""
     labels: LocalPath | None = None
     """A file of labelled texts for probes, see `sae.activations.labels`."""
+
+    @model_validator(mode="after")
+    def _norms_of_one_hook(self) -> Config:
+        if self.max_norm is not None and self.target is not None:
+            raise UserError(f"max_norm = {self.max_norm:g}: not for a source with a target; leave one of them out")
+        return self
 
     def has_labels(self) -> bool:
         return self.labels is not None
@@ -138,10 +152,16 @@ class Config(StreamedConfig):
         splits = self._write_corpus(directory, tokenizer, model.d_vocab, select, progress)
         shard_rows = max(1, self.shard_tokens // self.context)
         harvest = Harvest(model, self.hooks, select, self.store_dtype, shard_rows, self.rows_at_once)
+        if self.max_norm is not None:
+            harvest = replace(harvest, norm_limit=self._norm_limit(directory, harvest, splits))
         splits = self.harvest(directory, harvest, splits, progress)
         if labelled:
             self._write_labels(directory, labelled, tokenizer, harvest)
-        self.record(directory / "source.json", {"d_in": d_in, "splits": splits, **self._facts(model, select, splits)})
+        facts = self._facts(model, select, splits)
+        if harvest.norm_limit is not None:
+            rows = {split: splits[split].pop(LEFT_OUT) for split in SPLITS}
+            facts[LEFT_OUT] = {"norm_limit": harvest.norm_limit, "rows": rows}
+        self.record(directory / "source.json", {"d_in": d_in, "splits": splits, **facts})
 
     def open(self, directory: Path, device: str) -> Source:
         facts = self.complete(directory)
@@ -188,6 +208,18 @@ class Config(StreamedConfig):
                 )
         self.record(directory / "rows.json", {"splits": splits})
         return splits
+
+    def _norm_limit(self, directory: Path, harvest: Harvest, splits: Splits) -> float:
+        """The largest norm of stored activations, recorded so that an interrupted preparation continues with it."""
+        file = directory / "norm.json"
+        finished = self.finished(file)
+        if finished:
+            return finished["norm_limit"]
+        assert self.max_norm is not None
+        corpus = Corpus.open(directory, "train", splits["train"]["rows"], self.seed)
+        limit = norm_limit(harvest.first_vectors(corpus, N_MEDIAN), self.max_norm)
+        self.record(file, {"norm_limit": limit})
+        return limit
 
     def _check_documents(self, splits: Splits) -> None:
         """Raises `UserError` if a split has no document."""

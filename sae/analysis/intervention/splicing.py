@@ -10,8 +10,9 @@ With ``error=True`` the reconstruction error is added back, so that only edits c
 
 which is bit for bit x without edits; its derivative with respect to x is then the identity. With ``error=False`` the
 reconstruction replaces the activations: ``x' = decode(edit(z))``, plus a transcoder's skip connection. Positions that a
-dictionary never saw in training (special tokens, the first of a row) pass unchanged in both cases, as does padding that
-the attention mask of the forward pass marks; the first token of a row is the first that the mask attends to.
+dictionary never saw in training (special tokens, the first of a row, activations above the `max_norm` of its source)
+pass unchanged in both cases, as does padding that the attention mask of the forward pass marks; the first token of a
+row is the first that the mask attends to.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from sae.dictionary import Dictionary, card_table
 from sae.model.hook_points import check_spliceable
 from sae.model.hooked import Model
 from sae.model.token_rows import first_attended
+from sae.numerics.norms import within_norm
 from sae.registry import UserError
+from sae.source import LEFT_OUT
 
 Places = Mapping[str, Dictionary]
 """Dictionaries by hook point; the key of a transcoder, from one hook point to another, is ``"hook -> target"``."""
@@ -136,6 +139,9 @@ class Spliced:
     def _through(self, place: str, acts: Tensor, read: Tensor) -> Tensor | None:
         """The new activations; None if they are unchanged."""
         d, kept = self.places[place], self.kept(place)
+        limit = card_table(d.card, LEFT_OUT).get("norm_limit")
+        if isinstance(limit, float):
+            kept &= within_norm(read, limit)
         x = read[kept].float()
         z = d.encode(x)
         self.codes[place] = SparseCodes.of(z.detach(), kept)
