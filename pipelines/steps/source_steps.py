@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pipelines.steps.checksums import record_files, remove_damaged
 from pipelines.steps.step import Job, Runtime, StageProgress, Step
 from pipelines.steps.store import MANIFEST, read_manifest
 from sae.registry import UserError, config_class
-from sae.source import Batch, Source, SourceConfig
+from sae.source import LEFT_OUT, Batch, Source, SourceConfig
 
 
 def prepare(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
@@ -51,6 +52,13 @@ def kind_of(directory: Path) -> str:
 def nonlinear(directory: Path) -> str:
     """Why the features of a source are not directions, by the directory of its finished step; empty where they are."""
     return settings(_table(directory)).nonlinear
+
+
+def left_out(directory: Path) -> dict[str, Any]:
+    """The entry of a card on rows that a source leaves out because of their norm; empty where it leaves out none."""
+    file = directory / "source.json"
+    entry = json.loads(file.read_text(encoding="utf-8")).get(LEFT_OUT) if file.is_file() else None
+    return {} if entry is None else {LEFT_OUT: entry}
 
 
 def _table(directory: Path) -> dict[str, Any]:
