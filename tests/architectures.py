@@ -40,12 +40,14 @@ def _settings(name: str) -> tuple[str, dict[str, Any]]:
     plain = {**_BLOCKS, "intermediate_size": 24}
     projected = {"word_embed_proj_dim": 8, "do_layer_norm_before": False}
     seq2seq = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 2}
+    multihead = {name: value for name, value in _GATED.items() if name != "head_dim"}
+    experts = {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
     return {
         "gpt2": ("GPT2Config", {"n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}),
         "llama": ("LlamaConfig", _GATED),
         "gemma2": ("Gemma2Config", _GATED),
         "gemma3": ("Gemma3TextConfig", _GATED),
-        "olmo2": ("Olmo2Config", {k: v for k, v in _GATED.items() if k != "head_dim"}),
+        "olmo2": ("Olmo2Config", multihead),
         "opt": ("OPTConfig", {**_BLOCKS, "ffn_dim": 24}),
         "opt_projected": ("OPTConfig", {**_BLOCKS, "ffn_dim": 24, **projected}),
         "neox": ("GPTNeoXConfig", plain),
@@ -55,6 +57,11 @@ def _settings(name: str) -> tuple[str, dict[str, Any]]:
         "bert": ("BertConfig", plain),
         "t5": ("T5Config", seq2seq),
         "mamba": ("MambaConfig", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}),
+        "qwen2moe": (
+            "Qwen2MoeConfig",
+            {**multihead, **experts, "mlp_only_layers": [1]},
+        ),
+        "lfm2": ("Lfm2Config", {**_GATED, "layer_types": ["conv", "full_attention"], "block_ff_dim": 24}),
         "mixtral": ("MixtralConfig", {**_GATED, "num_local_experts": 4}),
     }[name]
 

@@ -38,7 +38,7 @@ def layers_with_heads(model: Model) -> list[int]:
     if not layers:
         raise UserError(
             f"model = {model.name!r}: it has no attention heads, the parts of its layers are "
-            f"{_parts(block_of(model, 0))}; give a model that has"
+            f"{', '.join(parts_of(block_of(model, 0)))}; give another model"
         )
     return layers
 
@@ -66,8 +66,12 @@ def neuron_weights(model: Model, layer: int) -> dict[str, Float[Tensor, "n_neuro
     mlp = getattr(block, "mlp", None)
     if not _has_neurons(mlp):
         others = [str(i) for i in range(_n_layers(model)) if _has_neurons(getattr(block_of(model, i), "mlp", None))]
-        parts = "its MLP is a mixture of experts" if "MoE" in type(mlp).__name__ else f"its parts are {_parts(block)}"
-        remedy = f"give one of the layers {', '.join(others)}" if others else "give a model that has"
+        parts = (
+            "its MLP is a mixture of experts"
+            if "MoE" in type(mlp).__name__
+            else f"its parts are {', '.join(parts_of(block))}"
+        )
+        remedy = f"give one of the layers {', '.join(others)}" if others else "give another model"
         raise UserError(f"model = {model.name!r}: layer {layer} has no MLP with neurons, {parts}; {remedy}")
     weights = {name: getattr(mlp, name, None) for name in ("W_in", "W_gate", "W_out")}
     return {
@@ -85,6 +89,6 @@ def _n_layers(model: Model) -> int:
     return len(getattr(model.bridge, stack_of(model)))
 
 
-def _parts(block: Any) -> str:
-    """The names of a block's parts in the Bridge."""
-    return ", ".join(sorted(name for name, part in block.named_children() if hasattr(part, "hook_out")))
+def parts_of(block: Any) -> list[str]:
+    """The names of a block's parts in the Bridge, such as ``attn``, ``mlp`` and ``ln1``."""
+    return sorted(name for name, part in block.named_children() if hasattr(part, "hook_out"))

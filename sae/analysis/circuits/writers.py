@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.model.hooked import Model
-from sae.model.parts import head_weights, n_heads, stack_of, z_of
+from sae.model.parts import block_of, head_weights, n_heads, parts_of, stack_of, z_of
 from sae.model.token_rows import TokenRows
 
 TOLERANCE = 0.02
@@ -71,7 +71,7 @@ def writers(model: Model, hook: str, text: TokenRows) -> list[Writer] | str:
     for end, choices in zip(ends, candidates, strict=True):
         adding = next((choice for choice in choices if _adds_up(acts, begin, end, choice)), None)
         if adding is None:
-            return f"the residual stream at {end} is not the sum of what is put out before it"
+            return f"the residual stream at {end} is not the sum of the outputs of the components before it"
         found += [writer for writer in adding if writer.name != "positions"]
         begin = end
     # In the middle of a layer, its attention alone has written.
@@ -80,6 +80,10 @@ def writers(model: Model, hook: str, text: TokenRows) -> list[Writer] | str:
 
 def _at(model: Model, layer: int, where: str) -> str:
     return f"{stack_of(model)}.{layer}.hook_{where}"
+
+
+def _part(model: Model, layer: int, part: str) -> str:
+    return f"{stack_of(model)}.{layer}.{part}.hook_out"
 
 
 def _of_embedding() -> list[list[Writer]]:
@@ -91,8 +95,13 @@ def _of_embedding() -> list[list[Writer]]:
 
 def _of_layer(model: Model, layer: int) -> Iterator[list[Writer]]:
     """The heads and every other part of a layer, then the whole attention and the others."""
-    parts = [re.fullmatch(re.escape(_at(model, layer, "")) + r"(\w+)_out", name) for name in model.hooks]
-    whole = [Writer(f"{layer} {_NAMES.get(part[1], part[1])}", part[0]) for part in parts if part]
+    named = {part: _at(model, layer, f"{part}_out") for part in parts_of(block_of(model, layer))}
+    aliased = {part: hook if hook in model.hooks else _part(model, layer, part) for part, hook in named.items()}
+    whole = [
+        Writer(f"{layer} {_NAMES.get(part, part)}", hook)
+        for part, hook in aliased.items()
+        if not re.match(r"ln|norm", part)
+    ]
     if z_of(model, layer) in model.hooks and (weights := head_weights(model, layer)) is not None:
         size = weights.shape[1]
         heads = [
