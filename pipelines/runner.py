@@ -19,6 +19,7 @@ import torch
 from pipelines.config.tables import RuntimeTable
 from pipelines.plan import STAGES
 from pipelines.steps import log_sinks as sinks
+from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.external_files import refuse_changed
 from pipelines.steps.progress import STATUS, Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
@@ -81,7 +82,10 @@ def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Ste
 
 
 def _remove_old_scratch(steps: Sequence[Step], store: Store) -> None:
-    """Removes the scratch folders left by runs that were killed after finishing a group, or before they began it."""
+    """Removes the scratch folders left by runs that were killed after finishing a group, or before they began it, and
+    the checksums of unfinished work in folders of finished steps."""
+    for step in steps:
+        (store.directory(step) / CHECKSUMS).unlink(missing_ok=True)
     for group in {group_of(step) for step in steps}:
         scratch = store.scratch(group)
         status = read_status(scratch)
@@ -225,7 +229,4 @@ def _standing(step: Step, store: Store, groups: dict[str, tuple[bool, Status | N
 
 
 def _is_locked(store: Store, group: str) -> bool:
-    if not store.scratch(group).is_dir():  # no run works on it: do not touch the lock
-        return False
-    with store.claim(group) as free:
-        return not free
+    return store.scratch(group).is_dir() and store.is_claimed(group)  # without a scratch folder no run works on it

@@ -10,7 +10,7 @@ from benchmarks.attack.kills import changes
 from benchmarks.attack.runs import Whole, stream, toy
 from benchmarks.attack.trials import Trial, dice
 
-TRIALS, QUICK = 500, 20
+TRIALS, QUICK = 400, 20
 UNFINISHED = 8
 """Unfinished runs of each config that are damaged, killed at different moments."""
 

@@ -11,7 +11,7 @@ from benchmarks.attack.no_space import WAYS, fill_disk, is_possible
 from benchmarks.attack.runs import Whole, stream, toy
 from benchmarks.attack.trials import Trial, dice
 
-TRIALS, QUICK = 150, 10
+TRIALS, QUICK = 120, 8
 
 
 def attack(folder: Path, numbers: range, seed: int) -> Iterator[Trial]:

@@ -9,7 +9,7 @@ from benchmarks.attack.events import at_event, die, log_to
 from benchmarks.attack.runs import Whole, stream, toy
 from benchmarks.attack.trials import Trial, dice
 
-TRIALS, QUICK = 300, 12
+TRIALS, QUICK = 200, 10
 
 
 def attack(folder: Path, numbers: range, seed: int) -> Iterator[Trial]:

@@ -52,9 +52,8 @@ def _race(
         if ended.code and not (ended.refusal and "acts.npy" in ended.refusal):
             failure = failure or f"neither finished nor named the file, {ended.told()}"
     last = whole.run().wait()
-    # What killed runs leave behind does not belong to any content; here no run is killed.
-    found, union = results(whole.out), known[0] | known[1] | {"attacked": known[now]["attacked"]}
-    expected = known[now] | {name: union[name] for name in found if name in union}
+    found, both = results(whole.out), known[0] | known[1]
+    expected = {name: both[name] for name in found if name in both} | known[now]
     return failure or (f"the last run failed, {last.told()}" if last.code else difference(found, expected))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.attack.runs import stream, toy
 from benchmarks.attack.trials import Trial, dice
 
-TRIALS, QUICK = 100, 6
+TRIALS, QUICK = 80, 5
 
 
 def attack(folder: Path, numbers: range, seed: int) -> Iterator[Trial]:

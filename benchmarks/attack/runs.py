@@ -163,9 +163,8 @@ def _write_model(folder: Path) -> None:
 
 def results(out: Path) -> Results:
     """What finished steps hold, and what is left of unfinished ones."""
-    found = {file.relative_to(out).as_posix(): _timeless(file) for file in _files(out)}
-    link = out / "attacked"
-    return found | {"attacked": str(link.readlink()) if link.is_symlink() else "no link"}
+    links = {link.name: f"a link to {link.readlink()}" for link in out.iterdir() if link.is_symlink()}
+    return links | {file.relative_to(out).as_posix(): _timeless(file) for file in _files(out)}
 
 
 def difference(found: Results, whole: Results) -> str:

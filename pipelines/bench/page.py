@@ -24,7 +24,7 @@ from pipelines.report.numbers import number
 from pipelines.report.page import families, first_paragraph, inline, template_environment, toml
 from pipelines.report.picture import Picture, ShownFigure
 from pipelines.report.scores import ordered_scores, score_of
-from pipelines.steps.store import versions
+from pipelines.steps.manifest import versions
 from sae.numerics.paired_tests import Parts
 from sae.registry import kinds
 

@@ -29,7 +29,7 @@ def show_path(path: str) -> None:
         A step's directory, a report's, or a saved dictionary: a folder, a file, hf://owner/name, or path#name for one
         of several.
     """
-    from pipelines.steps.store import MANIFEST, read_manifest, refuse_damaged
+    from pipelines.steps.manifest import MANIFEST, read_manifest, refuse_damaged
     from sae.files.tensors import read_json
 
     directory, console = Path(path), Terminal()

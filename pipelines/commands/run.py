@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +66,7 @@ def run_config(
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
     runner.run(steps, store, runtime, Board(Terminal(stderr=True)))
     directory = store.directory(steps[-1])
-    page = _link(link, directory)
+    page = store.link(link.name, directory)
     console = Terminal()
     print_table(directory, console)
     if profile:
@@ -108,7 +107,7 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
         store = Store(root)
         runner.run(steps, store, runner.execution(settings.runtime), Board(Terminal(stderr=True)))
         directory = store.directory(steps[-1])
-        page = _link(root / f"{settings.name}-{its_tier}", directory)
+        page = store.link(f"{settings.name}-{its_tier}", directory)
         console = Terminal()
         print_bench_table(directory, console)
         console.print(f"page: {page / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
@@ -176,19 +175,3 @@ def _numbers(targets: str | None) -> list[int] | None:
     if not all(word.strip().isdecimal() for word in words):
         raise UserError(f"--targets {targets}: write whole numbers separated by commas, for example 4,6,9,13")
     return [int(word) for word in words]
-
-
-def _link(link: Path, directory: Path) -> Path:
-    """Makes a symbolic link to a report, replacing an older one in one move; returns the link, or the directory itself
-    where the system does not allow links (Windows without developer mode)."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    try:
-        temporary.symlink_to(directory.name, target_is_directory=True)
-        if os.name == "nt":  # which replaces no link to a folder
-            link.unlink(missing_ok=True)
-        temporary.replace(link)
-    except OSError:
-        if os.name != "nt":
-            raise
-        return directory
-    return link

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from pipelines.config.toml_tables import Table
 from sae.probing import StudySettings, TaskSettings
-from sae.registry import LocalPath, Settings
+from sae.registry import LocalPath, Settings, UserError
+
+_MOST_NAME_BYTES = 200
+"""File systems allow 255; the name of a run is extended to names of tiers, pages and temporary files."""
 
 
 def _as_list(given: Any) -> Any:
@@ -111,7 +114,7 @@ class Tables(Settings):
     """The file as it is written, before sweeps are expanded and kinds are checked."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
-    """The name of the run: its link in the output folder."""
+    """The name of the run: its link in the output folder. At most 200 bytes long, since it is part of file names."""
     title: str = ""
     """The title of the report; the name where unset."""
     description: str = ""
@@ -142,3 +145,10 @@ class Tables(Settings):
     """Settings of the questions of `sae ask`, under ``[ask.QUESTION]``."""
     tiers: dict[str, Table] = Field(default_factory=dict)
     """Under ``[tiers.NAME]``, values that replace those of the same keys when that tier is chosen."""
+
+    @field_validator("name")
+    @classmethod
+    def _fits_in_file_names(cls, name: str) -> str:
+        if len(name.encode()) > _MOST_NAME_BYTES:
+            raise UserError(f"{len(name.encode())} bytes long; shorten it to {_MOST_NAME_BYTES} or fewer")
+        return name

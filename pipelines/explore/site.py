@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def _replace(out: Path, partial: Path) -> None:
     if out.exists():
         out.rename(old)
     partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    for moved in out.parent.glob(f".{escape(out.name)}.old-*"):  # also those of processes that were killed here
+        shutil.rmtree(moved, ignore_errors=True)
 
 
 def _write_part(folder: Path, about: Mapping[str, Any], latents: NamedExploration, progress: Progress) -> None:

@@ -15,7 +15,7 @@ from pipelines.report.probes import ProbeTables
 from pipelines.report.scores import can_rank, ordered_scores, score_of
 from pipelines.report.settings_table import Setting, ranked
 from pipelines.report.style import FAINT, INK, RULE
-from pipelines.steps.store import versions
+from pipelines.steps.manifest import versions
 from sae.registry import kinds
 
 if TYPE_CHECKING:

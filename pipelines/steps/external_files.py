@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.steps.checksums import sha256
+from pipelines.steps.manifest import unreadable
 from pipelines.steps.source_steps import open_step, settings
 from pipelines.steps.step import Step
-from pipelines.steps.store import unreadable
 from sae.probing import TaskSettings
 from sae.probing.sources import other_files
 from sae.registry import MissingFileError, UserError

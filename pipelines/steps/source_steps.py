@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pipelines.steps.checksums import record_files, remove_damaged
+from pipelines.steps.manifest import MANIFEST, read_manifest
 from pipelines.steps.step import Job, Runtime, StageProgress, Step
-from pipelines.steps.store import MANIFEST, read_manifest
 from sae.registry import UserError, config_class
 from sae.source import LEFT_OUT, Batch, Source, SourceConfig
 

@@ -6,27 +6,21 @@ directory is renamed. ``.locks`` and ``.scratch`` hold the locks and checkpoints
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import sys
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from pipelines.steps.checksums import CHECKSUMS, changed_since_recorded, sha256
+from pipelines.steps.manifest import MANIFEST, verify, versions, write_manifest
 from pipelines.steps.step import Step
-from sae.numerics.atomic_write import named_errors, write_atomically
+from sae.numerics.atomic_write import named_errors
 from sae.registry import UserError
 
-MANIFEST = "manifest.json"
-"""File in a step's directory with its config, inputs and the hash of every file."""
-_OWN_HASH = "sha256"
-_UNHASHED = {"stage", "version", "key", "title", "config", "inputs", "files", "versions", "device", "seconds"}
-"""The entries of a manifest that has no hash of its own, as earlier versions wrote it."""
+_LINK_SECONDS = 60.0
+"""How long a run waits for another that makes the same link, which takes no time."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +84,7 @@ class Store:
             "device": device,
             "seconds": round(seconds, 3),
         }
-        manifest[_OWN_HASH] = hash_of(manifest)
-        write_atomically(partial / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_manifest(partial, manifest)
         _make_modes_alike(partial / MANIFEST, files.values())
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
             _sync(path)
@@ -105,21 +98,32 @@ class Store:
 
         Raises `UserError` naming the folder or file, what is wrong with it and what to do.
         """
-        directory = self.directory(step)
-        manifest = read_manifest(directory)
-        _refuse_other_step(step, directory, manifest)
-        _refuse_edited(directory, manifest)
-        try:
-            _verify_files(directory, manifest["files"])
-        except OSError as error:
-            raise unreadable(error.filename or directory, error) from None
+        verify(step, self.directory(step))
+
+    def link(self, name: str, directory: Path) -> Path:
+        """Makes a symbolic link to a step's directory, replacing an older one in one move; returns the link, or the
+        directory itself where the system does not allow links (Windows without developer mode)."""
+        link, temporary = self.root / name, self.root / f".{name}.new"
+        with self.claim(f"link-{name}", _LINK_SECONDS):  # in vain: the worst is an error of the other run
+            try:
+                temporary.unlink(missing_ok=True)  # of a run that was killed before the move
+                temporary.symlink_to(directory.name, target_is_directory=True)
+                if os.name == "nt":  # which replaces no link to a folder
+                    link.unlink(missing_ok=True)
+                temporary.replace(link)
+            except OSError:
+                if os.name != "nt":
+                    raise
+                return directory
+        return link
 
     @contextmanager
-    def claim(self, group: str) -> Generator[bool]:
-        """Tries to lock a group; yields whether it succeeded. The lock ends with the block or the process."""
+    def claim(self, group: str, seconds: float = 0.0) -> Generator[bool]:
+        """Tries to lock a group, for so many seconds; yields whether it succeeded. The lock ends with the block or the
+        process."""
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.root / ".locks" / f"{group}.lock", timeout=0)
+        lock = FileLock(self.root / ".locks" / f"{group}.lock", timeout=seconds)
         try:
             lock.acquire()
         except Timeout:
@@ -130,114 +134,29 @@ class Store:
         finally:
             lock.release()
 
+    def is_claimed(self, group: str) -> bool:
+        """Whether a run holds the lock of a group, also in a folder of another user that can only be read."""
+        try:
+            with self.claim(group) as free:
+                return not free
+        except OSError:  # the lock cannot be opened for writing
+            return _is_locked(self.root / ".locks" / f"{group}.lock")
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a finished step. Raises `UserError` where it is missing, damaged or cannot be read."""
-    file = directory / MANIFEST
-    manifest: Any = None
+
+def _is_locked(file: Path) -> bool:
+    """Whether a process holds the lock of a file that only it may write; False where the system cannot say."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
     try:
-        manifest = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        pass
-    except OSError as error:
-        raise unreadable(file, error) from None
-    if not isinstance(manifest, dict) or not {"config", "inputs", "files"} <= manifest.keys():
-        raise UserError(f"{file}: missing or damaged; {_remedy(directory)}")
-    return cast(dict[str, Any], manifest)
-
-
-def _remedy(directory: Path) -> str:
-    return f"delete {directory} and run again"
-
-
-def unreadable(what: object, error: OSError) -> UserError:
-    """The error for a file that exists but cannot be read, which is no reason to delete it."""
-    return UserError(f"{what}: cannot be read ({error.strerror or error}); make it readable and run again")
-
-
-def _refuse_other_step(step: Step, directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Raises `UserError` where a manifest is not that of the step: the folder was renamed, or the manifest changed."""
-    inputs = {name: source.name for name, source in step.inputs.items()}
-    expected = {"key": step.key, "stage": step.stage, "version": step.version, "config": step.config, "inputs": inputs}
-    if manifest.get("key") != step.key:
-        other = f"{manifest.get('stage')}-{manifest.get('key')}"
-        raise UserError(
-            f"{directory}: its manifest is that of another step, {other} (key differs); rename the folder back, or "
-            f"{_remedy(directory)}"
-        )
-    for name, value in expected.items():
-        if _as_json(manifest.get(name)) != _as_json(value):
-            raise UserError(f"{directory}: `{name}` in its manifest is not that of this step; {_remedy(directory)}")
-
-
-def _refuse_edited(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Raises `UserError` where a manifest was changed since it was written.
-
-    A manifest of an earlier version has no hash, but then it has the entries of that version and no others.
-    """
-    if set(manifest) != _UNHASHED and manifest.get(_OWN_HASH) != hash_of(manifest):
-        raise UserError(f"{directory / MANIFEST}: damaged, its own hash differs; {_remedy(directory)}")
-
-
-def hash_of(manifest: Mapping[str, Any]) -> str:
-    """The SHA-256 of a manifest without its own hash."""
-    rest = {name: value for name, value in manifest.items() if name != _OWN_HASH}
-    return hashlib.sha256(_as_json(rest).encode()).hexdigest()
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _verify_files(directory: Path, written: Any) -> None:
-    """Raises `UserError` where the files of a step are not those of its manifest. Hidden files are not part of it."""
-    there = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file() and not _hidden(f)}
-    listed = cast(dict[str, Any], written) if isinstance(written, dict) else {}
-    for name in sorted(there - listed.keys() - {MANIFEST}):
-        raise UserError(
-            f"{directory / name}: not listed in the manifest of its step; move it away, or {_remedy(directory)}"
-        )
-    if not listed:
-        raise UserError(f"{directory}: its manifest lists no files; {_remedy(directory)}")
-    for name, entry in listed.items():
-        file = directory / name
-        if name not in there:
-            raise UserError(f"{file}: the file is missing; {_remedy(directory)}")
-        _verify_file(directory, name, entry)
-
-
-def refuse_damaged(directory: Path, manifest: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Raises `UserError` where a file of a step that is listed in its manifest, and begins with one of these names, is
-    damaged: for what shows a part of a step."""
-    listed = cast(dict[str, Any], manifest["files"]) if isinstance(manifest["files"], dict) else {}
-    for name, entry in listed.items():
-        if name.startswith(names) and (directory / name).is_file():
-            _verify_file(directory, name, entry)
-
-
-def _verify_file(directory: Path, name: str, entry: Any) -> None:
-    file = directory / name
-    if entry != {"size": file.stat().st_size, "sha256": sha256(file)}:
-        raise UserError(f"{file}: damaged, its hash differs from the manifest; {_remedy(directory)}")
-
-
-def _hidden(file: Path) -> bool:
-    return file.name.startswith(".")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the software that results depend on."""
-    import numpy
-    import torch
-
-    import sae
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "sae": sae.__version__,
-    }
+        with file.open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _make_modes_alike(file: Path, others: Iterable[Path]) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sae.registry import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,8 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, temporary: Path | None = None
 ) -> None:
-    """Writes a safetensors file as :func:`atomic_file` does, tensor by tensor. Raises `OSError` that names it where the
-    system refuses to write, as on a full disk."""
+    """Writes a safetensors file as :func:`atomic_file` does, tensor by tensor. Raises `UserError` that names it where
+    the system refuses to write, as on a full disk."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -34,7 +36,7 @@ def write_tensors(
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
                 raise
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+            raise UserError(f"{path}: {os.strerror(int(code[1]))}") from None
 
 
 @contextmanager

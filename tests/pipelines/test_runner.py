@@ -22,9 +22,10 @@ from pipelines.plan import plan
 from pipelines.runner import execution, group_of, run, standings
 from pipelines.stages import train
 from pipelines.steps.log_sinks import check_sinks
+from pipelines.steps.manifest import read_manifest
 from pipelines.steps.progress import Board, Status, duration, read_status
 from pipelines.steps.step import Step
-from pipelines.steps.store import Store, read_manifest
+from pipelines.steps.store import Store
 from sae.registry import UserError
 from tests.interruptions import interrupted_at
 

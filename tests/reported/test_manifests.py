@@ -15,10 +15,11 @@ from rich.console import Console
 from pipelines.config.config import parse
 from pipelines.plan import plan
 from pipelines.runner import execution, run, standings
+from pipelines.steps.manifest import hash_of
 from pipelines.steps.progress import Board
 from pipelines.steps.source_steps import open_step
 from pipelines.steps.step import Step
-from pipelines.steps.store import Store, hash_of
+from pipelines.steps.store import Store
 from sae.registry import UserError
 
 TABLE: dict[str, Any] = {

@@ -1,0 +1,150 @@
+"""Manifests of finished steps: what was made of what, with the hash of every file; checks of a folder against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from pipelines.steps.checksums import sha256
+from pipelines.steps.step import Step
+from sae.numerics.atomic_write import write_atomically
+from sae.registry import UserError
+
+MANIFEST = "manifest.json"
+"""File in a step's directory with its config, inputs and the hash of every file."""
+_OWN_HASH = "sha256"
+_UNHASHED = {"stage", "version", "key", "title", "config", "inputs", "files", "versions", "device", "seconds"}
+"""The entries of a manifest that has no hash of its own, as earlier versions wrote it."""
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes a manifest with its own hash."""
+    content = {**manifest, _OWN_HASH: hash_of(manifest)}
+    write_atomically(directory / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def verify(step: Step, directory: Path) -> None:
+    """Checks that the directory of a finished step holds this step, whole and undamaged.
+
+    Raises `UserError` naming the folder or file, what is wrong with it and what to do.
+    """
+    manifest = read_manifest(directory)
+    _refuse_other_step(step, directory, manifest)
+    _refuse_edited(directory, manifest)
+    try:
+        _verify_files(directory, manifest["files"])
+    except OSError as error:
+        raise unreadable(error.filename or directory, error) from None
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a finished step. Raises `UserError` where it is missing, damaged or cannot be read."""
+    file = directory / MANIFEST
+    manifest: Any = None
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        pass
+    except OSError as error:
+        raise unreadable(file, error) from None
+    if not isinstance(manifest, dict) or not {"config", "inputs", "files"} <= manifest.keys():
+        raise UserError(f"{file}: missing or damaged; {_remedy(directory)}")
+    return cast(dict[str, Any], manifest)
+
+
+def _remedy(directory: Path) -> str:
+    return f"delete {directory} and run again"
+
+
+def unreadable(what: object, error: OSError) -> UserError:
+    """The error for a file that exists but cannot be read, which is no reason to delete it."""
+    return UserError(f"{what}: cannot be read ({error.strerror or error}); make it readable and run again")
+
+
+def _refuse_other_step(step: Step, directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises `UserError` where a manifest is not that of the step: the folder was renamed, or the manifest changed."""
+    inputs = {name: source.name for name, source in step.inputs.items()}
+    expected = {"key": step.key, "stage": step.stage, "version": step.version, "config": step.config, "inputs": inputs}
+    if manifest.get("key") != step.key:
+        other = f"{manifest.get('stage')}-{manifest.get('key')}"
+        raise UserError(
+            f"{directory}: its manifest is that of another step, {other} (key differs); rename the folder back, or "
+            f"{_remedy(directory)}"
+        )
+    for name, value in expected.items():
+        if _as_json(manifest.get(name)) != _as_json(value):
+            raise UserError(f"{directory}: `{name}` in its manifest is not that of this step; {_remedy(directory)}")
+
+
+def _refuse_edited(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises `UserError` where a manifest was changed since it was written.
+
+    A manifest of an earlier version has no hash, but then it has the entries of that version and no others.
+    """
+    if set(manifest) != _UNHASHED and manifest.get(_OWN_HASH) != hash_of(manifest):
+        raise UserError(f"{directory / MANIFEST}: damaged, its own hash differs; {_remedy(directory)}")
+
+
+def hash_of(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest without its own hash."""
+    rest = {name: value for name, value in manifest.items() if name != _OWN_HASH}
+    return hashlib.sha256(_as_json(rest).encode()).hexdigest()
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _verify_files(directory: Path, written: Any) -> None:
+    """Raises `UserError` where the files of a step are not those of its manifest. Hidden files are not part of it."""
+    there = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file() and not _hidden(f)}
+    listed = cast(dict[str, Any], written) if isinstance(written, dict) else {}
+    for name in sorted(there - listed.keys() - {MANIFEST}):
+        raise UserError(
+            f"{directory / name}: not listed in the manifest of its step; move it away, or {_remedy(directory)}"
+        )
+    if not listed:
+        raise UserError(f"{directory}: its manifest lists no files; {_remedy(directory)}")
+    for name, entry in listed.items():
+        file = directory / name
+        if name not in there:
+            raise UserError(f"{file}: the file is missing; {_remedy(directory)}")
+        _verify_file(directory, name, entry)
+
+
+def refuse_damaged(directory: Path, manifest: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raises `UserError` where a file of a step that is listed in its manifest, and begins with one of these names, is
+    damaged: for what shows a part of a step."""
+    listed = cast(dict[str, Any], manifest["files"]) if isinstance(manifest["files"], dict) else {}
+    for name, entry in listed.items():
+        if name.startswith(names) and (directory / name).is_file():
+            _verify_file(directory, name, entry)
+
+
+def _verify_file(directory: Path, name: str, entry: Any) -> None:
+    file = directory / name
+    if entry != {"size": file.stat().st_size, "sha256": sha256(file)}:
+        raise UserError(f"{file}: damaged, its hash differs from the manifest; {_remedy(directory)}")
+
+
+def _hidden(file: Path) -> bool:
+    return file.name.startswith(".")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that results depend on."""
+    import numpy
+    import torch
+
+    import sae
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "sae": sae.__version__,
+    }
