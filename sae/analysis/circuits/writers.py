@@ -22,7 +22,7 @@ from sae.model.hooked import Model
 from sae.model.parts import block_of, head_weights, n_heads, parts_of, stack_of, z_of
 from sae.model.token_rows import TokenRows
 
-TOLERANCE = 0.02
+_TOLERANCE = 0.02
 """The largest share of a layer's change of the stream, by length, that may come from elsewhere."""
 _ROWS, _TOKENS = 4, 16
 _NAMES = {"mlp": "MLP", "attn": "attention"}
@@ -121,4 +121,4 @@ def _adds_up(acts: Mapping[str, Tensor], begin: str | None, end: str, components
     if not outputs or any(output.shape != gained.shape for output in outputs):
         return False
     rest = gained - torch.stack(outputs).sum(0)
-    return bool((rest - rest.mean(0)).norm() <= TOLERANCE * (gained - gained.mean(0)).norm())
+    return bool((rest - rest.mean(0)).norm() <= _TOLERANCE * (gained - gained.mean(0)).norm())
