@@ -11,9 +11,9 @@ from typing import Any
 from sae.activations.text_files import (
     COLUMNAR,
     JSON_LINES,
-    KINDS,
     PLAIN,
     TABLES,
+    TEXT_KINDS,
     csv_lines,
     files_in,
     json_entries,
@@ -24,7 +24,7 @@ from sae.activations.text_files import (
 from sae.model.loading import is_path
 from sae.registry import MissingFileError, UserError, expand_home
 
-TRAIN = "train"
+DEFAULT_SPLIT = "train"
 """The split that is read if none is named."""
 
 
@@ -32,16 +32,16 @@ TRAIN = "train"
 class Text:
     """A source of documents: a file, a folder of a data set, or a data set on the hub, streamed.
 
-    Files are those of :data:`~sae.activations.text_files.KINDS`. Folders are data sets as the package datasets reads or
-    saves them; of a folder of .md files every file is read as a single file is, and so is every .txt file if there is a
-    separator. Without one, each line of a folder's .txt files is a document.
+    Files are those of :data:`~sae.activations.text_files.TEXT_KINDS`. Folders are data sets as the package datasets
+    reads or saves them; of a folder of .md files every file is read as a single file is, and so is every .txt file if
+    there is a separator. Without one, each line of a folder's .txt files is a document.
     """
 
     name: str
     """The file, the folder or the hub id."""
     subset: str | None = None
     """The configuration of a data set on the hub."""
-    split: str = TRAIN
+    split: str = DEFAULT_SPLIT
     """The split of a data set on the hub or in a folder."""
     column: str = "text"
     """The field of a record that holds the document: a string, or a list of token ids."""
@@ -95,8 +95,10 @@ class Text:
             return (self._column(record, self.name) for record in self._data_set())
         kind = kind_of_file(self.path)
         if kind is None:
-            raise UserError(f"{self._label}: not a kind of file that is read; give {', '.join(KINDS)} or a .gz of one")
-        if self.split != TRAIN:
+            raise UserError(
+                f"{self._label}: not a kind of file that is read; give {', '.join(TEXT_KINDS)} or a .gz of one"
+            )
+        if self.split != DEFAULT_SPLIT:
             raise UserError(f"source.text_split = {self.split!r}: a file has no splits; leave it out")
         if kind in PLAIN:
             return plain_documents(self.path, self._label, self.separator)
@@ -131,7 +133,7 @@ class Text:
         """The text files of a folder that is read as such; none for a data set."""
         kinds = {file: kind_of_file(file) for file in files_in(self.path, self._label)}
         if not kinds:
-            raise UserError(f"{self._label}: an empty folder; give one with files such as {', '.join(KINDS[:4])}")
+            raise UserError(f"{self._label}: an empty folder; give one with files such as {', '.join(TEXT_KINDS[:4])}")
         plain = [file for file, kind in kinds.items() if kind in PLAIN]
         if {kind for kind in kinds.values() if kind} == {".md"}:
             return plain
@@ -144,7 +146,7 @@ class Text:
         try:
             kind = COLUMNAR.get(kind_of_file(self.path) or "") if self.local and self.path.is_file() else None
             if kind is not None:
-                yield from load_dataset(kind, data_files=str(self.path), split=TRAIN, streaming=True)
+                yield from load_dataset(kind, data_files=str(self.path), split=DEFAULT_SPLIT, streaming=True)
             elif self.local and any((self.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
                 yield from self._saved()
             else:
@@ -166,7 +168,7 @@ class Text:
                     f"source.text_split = {self.split!r}: {self.name} has the splits {', '.join(map(str, saved))}"
                 )
             return saved[self.split]
-        if self.split not in (TRAIN, str(saved.split)):
+        if self.split not in (DEFAULT_SPLIT, str(saved.split)):
             raise UserError(f"source.text_split = {self.split!r}: {self.name} was saved without splits; leave it out")
         return saved
 

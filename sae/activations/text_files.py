@@ -23,7 +23,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 TABLES = {".csv": ",", ".tsv": "\t"}
 COLUMNAR = {".parquet": "parquet", ".arrow": "arrow"}
 """Files that the package datasets reads, and its names for them."""
-KINDS = (*PLAIN, *JSON_LINES, ".json", *TABLES, *COLUMNAR)
+TEXT_KINDS = (*PLAIN, *JSON_LINES, ".json", *TABLES, *COLUMNAR)
 """The kinds of files with documents; all but the columnar ones may have ``.gz`` behind them."""
 STRETCH = 4000
 """The least length, in characters, of the documents that running text is cut into."""
@@ -38,7 +38,7 @@ def kind_of_file(name: str | Path) -> str | None:
     others."""
     *_, before, last = ["", "", *(suffix.lower() for suffix in Path(name).suffixes)]
     kind = before if last == ".gz" else last
-    return kind if kind in KINDS and not (last == ".gz" and kind in COLUMNAR) else None
+    return kind if kind in TEXT_KINDS and not (last == ".gz" and kind in COLUMNAR) else None
 
 
 def files_in(folder: Path, name: str) -> list[Path]:

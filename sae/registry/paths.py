@@ -8,10 +8,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator
 
-P = TypeVar("P", str, Path)
+_P = TypeVar("_P", str, Path)
 
 
-def expand_home(path: P) -> P:
+def expand_home(path: _P) -> _P:
     """A path in which a leading ``~`` or ``~user`` is the home folder; any other path or name is returned as it is."""
     text = str(path)
     return type(path)(os.path.expanduser(text)) if text.startswith("~") else path

@@ -19,7 +19,7 @@ from sae.numerics.seeds import derive, epoch_rows
 from sae.registry import UserError
 from sae.source import Batch, Progress, Source, SourceConfig, Split
 
-MOST_FEATURES = 10_000_000
+MOST_CHECKED_FEATURES = 10_000_000
 """The largest number of features whose settings are checked one by one when a run is planned."""
 PIECE = 4096
 """Samples of a pool that are drawn at once."""
@@ -115,9 +115,11 @@ class Pool(Source):
 
 
 def check_number_of_features(n_features: int) -> None:
-    """Raises `UserError` where the features are more than :data:`MOST_FEATURES`, on any machine."""
-    if n_features > MOST_FEATURES:
-        raise UserError(f"n_features = {n_features}: more than {MOST_FEATURES:,} features cannot be checked; lower it")
+    """Raises `UserError` where the features are more than :data:`MOST_CHECKED_FEATURES`, on any machine."""
+    if n_features > MOST_CHECKED_FEATURES:
+        raise UserError(
+            f"n_features = {n_features}: more than {MOST_CHECKED_FEATURES:,} features cannot be checked; lower it"
+        )
 
 
 def random_directions(n_features: int, d_in: int, draw: torch.Generator) -> Float[Tensor, "n_features d_in"]:
