@@ -153,8 +153,8 @@ def _removes_empty_folders(steps: Sequence[Step], scratch: Path, store: Store) -
         yield
     except UserError:
         for folder in map(store.partial, steps):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            if folder.is_dir() and all(file.name == CHECKSUMS for file in folder.iterdir()):
+                shutil.rmtree(folder)
         if _holds_no_work(scratch):
             shutil.rmtree(scratch, ignore_errors=True)
         raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -153,6 +154,19 @@ class StreamedConfig(SourceConfig, ABC):
     def identity(self) -> dict[str, Any]:
         """The settings on which the files depend; `rows_at_once` affects only execution."""
         return self.model_dump(mode="json", exclude={"rows_at_once"})
+
+
+@contextmanager
+def without_refused_rows(directory: Path) -> Generator[None]:
+    """After a refusal of the text, removes the rows of tokens that were written: the corrected config has another
+    folder, and the same one would write them again."""
+    try:
+        yield
+    except UserError:
+        if not (directory / "rows.json").is_file():
+            for rows in directory.glob("rows-*.safetensors"):
+                rows.unlink()
+        raise
 
 
 def model_versions() -> dict[str, str]:

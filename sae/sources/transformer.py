@@ -18,7 +18,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sae.activations.corpus import SPLITS, BosAt, Corpus, Packer, Packing, PositionSelection, write_corpus
-from sae.activations.disk_source import NO_LOGITS, Activations, Splits, StreamedConfig, model_versions
+from sae.activations.disk_source import (
+    NO_LOGITS,
+    Activations,
+    Splits,
+    StreamedConfig,
+    model_versions,
+    without_refused_rows,
+)
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
 from sae.activations.text import Text, check_token_ids, tokenised
@@ -149,7 +156,8 @@ class Config(StreamedConfig):
         model.check_context(self.context)
         select = PositionSelection.of(tokenizer, self.drop_position_0)
         self.check_room(directory, self.n_tokens or 0, d_in)
-        splits = self._write_corpus(directory, tokenizer, model.d_vocab, select, progress)
+        with without_refused_rows(directory):
+            splits = self._write_corpus(directory, tokenizer, model.d_vocab, select, progress)
         shard_rows = max(1, self.shard_tokens // self.context)
         harvest = Harvest(model, self.hooks, select, self.store_dtype, shard_rows, self.rows_at_once)
         if self.max_norm is not None:

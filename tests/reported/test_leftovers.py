@@ -12,10 +12,12 @@ from rich.console import Console
 from pipelines.config.config import parse
 from pipelines.plan import plan
 from pipelines.runner import execution, group_of, run
+from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.registry import UserError
 from sae.sources import independent
+from tests.streaming import words
 
 
 def work(table: dict[str, Any], out: Path) -> None:
@@ -63,3 +65,27 @@ def test_scratch_of_a_run_killed_as_it_began_is_removed(tiny: dict[str, Any], tm
     (scratch / "checkpoint.safetensors").write_bytes(b"of members of another sweep")
     work(tiny, tmp_path)
     assert scratch.exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("n_tokens", 100_000), ("heldout_share", 0.001)])
+def test_a_refused_text_leaves_no_rows(
+    tiny: dict[str, Any], tmp_path: Path, tiny_models: dict[str, Path], field: str, value: float
+):
+    """A text that was too short left the rows of its tokens in a folder that no corrected config used."""
+    source = {"kind": "transformer", "model": str(tiny_models["llama"]), "hook": "blocks.0.hook_resid_post",
+              "text": str(words(tmp_path / "text.txt", 40)), "separator": "|", "context": 8}  # fmt: skip
+    tiny |= {"source": source | {field: value}, "score": {"metrics": ["reconstruction"]}}
+    with pytest.raises(UserError, match=r"source\."):
+        work(tiny, tmp_path / "out")
+    assert {f.name for f in (tmp_path / "out").rglob("*") if f.suffix != ".lock"} == {".locks", ".scratch"}
+
+
+def test_checksums_alone_are_no_work(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuses(_: object, directory: Path, *__: object) -> None:
+        (directory / CHECKSUMS).write_text("{}")
+        raise UserError("no such hook")
+
+    monkeypatch.setattr(independent.Config, "prepare", refuses)
+    with pytest.raises(UserError, match="no such hook"):
+        work(tiny, tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
