@@ -117,6 +117,8 @@ def _best(v: Verdict) -> str:
 
 def _against_baseline(v: Verdict) -> str:
     if v.baseline is None:
+        if v.exact or v.oracle is not None:
+            return "There is no baseline to compare it with but ceilings."
         return "No baseline was run to compare it with."
     if v.trained is None:
         return "No dictionary was trained; all results are baselines."

@@ -78,6 +78,7 @@ def test_a_perfect_reconstruction_says_why_it_is_no_result():
     assert "A ceiling of ce_recovered_mean and not a result, because it reconstructs every activation exactly" in one
     assert "Ceilings of ce_recovered_mean and not results, because they reconstruct" in two
     assert "neurons, 24 latents; pca, 24 latents." in two
+    assert "No baseline was run" not in one and "no baseline to compare it with but ceilings" in one
     both = [trained, exact[0], setting("oracle", fvu=0.1, ce_recovered_mean=0.9)]
     note = footnote(both, "ce_recovered_mean", 3)
     assert "* ceiling: knows the true directions or reconstructs every activation exactly" in note
