@@ -31,6 +31,7 @@ from sae.model.hook_points import (
 )
 from sae.model.loading import load_bridge
 from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
+from sae.model.plain_modules import PlainModules
 from sae.model.token_rows import TokenRows
 from sae.numerics.norms import edit_within_norm
 from sae.registry import UserError
@@ -108,6 +109,19 @@ class Model:
     def is_encoder_decoder(self) -> bool:
         """Whether it reads a row of tokens with an encoder and writes another with a decoder."""
         return bool(getattr(getattr(self.bridge.original_model, "config", None), "is_encoder_decoder", False))
+
+    @cached_property
+    def _plain(self) -> PlainModules:
+        return PlainModules(self.bridge)
+
+    @cached_property
+    def _fuses(self) -> bool:
+        return self._plain.agrees(lambda x: self._run(x, torch.ones_like(x, dtype=torch.bool), []), self.d_vocab)
+
+    def can_fuse(self, hook: str) -> bool:
+        """Whether fused attention gives the activations at a hook point: it is not inside attention, and a comparison
+        on a few tokens shows no difference but rounding."""
+        return not self._plain.is_inside_attention(hook) and self._fuses
 
     @cached_property
     def no_logits(self) -> str | None:
@@ -209,11 +223,24 @@ class Model:
         return self.activations_at(tokens, attended, [hook])[0]
 
     def activations_at(
-        self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hooks: Sequence[str]
+        self,
+        tokens: Int[Tensor, "rows n_tokens"],
+        attended: Bool[Tensor, "rows n_tokens"],
+        hooks: Sequence[str],
+        fused: bool = False,
     ) -> list[Float[Tensor, "rows n_tokens _"]]:
-        """The activations at several hook points, from one forward pass. Raises `UserError` for a hook point that does
-        not hold one vector per token."""
-        recorded = self._record(tokens, attended, *hooks)
+        """The activations at several hook points, from one forward pass.
+
+        With `fused`, those that do not depend on it (see :meth:`can_fuse`) come from a pass with fused attention, and
+        others from a second pass. Raises `UserError` for a hook point that does not hold one vector per token.
+        """
+        outside = [hook for hook in hooks if fused and self.can_fuse(hook)]
+        inside, recorded = [hook for hook in hooks if hook not in outside], dict[str, Any]()
+        if outside:
+            with self._plain.used(outside):
+                recorded |= self._record(tokens, attended, *outside)
+        if inside:
+            recorded |= self._record(tokens, attended, *inside)
         return [per_token(hook, recorded[hook], tokens) for hook in hooks]
 
     def vectors(
