@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -79,14 +79,37 @@ def gather_evidence(source: Source, n_rows: int) -> Evidence:
     return Evidence(choose, test, source.truth, labelled, source.model(), source.subspaces)
 
 
+BLOCK_BYTES = 2**28
+"""The bytes of a block of codes."""
+_BLOCK_ROWS = 4096
+
+
+def block_rows(n_latents: int) -> int:
+    """The number of samples in a block of codes."""
+    return max(1, min(_BLOCK_ROWS, BLOCK_BYTES // (4 * n_latents)))
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One dictionary with the evidence; its codes and its matching are computed once and shared by all metrics."""
+    """One dictionary with the evidence; its codes and its matching are computed once and shared by all metrics.
+
+    Metrics that compare columns of codes with true codes or labels hold the codes of all samples; the others read them
+    in :meth:`blocks`, so that memory does not grow with the number of samples.
+    """
 
     dictionary: Dictionary
     """The dictionary that is scored."""
     evidence: Evidence
     """What it is scored against."""
+
+    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block n_latents"]]]:
+        """The codes of the test samples in blocks, each with its samples. All of them are in memory only where there
+        are true codes, whose metrics need them."""
+        acts, size = self.evidence.test.acts, block_rows(self.dictionary.n_latents)
+        is_kept = self.evidence.test.codes is not None or "test_codes" in vars(self)
+        for begin in range(0, len(acts), size):
+            rows = slice(begin, begin + size)
+            yield rows, self.test_codes[rows] if is_kept else encode(self.dictionary, acts[rows])
 
     @cached_property
     def test_codes(self) -> Float[Tensor, "rows n_latents"]:
@@ -116,11 +139,11 @@ def mean(values: Tensor) -> float:
     return float(values.double().mean())
 
 
-def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"], rows_at_once: int = 4096) -> Tensor:
-    """``d.encode`` without gradients, some rows at a time, so that temporaries stay small."""
+def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"]) -> Tensor:
+    """``d.encode`` without gradients, in blocks of samples, so that temporaries stay small."""
     check_memory(f"n_rows = {len(acts)}: codes of {d.n_latents} latents", 4 * len(acts) * d.n_latents, str(acts.device))
     with torch.no_grad():
-        return torch.cat([d.encode(piece) for piece in acts.split(rows_at_once)])
+        return torch.cat([d.encode(piece) for piece in acts.split(block_rows(d.n_latents))])
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sae.metric import Case, Evidence, MetricConfig, Scores
+from sae.metric import Case, Evidence, MetricConfig, Scores, block_rows
 from sae.model.hooked import HookEdit, Site
 from sae.model.token_rows import TokenRows
 
@@ -61,7 +61,9 @@ class Config(MetricConfig):
             return Scores(dict.fromkeys(NAMES, math.nan))
         reference = _reference(case.evidence, self.n_tokens, self.rows_at_once)
         d = case.dictionary.to(reference.site.model.device)
-        spliced, kl = reference.compare(d.reconstruct)
+        # In blocks, as the codes of all tokens of a forward pass may be large.
+        size = block_rows(d.n_latents)
+        spliced, kl = reference.compare(lambda x: torch.cat([d.reconstruct(piece) for piece in x.split(size)]))
         return Scores(
             {
                 "ce_clean": reference.clean,

@@ -50,6 +50,7 @@ from torch import Tensor
 
 from sae.dictionary import Dictionary
 from sae.metric import Case, Evidence, MetricConfig, Scores
+from sae.metrics._code_sums import ReconstructionError, code_sums, reconstruction_error
 
 _DENSE = 0.1
 MOST_ACTIVE = 4
@@ -70,53 +71,22 @@ class Config(MetricConfig):
     kind: Literal["reconstruction"] = "reconstruction"
 
     def score(self, case: Case) -> Scores:
-        test, z = case.evidence.test, case.test_codes
-        firings = torch.stack([piece.count_nonzero(0) for piece in z.split(_ROWS_AT_ONCE)]).sum(0)
-        density = firings / len(z)
+        test, sums = case.evidence.test, code_sums(case)
+        density = sums.firings / len(test.acts)
         scalars = {
-            "l0": float(firings.sum()) / len(z),
-            **fidelity_of(error := reconstruction_error(case.dictionary, test.acts, z, test.wanted)),
-            **robust_fidelity(error.of_samples, spread_of(case.evidence)),
-            "dead": float((firings == 0).double().mean()),
+            "l0": float(sums.firings.sum()) / len(test.acts),
+            **fidelity_of(sums.error),
+            **robust_fidelity(sums.error.of_samples, spread_of(case.evidence)),
+            "dead": float((sums.firings == 0).double().mean()),
             "dense": float((density > _DENSE).double().mean()),
-            "l1_norm": float(z.abs().sum(dtype=torch.float64)) / len(z),
+            "l1_norm": sums.l1 / len(test.acts),
         }
         if test.codes is not None:
             active, truth = test.codes > 0, case.evidence.truth
             counted = active if truth is None else active[:, truth.represented]
             scalars["true_l0"] = float(counted.sum()) / len(active)
-            scalars |= fvu_by_active(case.dictionary, test.acts, z, test.wanted, active.sum(1))
+            scalars |= fvu_by_active(case.dictionary, test.acts, case.test_codes, test.wanted, active.sum(1))
         return Scores(scalars, {"density": density})
-
-
-class ReconstructionError(NamedTuple):
-    """What the scores of a reconstruction are made of, in float64."""
-
-    sums: Float[Tensor, "4"]
-    """The sums over samples of the squared error, ||x - E x||^2, ||x_hat||^2 and x . x_hat."""
-    of_samples: Float[Tensor, " rows"]
-    """The squared error of every sample."""
-
-
-def reconstruction_error(
-    d: Dictionary,
-    x: Float[Tensor, "rows d_in"],
-    z: Float[Tensor, "rows n_latents"],
-    target: Float[Tensor, "rows d_out"],
-) -> ReconstructionError:
-    """The error of the reconstruction of `target` from the codes `z` of `x`."""
-    mean = target.mean(0, dtype=torch.float64)
-    sums = torch.zeros(4, dtype=torch.float64, device=x.device)
-    of_samples: list[Tensor] = []
-    for acts, codes, rows in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, target)), strict=True):
-        with torch.no_grad():
-            x_hat = d.reconstruct(acts, codes).double()
-        rows = rows.double()
-        # The variance from centred rows: the difference of two large numbers would lose digits.
-        parts = (rows - x_hat).square(), (rows - mean).square(), x_hat.square(), rows * x_hat
-        sums += torch.stack([part.sum() for part in parts])
-        of_samples.append(parts[0].sum(-1))
-    return ReconstructionError(sums, torch.cat(of_samples))
 
 
 def fidelity_of(measured: ReconstructionError) -> dict[str, float]:

@@ -1,0 +1,76 @@
+"""Sums over the codes of the test samples, from one pass over them in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.dictionary import Dictionary
+from sae.metric import Case, block_rows
+
+
+class ReconstructionError(NamedTuple):
+    """What the scores of a reconstruction are made of, in float64."""
+
+    sums: Float[Tensor, "4"]
+    """The sums over samples of the squared error, ||x - E x||^2, ||x_hat||^2 and x . x_hat."""
+    of_samples: Float[Tensor, " rows"]
+    """The squared error of every sample."""
+
+
+class CodeSums(NamedTuple):
+    """Sums over all test samples."""
+
+    firings: Int[Tensor, " n_latents"]
+    """The number of samples in which each latent fires."""
+    l1: float
+    """The sum of all |z_j|."""
+    error: ReconstructionError
+    """The error of the reconstruction."""
+
+
+@lru_cache(maxsize=1)
+def code_sums(case: Case) -> CodeSums:
+    """The sums of a dictionary, computed once for all metrics."""
+    d, test = case.dictionary, case.evidence.test
+    firings = torch.zeros(d.n_latents, dtype=torch.int64, device=test.acts.device)
+    l1 = torch.zeros((), dtype=torch.float64, device=test.acts.device)
+    mean = test.wanted.mean(0, dtype=torch.float64)
+    errors: list[ReconstructionError] = []
+    for rows, z in case.blocks():
+        firings += z.count_nonzero(0)
+        l1 += z.abs().sum(dtype=torch.float64)
+        errors.append(_error(d, test.acts[rows], z, test.wanted[rows], mean))
+    return CodeSums(firings, float(l1), _joined(errors))
+
+
+def reconstruction_error(
+    d: Dictionary,
+    x: Float[Tensor, "rows d_in"],
+    z: Float[Tensor, "rows n_latents"],
+    target: Float[Tensor, "rows d_out"],
+) -> ReconstructionError:
+    """The error of the reconstruction of `target` from the codes `z` of `x`."""
+    mean, size = target.mean(0, dtype=torch.float64), block_rows(d.n_latents)
+    pieces = zip(*(t.split(size) for t in (x, z, target)), strict=True)
+    return _joined(_error(d, acts, codes, rows, mean) for acts, codes, rows in pieces)
+
+
+def _error(d: Dictionary, x: Tensor, z: Tensor, target: Tensor, mean: Tensor) -> ReconstructionError:
+    """The error of one block; `mean` is that of all targets."""
+    with torch.no_grad():
+        x_hat = d.reconstruct(x, z).double()
+    rows = target.double()
+    # The variance from centred rows: the difference of two large numbers would lose digits.
+    parts = (rows - x_hat).square(), (rows - mean).square(), x_hat.square(), rows * x_hat
+    return ReconstructionError(torch.stack([part.sum() for part in parts]), parts[0].sum(-1))
+
+
+def _joined(errors: Iterable[ReconstructionError]) -> ReconstructionError:
+    sums, of_samples = zip(*errors, strict=True)
+    return ReconstructionError(torch.stack(sums).cumsum(0)[-1], torch.cat(of_samples))
