@@ -175,11 +175,11 @@ def generate(lines: Sequence[Line]) -> str:
 
 def harvest(lines: Sequence[Line]) -> str:
     """One row per model and attention of the plain hook."""
-    keys = ("model", "layer", "rows", "context", "device", "bare_attention")
+    keys = ("model", "layer", "rows", "context", "device", "attention")
     newest = {tuple(line[key] for key in keys): line for line in lines}
     columns: list[Column] = [
         ("model", lambda line: line["model"]),
-        ("attention of the plain hook", lambda line: line["bare_attention"]),
+        ("attention", lambda line: line["attention"]),
         ("block", lambda line: str(line["layer"])),
         ("batch", lambda line: f"{line['rows']} {TIMES} {line['context']}"),
         ("tokens/s", lambda line: f"{line['tokens_per_s']:,.0f}"),

@@ -103,7 +103,8 @@ def _source_steps(config: Config, settings: SourceConfig, source: Step, label: s
     examples_step = None if config.probe is None else _examples(config.probe, settings, source)
     if config.probe is not None and examples_step is not None:
         steps.source_probes.extend([examples_step, _probe(config.probe, examples_step, None, source_row)])
-    for made, made_row in [*_dictionaries(config, source), *_refinements(config, source), *_baselines(config, source)]:
+    trained = list(_dictionaries(config, settings, source))
+    for made, made_row in [*trained, *_refinements(config, source, trained), *_baselines(config, source)]:
         steps.dictionaries.append(made)
         for dictionary, encoded_row in _with_encoders(config, source, made, made_row):
             row = {"source": label, **encoded_row, "data_seed": settings.seed}
@@ -120,18 +121,29 @@ def _source(source: SourceConfig) -> Step:
     files = {name: content_hash(path, f"source.{name}") for name, path in source.external_files().items()}
     config = {"source": source.model_dump(mode="json"), "files": files, **_plugins(source)}
     version = STAGES[source.stage].VERSION
-    return Step(source.stage, version, config, title=f"{_kind(source)} data_seed={source.seed}")
+    group = f"{source.stage}-{_shared(source, version, files)}" if source.together else ""
+    return Step(source.stage, version, config, group=group, title=f"{_kind(source)} data_seed={source.seed}")
 
 
-def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
+def _shared(source: SourceConfig, version: int, files: Mapping[str, str]) -> str:
+    """A key that sources have in common which can be prepared, and read, together."""
+    settings = {name: value for name, value in source.model_dump(mode="json").items() if name not in source.together}
+    return Step(source.stage, version, {"source": settings, "files": files}).key
+
+
+def _dictionaries(config: Config, source_settings: SourceConfig, source: Step) -> Iterator[tuple[Step, _Row]]:
     """One step per dictionary to train, with its row; those with the same source and training settings are a group,
-    because they share batches."""
+    because they share batches, and so are those whose sources share the passes of a model."""
+    shares = source_settings.read_together
     pairs = list(product(config.dictionaries, config.trainings))
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
     labels = labels_of(merged, skip={"n_latents", "l1", "l0", "k"})
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
         settings, train_settings = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
-        group = Step("train", train.VERSION, {"train": train_settings}, {"source": source})
+        if shares:
+            group = Step("train", train.VERSION, {"train": train_settings, "sources": source.group})
+        else:
+            group = Step("train", train.VERSION, {"train": train_settings}, {"source": source})
         row: _Row = {
             "method": label,
             "encoder": None,
@@ -144,14 +156,14 @@ def _dictionaries(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
         yield Step("train", train.VERSION, content, {"source": source}, f"train-{group.key}", _title(row)), row
 
 
-def _refinements(config: Config, source: Step) -> Iterator[tuple[Step, _Row]]:
+def _refinements(config: Config, source: Step, trained: Sequence[tuple[Step, _Row]]) -> Iterator[tuple[Step, _Row]]:
     """One step per dictionary to refine and refinement, with its row; the training before it is a separate step."""
     every = [{"kind": "refine", **settings.model_dump(mode="json")} for _, settings in config.refinements]
-    trained: dict[str, dict[str, tuple[Step, _Row]]] = {}  # by the settings of the dictionary, then by the step's key
-    for step, row in _dictionaries(config, source) if every else ():
-        trained.setdefault(json.dumps(step.config["dictionary"]), {})[step.key] = (step, row)
+    of_settings: dict[str, dict[str, tuple[Step, _Row]]] = {}  # by the settings of the dictionary, then by key
+    for step, row in trained if every else ():
+        of_settings.setdefault(json.dumps(step.config["dictionary"]), {})[step.key] = (step, row)
     for (dictionary, refinement), label in zip(config.refinements, labels_of(every, skip=set()), strict=True):
-        for step, row in trained[json.dumps(dictionary.model_dump(mode="json"))].values():
+        for step, row in of_settings[json.dumps(dictionary.model_dump(mode="json"))].values():
             row = {**row, "method": f"{row['method']}+{label}"}
             content = {"refine": refinement.model_dump(mode="json"), "seed": row["seed"]}
             yield Step("refine", refine.VERSION, content, {"source": source, "dictionary": step}, "", _title(row)), row

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -89,6 +90,10 @@ class Source(ABC):
     """Whether every batch has `targets`, so that dictionaries are transcoders (Dunefsky, Chlenski and Nanda 2024): they
     read one vector and reconstruct another of the same width. `truth` then belongs to the space of the targets."""
 
+    computes_ahead: bool = False
+    """Whether training batches are computed in the background, ahead of the one that was read last. They are then best
+    read one at a time, in order."""
+
     @abstractmethod
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
         """The `size` samples of one step.
@@ -100,6 +105,20 @@ class Source(ABC):
     def at_most(self, n: int, split: Split, step: int = 0) -> Batch:
         """`n` samples of a split, or all of them where it has fewer."""
         return self.batch(step, min(n, self.n_rows[split] or n), split)
+
+    @contextmanager
+    def reading(self, n_samples: int) -> Generator[None]:
+        """Context in which training reads no more than its first `n_samples` samples; work in the background, if any,
+        ends with it."""
+        yield
+
+    def forecast(self, n_samples: int) -> str:
+        """What it takes to read the first `n_samples` training samples, as a sentence; empty where it is little."""
+        return ""
+
+    def figures(self) -> Mapping[str, float]:
+        """Numbers to show beside the progress of training, such as the rate at which samples are computed."""
+        return {}
 
     def labelled(self) -> tuple[Batch, Batch] | None:
         """Labelled samples, as (choose, test), where the source has labels; toy sources have `codes` instead."""
@@ -288,6 +307,8 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
     """The pipeline stage that prepares the source: ``generate`` computes it from its settings or reads a file of
     activations, ``stream`` runs a model."""
     later: ClassVar[frozenset[str]] = frozenset({"target"})
+    together: ClassVar[frozenset[str]] = frozenset()
+    """The settings in which sources may differ that share the work of :meth:`prepare_together`."""
     seed: int = 0
     """Seed of the data: features, samples and splits."""
 
@@ -296,6 +317,11 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
     def provides(self) -> frozenset[str]:
         """What metrics may use, known before any work starts: a subset of ``truth``, ``parents``, ``codes``,
         ``labels``, ``subspaces``, ``model`` and ``targets``."""
+
+    @property
+    def read_together(self) -> bool:
+        """Whether training reads sources that are prepared together in one pass, because they share its work."""
+        return False
 
     @property
     def nonlinear(self) -> str:
@@ -317,6 +343,18 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
         """Writes into `directory` what :meth:`open` needs. Called again after an interruption, it continues."""
 
+    @classmethod
+    def prepare_together(cls, sources: Sequence[tuple[SourceConfig, Path]], progress: Progress, device: str) -> None:
+        """Prepares sources of this kind that differ in the settings `together` only, each in its directory."""
+        for source, directory in sources:
+            source.prepare(directory, progress, device)
+
     @abstractmethod
     def open(self, directory: Path, device: str) -> Source:
         """The source, from a directory that :meth:`prepare` filled."""
+
+    @classmethod
+    def open_together(cls, sources: Sequence[tuple[SourceConfig, Path]], device: str) -> list[Source]:
+        """Opens sources that were prepared together, to be read at the same steps; they may share work in the
+        background."""
+        return [source.open(directory, device) for source, directory in sources]

@@ -23,7 +23,7 @@ from torch import Tensor
 from pipelines.steps.checksums import is_intact, write_checked
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
-from pipelines.steps.source_steps import left_out, open_step
+from pipelines.steps.source_steps import left_out, open_step, open_steps
 from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
@@ -34,6 +34,7 @@ from sae.numerics import memory
 from sae.numerics.atomic_write import named_errors, write_atomically
 from sae.numerics.memory import memory_of
 from sae.registry import UserError, config_class
+from sae.source import Source
 from sae.training.config import TrainConfig
 from sae.training.loop import train_side_by_side
 from sae.training.state import Member, State, select_members
@@ -85,9 +86,9 @@ def _passes(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
         return
     available, used = memory_of(runtime.device) // 2, 0
     stacks: list[list[Job]] = []
-    d_in = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], "cpu").d_in
+    widths = {job.inputs["source"]: source.d_in for job, source in zip(jobs, _sources(jobs, "cpu"), strict=True)}
     for stack in _stacks(jobs):
-        size = 3 * 2 * 4 * d_in * _member(stack[0])[0].n_latents
+        size = 3 * 2 * 4 * widths[stack[0].inputs["source"]] * _member(stack[0])[0].n_latents
         for job in stack:
             if used + size > available and stacks:
                 yield stacks
@@ -97,6 +98,14 @@ def _passes(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
             stacks[-1].append(job)
             used += size
     yield stacks
+
+
+def _sources(jobs: Sequence[Job], device: str) -> list[Source]:
+    """The source of every job, each opened once."""
+    steps = {job.inputs["source"]: job.step.inputs["source"] for job in jobs}
+    opened = open_steps([(step, directory) for directory, step in steps.items()], device)
+    of_directory = dict(zip(steps, opened, strict=True))
+    return [of_directory[job.inputs["source"]] for job in jobs]
 
 
 def _stacks(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -112,7 +121,10 @@ def _stacks(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def _stackable(a: Job, b: Job) -> bool:
-    """Whether two dictionaries differ at most in fields in which members of a stack may differ, and in the seed."""
+    """Whether two dictionaries of one source differ at most in fields in which members of a stack may differ, and in
+    the seed."""
+    if a.inputs["source"] != b.inputs["source"]:
+        return False
     one, other = (_member(job)[0] for job in (a, b))
     free = set(one.member_axes)
     return type(one) is type(other) and one.model_dump(exclude=free) == other.model_dump(exclude=free)
@@ -125,7 +137,7 @@ def _train(
     seconds of the whole pass."""
     jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
-    source = open_step(jobs[0].step.inputs["source"], jobs[0].inputs["source"], runtime.device)
+    sources = _sources([stack[0] for stack in stacks], runtime.device)
     resumes = _resume(checkpoint, stacks)
     first_step = 0 if resumes is None else int(resumes[0]["step"])
     start, written = (Timing(), {}) if resumes is None else (_timing_of(checkpoint), _logs_of(checkpoint))
@@ -133,12 +145,14 @@ def _train(
     sinks = Sinks(runtime.sinks, jobs[0].step.group, [job.step.title for job in jobs], jobs[0].step.config)
     saved_at = time.monotonic()
     members = [[_member(job) for job in stack] for stack in stacks]
-    for states in train_side_by_side(members, source, config, runtime.device, resumes, spans=runtime.spans):
+    if forecast := sources[0].forecast((config.steps - first_step) * config.batch_size):
+        runtime.note(forecast)
+    for states in train_side_by_side(members, sources, config, runtime.device, resumes, spans=runtime.spans):
         step = states[0].step
         with runtime.spans("bookkeeping"):
             # Empty on resuming from the checkpoint of the last step, which is logged already.
             if all(state.logged_values for state in states):
-                _record(states, jobs, logs, sinks, progress)
+                _record(states, jobs, logs, sinks, progress, sources[0].figures())
             if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
                 for log in logs:  # first, so that no checkpoint outlives the lines before it
                     log.sync()
@@ -175,8 +189,14 @@ def _save(dictionary: Dictionary, job: Job) -> None:
 
 
 def _record(
-    states: Sequence[State], jobs: Sequence[Job], logs: Sequence[Log], sinks: Sinks, progress: StageProgress
+    states: Sequence[State],
+    jobs: Sequence[Job],
+    logs: Sequence[Log],
+    sinks: Sinks,
+    progress: StageProgress,
+    figures: Mapping[str, float],
 ) -> None:
+    """Logs a step and shows it, with further `figures` beside it."""
     records, step = [record for state in states for record in state.records()], states[0].step
     for job, record in zip(jobs, records, strict=True):
         if not abs(record["loss"]) < float("inf"):
@@ -188,7 +208,7 @@ def _record(
         log.write(record)
     sinks.log(step, records)
     mean = {name: sum(r[name] for r in records) / len(records) for name in ("loss", "l0", "dead")}
-    progress(step, states[0].config.steps, "steps", **mean)
+    progress(step, states[0].config.steps, "steps", **mean, **figures)
 
 
 class Timing(NamedTuple):

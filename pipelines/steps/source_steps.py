@@ -19,19 +19,21 @@ from sae.source import LEFT_OUT, Batch, Source, SourceConfig
 def prepare(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Prepares every source in its job's directory. What a killed run left there is kept where it is undamaged."""
     for job in jobs:
-        config = settings(job.step.config["source"])
         (job.out / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming the folder
         if gone := remove_damaged(job.out):
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
             runtime.note(f"{job.out / gone[0]}{more}: damaged or without a checksum; made again")
 
-        def report(done: int, total: int, unit: str, out: Path = job.out) -> None:
-            record_files(out)
-            progress(done, total, unit)
+    def report(done: int, total: int, unit: str) -> None:
+        for job in jobs:
+            record_files(job.out)
+        progress(done, total, unit)
 
-        config.prepare(job.out, report, runtime.device)
+    sources = [(settings(job.step.config["source"]), job.out) for job in jobs]
+    type(sources[0][0]).prepare_together(sources, report, runtime.device)
+    for job in jobs:
         record_files(job.out)
-        yield job
+    yield from jobs
 
 
 def open_source(directory: Path, device: str) -> Source:
@@ -42,6 +44,12 @@ def open_source(directory: Path, device: str) -> Source:
 def open_step(step: Step, directory: Path, device: str) -> Source:
     """The source of a finished step, opened from the settings of the step in its directory."""
     return settings(step.config["source"]).open(directory, device)
+
+
+def open_steps(steps: Sequence[tuple[Step, Path]], device: str) -> list[Source]:
+    """The sources of finished steps of one group, to be read at the same steps."""
+    sources = [(settings(step.config["source"]), directory) for step, directory in steps]
+    return type(sources[0][0]).open_together(sources, device)
 
 
 def kind_of(directory: Path) -> str:

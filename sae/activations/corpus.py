@@ -201,6 +201,11 @@ class Corpus:
     def __len__(self) -> int:
         return self.shards.n_rows
 
+    @property
+    def width(self) -> int:
+        """The number of tokens in a row."""
+        return self.shards.width("tokens")
+
     def shuffled(self, begin: int, end: int) -> NDArray[np.int64]:
         """The indices of the rows at positions `begin` to `end` of the shuffled order, which is the same in every
         run."""

@@ -1,177 +1,32 @@
-"""Sources of a model's activations, stored on disk.
-
-Preparing one writes rows of tokens, then shuffled shards of activations, and last a file that marks it as complete. An
-interrupted preparation continues where it stopped and writes the same bytes.
-"""
+"""A source of a model's activations: on disk, or without a cache from a stream for the training split."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.activations.corpus import SPLITS, Corpus
-from sae.activations.harvest import Harvest, shard_file
+from sae.activations.harvest import shard_file
 from sae.activations.shards import Shards
+from sae.activations.stream import SEGMENTS, Columns, Stream
+from sae.activations.streamed_config import KEPT, NO_LOGITS, NOT_NEXT_TOKEN, StreamedConfig, harvest_of
+from sae.activations.window_order import WindowOrder
 from sae.model.hook_points import spliceable
-from sae.model.hooked import Dtype, Model, Site
+from sae.model.hooked import Model, Site
 from sae.model.token_rows import Select, TokenRows
-from sae.numerics.atomic_write import write_atomically
-from sae.numerics.seeds import epoch_rows
-from sae.registry import MissingFileError, UserError
-from sae.source import LEFT_OUT, Batch, Progress, Source, SourceConfig, Split, Truth
-
-NO_LOGITS = "no_logits"
-"""The entry of ``source.json`` with the reason why the model's logits do not predict the next token, if so."""
-NOT_NEXT_TOKEN = "the model's logits do not predict the next token"
-Splits = dict[str, dict[str, int]]
-"""The number of rows, counted tokens and, once the model has been run, shards of each split."""
-
-
-class StreamedConfig(SourceConfig, ABC):
-    """Settings of a source of a model's activations."""
-
-    stage: ClassVar[Literal["generate", "stream"]] = "stream"
-    size: ClassVar[str] = "n_tokens"
-    """The name of the setting that determines the number of activations."""
-    hook: str
-    """The hook point whose activations dictionaries encode, in TransformerLens' names."""
-    target: str | None = None
-    """The hook point whose activations dictionaries reconstruct, of the same width and later in the forward pass. For
-    example ``blocks.2.mlp.hook_out`` for a transcoder from ``blocks.2.mlp.hook_in``. Default: `hook` itself."""
-    store_dtype: Dtype = "float32"
-    """The type in which activations are stored; they are read as float32."""
-    shard_tokens: int = Field(2**18, gt=0)
-    """The approximate number of tokens per shard."""
-    rows_at_once: int = Field(32, gt=0)
-    """The number of rows of tokens per forward pass."""
-
-    @model_validator(mode="after")
-    def _target_is_another(self) -> StreamedConfig:
-        if self.target == self.hook:
-            raise UserError(f"target = {self.target!r}: it is the same as hook; leave it out for an autoencoder")
-        return self
-
-    @abstractmethod
-    def has_labels(self) -> bool:
-        """Whether the source has labels for probes."""
-
-    @property
-    def provides(self) -> frozenset[str]:
-        available = {
-            "model": spliceable(self.target or self.hook),
-            "labels": self.has_labels(),
-            "targets": self.target is not None,
-        }
-        return frozenset(name for name, is_available in available.items() if is_available)
-
-    @property
-    def hooks(self) -> dict[str, str]:
-        """The hook point of each stored column of activations."""
-        return {"acts": self.hook} | ({} if self.target is None else {"targets": self.target})
-
-    def harvest(
-        self, directory: Path, harvest: Harvest, splits: Mapping[str, Mapping[str, int]], progress: Progress
-    ) -> Splits:
-        """Writes the missing shards of every split; returns `splits` with the number of shards of each.
-
-        Raises `UserError` if the disk has no room for them.
-        """
-        self.check_room(directory, sum(splits[s]["tokens"] for s in SPLITS), self.width(harvest.model))
-        total, done, with_shards = sum(splits[s]["tokens"] for s in SPLITS), 0, Splits()
-        progress(0, total, "tokens")
-        for split in SPLITS:
-            corpus = Corpus.open(directory, split, splits[split]["rows"], self.seed)
-            with_shards[split] = {**splits[split], "shards": 0}
-            stored = 0
-            for n in harvest.shards(directory, split, corpus):
-                done, stored = done + n, stored + n
-                with_shards[split]["shards"] += 1
-                progress(done, total, "tokens")
-            if harvest.norm_limit is not None:
-                left_out = splits[split]["tokens"] - stored
-                with_shards[split] |= {"tokens": stored, LEFT_OUT: left_out}
-        return with_shards
-
-    def width(self, model: Model) -> int:
-        """The width of the activations. Raises `UserError` if no dictionary can map `hook` to `target`."""
-        d_in = model.width(self.hook)
-        if self.target is not None:
-            try:
-                model.check_target(self.hook, self.target)
-            except UserError as error:
-                raise UserError(f"source.target: {error}") from None
-        return d_in
-
-    def check_room(self, directory: Path, n_vectors: int, d_in: int) -> None:
-        """Raises `UserError` if the disk cannot hold the activations."""
-        needed = n_vectors * d_in * len(self.hooks) * getattr(torch, self.store_dtype).itemsize
-        written = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-        free = shutil.disk_usage(directory).free
-        if needed > free + written:
-            raise UserError(
-                f"source.{self.size}: {n_vectors:,} activations of width {d_in} in {self.store_dtype} need "
-                f"{needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB free; ask for fewer or set a smaller store_dtype"
-            )
-
-    def record(self, file: Path, content: Mapping[str, Any]) -> None:
-        """Marks a phase as done by writing a JSON file with `content` and the settings, atomically."""
-        write_atomically(file, (json.dumps({**content, "config": self.identity()}, indent=1) + "\n").encode())
-
-    def finished(self, file: Path) -> dict[str, Any] | None:
-        """The content that :meth:`record` wrote when the phase was done; None if it is not done.
-
-        Raises `UserError` if the phase was done with other settings.
-        """
-        if not file.is_file():
-            return None
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["config"] != self.identity():
-            raise UserError(f"{file.parent}: contains a source with other settings; choose another directory")
-        return content
-
-    def complete(self, directory: Path) -> dict[str, Any]:
-        """The content of ``source.json``. Raises `MissingFileError` if the source is not complete."""
-        facts = self.finished(directory / "source.json")
-        if not facts:
-            raise MissingFileError(f"{directory}: the activations are not complete; prepare the source first")
-        return facts
-
-    def identity(self) -> dict[str, Any]:
-        """The settings on which the files depend; `rows_at_once` affects only execution."""
-        return self.model_dump(mode="json", exclude={"rows_at_once"})
-
-
-@contextmanager
-def without_refused_rows(directory: Path) -> Generator[None]:
-    """After a refusal of the text, removes the rows of tokens that were written: the corrected config has another
-    folder, and the same one would write them again."""
-    try:
-        yield
-    except UserError:
-        if not (directory / "rows.json").is_file():
-            for rows in directory.glob("rows-*.safetensors"):
-                rows.unlink()
-        raise
-
-
-def model_versions() -> dict[str, str]:
-    """The versions of the packages that run the models."""
-    return {name.replace("-", "_"): version(name) for name in ("transformer-lens", "transformers")}
+from sae.numerics.memory import check_memory
+from sae.numerics.seeds import derive, epoch_rows
+from sae.source import LEFT_OUT, Batch, Source, Split, Truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +40,8 @@ class KnownFeatures:
 
 
 class Activations(Source):
-    """Activations on disk; only the samples of a batch are held in memory."""
+    """Activations on disk, of which only the samples of a batch are held in memory; without a cache, those of the
+    training split come from a stream."""
 
     def __init__(
         self,
@@ -202,8 +58,11 @@ class Activations(Source):
         self.d_in = facts["d_in"]
         self.has_targets = config.target is not None
         self.truth = None if known is None else known.truth
-        self.shards: dict[Split, Shards] = {s: self._open(s) for s in SPLITS}
-        self.n_rows: Mapping[Split, int | None] = {s: shards.n_rows for s, shards in self.shards.items()}
+        self.computes_ahead = facts["splits"]["train"]["shards"] == 0
+        stored: list[Split] = [s for s in SPLITS if s != "train" or not self.computes_ahead]
+        self.streams_with: Sequence[Activations] = [self]
+        self.shards: dict[Split, Shards] = {s: self._open(s) for s in stored}
+        self.n_rows: Mapping[Split, int | None] = {s: facts["splits"][s]["tokens"] for s in SPLITS}
         about_norms = facts.get(LEFT_OUT, {})
         self.norm_limit, self.left_out = about_norms.get("norm_limit"), about_norms.get("rows", {})
 
@@ -211,6 +70,8 @@ class Activations(Source):
         return Shards([shard_file(self.directory, split, k) for k in range(self.facts["splits"][split]["shards"])])
 
     def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        if split not in self.shards:
+            return self._streamed(step * size, (step + 1) * size)
         shards = self.shards[split]
         if split == "train":
             index = epoch_rows(step, size, shards.n_rows, self.config.seed)
@@ -218,6 +79,12 @@ class Activations(Source):
             index = (step * size + np.arange(size)) % shards.n_rows
         acts = shards.rows(index, device=self.device)
         return Batch(acts, self._codes(shards, index), targets=self._targets(shards, index))
+
+    def _streamed(self, begin: int, end: int) -> Batch:
+        columns = self.columns_of(self.stream.take(begin, end))
+        codes = None if self.known is None else self.known.codes(columns["token"].long(), columns["position"].long())
+        targets = columns["targets"].float() if self.has_targets else None
+        return Batch(columns["acts"].float(), codes, targets=targets)
 
     def _codes(self, shards: Shards, index: NDArray[np.int64]) -> Tensor | None:
         if self.known is None:
@@ -241,9 +108,87 @@ class Activations(Source):
 
     def tokens(self, split: Split) -> TokenRows:
         """The rows of tokens of a split, in shuffled order, so that the first rows are a random sample."""
-        rows = self.facts["splits"][split]["rows"]
-        corpus = Corpus.open(self.directory, split, rows, self.config.seed)
-        return self.select(corpus.tokens(corpus.shuffled(0, rows)))
+        corpus = self._corpus(split)
+        return self.select(corpus.tokens(corpus.shuffled(0, len(corpus))))
+
+    def _corpus(self, split: Split) -> Corpus:
+        return Corpus.open(self.directory, split, self.facts["splits"][split]["rows"], self.config.seed)
+
+    @cached_property
+    def order(self) -> WindowOrder:
+        """The order of the training samples of a source that is not cached."""
+        shards = Shards([self.directory / KEPT])
+        kept = shards.rows(np.arange(shards.n_rows), "kept").long().numpy()
+        n_tokens = self._corpus("train").shards.width("tokens")
+        return WindowOrder(kept, max(1, self.config.window_tokens // n_tokens), derive("stream", self.config.seed))
+
+    @property
+    def stream(self) -> Stream:
+        """The training activations of a source that is not cached, and of those that share its model's passes. Raises
+        `UserError` if memory cannot hold them."""
+        return self.streams_with[0]._stream
+
+    @cached_property
+    def _stream(self) -> Stream:
+        corpus, sources = self._corpus("train"), self.streams_with
+        check_memory(f"source.window_tokens = {self.config.window_tokens}", self._memory, self.device)
+        harvest = harvest_of([source.config for source in sources], self.boot(), self.select, corpus.width)
+
+        def compute(rows: NDArray[np.int64]) -> Iterator[Columns]:
+            for part in corpus.tokens(rows).split(self.config.rows_at_once):
+                kept = self.select(part).kept
+                [vectors] = harvest.pieces(part, kept)
+                known = {"token": part[kept], "position": kept.nonzero()[:, 1].int()}
+                yield {f"{i}.{name}": acts for i, each in enumerate(vectors) for name, acts in each.items()} | known
+
+        def empty(n: int) -> Columns:
+            columns = {name: torch.empty(n, dtype=torch.int32, device=self.device) for name in ("token", "position")}
+            for i, source in enumerate(sources):
+                for name in source.config.hooks:
+                    dtype = getattr(torch, source.config.store_dtype)
+                    columns[f"{i}.{name}"] = torch.empty(n, source.d_in, dtype=dtype, device=self.device)
+            return columns
+
+        return Stream(self.order, compute, empty, self.device)
+
+    def columns_of(self, streamed: Columns) -> dict[str, Tensor]:
+        """The columns of this source among those of its stream."""
+        own = f"{self.streams_with.index(self)}."
+        return {name.removeprefix(own): c for name, c in streamed.items() if name.startswith(own) or "." not in name}
+
+    @contextmanager
+    def reading(self, n_samples: int) -> Generator[None]:
+        if not self.computes_ahead:
+            yield
+            return
+        owner = self.streams_with[0]
+        owner.stream.end = n_samples
+        try:
+            yield
+        finally:
+            if "_stream" in vars(owner):
+                owner.stream.close()
+                del owner._stream
+
+    def forecast(self, n_samples: int) -> str:
+        if not self.computes_ahead:
+            return ""
+        sources = len(self.streams_with)
+        hooks = self.config.hook if sources == 1 else f"{sources} hook points in one pass"
+        return (
+            f"{hooks}: the model runs over {n_samples:,} tokens while training reads them, "
+            f"{n_samples / self.order.n_samples:.1f} times the text; they take {self._memory / 1e9:.1f} GB of memory"
+        )
+
+    @property
+    def _memory(self) -> int:
+        """The most bytes of activations that the stream holds at once."""
+        largest = max(self.order.segment_size(segment) for segment in range(self.order.n_windows + 1))
+        return SEGMENTS * largest * sum(source.config.bytes_each(source.d_in) for source in self.streams_with)
+
+    def figures(self) -> Mapping[str, float]:
+        owner = self.streams_with[0]
+        return owner.stream.figures() if "_stream" in vars(owner) else {}
 
     @cached_property
     def _site(self) -> Site:
@@ -261,3 +206,9 @@ class Activations(Source):
         if NO_LOGITS in self.facts:
             return f"{NOT_NEXT_TOKEN}: {self.facts[NO_LOGITS]}"
         return None if "model" in self.config.provides else NOT_NEXT_TOKEN
+
+
+def share_stream(sources: Sequence[Activations]) -> None:
+    """Makes sources that differ in their hook points only share one stream, so that the model runs once for all."""
+    for source in sources:
+        source.streams_with = sources

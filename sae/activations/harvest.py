@@ -1,4 +1,6 @@
-"""Runs a model over rows of tokens and writes its activations, and targets if any, into shuffled shards.
+"""Runs a model over rows of tokens and writes its activations at hook points into shuffled shards.
+
+Several sources that differ in their hook points share every forward pass, which ends at the last of them.
 
 A shard is a pure function of its rows of tokens: an interrupted harvest later writes only the missing shards, with the
 same bytes.
@@ -6,7 +8,7 @@ same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +36,9 @@ class Harvest:
 
     model: Model
     """The model to run."""
-    hooks: Mapping[str, str]
-    """The hook point of each column of activations: ``acts``, and ``targets`` for a transcoder."""
+    hooks: Sequence[Mapping[str, str]]
+    """For each source, the hook point of each column of its activations: ``acts``, and ``targets`` for a
+    transcoder."""
     select: Select
     """Marks the positions whose activations are stored."""
     store_dtype: Dtype
@@ -44,11 +47,14 @@ class Harvest:
     """The number of rows of tokens per shard."""
     rows_at_once: int
     """The number of rows of tokens per forward pass."""
+    fused: bool = False
+    """Whether attention is computed by a fused kernel where that gives the same activations."""
     norm_limit: float | None = None
-    """Activations of a greater norm are not stored; None: all are."""
+    """Activations of a greater norm are not stored, which is possible for one source at a time; None: all are."""
 
-    def shards(self, directory: Path, name: str, corpus: Corpus) -> Iterator[int]:
-        """Writes the missing shards of a corpus, and yields the number of activations in each shard.
+    def shards(self, directories: Sequence[Path], name: str, corpus: Corpus) -> Iterator[int]:
+        """Writes the missing shards of a corpus, each into the directories, one for each of :attr:`hooks`; yields the
+        number of activations in each shard.
 
         Next to every activation are stored its `document`, its `row` in the corpus, its `position` there and its
         `token`. Raises `UserError` if activations are not finite.
@@ -58,8 +64,8 @@ class Harvest:
             tokens = corpus.tokens(rows)
             kept = self.select(tokens).kept
             n = int(kept.sum())
-            file = shard_file(directory, name, k)
-            if not _is_complete(file, n, exact=self.norm_limit is None):
+            files, exact = [shard_file(directory, name, k) for directory in directories], self.norm_limit is None
+            if not all(_is_complete(file, n, exact) for file in files):
                 where = torch.nonzero(kept)
                 columns = {
                     "document": corpus.documents(rows)[kept],
@@ -67,15 +73,20 @@ class Harvest:
                     "position": where[:, 1].int(),
                     "token": tokens[kept],
                 }
-                columns |= self.vectors(tokens, kept)
-                if self.norm_limit is not None:
-                    within = within_norm(columns["acts"], self.norm_limit)
-                    columns = {name: column[within] for name, column in columns.items()}
-                # Neighbours in a text are similar. The rows are shuffled over the corpus, activations over the shard.
-                n_stored = len(columns["acts"])
-                order = torch.from_numpy(Permutation(n_stored, derive("shard", corpus.seed, k))(np.arange(n_stored)))
-                write_shard(file, {name: column[order] for name, column in columns.items()})
-            yield n if self.norm_limit is None else Shard.open(file).n_rows
+                for file, vectors in zip(files, self.vectors(tokens, kept), strict=True):
+                    if not _is_complete(file, n, exact):
+                        self._write(file, columns | vectors, derive("shard", corpus.seed, k))
+            yield n if self.norm_limit is None else Shard.open(files[0]).n_rows
+
+    def _write(self, file: Path, columns: Mapping[str, Tensor], seed: int) -> None:
+        """Writes a shard, shuffled: neighbours in a text are similar. The rows are shuffled over the corpus, and
+        activations over the shard."""
+        if self.norm_limit is not None:
+            within = within_norm(columns["acts"], self.norm_limit)
+            columns = {name: column[within] for name, column in columns.items()}
+        n = len(columns["acts"])
+        order = torch.from_numpy(Permutation(n, seed)(np.arange(n)))
+        write_shard(file, {name: column[order] for name, column in columns.items()})
 
     def first_vectors(self, corpus: Corpus, n: int) -> Float[Tensor, "vectors d_in"]:
         """The activations of the first rows of tokens in the shuffled order that have `n` or more of them, as they are
@@ -83,40 +94,57 @@ class Harvest:
         found, begin = list[Tensor](), 0
         while begin < len(corpus) and sum(map(len, found)) < n:
             tokens = corpus.tokens(corpus.shuffled(begin, begin + self.rows_at_once))
-            found.append(self.vectors(tokens, self.select(tokens).kept)["acts"])
+            found.append(self.vectors(tokens, self.select(tokens).kept)[0]["acts"])
             begin += self.rows_at_once
         return torch.cat(found)[:n]
 
-    def labelled(self, file: Path, rows: LabelledRows) -> None:
-        """Writes the activations at the labelled positions, with ``label.<name>`` columns."""
+    def labelled(self, files: Sequence[Path], rows: LabelledRows) -> None:
+        """Writes the activations at the labelled positions, with ``label.<name>`` columns, to one file for each of
+        :attr:`hooks`."""
         at = torch.zeros_like(rows.tokens, dtype=torch.bool)
         at[rows.row.long(), rows.position.long()] = True
         columns = {f"label.{name}": column for name, column in rows.labels.items()}
-        write_shard(file, {**self.vectors(rows.tokens, at), "row": rows.row, "position": rows.position, **columns})
+        for file, vectors in zip(files, self.vectors(rows.tokens, at), strict=True):
+            write_shard(file, {**vectors, "row": rows.row, "position": rows.position, **columns})
 
     def vectors(
         self, tokens: Int[Tensor, "rows n_tokens"], at: Bool[Tensor, "rows n_tokens"]
-    ) -> dict[str, Float[Tensor, "vectors d_in"]]:
-        """The activations of every hook at the positions `at`, row by row, in the type in which they are stored.
+    ) -> list[dict[str, Float[Tensor, "vectors d_in"]]]:
+        """The activations of each of :attr:`hooks` at the positions `at`, row by row, in the type in which they are
+        stored. Raises `UserError` if they are not finite."""
+        by_pass = [[_on_cpu(columns) for columns in piece] for piece in self.pieces(tokens, at)]
+        by_source = zip(*by_pass, strict=True)
+        return [{name: torch.cat([p[name] for p in pieces]) for name in pieces[0]} for pieces in by_source]
 
-        Raises `UserError` if they are not finite.
-        """
-        pieces: dict[str, list[Tensor]] = {name: [] for name in self.hooks}
+    def pieces(
+        self, tokens: Int[Tensor, "rows n_tokens"], at: Bool[Tensor, "rows n_tokens"]
+    ) -> Iterator[list[dict[str, Float[Tensor, "vectors d_in"]]]]:
+        """As :meth:`vectors`, one forward pass at a time, on the device of the model."""
+        hooks = list(dict.fromkeys(hook for columns in self.hooks for hook in columns.values()))
         for part, where in zip(tokens.split(self.rows_at_once), at.split(self.rows_at_once), strict=True):
             longest = _longest(part)
             rows = self.select(part[:, :longest])
-            by_hook = self.model.activations_at(rows.tokens, rows.attended, list(self.hooks.values()))
             index = where[:, :longest].flatten().nonzero().squeeze(1)
-            for name, acts in zip(self.hooks, by_hook, strict=True):
-                selected = acts.flatten(0, 1).index_select(0, index.to(acts.device))
-                stored = selected.to(getattr(torch, self.store_dtype)).cpu()
-                if not _is_finite(stored):
-                    raise UserError(
-                        f"source.{FIELDS[name]} = {self.hooks[name]!r}: the activations of {self.model.name} have NaN "
-                        f"or infinite values in {self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
-                    )
-                pieces[name].append(stored)
-        return {name: torch.cat(parts) for name, parts in pieces.items()}
+            acts = self.model.activations_at(rows.tokens, rows.attended, hooks, fused=self.fused)
+            stored = {hook: self._stored(hook, each, index) for hook, each in zip(hooks, acts, strict=True)}
+            yield [{name: stored[hook] for name, hook in columns.items()} for columns in self.hooks]
+
+    def _stored(
+        self, hook: str, acts: Float[Tensor, "rows n_tokens d_in"], index: Int[Tensor, " vectors"]
+    ) -> Float[Tensor, "vectors d_in"]:
+        """The vectors at `index` of all positions, as they are stored."""
+        vectors = acts.flatten(0, 1).index_select(0, index.to(acts.device)).to(getattr(torch, self.store_dtype))
+        if not _is_finite(vectors):
+            name = next(name for columns in self.hooks for name, each in columns.items() if each == hook)
+            raise UserError(
+                f"source.{FIELDS[name]} = {hook!r}: the activations of {self.model.name} have NaN or infinite values "
+                f"in {self.store_dtype}; use float32 or bfloat16 for dtype and store_dtype"
+            )
+        return vectors
+
+
+def _on_cpu(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: column.cpu() for name, column in columns.items()}
 
 
 def shard_file(directory: Path, name: str, k: int) -> Path:

@@ -35,9 +35,8 @@ class TextReader:
         """The reader with a source's settings."""
         config = source.config
         assert isinstance(config, Config)
-        harvest = Harvest(
-            source.boot(), {"acts": config.hook}, source.select, config.store_dtype, 1, config.rows_at_once
-        )
+        hooks = [{"acts": config.hook}]
+        harvest = Harvest(source.boot(), hooks, source.select, config.store_dtype, 1, config.rows_at_once, config.fused)
         return cls(config, harvest, load_tokenizer(config.model, config.revision))
 
     def __call__(self, texts: Sequence[LabelledText], pooling: Pooling = "last") -> ProbeExamples:
@@ -67,7 +66,7 @@ class TextReader:
         at[row, position] = True
         place = torch.zeros_like(rows.tokens, dtype=torch.long)
         place[at] = torch.arange(int(at.sum()))
-        return self.harvest.vectors(rows.tokens, at)["acts"].float()[place[row, position]], of
+        return self.harvest.vectors(rows.tokens, at)[0]["acts"].float()[place[row, position]], of
 
 
 def read_files(files: Sequence[Path]) -> list[list[LabelledText]]:

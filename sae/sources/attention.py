@@ -21,9 +21,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.activations.corpus import SPLITS, Corpus, write_rows
-from sae.activations.disk_source import Activations, KnownFeatures, StreamedConfig, model_versions
+from sae.activations.disk_source import Activations, KnownFeatures
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows
+from sae.activations.streamed_config import StreamedConfig, harvest_of, model_versions
 from sae.model.hooked import Model
 from sae.model.token_rows import NOTHING, TokenRows
 from sae.numerics.memory import check_memory
@@ -102,13 +103,11 @@ class Config(StreamedConfig):
         splits = {s: {"rows": len(r), "tokens": int(self.select(r).kept.sum())} for s, r in rows.items()}
         for split in SPLITS:
             write_rows(directory, split, rows[split])
-        shard_rows = max(1, self.shard_tokens // self.task.n_tokens)
-        harvest = Harvest(toy.model, self.hooks, self.select, self.store_dtype, shard_rows, self.rows_at_once)
-        splits = self.harvest(directory, harvest, splits, progress)
+        [splits] = self.harvest([(self, directory)], toy.model, self.select, splits, progress)
         if self.has_labels():
-            self._write_labels(directory, rows, harvest)
-        facts = {"d_in": d_in, "splits": splits, "model_scores": dict(toy.scores), **model_versions()}
-        self.record(directory / "source.json", facts)
+            self._write_labels(directory, rows, harvest_of([self], toy.model, self.select, self.task.n_tokens))
+        facts = {"d_in": d_in, "splits": splits, **self.storage(splits), "model_scores": dict(toy.scores)}
+        self.record(directory / "source.json", {**facts, **model_versions()})
 
     def open(self, directory: Path, device: str) -> Source:
         facts = self.complete(directory)
@@ -146,7 +145,7 @@ class Config(StreamedConfig):
             names = self.labels or tuple(labels)
             columns = {name: labels[name][at].int() for name in names}
             labelled = LabelledRows(rows[split].int(), row, position, columns)
-            harvest.labelled(directory / f"labels-{split}.safetensors", labelled)
+            harvest.labelled([directory / f"labels-{split}.safetensors"], labelled)
 
     def _known(self, directory: Path, facts: Mapping[str, Any], device: str) -> KnownFeatures:
         """The features of the embeddings, with their frequencies in the training split."""

@@ -8,9 +8,9 @@ missing shards.
 
 from __future__ import annotations
 
+import shutil
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,16 +18,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sae.activations.corpus import SPLITS, BosAt, Corpus, Packer, Packing, PositionSelection, write_corpus
-from sae.activations.disk_source import (
+from sae.activations.disk_source import Activations, share_stream
+from sae.activations.harvest import Harvest
+from sae.activations.labels import LabelledText, half_of, locate, read_labelled
+from sae.activations.streamed_config import (
     NO_LOGITS,
-    Activations,
     Splits,
     StreamedConfig,
+    harvest_of,
     model_versions,
     without_refused_rows,
 )
-from sae.activations.harvest import Harvest
-from sae.activations.labels import LabelledText, half_of, locate, read_labelled
 from sae.activations.text import Text, check_token_ids, tokenised
 from sae.activations.text_files import files_in
 from sae.model.hook_names import check_hook_name
@@ -36,7 +37,7 @@ from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
 from sae.numerics.norms import N_MEDIAN, norm_limit
 from sae.registry import LocalPath, MissingFileError, PathOrId, UserError
-from sae.source import LEFT_OUT, Progress, Source, Split
+from sae.source import LEFT_OUT, Progress, Source, SourceConfig, Split
 
 __all__ = ["Activations", "Config"]
 
@@ -44,6 +45,7 @@ __all__ = ["Activations", "Config"]
 class Config(StreamedConfig):
     """Settings of a source of a transformer's activations on text."""
 
+    together: ClassVar[frozenset[str]] = frozenset({"hook", "target"})
     kind: Literal["transformer"] = "transformer"
     later: ClassVar[frozenset[str]] = frozenset({"max_norm"})
     model: PathOrId
@@ -55,6 +57,10 @@ class Config(StreamedConfig):
     """The branch, tag or commit of the model on the hub; default: its main branch."""
     dtype: Dtype = "float32"
     """The type in which the model is run."""
+    attention: Literal["fused", "eager"] = "fused"
+    """How attention is computed: by a ``fused`` kernel, which gives the same activations to rounding in less time, or
+    step by step (``eager``), as it always is for a hook point inside attention, for a model to which the kernel does
+    not apply, and where a dictionary is spliced in. ``source.json`` says which."""
     context: int = Field(128, ge=2)
     """The number of tokens in a row."""
     text_subset: str | None = None
@@ -92,10 +98,16 @@ class Config(StreamedConfig):
     labels: LocalPath | None = None
     """A file of labelled texts for probes, see `sae.activations.labels`."""
 
+    @property
+    def fused(self) -> bool:
+        return self.attention == "fused"
+
     @model_validator(mode="after")
     def _norms_of_one_hook(self) -> Config:
         if self.max_norm is not None and self.target is not None:
             raise UserError(f"max_norm = {self.max_norm:g}: not for a source with a target; leave one of them out")
+        if self.max_norm is not None and self.cache != "disk":
+            raise UserError(f"max_norm = {self.max_norm:g}: needs cache = 'disk', which counts the rows that are left")
         return self
 
     def has_labels(self) -> bool:
@@ -145,36 +157,77 @@ class Config(StreamedConfig):
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
         """Tokenises the text, stores the activations of the model, and writes ``source.json`` last."""
-        directory.mkdir(parents=True, exist_ok=True)
-        if self.finished(directory / "source.json"):
-            return
+        self.prepare_together([(self, directory)], progress, device)
+
+    @classmethod
+    def prepare_together(cls, sources: Sequence[tuple[SourceConfig, Path]], progress: Progress, device: str) -> None:
+        """As :meth:`prepare`, with one tokenisation, and one forward pass of every row for all hook points."""
+        left = [(config, where) for config, where in sources if isinstance(config, cls)]
+        for _, where in left:
+            where.mkdir(parents=True, exist_ok=True)
+        left = [(config, where) for config, where in left if not config.finished(where / "source.json")]
+        # Norms differ between hook points, and so do the rows that are left out.
+        groups = [[pair] for pair in left] if left and left[0][0].max_norm is not None else [left]
+        for group in filter(None, groups):
+            group[0][0]._prepare(group, progress, device)
+
+    def _prepare(self, sources: Sequence[tuple[Config, Path]], progress: Progress, device: str) -> None:
+        """Prepares sources that differ from this one in their hook points only."""
         labelled = [] if self.labels is None else read_labelled(self.labels)
         model, tokenizer = self.boot(device), self._tokenizer()
         if model.no_logits is not None:
             warnings.warn(f"source.model = {self.model!r}: no scores of its loss, for {model.no_logits}", stacklevel=2)
-        d_in = self.width(model)
         model.check_context(self.context)
         select = PositionSelection.of(tokenizer, self.drop_position_0)
-        self.check_room(directory, self.n_tokens or 0, d_in)
-        with without_refused_rows(directory):
-            splits = self._write_corpus(directory, tokenizer, model.d_vocab, select, progress)
-        shard_rows = max(1, self.shard_tokens // self.context)
-        harvest = Harvest(model, self.hooks, select, self.store_dtype, shard_rows, self.rows_at_once)
+        for config, where in sources:
+            d_in = config.width(model)
+            if config.is_cached(self.n_tokens or 0, d_in):
+                config.check_room(where, self.n_tokens or 0, d_in)
+        with without_refused_rows([where for _, where in sources]):
+            splits = self._write_corpora(sources, tokenizer, model.d_vocab, select, progress)
+        harvest, limit = harvest_of([config for config, _ in sources], model, select, self.context), None
         if self.max_norm is not None:
-            harvest = replace(harvest, norm_limit=self._norm_limit(directory, harvest, splits))
-        splits = self.harvest(directory, harvest, splits, progress)
+            limit = self._norm_limit(sources[0][1], harvest, splits)
+        with_shards = self.harvest(sources, model, select, splits, progress, limit)
         if labelled:
-            self._write_labels(directory, labelled, tokenizer, harvest)
-        facts = self._facts(model, select, splits)
-        if harvest.norm_limit is not None:
-            rows = {split: splits[split].pop(LEFT_OUT) for split in SPLITS}
-            facts[LEFT_OUT] = {"norm_limit": harvest.norm_limit, "rows": rows}
-        self.record(directory / "source.json", {"d_in": d_in, "splits": splits, **facts})
+            self._write_labels([where for _, where in sources], labelled, tokenizer, harvest)
+        for (config, where), own in zip(sources, with_shards, strict=True):
+            facts = self._facts(model, select, own)
+            if limit is not None:
+                facts[LEFT_OUT] = {"norm_limit": limit, "rows": {split: own[split].pop(LEFT_OUT) for split in SPLITS}}
+            fused = config.fused and all(model.can_fuse(hook) for hook in config.hooks.values())
+            facts |= {"attention": "fused" if fused else "eager", **config.storage(own)}
+            config.record(where / "source.json", {"d_in": config.width(model), "splits": own, **facts})
 
-    def open(self, directory: Path, device: str) -> Source:
+    def _write_corpora(
+        self,
+        sources: Sequence[tuple[Config, Path]],
+        tokenizer: Any,
+        d_vocab: int,
+        select: PositionSelection,
+        progress: Progress,
+    ) -> Splits:
+        """Writes the rows of tokens into the directory of one source, and copies them to the others."""
+        finished = [pair for pair in sources if pair[0].finished(pair[1] / "rows.json")]
+        writer, origin = (finished or sources)[0]
+        splits = writer._write_corpus(origin, tokenizer, d_vocab, select, progress)
+        for config, where in sources:
+            if where != origin and (config, where) not in finished:
+                for file in origin.glob("rows-*.safetensors"):
+                    shutil.copyfile(file, where / file.name)
+                config.record(where / "rows.json", {"splits": splits})
+        return splits
+
+    def open(self, directory: Path, device: str) -> Activations:
         facts = self.complete(directory)
         select = PositionSelection(tuple(facts["excluded_token_ids"]), self.drop_position_0)
         return Activations(self, directory, facts, select, partial(self.boot, device), device)
+
+    @classmethod
+    def open_together(cls, sources: Sequence[tuple[SourceConfig, Path]], device: str) -> list[Source]:
+        opened = [config.open(where, device) for config, where in sources if isinstance(config, cls)]
+        share_stream([source for source in opened if source.computes_ahead])
+        return [*opened]
 
     def _tokenizer(self) -> Any:
         tokenizer = load_tokenizer(self.model, self.revision)
@@ -250,7 +303,9 @@ class Config(StreamedConfig):
             f"{empty!r}; {remedy}"
         )
 
-    def _write_labels(self, directory: Path, labelled: list[LabelledText], tokenizer: Any, harvest: Harvest) -> None:
+    def _write_labels(
+        self, directories: Sequence[Path], labelled: list[LabelledText], tokenizer: Any, harvest: Harvest
+    ) -> None:
         bos = None if self.bos == "none" else tokenizer.bos_token_id
         for split in ("choose", "test"):
             texts = [text for text in labelled if half_of(text, self.seed) == split]
@@ -259,7 +314,7 @@ class Config(StreamedConfig):
                 raise UserError(
                     f"source.labels = '{self.labels}': no labelled text is in the split {split!r}; give more texts"
                 )
-            harvest.labelled(directory / f"labels-{split}.safetensors", rows)
+            harvest.labelled([where / f"labels-{split}.safetensors" for where in directories], rows)
 
     def _facts(
         self, model: Model, select: PositionSelection, splits: Mapping[str, Mapping[str, int]]

@@ -9,7 +9,7 @@ lines (``n_latents * d_in`` a multiple of 16), and to rounding elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cache
 
 import torch
@@ -52,7 +52,7 @@ def train(
 
 def train_side_by_side(
     stacks: Sequence[Sequence[Member]],
-    source: Source,
+    source: Source | Sequence[Source],
     config: TrainConfig,
     device: str = "cpu",
     resumes: Sequence[Mapping[str, Tensor] | None] | None = None,
@@ -60,45 +60,58 @@ def train_side_by_side(
 ) -> Iterator[list[State]]:
     """Trains stacks of different shapes or architectures in one pass over the data, each as it would train alone.
 
-    Yields the states of all stacks; the checkpoints `resumes` must be of the same step.
+    With a sequence of sources, each stack trains on its own. Yields the states of all stacks; the checkpoints `resumes`
+    must be of the same step.
     """
-    _check_sizes(stacks, source, config, device)
+    sources = [source] * len(stacks) if isinstance(source, Source) else source
+    _check_sizes(stacks, sources, config, device)
     resumes = resumes or [None] * len(stacks)
-    # Measured at most once, and only if a stack does not resume.
+    # Measured at most once for each source, and only if a stack does not resume.
     scaling = config.input_scale, config.centre == "median"
-    statistics = cache(lambda: InputStatistics.measure(source, config.n_scale, config.batch_size, *scaling))
+
+    @cache
+    def statistics(of: Source) -> InputStatistics:
+        return InputStatistics.measure(of, config.n_scale, config.batch_size, *scaling)
+
     states = [
-        State.initial(members, source, config, device, statistics())
+        State.initial(members, of, config, device, statistics(of))
         if resume is None
-        else State.restored(members, source, config, device, resume)
-        for members, resume in zip(stacks, resumes, strict=True)
+        else State.restored(members, of, config, device, resume)
+        for members, of, resume in zip(stacks, sources, resumes, strict=True)
     ]
     assert len({state.step for state in states}) == 1, "stacks that train side by side are at the same step"
     trainers = [_Trainer(state, config, spans) for state in states]
     step = states[0].step
     if step == config.steps:
         yield states
-    coming = range(step, config.steps)
-    with closing(batches_of(source, coming, config.batch_size, device, spans=spans)) as batches:
+    coming, size, distinct = range(step, config.steps), config.batch_size, list(dict.fromkeys(sources))
+    with ExitStack() as stack:
+        for each in distinct:
+            stack.enter_context(each.reading(config.steps * size))
+        batches = {
+            each: stack.enter_context(closing(batches_of(each, coming, size, device, spans=spans))) for each in distinct
+        }
         while step < config.steps:
             with spans("data"):
-                pair = next(batches)
+                pairs = {each: next(batches[each]) for each in distinct}
             step += 1
             logged = step % config.log_every == 0 or step == config.steps
-            for trainer in trainers:
-                trainer.step(pair, source, logged)
+            for trainer, of in zip(trainers, sources, strict=True):
+                trainer.step(pairs[of], of, logged)
             if logged:
                 yield states
 
 
-def _check_sizes(stacks: Sequence[Sequence[Member]], source: Source, config: TrainConfig, device: str) -> None:
+def _check_sizes(
+    stacks: Sequence[Sequence[Member]], sources: Sequence[Source], config: TrainConfig, device: str
+) -> None:
     """Raises `UserError` where a batch, or the parameters, cannot fit in memory."""
-    row = 4 * (source.d_in + (0 if source.truth is None else len(source.truth.directions)))
-    check_memory(f"train.batch_size = {config.batch_size}", config.batch_size * row)
-    check_memory(f"train.n_scale = {config.n_scale}", config.n_scale * row)
-    if config.resample_every:
-        check_memory(f"train.resample_pool = {config.resample_pool}", config.resample_pool * row)
-    for members in stacks:
+    for members, source in zip(stacks, sources, strict=True):
+        row = 4 * (source.d_in + (0 if source.truth is None else len(source.truth.directions)))
+        check_memory(f"train.batch_size = {config.batch_size}", config.batch_size * row)
+        check_memory(f"train.n_scale = {config.n_scale}", config.n_scale * row)
+        if config.resample_every:
+            check_memory(f"train.resample_pool = {config.resample_pool}", config.resample_pool * row)
         n_latents = members[0][0].n_latents
         # Encoder and decoder, each with both moments of Adam.
         needed = len(members) * 3 * 2 * 4 * n_latents * source.d_in

@@ -46,9 +46,9 @@ def batches_of(
 
     A batch depends only on its step, so that `workers` threads can make batches in parallel and copy them to a GPU
     while it computes. An exception of the source is raised at its own step; closing the generator ends the threads.
-    Without workers a batch is made when it is needed.
+    Without workers a batch is made when it is needed, as it is where the source computes ahead itself.
     """
-    workers = default_workers(device) if workers is None else workers
+    workers = default_workers(device) if workers is None and not source.computes_ahead else workers
     if not workers:
         for step in steps:
             yield _moved(source.batch(step, size), device)

@@ -21,10 +21,11 @@ def vectors(monkeypatch: pytest.MonkeyPatch) -> Vectors:
     """Harvests a model whose activations are ``value * token``, in two batches of unequal length."""
 
     def vectors(value: float, store_dtype: Any) -> torch.Tensor:
-        monkeypatch.setattr(Model, "activations_at", lambda m, t, a, h: [(t * value)[..., None].expand(-1, -1, 3)])
-        return Harvest(model, {"acts": "hook"}, PositionSelection((1,), True), store_dtype, 2, 2).vectors(tokens, at)[
-            "acts"
-        ]
+        monkeypatch.setattr(
+            Model, "activations_at", lambda m, t, a, h, fused: [(t * value)[..., None].expand(-1, -1, 3)]
+        )
+        harvest = Harvest(model, [{"acts": "hook"}], PositionSelection((1,), True), store_dtype, 2, 2)
+        return harvest.vectors(tokens, at)[0]["acts"]
 
     tokens = torch.tensor([[1, 5, 6, 7], [1, 8, PADDING, PADDING], [1, 9, PADDING, PADDING]], dtype=torch.int32)
     at = tokens > 1

@@ -147,7 +147,7 @@ def test_a_study_prints_its_facts(capsys: pytest.CaptureFixture[str]):
 def test_harvesting_gives_the_same_vectors_as_a_plain_hook(name: str, tiny_models: dict[str, Path]):
     tiny = {"rows": 2, "context": 16, "batches": 2, "threads": 1, "seconds": 0.05}
     lines = harvest(model=tiny_models[name], **tiny)  # the program compares the vectors themselves
-    assert [line["bare_attention"] for line in lines] == ["eager", "sdpa"]
+    assert [line["attention"] for line in lines] == ["eager", "fused"]
     for line in lines:
         assert line["ratio"] == pytest.approx(line["bare_tokens_per_s"] / line["tokens_per_s"])
         assert line["layer"] == 1

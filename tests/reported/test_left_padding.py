@@ -125,9 +125,9 @@ def test_recorded_activations_of_padded_rows_are_those_of_unpadded_ones() -> Non
     model = tiny("gpt2")
     x, padded, mask = rows(model)
     padded = padded.masked_fill(mask == 0, PADDING).int()
-    harvest = Harvest(model, {"acts": HOOK}, PositionSelection((), True), "float32", 1, 8)
-    plain = harvest.vectors(x.int(), torch.ones_like(x).bool())["acts"]
-    assert torch.allclose(harvest.vectors(padded, mask.bool())["acts"], plain, atol=1e-4)
+    harvest = Harvest(model, [{"acts": HOOK}], PositionSelection((), True), "float32", 1, 8)
+    plain = harvest.vectors(x.int(), torch.ones_like(x).bool())[0]["acts"]
+    assert torch.allclose(harvest.vectors(padded, mask.bool())[0]["acts"], plain, atol=1e-4)
 
 
 def test_attribution_to_padded_rows_is_that_of_unpadded_ones() -> None:

@@ -52,6 +52,7 @@ def test_both_hooks_are_the_models_own_to_the_bit(
     tmp_path: Path, base: dict[str, Any], tiny_models: Mapping[str, Path], model: str, packing: str
 ):
     settings = base | {"model": str(tiny_models[model]), "packing": packing, "eos": True, "rows_at_once": 1}
+    settings["attention"] = "eager"
     check_pairs(tmp_path, build(tmp_path, **settings), "test")
 
 
@@ -60,7 +61,8 @@ def test_both_hooks_of_a_trained_model_to_the_bit(tmp_path: Path, shared_data: P
     if not model.is_dir() or not text.is_file():
         pytest.skip(f"no model at {model} or no text at {text}")
     source = build(tmp_path, model=str(model), text=str(text), hook="blocks.2.mlp.hook_in",
-                   target="blocks.2.mlp.hook_out", n_tokens=2000, n_heldout_tokens=600, rows_at_once=1)  # fmt: skip
+                   target="blocks.2.mlp.hook_out", n_tokens=2000, n_heldout_tokens=600, rows_at_once=1,
+                   attention="eager")  # fmt: skip
     for split in SPLITS:
         check_pairs(tmp_path, source, split)
     batch, booted = source.batch(0, 500), Model.boot(str(model))
@@ -172,7 +174,7 @@ def test_the_hook_itself_is_no_target(base: dict[str, Any]):
 
 
 def test_targets_that_are_not_finite_are_named(tmp_path: Path, base: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    def broken(model: Model, tokens: Tensor, attended: Tensor, hooks: list[str]) -> list[Tensor]:
+    def broken(model: Model, tokens: Tensor, attended: Tensor, hooks: list[str], fused: bool) -> list[Tensor]:
         return [torch.full((*tokens.shape, 16), value) for value in (1.0, float("inf"))]
 
     monkeypatch.setattr(Model, "activations_at", broken)

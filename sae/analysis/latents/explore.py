@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from sae.activations.disk_source import NOT_NEXT_TOKEN, Activations
+from sae.activations.disk_source import Activations
+from sae.activations.streamed_config import NOT_NEXT_TOKEN
 from sae.analysis.latents.ablation import Ablation, ablate
 from sae.analysis.latents.agreement import BestProperty, FeatureMatch, MatchedFeatures, PropertyCounts, best_labels
 from sae.analysis.latents.cofiring import CoFiring, Partners
