@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench attack check format clean
+.PHONY: demo test test-newest test-slow bench attack check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,13 @@ demo: .venv/installed
 
 test: .venv/installed
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The newest versions that pyproject.toml admits, not those of constraints.txt. TORCH=torch==2.13.0 keeps a CPU build.
+TORCH ?= torch
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager '$(TORCH)' --editable '.[test]'
+	OPENBLAS_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
@@ -38,4 +45,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-newest runs
