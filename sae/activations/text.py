@@ -156,6 +156,13 @@ class Text:
         except (OSError, ValueError, DatasetGenerationError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self._label}: the data set cannot be loaded: {reason}") from None
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            raise UserError(
+                f"{self._label}: the data set is a program that loads it, which the package datasets no longer runs; "
+                "give its files, or a copy as files such as .parquet"
+            ) from None
 
     def _saved(self) -> Any:
         """The records of a data set that was saved with ``save_to_disk``, with splits or without."""

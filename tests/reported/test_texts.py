@@ -218,3 +218,12 @@ def test_too_few_documents(tmp_path: Path, tiny_models: Mapping[str, Path], case
     with pytest.raises(UserError, match=words) as error:
         Config(**base, text=str(tmp_path / "a.txt"), **settings).prepare(tmp_path / "out", silent, "cpu")
     assert "\n" not in str(error.value)
+
+
+def test_a_data_set_that_is_a_program_is_one_line(tmp_path: Path):
+    """The error of the package that loads data sets was called a bug of ours."""
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    (folder / "stories.py").write_text("import datasets\n")
+    with pytest.raises(UserError, match="the data set is a program that loads it, which the package datasets no"):
+        next(iter(Text(str(folder)).read()))
