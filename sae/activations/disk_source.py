@@ -177,7 +177,7 @@ class Activations(Source):
         hooks = self.config.hook if sources == 1 else f"{sources} hook points in one pass"
         return (
             f"{hooks}: the model runs over {n_samples:,} tokens while training reads them, "
-            f"{n_samples / self.order.n_samples:.1f} times the text; they take {self._memory / 1e9:.1f} GB of memory"
+            f"{n_samples / self.order.n_samples:.1f} times the text; they take {self._memory / 1e9:.2g} GB of memory"
         )
 
     @property
