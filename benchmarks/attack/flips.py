@@ -54,23 +54,7 @@ def _has_bits(file: Path) -> bool:
 
 
 def _rerun(whole: Whole, file: Path) -> str:
-    """Runs again. A damaged log of an unfinished run may be cut, where the run says so."""
-    known = dict(whole.results)
-    ended = whole.run().wait()
-    if not ended.code and file.name == "log.jsonl" and f"{file}: " in ended.output:
-        name = file.relative_to(whole.out).as_posix().replace(".partial", "")
-        return whole.lost(ended, known | _cut(whole, name))
-    return whole.lost_unless_refused(ended, [str(file), *_of_manifest(file)])
-
-
-def _of_manifest(file: Path) -> list[str]:
-    """A manifest is also named by its folder."""
-    return [f"{file.parent}: its manifest", f"{file.parent}: `"] if file.name == "manifest.json" else []
-
-
-def _cut(whole: Whole, name: str) -> dict[str, str]:
-    """The log as it is now, in place of that of the undisturbed run."""
-    from benchmarks.attack.runs import results
-
-    now = results(whole.out)
-    return {name: now[name]} if name in now else {}
+    """Runs again; a damaged manifest may also be named by its folder."""
+    is_manifest = file.name == "manifest.json"
+    also = [f"{file.parent}: its manifest", f"{file.parent}: `"] if is_manifest else []
+    return whole.lost_unless_refused(whole.run().wait(), [str(file), *also])

@@ -81,11 +81,17 @@ class Whole:
         if template is not None:
             shutil.copytree(template, self.out, symlinks=True)
 
-    def lost(self, ended: Ended, known: Results | None = None) -> str:
-        """What is wrong after a run that should have finished; empty where it left the bytes of an undisturbed one."""
+    def lost(self, ended: Ended) -> str:
+        """What is wrong after a run that should have finished; empty where it left the bytes of an undisturbed one.
+
+        A training log may lack lines where the run says so.
+        """
         if ended.code:
             return f"did not finish, {ended.told()}"
-        differing = difference(results(self.out), self.results if known is None else known)
+        found = results(self.out)
+        incomplete = [Path(name) for name in re.findall(r"(\S+)\.partial/log\.jsonl: ", ended.output)]
+        logs = {f"{step.name}/log.jsonl" for step in incomplete} & found.keys()
+        differing = difference(found, self.results | {log: found[log] for log in logs})
         return f"accepted as done, but {differing}" if differing else ""
 
     def lost_unless_refused(self, ended: Ended, names: Iterable[str]) -> str:

@@ -82,7 +82,7 @@ def write_checked(file: Path, content: bytes) -> None:
     has one of the two.
     """
     beside = _beside(file)
-    before = beside.read_text().split()[:1] if beside.is_file() else []
+    before = _hashes_in(beside)[:1] if beside.is_file() else []
     write_atomically(beside, "\n".join([hashlib.sha256(content).hexdigest(), *before]).encode())
     write_atomically(file, content)
 
@@ -90,7 +90,7 @@ def write_checked(file: Path, content: bytes) -> None:
 def is_intact(file: Path) -> bool:
     """Whether a file is as :func:`write_checked` wrote it."""
     try:
-        return sha256(file) in _beside(file).read_bytes().decode(errors="replace").split()
+        return sha256(file) in _hashes_in(_beside(file))
     except FileNotFoundError:
         return False
 
@@ -99,6 +99,11 @@ def sha256(file: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
     with file.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _hashes_in(beside: Path) -> list[str]:
+    """The hashes in a file of checksums; those of a damaged one are those of nothing."""
+    return beside.read_bytes().decode(errors="replace").split()
 
 
 def _beside(file: Path) -> Path:

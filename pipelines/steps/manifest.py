@@ -51,7 +51,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         pass
     except OSError as error:
         raise unreadable(file, error) from None
-    if not isinstance(manifest, dict) or not {"config", "inputs", "files"} <= manifest.keys():
+    is_whole = isinstance(manifest, dict) and {"config", "inputs", "files"} <= manifest.keys()
+    if not is_whole or not isinstance(manifest["inputs"], dict):
         raise UserError(f"{file}: missing or damaged; {_remedy(directory)}")
     return cast(dict[str, Any], manifest)
 
@@ -117,8 +118,10 @@ def _verify_files(directory: Path, written: Any) -> None:
 
 
 def refuse_damaged(directory: Path, manifest: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Raises `UserError` where a file of a step that is listed in its manifest, and begins with one of these names, is
-    damaged: for what shows a part of a step."""
+    """Raises `UserError` where the manifest of a step is damaged, or a file that it lists and that begins with one of
+    these names: for what shows a part of a step."""
+    if _OWN_HASH in manifest:
+        _refuse_edited(directory, manifest)
     listed = cast(dict[str, Any], manifest["files"]) if isinstance(manifest["files"], dict) else {}
     for name, entry in listed.items():
         if name.startswith(names) and (directory / name).is_file():

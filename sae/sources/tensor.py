@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -128,5 +129,7 @@ def read_matrix_file(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except UserError:
         raise
-    except (SafetensorError, ValueError, EOFError, TypeError, OverflowError) as error:
-        raise UserError(f"{file}: not a valid .safetensors or .npy file, or cut short: {error}") from None
+    # NumPy parses the header of a .npy file as Python.
+    except (SafetensorError, ValueError, EOFError, TypeError, OverflowError, SyntaxError, TokenError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: not a valid .safetensors or .npy file, or cut short: {reason}") from None

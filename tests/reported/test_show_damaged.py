@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.steps.checksums import sha256
+from pipelines.steps.manifest import write_manifest
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -62,3 +63,21 @@ def test_a_number_of_thousands_of_digits_in_a_config(call: Call, tmp_path: Path)
     file.write_text('name = "x"\n[source]\nkind = "independent"\nseed = ' + "9" * 5000)
     code, _, told = call("plan", file)
     assert code == 2 and told.startswith(f"sae: {file}: not readable as TOML: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("inputs", ["null", "true", "3"])
+def test_a_manifest_whose_inputs_are_none(call: Call, tmp_path: Path, inputs: str):
+    """`sae show` on a step whose manifest has a damaged table of inputs ended in a TypeError."""
+    (tmp_path / "manifest.json").write_text(f'{{"config": {{}}, "inputs": {inputs}, "files": {{}}}}')
+    code, _, told = call("show", tmp_path)
+    assert code == 2 and told.startswith(f"sae: {tmp_path / 'manifest.json'}: missing or damaged")
+
+
+def test_a_manifest_whose_versions_were_changed_is_not_shown(call: Call, tmp_path: Path):
+    write_manifest(tmp_path, {"config": {}, "inputs": {}, "files": {}, "versions": {"torch": "2.6.0"}})
+    code, shown, _ = call("show", tmp_path)
+    assert code == 0 and "2.6.0" in shown
+    file = tmp_path / "manifest.json"
+    file.write_text(file.read_text().replace("2.6.0", "2.7.0"))
+    code, shown, told = call("show", tmp_path)
+    assert code == 2 and "2.7.0" not in shown and told.startswith(f"sae: {file}: damaged, its own hash differs")

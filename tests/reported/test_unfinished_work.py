@@ -89,6 +89,10 @@ def test_a_checkpoint_of_a_run_killed_between_checksum_and_file_is_intact(
             flip(harmed, at)
             assert checksums.is_intact(file) == (harmed != file and at == -1)  # there it is that of the content before
             flip(harmed, at)
+    beside = file.with_name("checkpoint.sha256")
+    beside.write_bytes(b"\xe6" + beside.read_bytes())  # ended the next run with a UnicodeDecodeError
+    checksums.write_checked(file, b"two")
+    assert checksums.is_intact(file)
     monkeypatch.setattr(checksums, "write_atomically", interrupted_at(2, checksums.write_atomically))
     with pytest.raises(KeyboardInterrupt):
         checksums.write_checked(file, b"three")
