@@ -20,7 +20,7 @@ from sae.registry import KindSettings, UserError, configurable
 from sae.source import Batch, Source, Truth, check_codes_known, check_label
 
 if TYPE_CHECKING:
-    from sae.model.hooked import Site
+    from sae.model.site import Site
 
 
 @dataclass(frozen=True, eq=False)

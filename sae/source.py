@@ -20,7 +20,7 @@ from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.registry import KindSettings, UserError, VersionedSettings
 
 if TYPE_CHECKING:
-    from sae.model.hooked import Site
+    from sae.model.site import Site
 
 Split = Literal["train", "choose", "test"]
 """`train` samples fit dictionaries; `choose` samples, the validation split, pick thresholds and fit probes; `test`

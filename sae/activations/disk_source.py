@@ -22,7 +22,8 @@ from sae.activations.stream import SEGMENTS, Columns, Stream
 from sae.activations.streamed_config import KEPT, NO_LOGITS, NOT_NEXT_TOKEN, StreamedConfig, harvest_of
 from sae.activations.window_order import WindowOrder
 from sae.model.hook_points import spliceable
-from sae.model.hooked import Model, Site
+from sae.model.hooked import Model
+from sae.model.site import Site
 from sae.model.token_rows import Select, TokenRows
 from sae.numerics.memory import check_memory
 from sae.numerics.seeds import derive, epoch_rows

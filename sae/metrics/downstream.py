@@ -35,7 +35,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores, block_rows
-from sae.model.hooked import HookEdit, Site
+from sae.model.hooked import HookEdit
+from sae.model.site import Site
 from sae.model.token_rows import TokenRows
 
 NAMES = ("ce_clean", "ce_spliced", "ce_mean", "ce_zero", "ce_increase", "ce_recovered_mean", "ce_recovered_zero", "kl")

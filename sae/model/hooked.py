@@ -33,7 +33,6 @@ from sae.model.loading import load_bridge
 from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
 from sae.model.plain_modules import PlainModules
 from sae.model.token_rows import TokenRows
-from sae.numerics.norms import edit_within_norm
 from sae.registry import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -334,37 +333,3 @@ class Model:
                 fwd_hooks=list(hooks),
                 return_type="logits",
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A hook point of a model to splice a dictionary into, with held-out text to measure the effect on."""
-
-    hook: str
-    """The hook point whose activations a dictionary encodes."""
-    text: TokenRows
-    """Held-out rows of tokens."""
-    boot: Callable[[], Model]
-    """Loads the model; called once, on the first use of :attr:`model`."""
-    target: str | None = None
-    """The hook point whose activations a dictionary reconstructs, later in the forward pass; None: `hook` itself."""
-    norm_limit: float | None = None
-    """Activations of a greater norm, which no dictionary was trained on, pass unchanged; None: no limit."""
-
-    def losses(
-        self, rows: TokenRows, edit: HookEdit
-    ) -> tuple[Float[Tensor, " predictions"], Float[Tensor, "predictions d_vocab"]]:
-        """:meth:`Model.losses` with an edit from `hook` to `target` of the activations within the norm limit."""
-        return self.model.losses(rows, self.hook, self._limited(edit), self.target)
-
-    def ablated(self, rows: TokenRows, edit: HookEdit) -> Float[Tensor, " predictions"]:
-        """The losses with an edit of the activations that dictionaries reconstruct, within the norm limit."""
-        return self.model.losses(rows, self.target or self.hook, self._limited(edit))[0]
-
-    def _limited(self, edit: HookEdit) -> HookEdit:
-        return edit if self.norm_limit is None else edit_within_norm(edit, self.norm_limit)
-
-    @cached_property
-    def model(self) -> Model:
-        """The model, loaded on first use."""
-        return self.boot()

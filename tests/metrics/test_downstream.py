@@ -12,7 +12,8 @@ from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
 from sae.metrics import downstream
 from sae.metrics.downstream import Config, recovered
-from sae.model.hooked import Model, Site
+from sae.model.hooked import Model
+from sae.model.site import Site
 from sae.source import Batch
 from tests.texts import text_for
 

@@ -15,7 +15,8 @@ from sae.dictionaries.relu import Relu
 from sae.dictionary import Dictionary
 from sae.metric import Case, Evidence
 from sae.metrics.downstream import Config
-from sae.model.hooked import Model, Site
+from sae.model.hooked import Model
+from sae.model.site import Site
 from sae.source import Batch
 from tests.texts import text_for
 

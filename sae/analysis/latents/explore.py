@@ -26,7 +26,8 @@ from sae.analysis.latents.logit_effects import logit_effects
 from sae.analysis.latents.reading import HeldOutVectors, held_out_vectors
 from sae.analysis.latents.weights import Logits, Neighbours, encoder_cosine, in_stream, neighbours
 from sae.dictionary import Dictionary
-from sae.model.hooked import Model, Site
+from sae.model.hooked import Model
+from sae.model.site import Site
 from sae.numerics.seeds import generator
 from sae.registry import Settings, UserError
 from sae.source import Progress, Source
