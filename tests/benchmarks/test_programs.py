@@ -82,6 +82,7 @@ def test_a_stack(capsys: pytest.CaptureFixture[str]):
         assert line["fraction"] == pytest.approx(line["roofline_ms"] / line["step_ms"])
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_in_scores(tmp_path: Path):
     lines = whole(d_in=32, n_latents=64, batch=64, steps=30, threads=1, repeats=1, cache=tmp_path)
     assert lines[0]["ratio_to_ours"] == 1
@@ -128,6 +129,7 @@ def test_every_kind_of_toy_source_is_drawn():
         assert line["fraction"] == pytest.approx(line["rows_per_s"] / line["roofline_samples_per_s"])
 
 
+@pytest.mark.slow
 def test_networks_are_timed_against_a_loop():
     lines = instances(n=3, steps=5)
     assert {line["name"] for line in lines} == {"pentagon", "demo", "geometry"}

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ("name", "says"),
     [
         ("your_own_activations", "l1 = 1.0 finds the features"),
-        ("toy_model", "dimensions per feature: 0.40 0.40 0.40 0.40 0.40"),
+        pytest.param("toy_model", "dimensions per feature: 0.40 0.40 0.40 0.40 0.40", marks=pytest.mark.slow),
         ("real_model", "recovered"),
         ("published_sae", "variance explained"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,12 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
 def test_a_ready_config_plans(file: Path, tmp_path: Path, tiny_models: dict[str, Path]):
     text = tmp_path / "text.txt"
     text.write_text("w1 w2.")
-    overrides = [f"source.model={tiny_models['llama']}", f"source.text={text}"] if "local" in file.stem else []
+    overrides = []
+    if "local" in file.stem:
+        model = shutil.copytree(tiny_models["llama"], tmp_path / "model")
+        settings = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 5}))  # as the hooks need
+        overrides += [f"source.model={model}", f"source.text={text}"]
     if file.stem == "probes-local":
         labels = tmp_path / "labels.jsonl"
         labels.write_text('{"text": "w1", "labels": {"y": 1}}\n')

@@ -272,6 +272,7 @@ def test_a_suite_from_the_command_line(
     assert list((out / "figures").glob("seeds-mcc.svg"))
 
 
+@pytest.mark.slow
 def test_the_same_suite_gives_the_same_bytes_but_for_what_it_cost(suite: Given, tmp_path: Path) -> None:
     def texts(where: Path) -> dict[str, str]:
         steps = plan(parse(suite), "full")

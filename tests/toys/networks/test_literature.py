@@ -133,6 +133,7 @@ def test_squares_are_for_gelu_what_corners_are_for_relu():
     assert unexplained("max_absolute", "relu") < unexplained("max_absolute", "gelu") / 5
 
 
+@pytest.mark.slow
 def test_a_dictionary_finds_the_corners_of_a_pentagon_that_was_learned():
     """With spare latents and enough penalty; with less penalty it reconstructs better and recovers less."""
     import sae
