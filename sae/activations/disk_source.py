@@ -120,8 +120,8 @@ class Activations(Source):
         """The order of the training samples of a source that is not cached."""
         shards = Shards([self.directory / KEPT])
         kept = shards.rows(np.arange(shards.n_rows), "kept").long().numpy()
-        n_tokens = self._corpus("train").shards.width("tokens")
-        return WindowOrder(kept, max(1, self.config.window_tokens // n_tokens), derive("stream", self.config.seed))
+        rows_per_window = max(1, self.config.window_tokens // self._corpus("train").width)
+        return WindowOrder(kept, rows_per_window, derive("stream", self.config.seed))
 
     @property
     def stream(self) -> Stream:
@@ -139,11 +139,12 @@ class Activations(Source):
             for part in corpus.tokens(rows).split(self.config.rows_at_once):
                 kept = self.select(part).kept
                 [vectors] = harvest.pieces(part, kept)
-                known = {"token": part[kept], "position": kept.nonzero()[:, 1].int()}
+                known = {} if self.known is None else {"token": part[kept], "position": kept.nonzero()[:, 1].int()}
                 yield {f"{i}.{name}": acts for i, each in enumerate(vectors) for name, acts in each.items()} | known
 
         def empty(n: int) -> Columns:
-            columns = {name: torch.empty(n, dtype=torch.int32, device=self.device) for name in ("token", "position")}
+            names = () if self.known is None else ("token", "position")
+            columns = {name: torch.empty(n, dtype=torch.int32, device=self.device) for name in names}
             for i, source in enumerate(sources):
                 for name in source.config.hooks:
                     dtype = getattr(torch, source.config.store_dtype)

@@ -72,6 +72,7 @@ class Stream:
             return self._last[1]
 
     def _read(self, begin: int, end: int) -> dict[str, Tensor]:
+        """Copies of the samples: a view would keep a segment in memory after it has been dropped."""
         pieces: list[Columns] = []
         while begin < end:
             number = self.order.segment_of(begin)
@@ -80,8 +81,6 @@ class Stream:
             columns = self._whole(number).columns
             pieces.append({name: column[begin - start : stop - start] for name, column in columns.items()})
             begin = stop
-        if len(pieces) == 1:
-            return dict(pieces[0])
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def figures(self) -> dict[str, float]:

@@ -117,9 +117,12 @@ class StreamedConfig(SourceConfig, ABC):
         if the disk has no room for them.
         """
         n_train, n_heldout = splits["train"]["tokens"], splits["choose"]["tokens"] + splits["test"]["tokens"]
-        cached = [(config, where) for config, where in sources if config.is_cached(n_train, config.width(model))]
-        for pair in sources:
-            pair[0].check_room(pair[1], n_heldout + (n_train if pair in cached else 0), pair[0].width(model))
+        cached: list[tuple[StreamedConfig, Path]] = []
+        for config, where in sources:
+            d_in = config.width(model)
+            if config.is_cached(n_train, d_in):
+                cached.append((config, where))
+            config.check_room(where, n_heldout + (n_train if (config, where) in cached else 0), d_in)
         total, done = n_heldout + (n_train if cached else 0), 0
         counts = [{split: {**splits[split], "shards": 0} for split in SPLITS} for _ in sources]
         progress(0, total, "tokens")

@@ -12,6 +12,7 @@ shuffles the rows anew; its windows are counted on. Everything follows from the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class WindowOrder:
     """The seed of all permutations."""
     _sizes_of_epochs: dict[int, NDArray[np.int64]] = field(default_factory=dict[int, NDArray[np.int64]], init=False)
 
-    @property
+    @cached_property
     def n_samples(self) -> int:
         """The number of activations in an epoch."""
         return int(self.counts.sum())

@@ -73,4 +73,4 @@ def _error(d: Dictionary, x: Tensor, z: Tensor, target: Tensor, mean: Tensor) ->
 
 def _joined(errors: Iterable[ReconstructionError]) -> ReconstructionError:
     sums, of_samples = zip(*errors, strict=True)
-    return ReconstructionError(torch.stack(sums).cumsum(0)[-1], torch.cat(of_samples))
+    return ReconstructionError(torch.stack(sums).sum(0), torch.cat(of_samples))

@@ -179,8 +179,8 @@ class Config(StreamedConfig):
             warnings.warn(f"source.model = {self.model!r}: no scores of its loss, for {model.no_logits}", stacklevel=2)
         model.check_context(self.context)
         select = PositionSelection.of(tokenizer, self.drop_position_0)
-        for config, where in sources:
-            d_in = config.width(model)
+        widths = [config.width(model) for config, _ in sources]
+        for (config, where), d_in in zip(sources, widths, strict=True):
             if config.is_cached(self.n_tokens or 0, d_in):
                 config.check_room(where, self.n_tokens or 0, d_in)
         with without_refused_rows([where for _, where in sources]):
@@ -191,13 +191,13 @@ class Config(StreamedConfig):
         with_shards = self.harvest(sources, model, select, splits, progress, limit)
         if labelled:
             self._write_labels([where for _, where in sources], labelled, tokenizer, harvest)
-        for (config, where), own in zip(sources, with_shards, strict=True):
+        for (config, where), d_in, own in zip(sources, widths, with_shards, strict=True):
             facts = self._facts(model, select, own)
             if limit is not None:
                 facts[LEFT_OUT] = {"norm_limit": limit, "rows": {split: own[split].pop(LEFT_OUT) for split in SPLITS}}
             fused = config.fused and all(model.can_fuse(hook) for hook in config.hooks.values())
             facts |= {"attention": "fused" if fused else "eager", **config.storage(own)}
-            config.record(where / "source.json", {"d_in": config.width(model), "splits": own, **facts})
+            config.record(where / "source.json", {"d_in": d_in, "splits": own, **facts})
 
     def _write_corpora(
         self,

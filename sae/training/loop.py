@@ -84,6 +84,7 @@ def train_side_by_side(
     step = states[0].step
     if step == config.steps:
         yield states
+        return
     coming, size, distinct = range(step, config.steps), config.batch_size, list(dict.fromkeys(sources))
     with ExitStack() as stack:
         for each in distinct:

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.runner import execution, group_of, run
+from pipelines.runner import group_of
 from pipelines.stages import train
-from pipelines.steps.progress import Board
-from pipelines.steps.store import Store
 from tests.interruptions import interrupted_at
+from tests.pipelines.test_runner import work
 from tests.streaming import words
 
 Results = Callable[[Path], dict[str, str]]
@@ -41,12 +39,6 @@ def table(tiny_models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFact
     }  # fmt: skip
 
 
-def _work(table: dict[str, Any], out: Path) -> str:
-    config, console = parse(table), Console(record=True, quiet=True, width=200)
-    run(plan(config)[:-1], Store(out), execution(config.runtime), Board(console))
-    return console.export_text()
-
-
 def test_hook_points_share_one_group_in_both_stages_only_without_a_cache(table: dict[str, Any]):
     steps = plan(parse(table))
     for stage, n_steps in (("stream", 2), ("train", 4)):
@@ -61,14 +53,14 @@ def test_an_interrupted_run_ends_on_the_same_bytes_and_so_does_a_hook_point_alon
     table: dict[str, Any], tmp_path: Path, results: Results
 ):
     whole, stopped, alone = (tmp_path / name for name in ("whole", "stopped", "alone"))
-    _work(table, whole)
+    work(table, whole)
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_checkpoint", interrupted_at(4, train._checkpoint))
-        _work(table, stopped)
+        work(table, stopped)
     assert list((stopped / ".scratch").glob("train-*/checkpoint.safetensors"))
-    _work(table, stopped)
+    work(table, stopped)
     assert results(stopped) == results(whole)
-    _work({**table, "source": {**table["source"], "hook": HOOKS[0]}}, alone)
+    work({**table, "source": {**table["source"], "hook": HOOKS[0]}}, alone)
     made = {name: digest for name, digest in results(alone).items() if not name.startswith("score")}
     assert len(made) > 4 and results(whole).items() > made.items()
 
@@ -76,8 +68,8 @@ def test_an_interrupted_run_ends_on_the_same_bytes_and_so_does_a_hook_point_alon
 KILLED = """
 import json, sys
 from pathlib import Path
-from tests.pipelines.test_streaming import _work
-_work(json.loads(sys.argv[1]), Path(sys.argv[2]))
+from tests.pipelines.test_runner import work
+work(json.loads(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -88,7 +80,7 @@ def test_a_run_killed_at_ten_random_moments_ends_on_the_same_bytes(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     longer = {**table, "train": {**table["train"], "steps": 3000, "log_every": 50}}
     began = time.monotonic()
-    _work(longer, whole)
+    work(longer, whole)
     seconds, rng = time.monotonic() - began, random.Random(0)
     command = [sys.executable, "-c", KILLED, json.dumps(longer), str(killed)]
     kills = 0
