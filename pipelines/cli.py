@@ -19,6 +19,7 @@ from pipelines.commands.dictionaries import convert_dictionary, push_dictionary,
 from pipelines.commands.explore import explore
 from pipelines.commands.output import Terminal, open_streams
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
+from pipelines.commands.verify import verify_steps
 
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
 """Errors of the operating system that are about the user's machine: a full disk, a folder that cannot be written."""
@@ -47,6 +48,7 @@ for name, command in {
     "run": run_config,
     "bench": bench_suites,
     "status": show_status,
+    "verify": verify_steps,
     "suggest": suggest_sparsity,
     "ask": ask,
     "explore": explore,

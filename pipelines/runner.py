@@ -20,7 +20,8 @@ from pipelines.config.tables import RuntimeTable
 from pipelines.plan import STAGES
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.checksums import CHECKSUMS
-from pipelines.steps.external_files import refuse_changed
+from pipelines.steps.external_files import files_of, refuse_changed
+from pipelines.steps.known_hashes import load_known, save_known
 from pipelines.steps.progress import STATUS, Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
@@ -55,9 +56,11 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> 
     where the folder is not writable or a finished step is damaged.
     """
     store.create()
-    trusted: set[str] = set()
+    load_known(store.root)
+    outside, trusted = files_of(steps), set[str]()
     waiting = False
     while pending := _pending(steps, store, trusted):
+        save_known(store.root, outside)
         groups = ready(pending, store.done)
         if any(_work_if_free(group, members, store, runtime, board, trusted) for group, members in groups.items()):
             waiting = False
@@ -66,6 +69,7 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> 
             board.note(f"waiting for another run to finish {next(iter(groups))}{_process(store, next(iter(groups)))}")
             waiting = True
         time.sleep(POLL_SECONDS)
+    save_known(store.root, outside)
     _remove_old_scratch(steps, store)
 
 
@@ -133,6 +137,8 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     with named_errors(store.root), kept_in_order, shown as progress, runtime.spans(stage):
         for step in missing:
             refuse_changed(step)
+            for source in step.inputs.values():
+                store.verify(source, whole=True)
         for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):
             try:
                 refuse_changed(job.step)

@@ -42,8 +42,7 @@ def ask(
     from pipelines.question import answer_question
     from pipelines.steps.progress import Board
 
-    settings = read_settings(config, set, tier)
-    root = out or settings.runtime.out
+    settings, root = read_settings(config, set, tier, out)
     answer, file = answer_question(question, settings, dictionary, root, Board(Terminal(stderr=True)))
     print_answer(answer, file, Terminal())
 

@@ -49,6 +49,6 @@ def explore(
     from pipelines.explore.command import latents_config
     from pipelines.steps.progress import Board
 
-    settings, looked = read_settings(config, set, tier), latents_config(tokens, latents)
+    (settings, _), looked = read_settings(config, set, tier), latents_config(tokens, latents)
     folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Terminal(stderr=True)))
     Terminal().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

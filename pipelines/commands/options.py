@@ -27,12 +27,19 @@ Tier = Annotated[
 ]
 
 
-def read_settings(file: Path, overrides: Sequence[str] | None, tier: str) -> Config:
-    """The config in one of its tiers."""
+def read_settings(
+    file: Path, overrides: Sequence[str] | None, tier: str, out: Path | None = None
+) -> tuple[Config, Path]:
+    """The config in one of its tiers, and the folder that holds its steps; large files that have not changed since a
+    run there are not read again."""
     from pipelines.config.config import read_config
     from pipelines.config.shipped import find_config
+    from pipelines.steps.known_hashes import load_known
 
-    return read_config(find_config(file), overrides or (), tier)
+    settings = read_config(find_config(file), overrides or (), tier)
+    root = out or settings.runtime.out
+    load_known(root)
+    return settings, root
 
 
 def read_plan(
@@ -43,5 +50,5 @@ def read_plan(
     from pipelines.config.config import FULL
     from pipelines.plan import plan
 
-    settings = read_settings(file, overrides, tier)
-    return settings, plan(settings, None if tier == FULL else tier), out or settings.runtime.out
+    settings, root = read_settings(file, overrides, tier, out)
+    return settings, plan(settings, None if tier == FULL else tier), root

@@ -55,8 +55,8 @@ def run_config(
     from pipelines.steps.store import Store
     from sae.registry import UserError
 
-    settings = read_settings(config, set, tier)
-    steps, root = plan(settings), out or settings.runtime.out
+    settings, root = read_settings(config, set, tier, out)
+    steps = plan(settings)
     # A tier of its own name, beside the page of `sae bench` and the report of the whole file.
     store, link = Store(root), root / (settings.name if tier == FULL else f"{settings.name}-{tier}-report")
     if link.exists() and not link.is_symlink():
@@ -87,7 +87,7 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
         fast, full, or another tier of the file; fast where it has one.
     """
     from pipelines import runner
-    from pipelines.config.config import FULL, read_config, read_table
+    from pipelines.config.config import FULL, read_table
     from pipelines.config.shipped import find_config
     from pipelines.plan import plan
     from pipelines.stages.bench import print_bench_table
@@ -100,10 +100,9 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     files = [find_config(one) for one in suite]
     tiers = [tier or ("fast" if "fast" in read_table(file).get("tiers", {}) else FULL) for file in files]
     # All are read and planned first, so that a mistake is found before any work.
-    every = [read_config(file, set or (), its_tier) for file, its_tier in zip(files, tiers, strict=True)]
-    plans = [plan(settings, its_tier) for settings, its_tier in zip(every, tiers, strict=True)]
-    for settings, its_tier, steps in zip(every, tiers, plans, strict=True):
-        root = out or settings.runtime.out
+    every = [read_settings(file, set, its_tier, out) for file, its_tier in zip(suite, tiers, strict=True)]
+    plans = [plan(settings, its_tier) for (settings, _), its_tier in zip(every, tiers, strict=True)]
+    for (settings, root), its_tier, steps in zip(every, tiers, plans, strict=True):
         store = Store(root)
         runner.run(steps, store, runner.execution(settings.runtime), Board(Terminal(stderr=True)))
         directory = store.directory(steps[-1])
@@ -159,8 +158,7 @@ def suggest_sparsity(
     from pipelines.commands import suggest
     from pipelines.steps.progress import Board
 
-    settings = read_settings(config, set, tier)
-    root = out or settings.runtime.out
+    settings, root = read_settings(config, set, tier, out)
     curves, folder = suggest.run(settings, kind, _numbers(targets), root, Board(Terminal(stderr=True)))
     suggest.print_suggestion(curves, folder, Terminal())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipelines.steps.checksums import sha256
-from pipelines.steps.manifest import unreadable
+from pipelines.steps.known_hashes import known_sha256
+from pipelines.steps.manifest import unreadable, verify
 from pipelines.steps.source_steps import open_step, settings
 from pipelines.steps.step import Step
 from sae.probing import TaskSettings
@@ -15,14 +14,9 @@ from sae.probing.sources import other_files
 from sae.registry import MissingFileError, UserError
 from sae.source import Source
 
-_SETTLED_SECONDS = 2.0
-"""A file that changed more recently may change again within one tick of the clock of its file system, unnoticed."""
-_known_hashes: dict[tuple[str, int, int, int, int], str] = {}
-"""The hashes of files that were read in this process, by what a change of the file changes."""
-
 
 def content_hash(file: Path, field: str) -> str:
-    """The SHA-256 of an external file; a file that has not changed is read once per process.
+    """The SHA-256 of an external file; a file that has not changed is read once.
 
     Raises `MissingFileError` if there is no such file and `UserError` if it cannot be read; `field` is the setting that
     names it.
@@ -30,22 +24,11 @@ def content_hash(file: Path, field: str) -> str:
     try:
         if not file.is_file():
             raise MissingFileError(f"{field} = {str(file)!r}: does not exist or is not a file; correct the path")
-        before = _identity(file)
-        if before not in _known_hashes:
-            value = sha256(file)
-            if _identity(file) != before or time.time() - file.stat().st_mtime < _SETTLED_SECONDS:
-                return value
-            _known_hashes[before] = value
-        return _known_hashes[before]
+        return known_sha256(file)
     except MissingFileError:
         raise
     except OSError as error:
         raise unreadable(f"{field} = {str(file)!r}", error) from None
-
-
-def _identity(file: Path) -> tuple[str, int, int, int, int]:
-    status = file.stat()
-    return (str(file.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def refuse_changed(step: Step) -> None:
@@ -54,15 +37,26 @@ def refuse_changed(step: Step) -> None:
     The runner calls it before a step is worked on and before it is finished, so that what is stored under a key was
     computed from the content that the key stands for.
     """
-    if "source" in step.config:
-        files = settings(step.config["source"]).external_files()
-        _compare(files, step.config["files"], "source")
-    elif "tasks" in step.config:
-        source = settings(step.inputs["source"].config["source"])
-        files = other_files(source, TaskSettings(**step.config["tasks"]))
-        _compare(files, step.config["files"], "probe.tasks")
+    files, table = _read_by(step)
+    if table:
+        _compare(files, step.config["files"], table)
     if "source" in step.inputs:  # not the report: it draws what is in the directories of steps
         refuse_changed_since_prepared(step.inputs["source"])
+
+
+def files_of(steps: Iterable[Step]) -> list[Path]:
+    """The external files that steps read."""
+    return [file for step in steps for file in _read_by(step)[0].values()]
+
+
+def _read_by(step: Step) -> tuple[Mapping[str, Path], str]:
+    """The external files of a step by name, and the table of a config that names them; none for most steps."""
+    if "source" in step.config:
+        return settings(step.config["source"]).external_files(), "source"
+    if "tasks" in step.config:
+        source = settings(step.inputs["source"].config["source"])
+        return other_files(source, TaskSettings(**step.config["tasks"])), "probe.tasks"
+    return {}, ""
 
 
 def refuse_changed_since_prepared(source: Step) -> None:
@@ -83,8 +77,9 @@ def refuse_changed_since_prepared(source: Step) -> None:
 def open_checked(source: Step, directory: Path, device: str) -> Source:
     """The source of a finished step, for work outside of steps.
 
-    Raises `UserError` where a file that it reads is not the one with which the run was planned.
+    Raises `UserError` where the step is damaged, or a file that it reads is not the one with which the run was planned.
     """
+    verify(source, directory, whole=True)
     refuse_changed_since_prepared(source)
     opened = open_step(source, directory, device)
     refuse_changed_since_prepared(source)

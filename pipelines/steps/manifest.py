@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from pipelines.steps.checksums import sha256
+from pipelines.steps.known_hashes import LARGE_FILE, known_sha256, read_sha256, sha256_now
 from pipelines.steps.step import Step
+from sae.activations.shards import checks_itself
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
@@ -27,18 +30,44 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     write_atomically(directory / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def verify(step: Step, directory: Path) -> None:
-    """Checks that the directory of a finished step holds this step, whole and undamaged.
+def verify(step: Step, directory: Path, whole: bool = False) -> None:
+    """Checks that the directory of a finished step holds this step, complete and undamaged.
 
+    Small files are read. Large ones are read if they have changed since their hash was last known; with `whole`, for a
+    step that is about to be used, all are read once by this process, but for shards, which check what is read of them.
     Raises `UserError` naming the folder or file, what is wrong with it and what to do.
     """
     manifest = read_manifest(directory)
     _refuse_other_step(step, directory, manifest)
     _refuse_edited(directory, manifest)
-    try:
-        _verify_files(directory, manifest["files"])
-    except OSError as error:
-        raise unreadable(error.filename or directory, error) from None
+    _verify_files(directory, manifest["files"], _hash_when_used if whole else _hash_at_start)
+
+
+def is_step_name(name: str) -> bool:
+    """Whether a folder has the name of a finished step."""
+    return re.fullmatch(r"[a-z]+-[0-9a-f]{16}", name) is not None
+
+
+def verify_folder(directory: Path) -> None:
+    """Checks the directory of a finished step against its manifest, reading every file.
+
+    Raises `UserError` as :func:`verify` does.
+    """
+    manifest = read_manifest(directory)
+    name = f"{manifest.get('stage')}-{manifest.get('key')}"
+    if directory.name != name:
+        raise UserError(f"{directory}: its manifest is that of {name}; rename the folder back, or {_remedy(directory)}")
+    _refuse_edited(directory, manifest)
+    _verify_files(directory, manifest["files"], read_sha256)
+
+
+def _hash_at_start(file: Path) -> str:
+    return sha256(file) if file.stat().st_size < LARGE_FILE else known_sha256(file)
+
+
+def _hash_when_used(file: Path) -> str:
+    is_read = file.stat().st_size < LARGE_FILE or not checks_itself(file)
+    return sha256_now(file) if is_read else known_sha256(file)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -100,8 +129,15 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _verify_files(directory: Path, written: Any) -> None:
+def _verify_files(directory: Path, written: Any, hash_file: Callable[[Path], str]) -> None:
     """Raises `UserError` where the files of a step are not those of its manifest. Hidden files are not part of it."""
+    try:
+        _compare_files(directory, written, hash_file)
+    except OSError as error:
+        raise unreadable(error.filename or directory, error) from None
+
+
+def _compare_files(directory: Path, written: Any, hash_file: Callable[[Path], str]) -> None:
     there = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file() and not _hidden(f)}
     listed = cast(dict[str, Any], written) if isinstance(written, dict) else {}
     for name in sorted(there - listed.keys() - {MANIFEST}):
@@ -114,7 +150,7 @@ def _verify_files(directory: Path, written: Any) -> None:
         file = directory / name
         if name not in there:
             raise UserError(f"{file}: the file is missing; {_remedy(directory)}")
-        _verify_file(directory, name, entry)
+        _verify_file(directory, name, entry, hash_file)
 
 
 def refuse_damaged(directory: Path, manifest: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -125,12 +161,14 @@ def refuse_damaged(directory: Path, manifest: Mapping[str, Any], names: tuple[st
     listed = cast(dict[str, Any], manifest["files"]) if isinstance(manifest["files"], dict) else {}
     for name, entry in listed.items():
         if name.startswith(names) and (directory / name).is_file():
-            _verify_file(directory, name, entry)
+            _verify_file(directory, name, entry, sha256)
 
 
-def _verify_file(directory: Path, name: str, entry: Any) -> None:
+def _verify_file(directory: Path, name: str, entry: Any, hash_file: Callable[[Path], str]) -> None:
     file = directory / name
-    if entry != {"size": file.stat().st_size, "sha256": sha256(file)}:
+    size = file.stat().st_size
+    is_sized = isinstance(entry, dict) and entry.get("size") == size
+    if not is_sized or entry != {"size": size, "sha256": hash_file(file)}:
         raise UserError(f"{file}: damaged, its hash differs from the manifest; {_remedy(directory)}")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.steps.checksums import CHECKSUMS, changed_since_recorded, sha256
+from pipelines.steps.known_hashes import remember
 from pipelines.steps.manifest import MANIFEST, verify, versions, write_manifest
 from pipelines.steps.step import Step
 from sae.numerics.atomic_write import named_errors
@@ -89,16 +90,16 @@ class Store:
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
             _sync(path)
         partial.rename(final)
+        for name in files:
+            remember(final / name, hashes[name])
         (final / CHECKSUMS).unlink(missing_ok=True)  # not before: without it, a killed run would start anew
         _sync(self.root)
         return final
 
-    def verify(self, step: Step) -> None:
-        """Checks that a finished step's directory holds this step, whole and undamaged.
-
-        Raises `UserError` naming the folder or file, what is wrong with it and what to do.
-        """
-        verify(step, self.directory(step))
+    def verify(self, step: Step, whole: bool = False) -> None:
+        """Checks that a finished step's directory holds this step, complete and undamaged, as
+        :func:`~pipelines.steps.manifest.verify` does."""
+        verify(step, self.directory(step), whole)
 
     def link(self, name: str, directory: Path) -> Path:
         """Makes a symbolic link to a step's directory, replacing an older one in one move; returns the link, or the

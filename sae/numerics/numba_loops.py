@@ -108,6 +108,64 @@ def gather_in_pieces(
 
 
 @compiled
+def _sum_of_block(words: Any, tail: Any, factors: _Words, start: Any) -> Any:
+    total = start
+    for i in range(len(words)):
+        # Words of 32 bits are multiplied to 64, which the compiler vectorises.
+        total += np.uint64(words[i]) * np.uint64(np.uint32(factors[i]))
+    last = np.uint64(0)
+    for i in range(len(tail)):
+        last |= np.uint64(tail[i]) << np.uint64(8 * i)
+    return total + last * factors[len(words)] if len(tail) else total
+
+
+@compiled
+def _sum_at(address: Any, n: int, factors: _Words, start: Any) -> Any:
+    """The sum of the block of n bytes at an address."""
+    words = carray(_pointer(address), (n // 4,), np.uint32)
+    tail = carray(_pointer(address + np.uint64(n // 4 * 4)), (n % 4,), np.uint8)
+    return _sum_of_block(words, tail, factors, start)
+
+
+@compiled
+def sums_of_blocks(content: NDArray[np.uint8], block: int, factors: _Words, start: Any, out: _Words) -> None:
+    """The sums of :mod:`sae.activations.block_sums`, of all blocks."""
+    address = np.uint64(content.ctypes.data)
+    for b in range(len(out)):
+        n = min(block, len(content) - b * block)
+        out[b] = _sum_at(address + np.uint64(b * block), n, factors, start)
+
+
+@compiled
+def first_damaged(
+    address: _Words,
+    size: NDArray[np.int64],
+    first: NDArray[np.int64],
+    expected: _Words,
+    seen: NDArray[np.uint8],
+    part: NDArray[np.int64],
+    row: NDArray[np.int64],
+    row_bytes: int,
+    block: int,
+    factors: _Words,
+    start: Any,
+) -> int:
+    """The first i whose row ``row[i]`` of ``part[i]`` lies in a block that differs from its sum; -1 for none.
+
+    Part k has ``size[k]`` bytes at ``address[k]``; its blocks are numbers ``first[k]`` and on of `expected` and `seen`.
+    """
+    for i in range(len(row)):
+        k = part[i]
+        for b in range(row[i] * row_bytes // block, ((row[i] + 1) * row_bytes - 1) // block + 1):
+            if not seen[first[k] + b]:
+                n = min(block, size[k] - b * block)
+                if _sum_at(address[k] + np.uint64(b * block), n, factors, start) != expected[first[k] + b]:
+                    return i
+                seen[first[k] + b] = 1
+    return -1
+
+
+@compiled
 def _renew(words: NDArray[np.uint32]) -> None:
     """Replaces the 624 words of a Mersenne Twister by the next 624."""
     for i in range(227):

@@ -58,7 +58,7 @@ class Permutation:
         mask = np.uint64((1 << self._half_bits) - 1)
         left, right = index >> half, index & mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right + key) & mask)
+            left, right = right, left ^ (splitmix(right + key) & mask)
         return (left << half) | right
 
     def __call__(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -92,7 +92,7 @@ def epoch_rows(step: int, size: int, n_rows: int, seed: int) -> NDArray[np.int64
     return np.concatenate(pieces)
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def splitmix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64: every input bit changes about half of the output bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from sae.activations.block_sums import BLOCK, block_sums
 from sae.activations.shards import Pace, Shard, Shards, write_shard
 from sae.registry import MissingFileError, UserError
 
@@ -164,3 +166,51 @@ def test_a_row_that_is_not_there_is_refused(tmp_path: Path, index: int):
     shards, _ = write(tmp_path, [2, 4])
     with pytest.raises(AssertionError, match="no such row"):
         shards.rows(np.array([0, index]))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", ["acts", "document", "token"])
+def test_a_row_damaged_without_a_change_of_size_is_refused_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compiled: bool
+):
+    if compiled:
+        pytest.importorskip("numba")
+    monkeypatch.setattr("sae.activations.shards.HAS_NUMBA", compiled)
+    monkeypatch.setattr("sae.activations.block_sums.HAS_NUMBA", compiled)
+    shards, _ = write(tmp_path, [3000, 0, 2500])
+    damaged = shards.shards[2]
+    begin = damaged.start + damaged.entries[name]["data_offsets"][0]
+    row_bytes = 20 if name == "acts" else 4
+    content = bytearray(damaged.file.read_bytes())
+    content[begin + 2400 * row_bytes] ^= 16
+    damaged.file.write_bytes(content)
+    shards = Shards([shard.file for shard in shards.shards])
+    near = 3000 + 2400 - BLOCK // row_bytes
+    assert len(shards.rows(np.arange(near), name)) == near  # rows in other blocks are as they were
+    with pytest.raises(UserError, match=rf"00002.*damaged since it was written, `{name}` of row 2400 differs"):
+        shards.rows(np.array([5, 5400, 7]), name)
+    for other in set(shards.names) - {name}:
+        shards.rows(np.arange(shards.n_rows), other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=3 * BLOCK + 9), st.data())
+def test_sums_see_a_change_of_any_word_and_are_the_same_with_compiled_loops(content: bytes, data: st.DataObject):
+    pytest.importorskip("numba")
+    array = np.frombuffer(content, np.uint8)
+    sums = block_sums(array)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sae.activations.block_sums.HAS_NUMBA", False)
+        assert (block_sums(array) == sums).all()
+    assert len(sums) == -(-len(content) // BLOCK) and (sums != 0).all()
+    if content:
+        changed = array.copy()
+        at = data.draw(st.integers(0, len(content) - 1))
+        changed[at] ^= data.draw(st.integers(1, 255))
+        assert np.flatnonzero(block_sums(changed) != sums).tolist() == [at // BLOCK]
+
+
+def test_shards_of_an_earlier_version_have_no_sums_and_are_read(tmp_path: Path):
+    new, whole = write(tmp_path, [5, 6])
+    save_file(table(6), new.shards[1].file)
+    assert torch.equal(Shards([shard.file for shard in new.shards]).rows(np.arange(11)), whole["acts"])

@@ -16,7 +16,7 @@ from pipelines.config.config import parse
 from pipelines.plan import plan
 from pipelines.runner import execution, run
 from pipelines.stages import examples, generate, score, stream, train
-from pipelines.steps import external_files
+from pipelines.steps import known_hashes
 from pipelines.steps.external_files import content_hash, open_checked
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Step
@@ -145,7 +145,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path):
     os.utime(file, (1e9, 1e9))
     assert content_hash(file, "x") == first
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_files, "sha256", None)
+        patch.setattr(known_hashes, "sha256", None)
         assert content_hash(file, "x") == first
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
