@@ -100,6 +100,9 @@ class RuntimeTable(Settings):
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` takes a GPU where there is one."""
+    model_device: str | None = None
+    """Where the model of a source runs: a device other than `device`, or ``auto`` for all GPUs, over which its layers
+    are spread; `device` where unset."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of torch; its own choice where unset."""
     out: LocalPath = Path("runs")

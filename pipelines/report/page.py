@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from pipelines.report.depth import DEPTH_SCORES, DepthSection
 from pipelines.report.findings import Verdict
 from pipelines.report.numbers import UNDEFINED, decimals, number
 from pipelines.report.picture import ShownFigure
@@ -90,10 +91,14 @@ def template_environment(**filters: Any) -> jinja2.Environment:
 
 
 def render(
-    config: Mapping[str, Any], sections: Sequence[Section], score: str, manifests: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any],
+    sections: Sequence[Section],
+    score: str,
+    manifests: Sequence[Mapping[str, Any]],
+    depths: Sequence[DepthSection] = (),
 ) -> str:
     """The page. `config` is that of the report step, `score` the score that selects the best dictionary, `manifests`
-    those of the train steps."""
+    those of the train steps, `depths` compare hook points of one model."""
     templates = template_environment(plain="{:.4g}".format)
     everything = [s for section in sections for s in section.settings]
     names = ordered_scores(n for s in everything for n, e in s.scores.items() if e.n)
@@ -110,6 +115,8 @@ def render(
             }
             for i, section in enumerate(sections)
         ],
+        depths=[(depth, [(f, inline(f.svg, f.name)) for f in depth.figures]) for depth in depths],
+        depth_scores=DEPTH_SCORES,
         names=names,
         score=score,
         known={name: score_of(name) for name in names},

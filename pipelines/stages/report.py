@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.report.depth import DepthSection, Hooks, best_sentence, depth_picture, depth_rows, hooks_of
 from pipelines.report.findings import judge, no_best
 from pipelines.report.findings import sentences as findings
 from pipelines.report.gallery import ReportedDictionary, pictures
@@ -25,6 +26,7 @@ from pipelines.report.probes import (
 )
 from pipelines.report.scores import goodness
 from pipelines.report.settings_table import (
+    Setting,
     deciding_score,
     read_csv,
     read_scored_row,
@@ -43,7 +45,7 @@ from sae.source import LEFT_OUT
 if TYPE_CHECKING:
     from rich.console import Console
 
-VERSION = 5
+VERSION = 6
 _MOST_DRAWN = 6
 """Sources for which figures are drawn; further sources of a sweep have only tables."""
 
@@ -92,7 +94,22 @@ def _report(job: Job) -> None:
     if summaries:
         write_summaries(summaries, probe_findings, job.out / SUMMARY)
     manifests = [_manifest(place.train) for place in places]
-    (job.out / "report.html").write_text(render(job.step.config, sections, score, manifests), encoding="utf-8")
+    depths = [_depth(hooks, everything, score, job.out, i) for i, hooks in enumerate(_hooks(job, everything, places))]
+    page = render(job.step.config, sections, score, manifests, depths)
+    (job.out / "report.html").write_text(page, encoding="utf-8")
+
+
+def _hooks(job: Job, settings: Sequence[Setting], places: Sequence[ReportedDictionary]) -> list[Hooks]:
+    """The groups of sources that differ in their hook points only."""
+    folder = {s.source: places[s.members[0]].source for s in settings}
+    steps = {job.inputs[name]: step for name, step in job.step.inputs.items() if name.startswith("source.")}
+    return hooks_of({source: steps[where].config.get("source", {}) for source, where in folder.items()})
+
+
+def _depth(hooks: Hooks, settings: Sequence[Setting], score: str, out: Path, group: int) -> DepthSection:
+    picture = depth_picture(hooks, settings, group)
+    shown = [] if picture is None else write_pictures([picture], out, 0, 1)
+    return DepthSection(best_sentence(hooks, settings, score), depth_rows(hooks, settings), shown)
 
 
 def _rows_left_out(card: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ from sae.model.hook_points import (
 )
 from sae.model.loading import load_bridge
 from sae.model.next_token import N_TOKENS, sees_later_tokens, unlike_a_causal_model
+from sae.model.placement import device_for_models
 from sae.model.plain_modules import PlainModules
 from sae.model.token_rows import TokenRows
 from sae.registry import UserError
@@ -55,23 +56,26 @@ class Model:
     bridge: Any
     """The TransformerLens Bridge, for what this class does not offer."""
     device: str
-    """The device that it runs on, for example ``cpu`` or ``cuda``."""
+    """The device that its input goes to, for example ``cpu`` or ``cuda``."""
     missing_head: tuple[str, ...] = ()
     """The weights of the output head that its checkpoint lacks; they are NaN, and activations before them are right."""
+    work_device: str | None = None
+    """The device of the work that it is loaded for, to which activations are brought; None: where they are."""
 
     @classmethod
     def boot(cls, name: str, device: str = "cpu", dtype: Dtype = "float32", revision: str | None = None) -> Model:
-        """Loads a model from a hub id or a local Hugging Face folder, ready to run.
+        """Loads a model from a hub id, a local Hugging Face folder or ``random:SHAPE`` (`sae.model.random_models`),
+        ready to run on `device`, or where :func:`~sae.model.placement.run_models_on` says.
 
         Raises `MissingFileError` if a local folder has no ``config.json``, and `UserError` if the model cannot be
         loaded, or if its checkpoint lacks weights. Warns of a package that its processor needs, and installs none.
         """
-        bridge, head = load_bridge(name, device, getattr(torch, dtype), revision)
+        bridge, head = load_bridge(name, device_for_models(device), getattr(torch, dtype), revision)
         bridge.eval()
         # Every row is run once and whole, so a cache of keys and values would never be used.
         if (config := getattr(bridge.original_model, "config", None)) is not None:
             config.use_cache = False
-        model = cls(name, bridge, device, head)
+        model = cls(name, bridge, str(next(bridge.original_model.parameters()).device), head, device)
         # Now rather than at the first use, when hooks of the user may be on the bridge.
         _ = model.no_logits
         return model
@@ -240,7 +244,7 @@ class Model:
                 recorded |= self._record(tokens, attended, *outside)
         if inside:
             recorded |= self._record(tokens, attended, *inside)
-        return [per_token(hook, recorded[hook], tokens) for hook in hooks]
+        return [self._brought(per_token(hook, recorded[hook], tokens)) for hook in hooks]
 
     def vectors(
         self, tokens: Int[Tensor, "rows n_tokens"], attended: Bool[Tensor, "rows n_tokens"], hooks: Sequence[str]
@@ -248,7 +252,11 @@ class Model:
         """The activations at those of the hook points that a forward pass reaches, and that hold one vector per
         token."""
         found = self._reached(tokens, attended, *hooks)
-        return {name: per_token(name, acts, tokens) for name, acts in found.items() if is_per_token(acts, tokens)}
+        kept = {name: per_token(name, acts, tokens) for name, acts in found.items() if is_per_token(acts, tokens)}
+        return {name: self._brought(acts) for name, acts in kept.items()}
+
+    def _brought(self, acts: Tensor) -> Tensor:
+        return acts if self.work_device is None else acts.to(self.work_device)
 
     def logits(
         self, rows: TokenRows, hook: str | None = None, edit: HookEdit | None = None, target: str | None = None
@@ -264,16 +272,17 @@ class Model:
         if hook is None or edit is None:
             return self._run(rows.tokens, rows.attended, [])
         source, destination = hook, target or hook
-        kept, recorded = rows.kept.to(self.device), list[Tensor]()
+        recorded = list[Tensor]()
 
         def record(acts: Tensor, hook: Any) -> None:
-            recorded.append(per_token(source, acts, rows.tokens)[kept].float())
+            kept = per_token(source, acts, rows.tokens)[rows.kept.to(acts.device)]
+            recorded.append(self._brought(kept.float()))
 
         def splice(acts: Tensor, hook: Any) -> Tensor:
             if not recorded:
                 raise UserError(target_too_early(source, destination))
             flat = per_token(destination, acts, rows.tokens).clone()
-            flat[kept] = edit(recorded.pop()).to(flat)
+            flat[rows.kept.to(flat.device)] = edit(recorded.pop()).to(flat)
             return flat.view(acts.shape)
 
         check_spliceable(destination)
@@ -287,11 +296,11 @@ class Model:
         :attr:`TokenRows.counted` marks the predictions, :attr:`TokenRows.targets` holds the tokens to predict. `hook`,
         `edit` and `target` are those of :meth:`logits`.
         """
-        counted = rows.counted.to(self.device)
+        counted = rows.counted.to(self.work_device or self.device)
         with torch.no_grad():
-            logits = self.logits(rows, hook, edit, target)[:, : counted.shape[1]]
+            logits = self._brought(self.logits(rows, hook, edit, target)[:, : counted.shape[1]])
             log_probs = logits[counted].float().log_softmax(-1)
-            targets = rows.targets.to(self.device)[counted]
+            targets = rows.targets.to(counted.device)[counted]
             return -log_probs.gather(-1, targets[:, None]).squeeze(-1), log_probs
 
     def _record(self, tokens: Tensor, attended: Tensor, *hooks: str) -> dict[str, Any]:

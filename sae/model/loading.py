@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import torch
 
 from sae.model import checkpoint
 from sae.model.legacy import boot_legacy, is_legacy, tokenizer_of
+from sae.model.placement import ALL
+from sae.model.random_models import boot_random, is_random, random_config, random_tokenizer
 from sae.registry import MissingFileError, UserError, expand_home
 
 _OF_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -28,6 +31,7 @@ _UNSAFE = (
 def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, tuple[str, ...]]:
     """A model as a TransformerLens Bridge, and the weights of its output head that its checkpoint lacks.
 
+    `device` may be :data:`~sae.model.placement.ALL`: then its layers are spread over all GPUs.
     Raises `MissingFileError` if a local folder has no ``config.json``, and `UserError` if the model cannot be loaded or
     other weights are missing. Warns of a package that its processor of images or sound needs, and installs none.
     """
@@ -35,14 +39,19 @@ def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None
     from transformer_lens.model_bridge import TransformerBridge
 
     name = expand_home(name)
+    if is_random(name) or is_legacy(name):
+        _refuse_spread(name, device)
+    if is_random(name):
+        return boot_random(name, device, dtype), ()
     _check_folder(name)
     _check_pickles(name)
+    where = {"device_map": ALL} if device == ALL else {"device": device}
     try:
         with _quiet(), checkpoint.recorded() as loads, checkpoint.without_installing() as not_installed:
             bridge: Any = (
                 boot_legacy(name, device, dtype, revision)
                 if is_legacy(name)
-                else TransformerBridge.boot_transformers(name, device=device, dtype=dtype, revision=revision)
+                else TransformerBridge.boot_transformers(name, dtype=dtype, revision=revision, **where)
             )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(_one_line(name, error)) from None
@@ -69,6 +78,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     name = expand_home(name)
+    if is_random(name):
+        return random_tokenizer(name)
     _check_folder(name)
     try:
         return AutoTokenizer.from_pretrained(tokenizer_of(name) if is_legacy(name) else name, revision=revision)
@@ -82,7 +93,10 @@ def is_path(name: str) -> bool:
 
 
 def local_config(name: str) -> dict[str, Any]:
-    """The ``config.json`` of a local folder; empty for a hub id, and where the folder has none that can be read."""
+    """The ``config.json`` of a local folder or a random model; empty for a hub id, and where the folder has none that
+    can be read."""
+    if is_random(name):
+        return random_config(name)
     file = Path(name).expanduser() / "config.json"
     if not (is_path(name) and file.is_file()):
         return {}
@@ -91,6 +105,11 @@ def local_config(name: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return config if isinstance(config, dict) else {}
+
+
+def _refuse_spread(name: str, device: str) -> None:
+    if device == ALL:
+        raise UserError(f"model = {name!r}: such a model runs on one device; name one, such as 'cuda:0', not {ALL!r}")
 
 
 def _check_folder(name: str) -> None:
@@ -127,6 +146,11 @@ def _one_line(name: str, error: Exception, part: str = "model") -> str:
     reason = " ".join(str(error).split())
     if is_path(name) and "tokenizer" in reason and not any((Path(name) / file).is_file() for file in _OF_TOKENIZERS):
         reason = f"its folder has no tokenizer; save it there with tokenizer.save_pretrained({name!r})"
+    if not is_path(name) and re.search(r"gated repo|401 Client Error|403 Client Error", reason):
+        reason = (
+            "the hub asks who you are: accept the model's licence on its page, and set HF_TOKEN to a token that may "
+            f"read it, or run `hf auth login` ({reason[:120]})"
+        )
     return f"model = {name!r}: the {part} cannot be loaded: {reason[:300]}"
 
 

@@ -49,7 +49,8 @@ class Config(StreamedConfig):
     kind: Literal["transformer"] = "transformer"
     later: ClassVar[frozenset[str]] = frozenset({"max_norm"})
     model: PathOrId
-    """A hub id, or a local Hugging Face folder."""
+    """A hub id, a local Hugging Face folder, or ``random:gpt2-small`` and other shapes with random weights
+    (`sae.model.random_models`)."""
     text: PathOrId
     """A file of text (.txt, .md) or of records (.jsonl, .json, .csv, .tsv, .parquet), the folder of a data set, or the
     hub id of a data set."""

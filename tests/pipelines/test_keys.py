@@ -2,7 +2,8 @@
 
 ``python tests/pipelines/test_keys.py`` rewrites the list; say here what changed, and why.
 Since the reorganisation: version 5 of the stage `score` (`fvu_median` and `outlier_variance`), and with it the keys of
-all reports and comparisons, whose inputs are scores. Those of every other stage are the first ones.
+all reports and comparisons, whose inputs are scores; version 6 of the stage `report`, which compares hook points. Those
+of every other stage are the first ones.
 """
 
 from __future__ import annotations
