@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.activations.corpus import ROWS_PER_FILE, SPLITS, Corpus
+from sae.activations.corpus_state import STATE
 from sae.activations.harvest import Harvest
 from sae.activations.shards import write_shard
 from sae.model.hook_points import spliceable
@@ -227,12 +228,12 @@ def _kept_per_row(corpus: Corpus, select: Select) -> Int[Tensor, " rows"]:
 @contextmanager
 def without_refused_rows(directories: Sequence[Path]) -> Generator[None]:
     """After a refusal of the text, removes the rows of tokens that were written: the corrected config has other
-    folders, and the same one would write them again."""
+    folders, and the same one would write them again, unless a state is kept from which it goes on."""
     try:
         yield
     except UserError:
         for directory in directories:
-            if not (directory / "rows.json").is_file():
+            if not any((directory / name).is_file() for name in ("rows.json", STATE)):
                 for rows in directory.glob("rows-*.safetensors"):
                     rows.unlink()
         raise

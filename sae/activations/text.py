@@ -1,25 +1,30 @@
-"""Documents from files and data sets, read one at a time, and their tokens."""
+"""Documents from files and data sets, read a chunk at a time and from any position on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sae.activations.data_sets import Saved, Streamed, documents_of, load_errors
+from sae.activations.text_chunks import CHUNK_SIZE, Chunk, IdLists, Item, Reading, chunks_of, concatenated
 from sae.activations.text_files import (
     COLUMNAR,
     JSON_LINES,
     PLAIN,
     TABLES,
     TEXT_KINDS,
+    JsonLine,
     csv_lines,
     files_in,
     json_entries,
-    json_lines,
     kind_of_file,
     plain_documents,
+    unparsed_lines,
 )
 from sae.model.loading import is_path
 from sae.registry import MissingFileError, UserError, expand_home
@@ -70,48 +75,78 @@ class Text:
         Raises `MissingFileError` if there is no such file or folder, `UserError` if it cannot be read or has no
         document.
         """
-        if self.local and not self.path.exists():
+        return self._filled(self.open().chunks(None))
+
+    def open(self) -> Reading:
+        """The documents as chunks, with empty ones. Raises as :meth:`read` does, but not for a text without any."""
+        if not self.local:
+            return self._data_set(None)
+        if not self.path.exists():
             raise MissingFileError(f"{self._label}: does not exist; correct the path")
-        return self._filled(self._documents())
+        if self.path.is_dir():
+            files = files_in(self.path, self._label)
+            plain = self._plain_files(files)
+            reading = self._files(plain) if plain else self._data_set(None)
+        else:
+            files = [self.path]
+            reading = self._file()
+        # Of a file that has been changed, no position is known.
+        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return Reading([reading.identity, stamps], reading.chunks)
+
+    def document(self, item: Item) -> str | list[int]:
+        """The document that an item of a chunk is or has. Raises `UserError` where there is none."""
+        return self._column(item.record(), item.place) if isinstance(item, JsonLine) else item
+
+    def no_text(self) -> UserError:
+        """The error for a text without documents."""
+        return UserError(f"{self._label}: it has no text; give one that has")
 
     @property
     def _label(self) -> str:
         return f"source.text = {self.name!r}"
 
-    def _filled(self, documents: Iterable[str | list[int]]) -> Iterator[str | list[int]]:
+    def _filled(self, chunks: Iterable[Chunk]) -> Iterator[str | list[int]]:
         empty = True
-        for document in documents:
-            if document.strip() if isinstance(document, str) else document:
-                yield document
-                empty = False
+        for chunk in chunks:
+            documents = chunk.documents
+            if isinstance(documents, IdLists):
+                documents = [part.tolist() for part in np.split(documents.ids, documents.lengths.cumsum()[:-1])]
+            for document in map(self.document, documents):
+                if not is_empty(document):
+                    yield document
+                    empty = False
+            if chunk.error is not None:
+                raise chunk.error
         if empty:
-            raise UserError(f"{self._label}: it has no text; give one that has")
+            raise self.no_text()
 
-    def _documents(self) -> Iterable[str | list[int]]:
-        if not self.local or self.path.is_dir():
-            plain = self._plain_files() if self.local else []
-            if plain:
-                return (d for file in plain for d in plain_documents(file, str(file), self.separator))
-            return (self._column(record, self.name) for record in self._data_set())
-        kind = kind_of_file(self.path)
+    def _file(self) -> Reading:
+        kind, file = kind_of_file(self.path), self.path
         if kind is None:
             raise UserError(
                 f"{self._label}: not a kind of file that is read; give {', '.join(TEXT_KINDS)} or a .gz of one"
             )
         if self.split != DEFAULT_SPLIT:
             raise UserError(f"source.text_split = {self.split!r}: a file has no splits; leave it out")
+        if kind in COLUMNAR:
+            return self._data_set(COLUMNAR[kind])
         if kind in PLAIN:
-            return plain_documents(self.path, self._label, self.separator)
+            return self._files([file])
         if kind in JSON_LINES:
-            return (self._column(record, f"{self.path}, line {n}") for n, record in json_lines(self.path))
+            return _of_readers([lambda: unparsed_lines(file)])
         if kind == ".json":
-            return (self._entry(entry, where) for where, entry in json_entries(self.path, self._label))
-        if kind in TABLES:
-            lines = csv_lines(self.path, TABLES[kind])
-            return (self._column(line.cells, f"{self.path}, line {line.number}") for line in lines)
-        return (self._column(record, self.name) for record in self._data_set())
+            return _of_readers([lambda: (self._entry(*each) for each in json_entries(file, self._label))])
+        lines = partial(csv_lines, file, TABLES[kind])
+        return _of_readers([lambda: (self._column(line.cells, f"{file}, line {line.number}") for line in lines())])
 
-    def _entry(self, entry: str | Mapping[str, Any], where: str) -> str | list[int]:
+    def _files(self, plain: Sequence[Path]) -> Reading:
+        labels = [self._label if self.path == file else str(file) for file in plain]
+        return _of_readers(
+            [partial(plain_documents, *each, self.separator) for each in zip(plain, labels, strict=True)]
+        )
+
+    def _entry(self, where: str, entry: str | Mapping[str, Any]) -> str | list[int]:
         return entry if isinstance(entry, str) else self._column(entry, where)
 
     def _column(self, record: Mapping[str, Any], where: str) -> str | list[int]:
@@ -129,9 +164,9 @@ class Text:
             )
         return value.removeprefix("\ufeff") if isinstance(value, str) else value
 
-    def _plain_files(self) -> list[Path]:
+    def _plain_files(self, files: Sequence[Path]) -> list[Path]:
         """The text files of a folder that is read as such; none for a data set."""
-        kinds = {file: kind_of_file(file) for file in files_in(self.path, self._label)}
+        kinds = {file: kind_of_file(file) for file in files}
         if not kinds:
             raise UserError(f"{self._label}: an empty folder; give one with files such as {', '.join(TEXT_KINDS[:4])}")
         plain = [file for file, kind in kinds.items() if kind in PLAIN]
@@ -139,65 +174,62 @@ class Text:
             return plain
         return [file for file in plain if kinds[file] == ".txt"] if self.separator else []
 
-    def _data_set(self) -> Iterator[Any]:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetGenerationError
-
-        try:
-            kind = COLUMNAR.get(kind_of_file(self.path) or "") if self.local and self.path.is_file() else None
+    def _data_set(self, kind: str | None) -> Reading:
+        """The documents of a data set, or of one file of a `kind` that the package datasets reads."""
+        with load_errors(self._label):
             if kind is not None:
-                yield from load_dataset(kind, data_files=str(self.path), split=DEFAULT_SPLIT, streaming=True)
+                records = Streamed(str(self.path), None, DEFAULT_SPLIT, kind)
             elif self.local and any((self.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-                yield from self._saved()
+                records = Saved(self.path, self.split, DEFAULT_SPLIT)
             else:
-                yield from load_dataset(expand_home(self.name), self.subset, split=self.split, streaming=True)
-        except UserError:
-            raise
-        except (OSError, ValueError, DatasetGenerationError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{self._label}: the data set cannot be loaded: {reason}") from None
-        except RuntimeError as error:
-            if "scripts are no longer supported" not in str(error):
-                raise
-            raise UserError(
-                f"{self._label}: the data set is a program that loads it, which the package datasets no longer runs; "
-                "give its files, or a copy as files such as .parquet"
-            ) from None
+                records = Streamed(expand_home(self.name), self.subset, self.split)
+        return Reading(list(records.version), partial(self._chunks_of_records, records))
 
-    def _saved(self) -> Any:
-        """The records of a data set that was saved with ``save_to_disk``, with splits or without."""
-        from datasets import DatasetDict, load_from_disk
+    def _chunks_of_records(self, records: Streamed | Saved, position: Any) -> Iterator[Chunk]:
+        """The chunks of a data set. Small tables are put together, because every chunk costs some time."""
+        parts, size, after = list[list[Item] | IdLists](), 0, position
+        refused: UserError | None = None
+        try:
+            with load_errors(self._label):
+                for table in records.tables(position):
+                    documents, refused = self._documents_of(table.records)
+                    if parts and type(documents) is not type(parts[0]):
+                        yield Chunk(concatenated(parts), after)
+                        parts, size = [], 0
+                    parts.append(documents)
+                    size += len(documents.ids) if isinstance(documents, IdLists) else sum(map(len, documents))
+                    after = table.position
+                    if refused is not None:
+                        break
+                    if size >= CHUNK_SIZE:
+                        yield Chunk(concatenated(parts), after)
+                        parts, size = [], 0
+        except UserError as error:
+            refused = error
+        if parts or refused is not None:
+            yield Chunk(concatenated(parts), after, refused)
 
-        saved = load_from_disk(str(self.path))
-        if isinstance(saved, DatasetDict):
-            if self.split not in saved:
-                raise UserError(
-                    f"source.text_split = {self.split!r}: {self.name} has the splits {', '.join(map(str, saved))}"
-                )
-            return saved[self.split]
-        if self.split not in (DEFAULT_SPLIT, str(saved.split)):
-            raise UserError(f"source.text_split = {self.split!r}: {self.name} was saved without splits; leave it out")
-        return saved
+    def _documents_of(self, records: Any) -> tuple[list[Item] | IdLists, UserError | None]:
+        """The documents of some records, and the error at the first record that has none."""
+        found = documents_of(records, self.column)
+        if found is not None:
+            return found, None
+        documents = list[Item]()
+        try:
+            for record in records.to_pylist():
+                documents.append(self._column(record, self.name))
+        except UserError as error:
+            return documents, error
+        return documents, None
 
 
-def tokenised(documents: Iterable[str | list[int]], tokenizer: Any, d_vocab: int) -> Iterator[list[int]]:
-    """The token ids of each document, without special tokens; a leading BOS of given token ids is dropped.
+def _of_readers(readers: Sequence[Callable[[], Iterable[Item]]]) -> Reading:
+    return Reading("files", partial(chunks_of, readers))
 
-    Raises `UserError` where an id is none of the `d_vocab` that the model has.
-    """
-    numbered = enumerate(documents, 1)
-    while group := list(islice(numbered, 256)):
-        texts = [d for _, d in group if isinstance(d, str)]
-        ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else [])
-        for n, document in group:
-            if isinstance(document, str):
-                tokens = next(ids)
-                check_tokenizer(tokens, d_vocab)
-                yield tokens
-            else:
-                remedy = "give ids of the model's tokenizer, without padding and without -100"
-                check_token_ids(document, d_vocab, f"source.column: document {n}", remedy)
-                yield document[1:] if document[:1] == [tokenizer.bos_token_id] else list(document)
+
+def is_empty(document: str | list[int]) -> bool:
+    """Whether a document has no text or no token ids."""
+    return not (document.strip() if isinstance(document, str) else document)
 
 
 def check_tokenizer(ids: Sequence[int], d_vocab: int) -> None:

@@ -89,19 +89,41 @@ def plain_documents(file: Path, name: str, separator: str | None) -> Iterator[st
     yield piece
 
 
+class JsonLine(NamedTuple):
+    """One line of a .jsonl file that has not been parsed yet."""
+
+    file: Path
+    """The file."""
+    number: int
+    """The line's number, from 1."""
+    text: str
+    """The line itself."""
+
+    @property
+    def place(self) -> str:
+        """The line in words."""
+        return f"{self.file}, line {self.number}"
+
+    def record(self) -> Mapping[str, Any]:
+        """The record on the line. Raises `UserError` if it is no JSON object."""
+        try:
+            record = json.loads(self.text)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f'{self.place}: not a JSON object; give {{"column": value, ...}} on every line')
+        return record  # pyright: ignore[reportUnknownVariableType]
+
+
+def unparsed_lines(file: Path) -> Iterator[JsonLine]:
+    """The lines of a .jsonl file that are not blank."""
+    with open_text(file, str(file)) as lines:
+        yield from (JsonLine(file, n, line) for n, line in enumerate(lines, 1) if line.strip())
+
+
 def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The records of a .jsonl file with their line numbers, from 1. Raises `UserError` if one is no JSON object."""
-    with open_text(file, str(file)) as lines:
-        for n, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if not isinstance(record, dict):
-                raise UserError(f'{file}, line {n}: not a JSON object; give {{"column": value, ...}} on every line')
-            yield n, record  # pyright: ignore[reportUnknownVariableType]
+    yield from ((line.number, line.record()) for line in unparsed_lines(file))
 
 
 def json_entries(file: Path, name: str) -> Iterator[tuple[str, str | Mapping[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +73,17 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Generator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(file: Path, to: Path) -> None:
+    """Gives a file that is never written in place a second name, or copies it where the file system has no links.
+
+    Files of :func:`atomic_file` are such: to write one again or to remove it under one name leaves the other name with
+    the former content.
+    """
+    with atomic_file(to) as temporary:
+        temporary.unlink()
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)

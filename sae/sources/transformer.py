@@ -8,7 +8,6 @@ missing shards.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,10 +16,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sae.activations.corpus import SPLITS, BosAt, Corpus, Packer, Packing, PositionSelection, write_corpus
+from sae.activations.corpus import SPLITS, Corpus, PositionSelection
+from sae.activations.corpus_state import STATE, CorpusState
+from sae.activations.corpus_writer import CorpusWriter, write_text
 from sae.activations.disk_source import Activations, share_stream
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledText, half_of, locate, read_labelled
+from sae.activations.packing import BosAt, Packer, Packing
 from sae.activations.streamed_config import (
     NO_LOGITS,
     Splits,
@@ -29,12 +31,14 @@ from sae.activations.streamed_config import (
     model_versions,
     without_refused_rows,
 )
-from sae.activations.text import Text, check_token_ids, tokenised
+from sae.activations.text import Text, check_token_ids
 from sae.activations.text_files import files_in
+from sae.activations.tokeniser import Tokeniser
 from sae.model.hook_names import check_hook_name
 from sae.model.hooked import PROCESSING, Dtype, Model
 from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
+from sae.numerics.atomic_write import link_or_copy
 from sae.numerics.norms import N_MEDIAN, norm_limit
 from sae.registry import LocalPath, MissingFileError, PathOrId, UserError
 from sae.source import LEFT_OUT, Progress, Source, SourceConfig, Split
@@ -208,14 +212,14 @@ class Config(StreamedConfig):
         select: PositionSelection,
         progress: Progress,
     ) -> Splits:
-        """Writes the rows of tokens into the directory of one source, and copies them to the others."""
+        """Writes the rows of tokens into the directory of one source, and links them into the others."""
         finished = [pair for pair in sources if pair[0].finished(pair[1] / "rows.json")]
         writer, origin = (finished or sources)[0]
         splits = writer._write_corpus(origin, tokenizer, d_vocab, select, progress)
         for config, where in sources:
             if where != origin and (config, where) not in finished:
                 for file in origin.glob("rows-*.safetensors"):
-                    shutil.copyfile(file, where / file.name)
+                    link_or_copy(file, where / file.name)
                 config.record(where / "rows.json", {"splits": splits})
         return splits
 
@@ -244,6 +248,7 @@ class Config(StreamedConfig):
         """Writes the rows of tokens of every split. Raises `UserError` if the text is too short for one of them."""
         finished = self.finished(directory / "rows.json")
         if finished:
+            (directory / STATE).unlink(missing_ok=True)  # of a run that was killed after this record
             return finished["splits"]
         half = None if self.n_heldout_tokens is None else self.n_heldout_tokens // 2
         targets: dict[Split, int | None] = {"train": self.n_tokens, "choose": half, "test": half}
@@ -255,8 +260,26 @@ class Config(StreamedConfig):
             if used and token is not None:
                 off = "'none'" if name == "bos" else "false"
                 check_token_ids([token], d_vocab, f"source.{name}: the tokenizer's {name.upper()}", f"set it to {off}")
-        documents = tokenised(self.documents.read(), tokenizer, d_vocab)
-        splits = write_corpus(directory, documents, packers, select, targets, self.seed, self.heldout_share, progress)
+        progress(0, self.n_tokens or 0, "tokens read")  # before the text is opened, which takes time on the hub
+        reading = self.documents.open()
+        tokeniser = Tokeniser(self.documents, tokenizer, d_vocab, self.seed, self.heldout_share)
+        state = CorpusState(directory, [self.identity(), reading.identity, tokeniser.identity])
+        writer = CorpusWriter(directory, packers, select, targets, self.heldout_share, state)
+        splits = write_text(writer, reading, tokeniser, progress)
+        try:
+            self._check_splits(splits, half)
+        except UserError:
+            state.remove()
+            raise
+        self.record(directory / "rows.json", {"splits": splits})
+        n = splits["train"]["tokens"]
+        progress(n, n, "tokens read")  # until the record is reported, it may be removed, and the state is needed
+        state.remove()
+        return splits
+
+    def _check_splits(self, splits: Splits, half: int | None) -> None:
+        """Raises `UserError` if the text is too short for one of the splits; `half` is the number of tokens that each
+        of those that are held out needs."""
         needed = {"train": self.n_tokens if self.exhausted == "error" else None, "choose": half, "test": half}
         self._check_documents(splits)
         for split, n in needed.items():
@@ -268,8 +291,6 @@ class Config(StreamedConfig):
                     f"source.{field}: the text has {splits[split]['tokens']} tokens for the split {split!r}, fewer "
                     f"than {n or 1}; give more text{lower} or {remedy}"
                 )
-        self.record(directory / "rows.json", {"splits": splits})
-        return splits
 
     def _norm_limit(self, directory: Path, harvest: Harvest, splits: Splits) -> float:
         """The largest norm of stored activations, recorded so that an interrupted preparation continues with it."""

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from sae.activations.labels import LabelledText, locate
-from sae.activations.text import Text, tokenised
+from sae.activations.text import Text
+from sae.activations.text_chunks import Chunk
+from sae.activations.tokeniser import TokenisedChunk, Tokeniser
 from sae.registry import UserError
 from sae.sources.transformer import Config
 
@@ -58,9 +60,15 @@ def test_the_ids_of_the_model_are_read(tmp_path: Path, tiny_models: Mapping[str,
     class Tokenizer:
         bos_token_id = 1
 
-    read = Text(str(tmp_path / "a.jsonl"), column="ids").read()
-    assert [ids[:2] for ids in tokenised(read, Tokenizer(), 47)][1] == [0, 46]
-    assert list(tokenised([[1, 5], [1], []], Tokenizer(), 47)) == [[5], [], []]
+    read = [*Text(str(tmp_path / "a.jsonl"), column="ids").read()]
+    done = tokenised(read, Tokenizer())
+    begin = done.lengths[0]
+    assert done.ids[begin : begin + 2].tolist() == [0, 46]
+    assert tokenised([[1, 5], [1]], Tokenizer()).ids.tolist() == [5]
+
+
+def tokenised(documents: list[Any], tokenizer: object) -> TokenisedChunk:
+    return Tokeniser(Text("a.jsonl"), tokenizer, d_vocab=47, seed=0, heldout_share=0.1)(Chunk(documents, None))
 
 
 class Larger:
@@ -77,7 +85,7 @@ def test_a_tokenizer_that_is_not_the_models():
     """A tokenizer with more tokens than its model ended in an index error within the model."""
     words = "source.model: its tokenizer: 2 of 3 token ids are outside the model's 0 to 46, such as 60; use the"
     with pytest.raises(UserError, match=words):
-        list(tokenised(["a"], Larger(), 47))
+        tokenised(["a"], Larger())
     with pytest.raises(UserError, match=words):
         locate([LabelledText("a", "a", (((0, 1), {"y": 1}),))], Larger(), 8, None, 47)
 
