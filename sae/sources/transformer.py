@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sae.activations.corpus import SPLITS, Corpus, PositionSelection
+from sae.activations.corpus_checks import check_documents, check_tokens
 from sae.activations.corpus_state import STATE, CorpusState
 from sae.activations.corpus_writer import CorpusWriter, write_text
 from sae.activations.disk_source import Activations, share_stream
@@ -56,8 +57,9 @@ class Config(StreamedConfig):
     """A hub id, a local Hugging Face folder, or ``random:gpt2-small`` and other shapes with random weights
     (`sae.model.random_models`)."""
     text: PathOrId
-    """A file of text (.txt, .md) or of records (.jsonl, .json, .csv, .tsv, .parquet), the folder of a data set, or the
-    hub id of a data set."""
+    """A file of text (.txt, .md) or of records (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder of such files or
+    of a saved data set, or the hub id of a data set. It is read file by file and never as a whole, but for .json; large
+    ones are tokenised in as many processes as PyTorch may use threads. An interrupted run goes on where it was."""
     revision: str | None = None
     """The branch, tag or commit of the model on the hub; default: its main branch."""
     dtype: Dtype = "float32"
@@ -218,6 +220,9 @@ class Config(StreamedConfig):
         splits = writer._write_corpus(origin, tokenizer, d_vocab, select, progress)
         for config, where in sources:
             if where != origin and (config, where) not in finished:
+                # Rows are written under a temporary name and renamed, never in place, and where a folder is found to
+                # be damaged they are removed: neither changes what another folder has under its name. The permissions
+                # that a finished step gives its files are the same for all.
                 for file in origin.glob("rows-*.safetensors"):
                     link_or_copy(file, where / file.name)
                 config.record(where / "rows.json", {"splits": splits})
@@ -266,8 +271,10 @@ class Config(StreamedConfig):
         state = CorpusState(directory, [self.identity(), reading.identity, tokeniser.identity])
         writer = CorpusWriter(directory, packers, select, targets, self.heldout_share, state)
         splits = write_text(writer, reading, tokeniser, progress)
+        least = {"train": self.n_tokens if self.exhausted == "error" else None, "choose": half, "test": half}
         try:
-            self._check_splits(splits, half)
+            check_documents(splits, self.documents)
+            check_tokens(splits, least)
         except UserError:
             state.remove()
             raise
@@ -276,21 +283,6 @@ class Config(StreamedConfig):
         progress(n, n, "tokens read")  # until the record is reported, it may be removed, and the state is needed
         state.remove()
         return splits
-
-    def _check_splits(self, splits: Splits, half: int | None) -> None:
-        """Raises `UserError` if the text is too short for one of the splits; `half` is the number of tokens that each
-        of those that are held out needs."""
-        needed = {"train": self.n_tokens if self.exhausted == "error" else None, "choose": half, "test": half}
-        self._check_documents(splits)
-        for split, n in needed.items():
-            if splits[split]["tokens"] < (n or 1):
-                field = "n_tokens" if split == "train" else "n_heldout_tokens"
-                remedy = "set exhausted = 'repeat'" if split == "train" and n else "change heldout_share"
-                lower = f", lower {field}" if n else ""
-                raise UserError(
-                    f"source.{field}: the text has {splits[split]['tokens']} tokens for the split {split!r}, fewer "
-                    f"than {n or 1}; give more text{lower} or {remedy}"
-                )
 
     def _norm_limit(self, directory: Path, harvest: Harvest, splits: Splits) -> float:
         """The largest norm of stored activations, recorded so that an interrupted preparation continues with it."""
@@ -303,27 +295,6 @@ class Config(StreamedConfig):
         limit = norm_limit(harvest.first_vectors(corpus, N_MEDIAN), self.max_norm)
         self.record(file, {"norm_limit": limit})
         return limit
-
-    def _check_documents(self, splits: Splits) -> None:
-        """Raises `UserError` if a split has no document."""
-        n = sum(splits[split]["documents"] for split in SPLITS)
-        empty = next((split for split in SPLITS if not splits[split]["documents"]), None)
-        if empty is None:
-            return
-        remedy, is_cut = "give more documents", self.documents.is_running_text
-        if is_cut and not self.separator:
-            remedy = f'set source.separator to the string between its documents ("\\n" for one a line), or {remedy}'
-        elif is_cut and self.separator and n == 1:
-            quotes = r"; in TOML \n is a line end between double quotes alone" if "\\" in self.separator else ""
-            raise UserError(
-                f"source.separator = {self.separator!r}: it does not occur in {self.text} between documents; correct "
-                f"it, or leave it out to cut the text at blank lines{quotes}"
-            )
-        found = "one document was" if n == 1 else f"{n} documents were"
-        raise UserError(
-            f"source.text = {self.text!r}: {found} found, and a document is in one split, so none is in the split "
-            f"{empty!r}; {remedy}"
-        )
 
     def _write_labels(
         self, directories: Sequence[Path], labelled: list[LabelledText], tokenizer: Any, harvest: Harvest

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sae.activations import corpus_state, corpus_writer, data_sets, text_chunks, text_workers
 from sae.activations.corpus import PositionSelection
@@ -280,3 +281,10 @@ def test_hook_points_share_the_files_of_rows(tmp_path: Path, tokenizer: Any, tin
     one, other = (tmp_path / h / "rows-train-00000.safetensors" for h in hooks)
     assert one.samefile(other)
     assert all(config.open(where, "cpu").batch(0, 8).acts.shape == (8, 16) for config, where in pairs)
+
+
+def test_no_more_processes_than_threads_of_torch(monkeypatch: pytest.MonkeyPatch):
+    torch.set_num_threads(1)
+    assert text_workers.usable_processes() == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 10_000)
+    assert 1 <= text_workers.usable_processes() <= text_workers.MOST_PROCESSES
