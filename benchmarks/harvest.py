@@ -16,6 +16,7 @@ import torch
 from benchmarks.clock import seconds as seconds_of
 from benchmarks.isolated import ROOT, ProcessError, call
 from benchmarks.lines import Line, emit, note, run
+from sae.model.random_models import is_random, random_hf_model
 
 ROUNDS = 9
 
@@ -26,7 +27,7 @@ class _Stop(Exception):
 
 def harvest(
     *,
-    model: Path | None = None,
+    model: str | None = None,
     text: Path | None = None,
     layer: int | None = None,
     rows: int = 32,
@@ -44,7 +45,7 @@ def harvest(
     Parameters
     ----------
     model
-        A Hugging Face folder; by default the first model of the test data.
+        A Hugging Face folder or ``random:SHAPE``; by default the first model of the test data.
     text
         A .txt file; by default a training text of the same data folder. Without one, tokens are drawn at random.
     layer
@@ -62,14 +63,14 @@ def harvest(
     seconds
         Time for each method, in nine series that take turns.
     """
-    folder = model or _default_model()
-    if folder is None or not (folder / "config.json").is_file():
+    folder = model or default_model()
+    if folder is None or not (is_random(folder) or (Path(folder) / "config.json").is_file()):
         note(f"harvest: skipped, no model at {folder or 'SAE_TEST_DATA'}; use --model FOLDER")
         return []
-    text = text or next(iter(sorted((folder.parents[1] / "text").glob("*train*.txt"))), None)
-    settings = {"model": str(folder), "text": str(text) if text else None, "layer": layer, "rows": rows}
+    text = text or default_text(folder)
+    settings = {"model": folder, "text": str(text) if text else None, "layer": layer, "rows": rows}
     settings |= {"context": context, "batches": batches, "device": device, "seconds": seconds}
-    shape = {"name": "sae-harvest", "model": folder.name, "rows": rows, "context": context, "threads": threads}
+    shape = {"name": "sae-harvest", "model": Path(folder).name, "rows": rows, "context": context, "threads": threads}
     lines: list[Line] = []
     for attention in ("eager", "fused"):
         try:
@@ -119,7 +120,10 @@ def measure(
     selected = select(tokens).kept
 
     kernel = "sdpa" if attention == "fused" else attention
-    plain: Any = AutoModelForCausalLM.from_pretrained(model, attn_implementation=kernel)
+    if is_random(model):
+        plain: Any = random_hf_model(model, kernel)
+    else:
+        plain = AutoModelForCausalLM.from_pretrained(model, attn_implementation=kernel)
     plain = plain.to(device).eval()
     layers = [m for _, m in plain.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == ours.n_layers]
     outputs: list[torch.Tensor] = []
@@ -172,10 +176,21 @@ def _tokens(tokenizer: Any, text: str | None, n_rows: int, context: int, n_vocab
     return torch.tensor(ids, dtype=torch.int32).view(n_rows, context)
 
 
-def _default_model() -> Path | None:
+def default_model() -> str | None:
     """The first model in the folder of test data."""
-    data = Path(os.environ.get("SAE_TEST_DATA") or ROOT.parent / "shared" / "data")
-    return next((config.parent for config in sorted((data / "models").glob("*/config.json"))), None)
+    return next((str(config.parent) for config in sorted((_test_data() / "models").glob("*/config.json"))), None)
+
+
+def default_text(model: str | None) -> Path | None:
+    """A training text beside the folder of a model, or in the folder of test data for a random one."""
+    if model is None:
+        return None
+    folder = _test_data() if is_random(model) else Path(model).parents[1]
+    return next(iter(sorted((folder / "text").glob("*train*.txt"))), None)
+
+
+def _test_data() -> Path:
+    return Path(os.environ.get("SAE_TEST_DATA") or ROOT.parent / "shared" / "data")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sae.activations.data_sets import Saved, Streamed, documents_of, load_errors
+from sae.activations.random_text import RANDOM_WORDS, random_text
 from sae.activations.text_chunks import CHUNK_SIZE, Chunk, IdLists, Item, Reading, chunks_of, concatenated
 from sae.activations.text_files import (
     COLUMNAR,
@@ -43,7 +44,7 @@ class Text:
     """
 
     name: str
-    """The file, the folder or the hub id."""
+    """The file, the folder, the hub id, or :data:`~sae.activations.random_text.RANDOM_WORDS`."""
     subset: str | None = None
     """The configuration of a data set on the hub."""
     split: str = DEFAULT_SPLIT
@@ -58,6 +59,11 @@ class Text:
     def local(self) -> bool:
         """Whether the documents are on this machine, not on the hub."""
         return is_path(self.name) or kind_of_file(self.name) is not None
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the documents are made up as they are read, see `sae.activations.random_text`."""
+        return self.name == RANDOM_WORDS
 
     @property
     def path(self) -> Path:
@@ -79,6 +85,8 @@ class Text:
 
     def open(self) -> Reading:
         """The documents as chunks, with empty ones. Raises as :meth:`read` does, but not for a text without any."""
+        if self.is_endless:
+            return random_text()
         if not self.local:
             return self._data_set(None)
         if not self.path.exists():

@@ -58,15 +58,27 @@ def random_config(name: str) -> dict[str, Any]:
     return {**SHAPES[shape], "bos_token_id": _LAST_BYTE, "eos_token_id": _LAST_BYTE}
 
 
+def random_hf_model(name: str, attention: str = "eager") -> Any:
+    """A random model as a Hugging Face model on the CPU, in float32, with an attention kernel that transformers knows.
+
+    Its weights are those of the architecture's initialisation, drawn by a seed of the name.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**random_config(name))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("random model", name))
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
 def boot_random(name: str, device: str, dtype: torch.dtype) -> Any:
-    """A random model as a TransformerLens Bridge. Its weights are those of the architecture's initialisation, drawn on
-    the CPU by a seed of the name, so that they are the same on every device."""
+    """A random model as a TransformerLens Bridge. Its weights are the same on every device."""
     from transformer_lens.model_bridge import TransformerBridge
 
     with _folder(name) as folder, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("random model", name))
-        bridge: Any = TransformerBridge.boot_transformers(str(folder), device="cpu", load_weights=False)
-    return bridge.to(device=device, dtype=dtype, print_details=False)
+        model = random_hf_model(name).to(dtype)
+        bridge: Any = TransformerBridge.boot_transformers(str(folder), device="cpu", dtype=dtype, hf_model=model)
+    return bridge.to(device=device, print_details=False)
 
 
 def random_tokenizer(name: str) -> Any:

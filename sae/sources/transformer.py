@@ -59,7 +59,8 @@ class Config(StreamedConfig):
     text: PathOrId
     """A file of text (.txt, .md) or of records (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder of such files or
     of a saved data set, or the hub id of a data set. It is read file by file and never as a whole, but for .json; large
-    ones are tokenised in as many processes as PyTorch may use threads. An interrupted run goes on where it was."""
+    ones are tokenised in as many processes as PyTorch may use threads. An interrupted run goes on where it was. Or
+    ``random:words``, made-up text without end that needs no file, for rehearsals."""
     revision: str | None = None
     """The branch, tag or commit of the model on the hub; default: its main branch."""
     dtype: Dtype = "float32"
@@ -115,6 +116,12 @@ class Config(StreamedConfig):
             raise UserError(f"max_norm = {self.max_norm:g}: not for a source with a target; leave one of them out")
         if self.max_norm is not None and self.cache != "disk":
             raise UserError(f"max_norm = {self.max_norm:g}: needs cache = 'disk', which counts the rows that are left")
+        return self
+
+    @model_validator(mode="after")
+    def _ends(self) -> Config:
+        if self.documents.is_endless and self.n_tokens is None:
+            raise UserError(f"n_tokens is missing: text = {self.text!r} has no end; say how many tokens to take")
         return self
 
     def has_labels(self) -> bool:

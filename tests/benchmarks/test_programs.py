@@ -148,7 +148,7 @@ def test_a_study_prints_its_facts(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_harvesting_gives_the_same_vectors_as_a_plain_hook(name: str, tiny_models: dict[str, Path]):
     tiny = {"rows": 2, "context": 16, "batches": 2, "threads": 1, "seconds": 0.05}
-    lines = harvest(model=tiny_models[name], **tiny)  # the program compares the vectors themselves
+    lines = harvest(model=str(tiny_models[name]), **tiny)  # the program compares the vectors themselves
     assert [line["attention"] for line in lines] == ["eager", "fused"]
     for line in lines:
         assert line["ratio"] == pytest.approx(line["bare_tokens_per_s"] / line["tokens_per_s"])
@@ -156,7 +156,7 @@ def test_harvesting_gives_the_same_vectors_as_a_plain_hook(name: str, tiny_model
 
 
 def test_harvesting_is_skipped_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert harvest(model=tmp_path) == []
+    assert harvest(model=str(tmp_path)) == []
     assert "skipped" in capsys.readouterr().err
 
 
