@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.numerics.matching import Matching, cosines
+from sae.numerics.active_codes import SplitCodes
+from sae.numerics.matching import Matching
 from sae.numerics.memory import check_memory
 from sae.registry import KindSettings, UserError, configurable
 from sae.source import Batch, Source, Truth, check_codes_known, check_label
@@ -93,8 +94,8 @@ def block_rows(n_latents: int) -> int:
 class Case:
     """One dictionary with the evidence; its codes and its matching are computed once and shared by all metrics.
 
-    Metrics that compare columns of codes with true codes or labels hold the codes of all samples; the others read them
-    in :meth:`blocks`, so that memory does not grow with the number of samples.
+    Metrics read codes in :meth:`blocks` of samples, or without their zeros by latent (:attr:`choose`, :attr:`test`), so
+    that memory does not grow with samples times latents.
     """
 
     dictionary: Dictionary
@@ -103,47 +104,86 @@ class Case:
     """What it is scored against."""
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block n_latents"]]]:
-        """The codes of the test samples in blocks, each with its samples. All of them are in memory only where there
-        are true codes, whose metrics need them."""
-        acts, size = self.evidence.test.acts, block_rows(self.dictionary.n_latents)
-        is_kept = self.evidence.test.codes is not None or "test_codes" in vars(self)
-        for begin in range(0, len(acts), size):
-            rows = slice(begin, begin + size)
-            yield rows, self.test_codes[rows] if is_kept else encode(self.dictionary, acts[rows])
+        """The codes of the test samples in blocks, each with its samples."""
+        return self.test.blocks()
 
     @cached_property
-    def test_codes(self) -> Float[Tensor, "rows n_latents"]:
-        return encode(self.dictionary, self.evidence.test.acts)
+    def choose(self) -> SplitCodes:
+        """The codes of the validation samples."""
+        return self._split("choose_codes", self.evidence.choose)
+
+    @cached_property
+    def test(self) -> SplitCodes:
+        """The codes of the test samples."""
+        return self._split("test_codes", self.evidence.test)
 
     @cached_property
     def choose_codes(self) -> Float[Tensor, "rows n_latents"]:
-        return encode(self.dictionary, self.evidence.choose.acts)
+        """All codes of the validation samples, as `test_codes`."""
+        return self._all(self.choose)
 
-    def codes_of(self, batch: Batch) -> Float[Tensor, "rows n_latents"]:
-        """The dictionary's codes of a batch; those of the two splits are computed once."""
+    @cached_property
+    def test_codes(self) -> Float[Tensor, "rows n_latents"]:
+        """All codes of the test samples with their zeros, for narrow dictionaries: they take four bytes times samples
+        times latents. Raises `UserError` where the device has less memory."""
+        return self._all(self.test)
+
+    def codes_of(self, batch: Batch) -> SplitCodes:
+        """The dictionary's codes of a batch, which are kept if they fit."""
         if batch is self.evidence.choose:
-            return self.choose_codes
-        return self.test_codes if batch is self.evidence.test else encode(self.dictionary, batch.acts)
+            return self.choose
+        if batch is self.evidence.test:
+            return self.test
+        return self._others.setdefault(id(batch), split_codes(self.dictionary, batch.acts))
+
+    @cached_property
+    def _others(self) -> dict[int, SplitCodes]:
+        """The codes of labelled batches, which live as long as the evidence, by the batch's identity."""
+        return {}
+
+    def _split(self, name: str, batch: Batch) -> SplitCodes:
+        z = vars(self).get(name)
+        if z is None:
+            return split_codes(self.dictionary, batch.acts)
+        return SplitCodes.of_matrix(z, block_rows(self.dictionary.n_latents))
+
+    def _all(self, codes: SplitCodes) -> Tensor:
+        needed, device = 4 * codes.n_rows * codes.n_latents, str(self.dictionary.W_dec.device)
+        check_memory(f"n_rows = {codes.n_rows}: codes of {codes.n_latents} latents", needed, device)
+        return codes.all()
 
     @cached_property
     def matching(self) -> Matching:
         """The represented features matched with the latents; needs ``truth``."""
         truth = self.evidence.truth
         assert truth is not None
-        feature = truth.represented.nonzero()[:, 0]
-        return Matching(feature, cosines(truth.directions[feature], self.dictionary.W_dec))
+        return Matching.of(truth.directions, truth.represented, self.dictionary.W_dec)
+
+
+def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"]) -> Tensor:
+    """``d.encode`` without gradients, in blocks of samples, so that temporaries stay small; all codes with their
+    zeros."""
+    check_memory(f"n_rows = {len(acts)}: codes of {d.n_latents} latents", 4 * len(acts) * d.n_latents, str(acts.device))
+    with torch.no_grad():
+        return torch.cat([d.encode(piece) for piece in acts.split(block_rows(d.n_latents))])
+
+
+def split_codes(d: Dictionary, acts: Float[Tensor, "rows d_in"]) -> SplitCodes:
+    """The codes of a dictionary for all samples of a split, read in blocks. Raises `UserError` where the device has
+    less memory than one block takes."""
+    size = min(block_rows(d.n_latents), len(acts))
+    check_memory(f"n_rows = {len(acts)}: codes of {d.n_latents} latents", 4 * size * d.n_latents, str(acts.device))
+
+    def encode(rows: slice) -> Tensor:
+        with torch.no_grad():
+            return d.encode(acts[rows])
+
+    return SplitCodes(encode, len(acts), d.n_latents, block_rows(d.n_latents))
 
 
 def mean(values: Tensor) -> float:
     """The mean in float64; NaN for an empty tensor."""
     return float(values.double().mean())
-
-
-def encode(d: Dictionary, acts: Float[Tensor, "rows d_in"]) -> Tensor:
-    """``d.encode`` without gradients, in blocks of samples, so that temporaries stay small."""
-    check_memory(f"n_rows = {len(acts)}: codes of {d.n_latents} latents", 4 * len(acts) * d.n_latents, str(acts.device))
-    with torch.no_grad():
-        return torch.cat([d.encode(piece) for piece in acts.split(block_rows(d.n_latents))])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sae.metric import Case, Evidence, MetricConfig, gather_evidence, scores_of
 from sae.numerics.atomic_write import write_atomically
 from sae.registry import config_class
 
-VERSION = 6
+VERSION = 7
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.metric import Case, block_rows
+from sae.metric import Case
+from sae.numerics.weak_cache import once_per_object
 
 
 class ReconstructionError(NamedTuple):
@@ -34,7 +34,7 @@ class CodeSums(NamedTuple):
     """The error of the reconstruction."""
 
 
-@lru_cache(maxsize=1)
+@once_per_object
 def code_sums(case: Case) -> CodeSums:
     """The sums of a dictionary, computed once for all metrics."""
     d, test = case.dictionary, case.evidence.test
@@ -47,18 +47,6 @@ def code_sums(case: Case) -> CodeSums:
         l1 += z.abs().sum(dtype=torch.float64)
         errors.append(_error(d, test.acts[rows], z, test.wanted[rows], mean))
     return CodeSums(firings, float(l1), _joined(errors))
-
-
-def reconstruction_error(
-    d: Dictionary,
-    x: Float[Tensor, "rows d_in"],
-    z: Float[Tensor, "rows n_latents"],
-    target: Float[Tensor, "rows d_out"],
-) -> ReconstructionError:
-    """The error of the reconstruction of `target` from the codes `z` of `x`."""
-    mean, size = target.mean(0, dtype=torch.float64), block_rows(d.n_latents)
-    pieces = zip(*(t.split(size) for t in (x, z, target)), strict=True)
-    return _joined(_error(d, acts, codes, rows, mean) for acts, codes, rows in pieces)
 
 
 def _error(d: Dictionary, x: Tensor, z: Tensor, target: Tensor, mean: Tensor) -> ReconstructionError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from sae.metric import Evidence
 from sae.numerics.binary_probes import best_threshold, f1_score, frequent_enough, rank_auc, spread_over
+from sae.numerics.weak_cache import once_per_object
 from sae.source import Batch
 
 
@@ -40,7 +40,7 @@ class Properties:
         return self.measure(i, on_test, best_threshold(on_choose, self.on_choose[:, i]))
 
 
-@lru_cache(maxsize=4)
+@once_per_object
 def properties_of(evidence: Evidence, most: int, min_count: int) -> Properties:
     """The binary properties that the evidence offers, computed once for all dictionaries.
 

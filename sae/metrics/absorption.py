@@ -47,6 +47,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
+from sae.numerics.active_codes import ActiveCodes
 
 RATES = ("parent_recall_child", "parent_recall_alone", "absorption_full", "absorption_fraction")
 ABSORPTION_SCORES = ("parents_found", *RATES, "child_in_parent", "parent_in_child")
@@ -71,14 +72,13 @@ class Config(MetricConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"truth", "codes", "parents"})
 
     def score(self, case: Case) -> Scores:
-        if case.matching.latent is None:
-            return Scores(dict.fromkeys(ABSORPTION_SCORES, float("nan")))
         forest = Forest.of(case)
         found = forest.cosine >= self.min_cosine
         parents = forest.parent.unique()
         rates = torch.full((len(RATES), len(found)), torch.nan, dtype=torch.float64, device=found.device)
+        codes = ForestCodes.of(case, forest)
         for p in parents[found[parents]].tolist():
-            rates[:, p] = self.parent_rates(case, forest, p)
+            rates[:, p] = self.parent_rates(case, forest, codes, p)
         scalars = {
             "parents_found": mean(found[parents]),
             **dict(zip(RATES, rates.nanmean(1).tolist(), strict=True)),
@@ -87,22 +87,25 @@ class Config(MetricConfig):
         }
         return Scores(scalars, dict(zip(RATES, rates.float(), strict=True)))
 
-    def parent_rates(self, case: Case, forest: Forest, p: int) -> Float[Tensor, " 4"]:
+    def parent_rates(self, case: Case, forest: Forest, z: ForestCodes, p: int) -> Float[Tensor, " 4"]:
         """The four rates in `RATES` of a found parent."""
-        d, codes, z = case.dictionary, case.evidence.test.codes, case.test_codes
+        d, codes = case.dictionary, case.evidence.test.codes
         assert codes is not None
         rows = (codes[:, p] > 0).nonzero()[:, 0]
         below = forest.descendants(p)
         a, active = codes[rows, p], codes[rows[:, None], below] > 0
         parent_latent = forest.latent[p]
-        fires, with_child = z[rows, parent_latent] != 0, active.any(1)
+        z_parent = z.of_features(torch.tensor([p], device=rows.device))[rows, 0]
+        fires, with_child = z_parent != 0, active.any(1)
         found_below = forest.latent[below] >= 0
         latent = forest.latent[below][found_below]
         excess = forest.excess(below[found_below], torch.full_like(latent, p))
-        extra = z[rows[:, None], latent] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]  # b_d
+        extra = (
+            z.of_features(below[found_below])[rows] * d.W_dec[latent].norm(dim=1) * excess * active[:, found_below]
+        )  # b_d
         full = ~fires & ((extra >= self.full_share * a[:, None]) & (excess >= self.full_cosine)).any(1)
         absorbed = (extra * (excess >= self.fraction_cosine)).clamp_min(0).sum(1)
-        by_parent = (z[rows, parent_latent] * (forest.latents[parent_latent] @ forest.directions[p])).clamp_min(0)
+        by_parent = (z_parent * (forest.latents[parent_latent] @ forest.directions[p])).clamp_min(0)
         part = (absorbed / (absorbed + by_parent)).masked_fill(by_parent >= a, 0)  # 0 / 0 is NaN
         defined = bool(fires.any() | full.any())
         return torch.stack(
@@ -113,6 +116,28 @@ class Config(MetricConfig):
                 part.double().nanmean(),
             ]
         )
+
+
+@dataclass(frozen=True)
+class ForestCodes:
+    """The codes of the latents of the features in the pairs of parent and child."""
+
+    place: Int[Tensor, " n_features"]
+    """The number of each feature in `codes`; -1 for a feature in no pair, or without a latent."""
+    codes: ActiveCodes
+    """Their latents' codes of the test samples."""
+
+    @classmethod
+    def of(cls, case: Case, forest: Forest) -> ForestCodes:
+        feature = torch.cat([forest.child, forest.parent]).unique()
+        feature = feature[forest.latent[feature] >= 0]
+        place = torch.full_like(forest.latent, -1)
+        place[feature] = torch.arange(len(feature), device=feature.device)
+        return cls(place, case.test.at(forest.latent[feature]))
+
+    def of_features(self, features: Int[Tensor, " n"]) -> Float[Tensor, "rows n"]:
+        """The codes of the latents of these features."""
+        return self.codes.dense(self.place[features])
 
 
 @dataclass(frozen=True)
@@ -135,7 +160,7 @@ class Forest:
     @classmethod
     def of(cls, case: Case) -> Forest:
         truth, matching = case.evidence.truth, case.matching
-        assert truth is not None and truth.parents is not None and matching.latent is not None
+        assert truth is not None and truth.parents is not None
         latent = torch.full_like(truth.parents, -1)
         latent[matching.feature] = matching.latent
         cosine = torch.full(latent.shape, torch.nan, device=latent.device)

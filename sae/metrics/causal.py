@@ -31,11 +31,14 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
 
+_CELLS = 2**24
+"""Samples times features whose effects are computed at once."""
 _NAMES = ("causal_share", "inert", "causal_stray")
 
 
@@ -58,21 +61,33 @@ class Config(MetricConfig):
         assert truth is not None and codes is not None
         removed, stray = torch.full((2, len(truth.represented)), torch.nan, device=codes.device)
         if len(matching.feature):
-            cosine, latent = matching.cosine.max(1)
+            cosine, latent = matching.nearest_latent
             feature, latent = matching.feature[cosine > self.recovered], latent[cosine > self.recovered]
-            along = (case.dictionary.W_dec[latent].double() * truth.directions[feature].double()).sum(1)
-            c, z = codes[:, feature], case.test_codes[:, latent]
-            row, which = (c > 0).nonzero(as_tuple=True)
-            coefficient, code = c[row, which].double(), z[row, which].double()
-            taken = coefficient * torch.minimum((code * along[which]).clamp_min(0), coefficient)
-            sums = along.new_zeros(2, len(feature)).index_add_(1, which, torch.stack([taken, coefficient.square()]))
-            squares = z.square()
-            astray, everywhere = (part.sum(0, dtype=torch.float64) for part in (squares.masked_fill(c > 0, 0), squares))
-            removed[feature] = share(sums[0], sums[1]).float()
-            stray[feature] = share(astray, everywhere).nan_to_num(1).float()
+            used = case.test.at(latent)
+            for part in torch.arange(len(feature), device=latent.device).split(max(1, _CELLS // len(codes))):
+                directions = case.dictionary.W_dec[latent[part]], truth.directions[feature[part]]
+                effects = effects_of(codes[:, feature[part]], used.dense(part), *directions)
+                removed[feature[part]], stray[feature[part]] = effects
         seen = ~removed.isnan()
         values = (mean(removed[seen]), mean(removed[seen] < self.inert_below), mean(stray[seen]))
         return Scores(dict(zip(_NAMES, values, strict=True)), {"removed": removed, "stray": stray})
+
+
+def effects_of(
+    c: Float[Tensor, "rows n"],
+    z: Float[Tensor, "rows n"],
+    latents: Float[Tensor, "n d_in"],
+    features: Float[Tensor, "n d_in"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """`removed` and `stray` of features with coefficients `c` and latents with codes `z`."""
+    along = (latents.double() * features.double()).sum(1)
+    row, which = (c > 0).nonzero(as_tuple=True)
+    coefficient, code = c[row, which].double(), z[row, which].double()
+    taken = coefficient * torch.minimum((code * along[which]).clamp_min(0), coefficient)
+    sums = along.new_zeros(2, len(along)).index_add_(1, which, torch.stack([taken, coefficient.square()]))
+    squares = z.square()
+    astray, everywhere = (part.sum(0, dtype=torch.float64) for part in (squares.masked_fill(c > 0, 0), squares))
+    return share(sums[0], sums[1]).float(), share(astray, everywhere).nan_to_num(1).float()
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ of many correlations of size 1 / sqrt(N).
 
 The slope is that of a line through the origin. An L1 penalty subtracts a constant from every code, which a fitted
 intercept would hide. The slope is undefined, and left out of the mean, for a feature without a partner; a partner that
-never fires has slope 0 and r2 0. r2 is insensitive to shrinkage. All scores are NaN where features or latents outnumber
-`sae.numerics.matching.LARGEST_ASSIGNMENT`.
+never fires has slope 0 and r2 0. r2 is insensitive to shrinkage. Assignments of many pairs are found as in the family
+`recovery`; code_mcc_unproven is the share of the smaller side with a pair that could still raise code_mcc, and is left
+out where it is 0.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
-from sae.numerics.matching import LARGEST_ASSIGNMENT, one_to_one
+from sae.metrics._correlations import VARIES, Correlations
+from sae.numerics.active_codes import SplitCodes
+from sae.numerics.assignment import Assignment, assign
 
-VARIES = 1e-8
-"""Smallest variance at which a coefficient counts as varying."""
+_CELLS = 2**22
+"""Samples times features that are compared at once."""
 
 
 class Config(MetricConfig):
@@ -58,11 +61,14 @@ class Config(MetricConfig):
         varies = codes.var(0, correction=0) > VARIES
         if truth is not None:
             varies &= truth.represented.to(varies.device)
-        correlation = matched_correlations(codes[:, varies], case.test_codes)
+        assignment = matched_correlations(codes[:, varies], case.test)
+        correlation = assignment.value
         scalars = {
             "code_mcc": mean(correlation),
-            "code_mcc_all": mean(correlation) * len(correlation) / max(len(correlation), case.test_codes.shape[1]),
+            "code_mcc_all": mean(correlation) * len(correlation) / max(len(correlation), case.test.n_latents),
         }
+        if assignment.unproven:
+            scalars["code_mcc_unproven"] = assignment.unproven
         vectors = {"correlation": _spread(correlation, varies)}
         if truth is not None:
             slope, r2 = coefficients(case, codes, varies)
@@ -71,15 +77,11 @@ class Config(MetricConfig):
         return Scores(scalars, vectors)
 
 
-def matched_correlations(
-    codes: Float[Tensor, "rows n_varying"], z: Float[Tensor, "rows n_latents"]
-) -> Float[Tensor, " n_varying"]:
-    """|Pearson| of each feature with the latent assigned to it, 0 without one; NaN above `LARGEST_ASSIGNMENT`."""
-    if max(codes.shape[1], z.shape[1]) > LARGEST_ASSIGNMENT:
-        return codes.new_full((codes.shape[1],), torch.nan)
-    size = (_standardised(codes.to(z)).T @ _standardised(z)).abs()
-    latent = one_to_one(size)
-    return size.gather(1, latent.clamp_min(0)[:, None])[:, 0] * (latent >= 0)
+def matched_correlations(codes: Float[Tensor, "rows n_varying"], z: SplitCodes) -> Assignment:
+    """|Pearson| of each feature with the latent assigned to it, 0 without one."""
+    if codes.shape[1] == 0:
+        return Assignment(torch.zeros(0, dtype=torch.int64, device=codes.device), codes.new_zeros(0), 0.0)
+    return assign(Correlations.of(codes, z))
 
 
 def coefficients(
@@ -88,15 +90,15 @@ def coefficients(
     """`slope` and `r2` of every feature with the latent assigned to it by direction."""
     matching = case.matching
     slope, r2 = codes.new_full((2, codes.shape[1]), torch.nan)
-    if matching.latent is None:
-        return slope, r2
     r2[varies] = 0
     has = (matching.latent >= 0) & varies[matching.feature]
-    feature, latent = matching.feature[has], matching.latent[has]
-    u = case.test_codes[:, latent] * case.dictionary.W_dec.norm(dim=-1)[latent]
-    c = codes[:, feature].to(u)
-    slope[feature] = ((c * u).sum(0) / c.square().sum(0)).to(slope)
-    r2[feature] = (_standardised(c) * _standardised(u)).sum(0).square().to(r2)
+    every, latents = matching.feature[has], matching.latent[has]
+    z, norm = case.test.at(latents), case.dictionary.W_dec.norm(dim=-1)[latents]
+    for part in torch.arange(len(every), device=every.device).split(max(1, _CELLS // len(codes))):
+        feature, u = every[part], z.dense(part) * norm[part]
+        c = codes[:, feature].to(u)
+        slope[feature] = ((c * u).sum(0) / c.square().sum(0)).to(slope)
+        r2[feature] = (_standardised(c) * _standardised(u)).sum(0).square().to(r2)
     return slope, r2
 
 

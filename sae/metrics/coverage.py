@@ -30,7 +30,7 @@ others, as here, but takes the t that is best on the latter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -41,10 +41,12 @@ from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
 from sae.metrics._properties import properties_of
+from sae.numerics.active_codes import ActiveCodes, SplitCodes
 
 THRESHOLDS = tuple(t / 10 for t in range(10))
 COVERAGE_SCORES = ("coverage", "coverage_one_t", "coverage_chance", "board_reconstruction")
-_ROWS_AT_ONCE = 1024
+_CELLS = 2**22
+"""Cells of a table of latents, t and properties, or of codes and properties, that are calculated at once."""
 
 
 class Config(MetricConfig):
@@ -66,32 +68,56 @@ class Config(MetricConfig):
         properties = properties_of(case.evidence, self.n_properties, self.min_count)
         if not len(properties):
             return Scores(dict.fromkeys(COVERAGE_SCORES, math.nan))
-        z, z_test = (case.codes_of(batch).float() for batch in (properties.choose, properties.test))
-        largest = z.amax(0)
-        # A latent that never fires on the validation samples has no scale, and predicts nothing.
-        choose = ScaledCodes(z / largest.where(largest > 0, torch.inf), properties.on_choose)
-        test = ScaledCodes(z_test / largest.where(largest > 0, torch.inf), properties.on_test)
-        counts = choose.counts()
-        f1 = counts.f1
-        best_f1, best = f1.max(1)
-        best_t = best_f1.argmax(0)
-        one_t = best_f1.mean(1).argmax().expand_as(best_t)
-        each = torch.arange(len(properties), device=z.device)
+        choose, test = case.codes_of(properties.choose), case.codes_of(properties.test)
+        found = Best.of(choose, properties.on_choose, self.trusted, self.least_firings)
+        best_t = found.f1.argmax(0)
+        one_t = found.f1.mean(1).argmax().expand_as(best_t)
+        each = torch.arange(len(properties), device=best_t.device)
         share = properties.on_test.double().mean(0)
         values = (
-            test.f1_of(best[best_t, each], best_t),
-            test.f1_of(best[one_t, each], one_t),
+            _f1_of(test, found, properties.on_test, found.latent[best_t, each], best_t),
+            _f1_of(test, found, properties.on_test, found.latent[one_t, each], one_t),
             2 * share / (1 + share),
         )
-        precise = counts.hits >= self.trusted * counts.predicted[..., None]
-        trusted = precise & (counts.predicted >= self.least_firings)[..., None]
-        together = test.reconstruction(trusted, choose.reconstruction(trusted).argmax()[None])
+        best = int(board_f1(choose, found, properties.on_choose, range(len(THRESHOLDS))).argmax())
+        together = board_f1(test, found, properties.on_test, [best])
         return Scores(dict(zip(COVERAGE_SCORES, [*map(mean, values), float(together)], strict=True)))
 
 
 @dataclass(frozen=True)
+class Best:
+    """The latents that predict properties on the validation samples, at every t."""
+
+    largest: Float[Tensor, " n_latents"]
+    """The largest code of each latent; infinite for one that never fires, which has no scale and predicts nothing."""
+    f1: Float[Tensor, "n_t n_properties"]
+    """The best F1 of any latent."""
+    latent: Int[Tensor, "n_t n_properties"]
+    """That latent."""
+    trusted: Int[Tensor, "n 3"]
+    """Each t, latent and property for which the latent has a high precision."""
+
+    @classmethod
+    def of(cls, z: SplitCodes, positive: Bool[Tensor, "rows n_properties"], trusted: float, least: int) -> Best:
+        """The latents by counts of a pass over the non-zero codes."""
+        n_t, k = len(THRESHOLDS), positive.shape[1]
+        f1 = torch.full((n_t, k), -1.0, device=positive.device)
+        latent = torch.zeros(n_t, k, dtype=torch.int64, device=positive.device)
+        largest, precise = torch.zeros(z.n_latents, device=positive.device), list[Tensor]()
+        for latents, part in z.parts(max(1, _CELLS // ((n_t + 1) * k))):
+            counts, scale = Counts.of(part, positive)
+            largest[latents] = scale
+            best = counts.f1.max(1)
+            latent = torch.where(best.values > f1, best.indices + latents.start, latent)
+            f1 = torch.maximum(f1, best.values)
+            sure = (counts.hits >= trusted * counts.predicted[..., None]) & (counts.predicted >= least)[..., None]
+            precise.append(sure.nonzero() + torch.tensor([0, latents.start, 0], device=sure.device))
+        return cls(largest, f1, latent, torch.cat(precise))
+
+
+@dataclass(frozen=True)
 class Counts:
-    """Counts of the predictions of every latent at every t."""
+    """Counts of the predictions of some latents at every t."""
 
     hits: Float[Tensor, "n_t n_latents n_properties"]
     """Samples in which the latent predicts and the property holds."""
@@ -100,56 +126,66 @@ class Counts:
     positives: Int[Tensor, " n_properties"]
     """Samples in which the property holds."""
 
+    @classmethod
+    def of(
+        cls, z: ActiveCodes, positive: Bool[Tensor, "rows n_properties"]
+    ) -> tuple[Counts, Float[Tensor, " n_latents"]]:
+        """The counts, and the largest code of each latent (infinite without a positive one)."""
+        n_t, n, k = len(THRESHOLDS), z.n_latents, positive.shape[1]
+        thresholds = torch.tensor(THRESHOLDS, device=positive.device)
+        value, latent = z.value.float(), z.latent
+        largest = value.new_zeros(n).scatter_reduce_(0, latent, value, "amax")
+        largest = largest.where(largest > 0, torch.inf)
+        hits = torch.zeros((n_t + 1) * n, k, device=positive.device)
+        share = value / largest[latent]
+        fires = (share > 0).nonzero()[:, 0]
+        place = torch.bucketize(share[fires], thresholds) * n + latent[fires]  # how many t are below
+        for at, row in zip(*(t.split(max(1, _CELLS // k)) for t in (place, z.row[fires])), strict=True):
+            hits.index_add_(0, at, positive[row.long()].float())
+        predicted = place.bincount(minlength=len(hits)).float()
+        hits, predicted = (t.unflatten(0, (n_t + 1, n)).flip(0).cumsum(0).flip(0)[1:] for t in (hits, predicted))
+        return cls(hits, predicted, positive.sum(0)), largest
+
     @property
     def f1(self) -> Float[Tensor, "n_t n_latents n_properties"]:
         return 2 * self.hits / (self.predicted[..., None] + self.positives)
 
 
-@dataclass(frozen=True)
-class ScaledCodes:
-    """Codes divided by the largest code of each latent, with the properties of the same samples."""
+def _f1_of(
+    z: SplitCodes,
+    found: Best,
+    positive: Bool[Tensor, "rows n_properties"],
+    latent: Int[Tensor, " n_properties"],
+    t: Int[Tensor, " n_properties"],
+) -> Float[Tensor, " n_properties"]:
+    """The F1 of one latent at one t (an index into `THRESHOLDS`) for each property."""
+    codes, thresholds = z.at(latent), torch.tensor(THRESHOLDS, device=t.device)[t]
+    share = codes.value.float() / found.largest[latent].repeat_interleave(codes.count)
+    fires = codes.where(share > thresholds.repeat_interleave(codes.count))
+    hits = torch.zeros(len(t), dtype=torch.int64, device=t.device)
+    of_property = fires.latent
+    hits.index_add_(0, of_property, positive[fires.row.long(), of_property].long())
+    total = fires.count + positive.sum(0)
+    return 2 * hits.double() / total.clamp_min(1)
 
-    share: Float[Tensor, "rows n_latents"]
-    """Codes as shares of the largest code of each latent on the validation samples."""
-    positive: Bool[Tensor, "rows n_properties"]
-    """Whether each sample has each property."""
 
-    def pieces(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.share.split(rows), self.positive.float().split(rows), strict=True)
-
-    def counts(self) -> Counts:
-        """Counts at all t in one pass over the non-zero codes."""
-        n_t, n, k = len(THRESHOLDS), self.share.shape[1], self.positive.shape[1]
-        thresholds = torch.tensor(THRESHOLDS, device=self.share.device)
-        hits = torch.zeros((n_t + 1) * n, k, device=self.share.device)
-        predicted = torch.zeros((n_t + 1) * n, device=self.share.device)
-        for share, positive in self.pieces(_ROWS_AT_ONCE):
-            row, latent = (share > 0).nonzero(as_tuple=True)
-            passed = torch.bucketize(share[row, latent], thresholds)  # how many t are below
-            place = passed * n + latent
-            hits.index_add_(0, place, positive[row])
-            predicted += place.bincount(minlength=len(predicted))
-        hits, predicted = (t.unflatten(0, (n_t + 1, n)).flip(0).cumsum(0).flip(0)[1:] for t in (hits, predicted))
-        return Counts(hits, predicted, self.positive.sum(0))
-
-    def f1_of(self, latent: Int[Tensor, " n_properties"], t: Int[Tensor, " n_properties"]) -> Float[Tensor, " n"]:
-        """The F1 of one latent at one t (an index into `THRESHOLDS`) for each property."""
-        predicted = self.share[:, latent] > torch.tensor(THRESHOLDS, device=self.share.device)[t]
-        total = predicted.sum(0) + self.positive.sum(0)
-        return 2 * (predicted & self.positive).sum(0).double() / total.clamp_min(1)
-
-    def reconstruction(
-        self, trusted: Bool[Tensor, "n_t n_latents n_properties"], at: Int[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
-        """The F1 of predicting a property where any latent trusted with it does, at each t or at those in `at`."""
-        values: list[float] = []
-        for i in range(len(THRESHOLDS)) if at is None else at.tolist():
-            used = trusted[i].any(1)
-            of_property = trusted[i, used].float()
-            hits = n_predicted = 0
-            for share, positive in self.pieces(_ROWS_AT_ONCE):
-                predicted = (share[:, used] > THRESHOLDS[i]).float() @ of_property > 0
-                hits += int((predicted & (positive > 0)).sum())
-                n_predicted += int(predicted.sum())
-            values.append(2 * hits / (n_predicted + int(self.positive.sum())))
-        return torch.tensor(values, dtype=torch.float64)
+def board_f1(
+    z: SplitCodes, found: Best, positive: Bool[Tensor, "rows n_properties"], at: Sequence[int]
+) -> Float[Tensor, " n"]:
+    """The F1 of predicting a property where any latent trusted with it does, at each t of `at` (indices)."""
+    every = []
+    for i in at:
+        trusted = found.trusted[found.trusted[:, 0] == i]
+        used, place = trusted[:, 1].unique(return_inverse=True)
+        of_property = torch.zeros(len(used), positive.shape[1], device=positive.device)
+        of_property[place, trusted[:, 2]] = 1
+        every.append((i, used, of_property))
+    hits, predictions = ([0] * len(every) for _ in range(2))
+    for rows, codes in z.blocks():
+        for n, (i, used, of_property) in enumerate(every):
+            fires = (codes[:, used].float() / found.largest[used] > THRESHOLDS[i]).float()
+            predicted = torch.sparse.mm(fires.to_sparse(), of_property) > 0
+            hits[n] += int((predicted & positive[rows]).sum())
+            predictions[n] += int(predicted.sum())
+    n_positive = int(positive.sum())
+    return torch.tensor([2 * h / (p + n_positive) for h, p in zip(hits, predictions, strict=True)], dtype=torch.float64)

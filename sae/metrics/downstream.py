@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -38,6 +37,7 @@ from sae.metric import Case, Evidence, MetricConfig, Scores, block_rows
 from sae.model.hooked import HookEdit
 from sae.model.site import Site
 from sae.model.token_rows import TokenRows
+from sae.numerics.weak_cache import once_per_object
 
 NAMES = ("ce_clean", "ce_spliced", "ce_mean", "ce_zero", "ce_increase", "ce_recovered_mean", "ce_recovered_zero", "kl")
 KEPT_BYTES = 2**30
@@ -113,7 +113,7 @@ class _Reference:
         return _average(losses), _average(divergences)
 
 
-@lru_cache(maxsize=2)
+@once_per_object
 def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Reference:
     site = evidence.model
     assert site is not None

@@ -28,8 +28,7 @@ cause. Contributions are thresholded rather than codes because the scale of a la
 Published variant: `f1_macro` is the F1 of SAELens (SynthSAEBench). Dead latents lower it, and several copies of a
 feature's latent can all score high. Do not compare it with `f1`.
 
-A feature that is active in no test sample has no recall and is left out of the means over features. All but `f1_macro`
-are NaN where features or latents outnumber `sae.numerics.matching.LARGEST_ASSIGNMENT`.
+A feature that is active in no test sample has no recall and is left out of the means over features.
 """
 
 from __future__ import annotations
@@ -64,12 +63,10 @@ class Config(MetricConfig):
     def score(self, case: Case) -> Scores:
         matching, true_codes = case.matching, case.evidence.test.codes
         assert true_codes is not None
-        macro = {"f1_macro": f1_macro(matching, case.test_codes, true_codes)}
-        if matching.latent is None:
-            return Scores(dict.fromkeys(_NAMES, float("nan")) | macro)
-        threshold = self.choose(case, matching.latent)
+        macro = {"f1_macro": f1_macro(matching, case, true_codes)}
+        threshold = self.choose(case)
         grid = torch.stack([torch.zeros_like(threshold), threshold])
-        test = Agreement.at(grid, *supports(case, matching.latent, "test"))
+        test = Agreement.at(grid, Contributions.of(case, "test"))
         means = torch.stack([test.precision, test.recall, test.f1], dim=1).double().nanmean(-1)
         scalars = dict(zip(_NAMES, [*means.flatten().tolist(), float(threshold)], strict=True)) | macro
         truth = case.evidence.truth
@@ -82,15 +79,45 @@ class Config(MetricConfig):
             vector[matching.feature] = f1
         return Scores(scalars, vectors)
 
-    def choose(self, case: Case, latent: Int[Tensor, " n_represented"]) -> Float[Tensor, ""]:
+    def choose(self, case: Case) -> Float[Tensor, ""]:
         """The threshold with the highest mean f1 on the validation samples; the smallest if several tie."""
-        strength, active = supports(case, latent, "choose")
-        fired = strength[strength > 0].sort().values
+        found = Contributions.of(case, "choose")
+        fired = found.strength.sort().values
         if len(fired) == 0:
-            return strength.new_zeros(())
+            return fired.new_zeros(())
         quantiles = torch.arange(self.n_thresholds, device=fired.device) * len(fired) // self.n_thresholds
         grid = torch.cat([fired.new_zeros(1), fired[quantiles]])
-        return grid[Agreement.at(grid, strength, active).f1.nanmean(-1).nan_to_num().argmax()]
+        return grid[Agreement.at(grid, found).f1.nanmean(-1).nan_to_num().argmax()]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Contributions above 0 of the features' latents, one entry each."""
+
+    feature: Int[Tensor, " entries"]
+    """The number of the feature among the represented ones."""
+    strength: Float[Tensor, " entries"]
+    """The contribution of its latent."""
+    active: Bool[Tensor, " entries"]
+    """Whether the feature is active in the sample."""
+    positives: Int[Tensor, " n_represented"]
+    """The number of samples in which each feature is active."""
+
+    @classmethod
+    def of(cls, case: Case, half: Literal["choose", "test"]) -> Contributions:
+        """The contributions in the samples of a split; features without a latent have none."""
+        evidence, matching = case.evidence, case.matching
+        batch, codes = (evidence.choose, case.choose) if half == "choose" else (evidence.test, case.test)
+        assert batch.codes is not None
+        has = (matching.latent >= 0).nonzero()[:, 0]
+        z = codes.at(matching.latent[has])
+        strength = z.value.abs() * case.dictionary.W_dec.norm(dim=-1)[matching.latent[has]].repeat_interleave(z.count)
+        fires = strength > 0
+        feature = has.repeat_interleave(z.count)[fires]
+        active = batch.codes[z.row[fires].long(), matching.feature[feature]] > 0
+        pieces = batch.codes.split(_ROWS_AT_ONCE)
+        positives = torch.stack([(piece > 0).sum(0) for piece in pieces]).sum(0)[matching.feature]
+        return cls(feature, strength[fires], active, positives)
 
 
 @dataclass(frozen=True)
@@ -105,23 +132,17 @@ class Agreement:
     """``|P|``, samples in which the feature is active."""
 
     @classmethod
-    def at(
-        cls,
-        thresholds: Float[Tensor, " n_thresholds"],
-        strength: Float[Tensor, "rows n_represented"],
-        active: Bool[Tensor, "rows n_represented"],
-    ) -> Agreement:
-        """Counts at all thresholds (ascending, not below 0) in one pass over the non-zero contributions."""
-        n_bins, n = len(thresholds) + 1, strength.shape[1]
-        row, feature = (strength > 0).nonzero(as_tuple=True)
-        passed = torch.bucketize(strength[row, feature], thresholds)  # how many thresholds are below
-        place = feature * n_bins + passed
+    def at(cls, thresholds: Float[Tensor, " n_thresholds"], found: Contributions) -> Agreement:
+        """Counts at all thresholds (ascending, not below 0) in one pass over the contributions."""
+        n_bins, n = len(thresholds) + 1, len(found.positives)
+        passed = torch.bucketize(found.strength, thresholds)  # how many thresholds are below
+        place = found.feature * n_bins + passed
 
         def above(places: Tensor) -> Tensor:
             counts = places.bincount(minlength=n * n_bins).view(n, n_bins)
             return counts.flip(1).cumsum(1).flip(1)[:, 1:].T
 
-        return cls(above(place[active[row, feature]]), above(place), active.sum(0))
+        return cls(above(place[found.active]), above(place), found.positives)
 
     @property
     def precision(self) -> Float[Tensor, "n_thresholds n_represented"]:
@@ -139,25 +160,14 @@ class Agreement:
         return score.masked_fill(self.positives == 0, torch.nan)
 
 
-def supports(
-    case: Case, latent: Int[Tensor, " n_represented"], half: Literal["choose", "test"]
-) -> tuple[Tensor, Tensor]:
-    """The contribution of each represented feature's latent (0 without one), and whether the feature is active; both
-    ``[rows, n_represented]``."""
-    batch, z = (case.evidence.choose, case.choose_codes) if half == "choose" else (case.evidence.test, case.test_codes)
-    assert batch.codes is not None
-    norm = case.dictionary.W_dec.norm(dim=-1)[latent] * (latent >= 0)
-    return z[:, latent].abs() * norm, batch.codes[:, case.matching.feature] > 0
-
-
-def f1_macro(matching: Matching, z: Float[Tensor, "rows n_latents"], codes: Float[Tensor, "rows n_features"]) -> float:
+def f1_macro(matching: Matching, case: Case, codes: Float[Tensor, "rows n_features"]) -> float:
     """Mean over latents of the f1 with the feature of largest |cos|, 0 where undefined; NaN without features."""
     if len(matching.feature) == 0:
         return float("nan")
-    nearest = matching.feature[matching.cosine.abs().argmax(0)]
-    hits, total = torch.zeros(2, z.shape[1], dtype=torch.int64, device=z.device)
-    for latents, features in zip(z.split(_ROWS_AT_ONCE), codes.split(_ROWS_AT_ONCE), strict=True):
-        fires, active = latents != 0, (features > 0)[:, nearest]
+    nearest = matching.feature[matching.nearest_axis]
+    hits, total = torch.zeros(2, len(nearest), dtype=torch.int64, device=codes.device)
+    for rows, latents in case.blocks():
+        fires, active = latents != 0, (codes[rows] > 0)[:, nearest]
         hits += (fires & active).sum(0)
         total += fires.sum(0) + active.sum(0)
     return float((2 * hits / total.clamp_min(1)).double().mean())

@@ -32,12 +32,15 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
 from sae.numerics.matching import unit
+
+_PAIRS = 2**23
+"""Pairs of features whose correlations are computed at once."""
 
 
 class Config(MetricConfig):
@@ -60,25 +63,35 @@ class Config(MetricConfig):
         truth, codes, matching = case.evidence.truth, case.evidence.choose.codes, case.matching
         assert truth is not None and codes is not None
         excess = torch.full((len(truth.represented),), torch.nan, device=codes.device)
-        if matching.latent is None or not len(matching.feature):
+        if not len(matching.feature):
             return Scores({"homeless": math.nan, "hedged": math.nan}, {"hedged": excess})
-        assigned = matching.cosine.gather(1, matching.latent.clamp_min(0)[:, None])[:, 0]
-        found = (matching.latent >= 0) & (assigned >= self.min_cosine)
+        found = (matching.latent >= 0) & (matching.assignment.value >= self.min_cosine)
         active = codes[:, matching.feature] > 0
         frequent = active.sum(0) >= self.least_rows
         with_latent, homeless = (found & frequent).nonzero()[:, 0], (~found & frequent).nonzero()[:, 0]
         if len(with_latent) and len(homeless):
-            rho = correlations(active[:, homeless], active[:, with_latent])
-            strongest = rho.abs().max(1)
-            correlated = strongest.values >= self.min_correlation
-            h, nearest = homeless[correlated], strongest.indices[correlated]
-            g, sign = with_latent[nearest], rho[correlated].gather(1, nearest[:, None])[:, 0].sign()
+            rho, nearest = strongest_correlation(active[:, homeless], active[:, with_latent])
+            correlated = rho.abs() >= self.min_correlation
+            h, g, sign = homeless[correlated], with_latent[nearest[correlated]], rho[correlated].sign()
             f = truth.directions[matching.feature].float()
             w = unit(case.dictionary.W_dec[matching.latent[g]].float())
             beyond = (w * f[h]).sum(1) - (w * f[g]).sum(1) * (f[g] * f[h]).sum(1)
             excess[matching.feature[h]] = sign * beyond
         scalars = {"homeless": mean(~found), "hedged": float(excess.double().nanmean())}
         return Scores(scalars, {"hedged": excess})
+
+
+def strongest_correlation(
+    a: Bool[Tensor, "rows n_a"], b: Bool[Tensor, "rows n_b"]
+) -> tuple[Float[Tensor, " n_a"], Int[Tensor, " n_a"]]:
+    """For each column of `a`, its correlation with the column of `b` with which it is strongest, and that column."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for columns in a.split(max(1, _PAIRS // b.shape[1]), dim=1):
+        rho = correlations(columns, b)
+        strongest = rho.abs().argmax(1)
+        parts.append((rho.gather(1, strongest[:, None])[:, 0], strongest))
+    rho, strongest = (torch.cat(part) for part in zip(*parts, strict=True))
+    return rho, strongest
 
 
 def correlations(a: Bool[Tensor, "rows n_a"], b: Bool[Tensor, "rows n_b"]) -> Float[Tensor, "n_a n_b"]:

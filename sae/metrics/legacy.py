@@ -46,14 +46,12 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary import Dictionary
 from sae.metric import Case, MetricConfig, Scores, mean
-from sae.numerics.matching import LARGEST_ASSIGNMENT, Matching, one_to_one
+from sae.metrics._code_sums import code_sums
+from sae.numerics.matching import Matching
 
-_ROWS_AT_ONCE = 4096
 FEW_FIRINGS = 10
 
 
@@ -65,33 +63,26 @@ class Config(MetricConfig):
     by_default: ClassVar[bool] = False
 
     def score(self, case: Case) -> Scores:
-        z = case.test_codes
-        test = case.evidence.test
-        scores = reconstruction(case.dictionary, test.acts, z, test.wanted)
-        positive, fired = (torch.stack([f(p).sum(0) for p in z.split(_ROWS_AT_ONCE)]).sum(0) for f in (_above, nonzero))
-        scores["l0_positive"] = float(positive.sum()) / len(z)
-        scores["dead_under_10"] = mean(fired < FEW_FIRINGS)
+        scores = reconstruction(case)
+        positive = sum(int((z > 0).sum()) for _, z in case.blocks())
+        scores["l0_positive"] = positive / case.test.n_rows
+        scores["dead_under_10"] = mean(code_sums(case).firings < FEW_FIRINGS)
         if case.evidence.truth is not None:
             scores |= absolute(case.matching)
         return Scores(scores)
 
 
-def reconstruction(
-    d: Dictionary,
-    x: Float[Tensor, "rows d_in"],
-    z: Float[Tensor, "rows n_latents"],
-    target: Float[Tensor, "rows d_out"] | None = None,
-) -> dict[str, float]:
-    """The variants of explained variance and related scores, for the reconstruction of `target` (default `x`)."""
-    target = x if target is None else target
+def reconstruction(case: Case) -> dict[str, float]:
+    """The variants of explained variance and related scores."""
+    x, target = case.evidence.test.acts, case.evidence.test.wanted
     centre = target.mean(0, dtype=torch.float64)
     # Per dimension: x - centre, its square, e, its square, x^2. Per sample: ratios.
     sums = torch.zeros(5, target.shape[1], dtype=torch.float64, device=x.device)
     rows: list[Tensor] = []
-    for acts, codes, piece in zip(*(t.split(_ROWS_AT_ONCE) for t in (x, z, target)), strict=True):
+    for block, z in case.blocks():
         with torch.no_grad():
-            x_hat = d.reconstruct(acts, codes).double()
-        piece = piece.double()
+            x_hat = case.dictionary.reconstruct(x[block], z).double()
+        piece = target[block].double()
         e, away = piece - x_hat, piece - centre
         sums += torch.stack([t.sum(0) for t in (away, away.square(), e, e.square(), piece.square())])
         error, norm, norm_hat = e.square().sum(1), piece.norm(dim=1), x_hat.norm(dim=1)
@@ -116,21 +107,10 @@ def reconstruction(
 
 
 def absolute(matching: Matching) -> dict[str, float]:
-    """`mcc_absolute` and `uniqueness_absolute`; NaN without features, the former also above `LARGEST_ASSIGNMENT`."""
-    size = matching.cosine.abs()
+    """`mcc_absolute` and `uniqueness_absolute`; NaN without features."""
     mcc = unique = float("nan")
-    if len(size):
-        unique = len(size.argmax(0).unique()) / size.shape[1]
-    if len(size) and max(size.shape) <= LARGEST_ASSIGNMENT:
-        latent = one_to_one(size)
-        has = latent >= 0
-        mcc = mean(size[has, latent[has]])
+    if len(matching.feature):
+        unique = len(matching.nearest_axis.unique()) / len(matching.nearest_axis)
+        found = matching.absolute_assignment
+        mcc = mean(found.value[found.column >= 0])
     return {"mcc_absolute": mcc, "uniqueness_absolute": unique}
-
-
-def _above(z: Tensor) -> Tensor:
-    return z > 0
-
-
-def nonzero(z: Tensor) -> Tensor:
-    return z != 0

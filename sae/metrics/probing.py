@@ -40,26 +40,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from sae.metric import Case, Evidence, MetricConfig, Scores
 from sae.metrics._properties import Properties, properties_of
-from sae.numerics.binary_probes import (
-    logistic,
-    mean_difference,
-    nearest,
-    rank_auc,
-    standardised,
-)
+from sae.numerics.active_codes import SplitCodes
+from sae.numerics.binary_probes import logistic, mean_difference, nearest, rank_auc, sparse_auc, standardised
 from sae.numerics.seeds import derive
+from sae.numerics.weak_cache import once_per_object
 
 
 class Config(MetricConfig):
@@ -88,13 +83,12 @@ class Config(MetricConfig):
     needs_any: ClassVar[frozenset[str]] = frozenset({"codes", "labels"})
 
     def score(self, case: Case) -> Scores:
-        # pyright does not see that pydantic gives frozen models a hash
-        tasks, scores = on_activations(self, case.evidence)  # pyright: ignore[reportArgumentType]
+        tasks, scores = on_activations(case.evidence, self)
         return Scores({**scores, **on_latents(self, tasks, case)})
 
 
-@lru_cache(maxsize=2)
-def on_activations(config: Config, evidence: Evidence) -> tuple[Properties, Mapping[str, float]]:
+@once_per_object
+def on_activations(evidence: Evidence, config: Config) -> tuple[Properties, Mapping[str, float]]:
     """The properties and the scores of the probes on activations, computed once for all dictionaries of a source."""
     tasks = properties_of(evidence, config.n_tasks, config.min_count)
     choose, test = tasks.choose.acts.float(), tasks.test.acts.float()
@@ -121,20 +115,42 @@ def on_activations(config: Config, evidence: Evidence) -> tuple[Properties, Mapp
 
 def on_latents(config: Config, tasks: Properties, case: Case) -> dict[str, float]:
     """The scores of the probes on latents, and `latents_per_feature`."""
-    choose, test = case.codes_of(tasks.choose).float(), case.codes_of(tasks.test).float()
-    norm = case.dictionary.W_dec.norm(dim=-1)
-    strongest = min(max(config.k), choose.shape[1])
-    difference = mean_difference(choose, tasks.on_choose) * norm
+    choose, test = case.codes_of(tasks.choose), case.codes_of(tasks.test)
+    difference, best = compared(choose, tasks.on_choose)
+    difference *= case.dictionary.W_dec.norm(dim=-1)
+    strongest = min(max(config.k), difference.shape[1])
     ranking = difference.abs().topk(strongest).indices
-    best = rank_auc(choose, tasks.on_choose).argmax(1)
+    used, place = torch.cat([best[:, None], ranking], dim=1).unique(return_inverse=True)
+    on_choose, on_test = choose.at(used), test.at(used)
     results: dict[str, list[tuple[float, float]]] = {n: [] for n in ("latent", *(f"k{k}" for k in config.k))}
     for t in range(len(tasks)):
-        results["latent"].append(tasks.measure_single(t, choose[:, best[t]], test[:, best[t]]))
+        z, z_test = (codes.dense(place[t]).float() for codes in (on_choose, on_test))
+        results["latent"].append(tasks.measure_single(t, z[:, 0], z_test[:, 0]))
         fit = Sample.of(config, tasks, t)
-        x, x_test = (array(z) for z in standardised(choose[:, ranking[t]], test[:, ranking[t]]))
+        x, x_test = (array(part) for part in standardised(z[:, 1:], z_test[:, 1:]))
         for k in config.k:
             results[f"k{k}"].append(tasks.measure(t, fit.log_odds(x[:, :k], x_test[:, :k]), 0.0))
     return {**means(results), "latents_per_feature": float(probe_spread(difference).nanmean())}
+
+
+def compared(
+    z: SplitCodes, positive: Bool[Tensor, "rows n_tasks"]
+) -> tuple[Float[Tensor, "n_tasks n_latents"], Int[Tensor, " n_tasks"]]:
+    """The difference of the class means of every latent's codes for every task, and the latent with the best AUC."""
+    y = positive.double()
+    n_pos, n = y.sum(0)[:, None], len(y)
+    difference = torch.zeros(positive.shape[1], z.n_latents, device=y.device)
+    best_auc = torch.full((positive.shape[1],), -torch.inf, dtype=torch.float64, device=y.device)
+    best = torch.zeros(positive.shape[1], dtype=torch.int64, device=y.device)
+    for latents, part in z.parts():
+        total = part.product(torch.ones(n, 1, dtype=torch.float64, device=y.device))
+        # E[z|1] - E[z|0] = (sum_1 - n_pos E[z]) / n_pos * n / n_neg
+        of_positives = part.product(y).T
+        difference[:, latents] = ((of_positives - n_pos * total.T / n) * n / (n_pos * (n - n_pos))).float()
+        auc = sparse_auc(part, positive).max(1)
+        best = torch.where(auc.values > best_auc, auc.indices + latents.start, best)
+        best_auc = torch.maximum(best_auc, auc.values)
+    return difference, best
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,16 +41,15 @@ fewer than 100 such samples.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.dictionary import Dictionary
 from sae.metric import Case, Evidence, MetricConfig, Scores
-from sae.metrics._code_sums import ReconstructionError, code_sums, reconstruction_error
+from sae.metrics._code_sums import ReconstructionError, code_sums
+from sae.numerics.weak_cache import once_per_object
 
 _DENSE = 0.1
 MOST_ACTIVE = 4
@@ -85,7 +84,7 @@ class Config(MetricConfig):
             active, truth = test.codes > 0, case.evidence.truth
             counted = active if truth is None else active[:, truth.represented]
             scalars["true_l0"] = float(counted.sum()) / len(active)
-            scalars |= fvu_by_active(case.dictionary, test.acts, case.test_codes, test.wanted, active.sum(1))
+            scalars |= fvu_by_active(sums.error.of_samples, test.wanted, active.sum(1))
         return Scores(scalars, {"density": density})
 
 
@@ -105,7 +104,7 @@ class Spread(NamedTuple):
     """The share of the variance in the samples that are farthest from the mean."""
 
 
-@lru_cache(maxsize=2)
+@once_per_object
 def spread_of(evidence: Evidence) -> Spread:
     """The spread of what is reconstructed, computed once for all dictionaries of a source."""
     target = evidence.test.wanted
@@ -131,19 +130,17 @@ def robust_fidelity(error: Float[Tensor, " rows"], spread: Spread) -> dict[str, 
 
 
 def fvu_by_active(
-    d: Dictionary,
-    x: Float[Tensor, "rows d_in"],
-    z: Float[Tensor, "rows n_latents"],
-    target: Float[Tensor, "rows d_out"],
-    n_active: Int[Tensor, " rows"],
+    error: Float[Tensor, " rows"], target: Float[Tensor, "rows d_out"], n_active: Int[Tensor, " rows"]
 ) -> dict[str, float]:
-    """`fvu_active_1` to `fvu_active_4`; NaN with fewer than 100 such samples."""
+    """`fvu_active_1` to `fvu_active_4`, from the squared error of every sample; NaN with fewer than 100 such
+    samples."""
     scores: dict[str, float] = {}
     for k in range(1, MOST_ACTIVE + 1):
         rows = n_active == k
-        enough = int(rows.sum()) >= _LEAST_ROWS
-        measured = reconstruction_error(d, x[rows], z[rows], target[rows]) if enough else None
-        scores[f"fvu_active_{k}"] = float("nan") if measured is None else fidelity_of(measured)["fvu"]
+        wanted = target[rows]
+        variance = _squared_distance(wanted, wanted.mean(0, dtype=torch.float64)).sum() if len(wanted) else error.sum()
+        enough = len(wanted) >= _LEAST_ROWS
+        scores[f"fvu_active_{k}"] = ratio(float(error[rows].sum()), float(variance)) if enough else float("nan")
     return scores
 
 

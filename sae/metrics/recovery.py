@@ -32,9 +32,11 @@ carry too weakly to count. It is NaN if there is no such feature. Unrepresented 
 one are left out, since the two cannot be told apart.
 
 A zero decoder row has cosine 0 with everything and is nobody's argmax. The assignment maximises the sum of signed
-cosines (Hungarian algorithm) if the larger side has at most `sae.numerics.matching.LARGEST_ASSIGNMENT`; beyond that mcc
-and mcc_all are NaN. The decoder rows of a transcoder are directions in its target space and are compared with true
-directions there.
+cosines: by the Hungarian algorithm for up to `sae.numerics.assignment.DENSE_PAIRS` pairs, beyond that over the largest
+cosines of each direction of the smaller side, to which others are added until none is left that could raise the sum.
+Should that not end within `sae.numerics.assignment.MOST_ROUNDS` rounds, mcc and mcc_all may be too low; mcc_unproven is
+then the share of the smaller side with a cosine that could still raise the sum, and left out where it is 0. The decoder
+rows of a transcoder are directions in its target space and are compared with true directions there.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, decile_scores, mean
-from sae.numerics.matching import MERGED, Matching, cosines
+from sae.numerics.matching import MERGED, Cosines, Matching
 from sae.source import Truth
 
 RECOVERED = 0.9
@@ -67,10 +69,9 @@ class Config(MetricConfig):
         truth, matching = case.evidence.truth, case.matching
         assert truth is not None
         best_cosine = torch.full_like(truth.probability, torch.nan, dtype=torch.float32)
-        best_cosine[matching.feature] = matching.cosine.amax(1)
+        best_cosine[matching.feature] = matching.nearest_latent.cosine
         matched = torch.full(best_cosine.shape, -1, device=best_cosine.device)
-        if matching.latent is not None:
-            matched[matching.feature] = matching.latent
+        matched[matching.feature] = matching.latent
         vectors = {
             "best_cosine": best_cosine,
             "matched_latent": matched,
@@ -89,32 +90,30 @@ def _compare(matching: Matching, probability: Float[Tensor, " n_represented"]) -
     """The scalars that compare features with latents; NaN where no feature is represented."""
     if len(matching.feature) == 0:
         return dict.fromkeys(_NAMES, float("nan"))
-    best = matching.cosine.amax(1)
+    best = matching.nearest_latent.cosine
     scalars = {
         "mmcs_truth": mean(best),
-        "mmcs_latents": mean(matching.cosine.amax(0)),
+        "mmcs_latents": mean(matching.nearest_feature.cosine),
         **assigned(matching),
         "recovered_80": mean(best > 0.8),
         "recovered_90": mean(best > RECOVERED),
-        "uniqueness": uniqueness(matching.cosine),
+        "uniqueness": uniqueness(matching),
     }
     return scalars | decile_scores("mmcs", best, probability)
 
 
 def assigned(matching: Matching) -> dict[str, float]:
-    """`mcc` and `mcc_all`."""
-    smaller, larger = sorted(matching.cosine.shape)
-    total = float("nan")
-    if matching.latent is not None:
-        has = matching.latent >= 0
-        total = float(matching.cosine[has, matching.latent[has]].sum(dtype=torch.float64))
-    return {"mcc": total / smaller, "mcc_all": total / larger}
+    """`mcc` and `mcc_all`, and `mcc_unproven` where the assignment is not certain to be the best."""
+    smaller, larger = sorted(matching.cosines.shape)
+    found = matching.assignment
+    total = float(found.value.sum(dtype=torch.float64))
+    scalars = {"mcc": total / smaller, "mcc_all": total / larger}
+    return scalars | ({"mcc_unproven": found.unproven} if found.unproven else {})
 
 
-def uniqueness(cosine: Float[Tensor, "n_represented n_latents"]) -> float:
+def uniqueness(matching: Matching) -> float:
     """Number of different nearest features divided by n_latents; at most ``n_represented / n_latents``."""
-    alive = (cosine != 0).any(0)
-    return len(cosine.argmax(0)[alive].unique()) / cosine.shape[1]
+    return len(matching.nearest_feature.partner[matching.touched].unique()) / matching.cosines.shape[1]
 
 
 def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_latents d_in"]) -> float:
@@ -126,10 +125,18 @@ def false_recovery(truth: Truth, matching: Matching, W_dec: Float[Tensor, "n_lat
     represented = truth.directions[truth.represented]
     ignored = truth.directions[~truth.represented & (truth.directions.norm(dim=1) > 0)]
     if len(represented):
-        ignored = ignored[cosines(ignored, represented).amax(1) <= MERGED]
+        ignored = ignored[_largest_cosine(represented, ignored) <= MERGED]
     if not len(ignored):
         return float("nan")
-    nearest = cosines(ignored, W_dec).amax(0)
+    nearest = _largest_cosine(ignored, W_dec)
     if len(represented):
-        nearest = nearest.masked_fill(matching.cosine.amax(0) >= nearest, 0)
+        nearest = nearest.masked_fill(matching.nearest_feature.cosine >= nearest, 0)
     return mean(nearest > RECOVERED)
+
+
+def _largest_cosine(
+    among: Float[Tensor, "n_among d_in"], rows: Float[Tensor, "n_rows d_in"]
+) -> Float[Tensor, " n_rows"]:
+    """The largest signed cosine of each row with any direction of `among`."""
+    parts = [cosine.amax(0) for _, cosine in Cosines(among, rows).blocks()]
+    return torch.cat([torch.zeros(0, device=rows.device), *parts])

@@ -40,7 +40,6 @@ it does not split the parent. Copies that fire together do not split a feature; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -49,11 +48,13 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores, mean
+from sae.metrics._feature_firing import Firing, SingleFeatures
 from sae.numerics.matching import unit
 
-_ROWS_AT_ONCE = 4096
-RIVALS = 4
-"""Number of next-best features that are tried as the second feature of a pair."""
+_CELLS = 2**22
+"""Latents times features whose directions are compared at once."""
+_PAIRS = 2**14
+"""Latents with a pair of features whose directions are compared at once."""
 
 
 class Config(MetricConfig):
@@ -84,15 +85,16 @@ class Config(MetricConfig):
     def score(self, case: Case) -> Scores:
         truth = case.evidence.truth
         assert truth is not None
-        largest = case.choose_codes.amax(0)
-        choose, test = (Firing.of(case, half, self.fires_above * largest) for half in ("choose", "test"))
-        hits = choose.together()
-        f1 = 2 * hits / (choose.fired[:, None] + choose.active[None]).clamp_min(1)
-        alive = choose.fired >= self.least_firings
-        pieces = self.pieces(choose, test, hits, f1, alive)
-        w, f = unit(case.dictionary.W_dec.float()), truth.directions[truth.represented].float()
-        composed = self.composed(choose, test, f1, alive, w, f)
-        features = features_per_direction(w, f, self.held, self.most)
+        largest = torch.stack([z.amax(0) for _, z in case.choose.blocks()]).amax(0)
+        choose, test = (Firing.of_half(case, half, self.fires_above * largest) for half in ("choose", "test"))
+        single = SingleFeatures.of(choose)
+        alive = single.fired >= self.least_firings
+        pieces = self.pieces(choose, test, single, alive)
+        W_dec, f = case.dictionary.W_dec, truth.directions[truth.represented].float()
+        composed = self.composed(choose, test, single, alive, W_dec, f)
+        features = torch.zeros(len(W_dec), dtype=torch.int64, device=f.device)
+        for part in torch.arange(len(W_dec)).split(max(1, _CELLS // max(1, len(f)))):
+            features[part] = features_per_direction(unit(W_dec[part].float()), f, self.held, self.most)
         of_all = torch.full((len(truth.represented),), torch.nan, device=f.device)
         of_all[truth.represented] = pieces
         has_piece, has_feature = ~pieces.isnan(), alive & (features > 0)
@@ -111,29 +113,30 @@ class Config(MetricConfig):
         return Scores(scalars, vectors)
 
     def pieces(
-        self,
-        choose: Firing,
-        test: Firing,
-        hits: Float[Tensor, "n_latents n_represented"],
-        f1: Float[Tensor, "n_latents n_represented"],
-        alive: Bool[Tensor, " n_latents"],
+        self, choose: Firing, test: Firing, single: SingleFeatures, alive: Bool[Tensor, " n_latents"]
     ) -> Float[Tensor, " n_represented"]:
         """The number of pieces in the OR of each feature; NaN for a feature without a piece."""
-        count = torch.full((f1.shape[1],), torch.nan, device=f1.device)
-        if not f1.shape[1]:
+        count = torch.full((len(choose.active),), torch.nan, device=alive.device)
+        if not len(count):
             return count
-        best, feature = f1.max(1)
-        share = choose.active / choose.n_rows
-        precision = hits.gather(1, feature[:, None])[:, 0] / choose.fired.clamp_min(1)
+        feature, share = single.feature, choose.active / choose.n_rows
+        precision = single.hits / single.fired.clamp_min(1)
         kappa = (precision - share[feature]) / (1 - share[feature]).clamp_min(1e-9)
         piece = (alive & (kappa >= self.precision)).nonzero()[:, 0]
-        piece = piece[best[piece].argsort(descending=True, stable=True)]
+        piece = piece[single.f1[piece].argsort(descending=True, stable=True)]
         count[feature[piece]] = 1
-        several = (feature[piece].bincount(minlength=len(count)) > 1).nonzero()[:, 0]
-        for g in several.tolist():
-            candidates = piece[feature[piece] == g][: self.most]
-            taken = choose.union(g, candidates, self.jump)
-            alone, together = test.f1(g, taken[:1]), test.f1(g, taken)
+        several = (feature[piece].bincount(minlength=len(count)) > 1).nonzero()[:, 0].tolist()
+        candidates = [piece[feature[piece] == g][: self.most] for g in several]
+        if not several:
+            return count
+        on_choose, on_test = (half.of(torch.cat(candidates)) for half in (choose, test))
+        begin = 0
+        for g, latents in zip(several, candidates, strict=True):
+            these = torch.arange(begin, begin + len(latents), device=latents.device)
+            begin += len(latents)
+            taken = choose.union(g, on_choose.dense(these).T > 0, self.jump)
+            fires = on_test.dense(these[taken]).T > 0
+            alone, together = test.f1(g, fires[0]), test.f1(g, fires.any(0))
             count[g] = len(taken) if together > alone + self.jump else 1
         return count
 
@@ -141,87 +144,27 @@ class Config(MetricConfig):
         self,
         choose: Firing,
         test: Firing,
-        f1: Float[Tensor, "n_latents n_represented"],
+        single: SingleFeatures,
         alive: Bool[Tensor, " n_latents"],
-        w: Float[Tensor, "n_latents d_in"],
+        W_dec: Float[Tensor, "n_latents d_in"],
         f: Float[Tensor, "n_represented d_in"],
     ) -> Bool[Tensor, " n_latents"]:
         """Which latents fire for the AND of two features and write both."""
         is_composed = torch.zeros_like(alive)
-        if f1.shape[1] < 2:
+        if len(f) < 2:
             return is_composed
-        top = f1.topk(min(RIVALS + 1, f1.shape[1]), dim=1)
-        first, single = top.indices[:, 0], top.values[:, 0]
-        latent, rank = (alive & (single < 1 - self.jump))[:, None].expand(-1, top.indices.shape[1] - 1).nonzero().T
-        g, h = first[latent], top.indices[latent, rank + 1]
-        both = writes_both(w[latent], f[g], f[h], self.least)
+        first, best = single.top[:, 0], single.top_f1[:, 0]
+        latent, rank = (alive & (best < 1 - self.jump))[:, None].expand(-1, single.top.shape[1] - 1).nonzero().T
+        g, h = first[latent], single.top[latent, rank + 1]
+        pieces = zip(*(part.split(_PAIRS) for part in (latent, g, h)), strict=True)
+        writes = [writes_both(unit(W_dec[i].float()), f[j], f[k], self.least) for i, j, k in pieces]
+        both = torch.cat([torch.zeros(0, dtype=torch.bool, device=g.device), *writes])
         latent, g, h = latent[both], g[both], h[both]
-        rises = choose.f1_of_pair(latent, g, h) > single[latent] + self.jump
+        rises = choose.f1_of_pair(latent, g, h) > best[latent] + self.jump
         latent, g, h = latent[rises], g[rises], h[rises]
         held_out = test.f1_of_pair(latent, g, h) > test.f1_of_pair(latent, g, g) + self.jump
         is_composed[latent[held_out]] = True
         return is_composed
-
-
-@dataclass(frozen=True)
-class Firing:
-    """The samples in which each latent fires and each represented feature is active."""
-
-    fires: Bool[Tensor, "n_latents rows"]
-    """Whether each latent fires in each sample."""
-    is_active: Bool[Tensor, "n_represented rows"]
-    """Whether each represented feature is active in each sample."""
-    by_row: Bool[Tensor, "rows n_latents"]
-    """`fires` transposed, contiguous."""
-    fired: Int[Tensor, " n_latents"]
-    """Number of samples in which each latent fires."""
-    active: Int[Tensor, " n_represented"]
-    """Number of samples in which each feature is active."""
-
-    @classmethod
-    def of(cls, case: Case, half: Literal["choose", "test"], above: Float[Tensor, " n_latents"]) -> Firing:
-        evidence = case.evidence
-        batch, z = (evidence.choose, case.choose_codes) if half == "choose" else (evidence.test, case.test_codes)
-        assert batch.codes is not None and evidence.truth is not None
-        fires, is_active = z > above, batch.codes[:, evidence.truth.represented] > 0
-        return cls(fires.T.contiguous(), is_active.T.contiguous(), fires, _count(fires), _count(is_active))
-
-    @property
-    def n_rows(self) -> int:
-        return self.fires.shape[1]
-
-    def together(self) -> Float[Tensor, "n_latents n_represented"]:
-        """``|A & P|`` of all pairs, as a sparse product: features are sparse even where latents are not."""
-        return (self.is_active.float().to_sparse() @ self.by_row.float()).T
-
-    def f1(self, g: int, latents: Int[Tensor, " n"]) -> float:
-        """F1 of the OR of the latents with feature g."""
-        return self._f1_of_rows(self.fires[latents].any(0), g)
-
-    def union(self, g: int, latents: Int[Tensor, " n"], jump: float) -> Int[Tensor, " taken"]:
-        """The first latent and, in order, those that raise the F1 of the OR so far by more than `jump`."""
-        taken = [int(latents[0])]
-        covered = self.fires[taken[0]]
-        best = self._f1_of_rows(covered, g)
-        for j in latents[1:].tolist():
-            wider = covered | self.fires[j]
-            f1 = self._f1_of_rows(wider, g)
-            if f1 > best + jump:
-                taken, covered, best = [*taken, j], wider, f1
-        return torch.tensor(taken, device=latents.device)
-
-    def f1_of_pair(self, latent: Int[Tensor, " n"], g: Int[Tensor, " n"], h: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """F1 of each latent with the AND of two features."""
-        parts = [torch.zeros(0, device=self.fires.device)]
-        for j, a, b in zip(latent.split(1024), g.split(1024), h.split(1024), strict=True):
-            both = self.is_active[a] & self.is_active[b]
-            total = self.fired[j] + both.sum(1)
-            parts.append(2 * (both & self.fires[j]).sum(1) / total.clamp_min(1))
-        return torch.cat(parts)
-
-    def _f1_of_rows(self, rows: Bool[Tensor, " rows"], g: int) -> float:
-        total = int(rows.sum() + self.active[g])
-        return 2 * int((rows & self.is_active[g]).sum()) / total if total else 0.0
 
 
 def writes_both(
@@ -253,8 +196,3 @@ def features_per_direction(
         taken[going, best] = True
         residual[going] -= along[:, None] * f[best]
     return count
-
-
-def _count(columns: Bool[Tensor, "rows n"]) -> Int[Tensor, " n"]:
-    """Number of true entries of each column; summing floats is exact and several times faster than summing booleans."""
-    return torch.stack([piece.float().sum(0) for piece in columns.split(_ROWS_AT_ONCE)]).sum(0).long()

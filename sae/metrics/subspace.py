@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.metric import Case, MetricConfig, Scores
+from sae.metrics._code_sums import code_sums
 from sae.numerics.matching import unit
 
 
@@ -41,7 +42,7 @@ class Config(MetricConfig):
     def score(self, case: Case) -> Scores:
         subspaces = case.evidence.subspaces
         assert subspaces is not None
-        directions = unit(case.dictionary.W_dec[(case.test_codes != 0).any(0)].float())
+        directions = unit(case.dictionary.W_dec[code_sums(case).firings > 0].float())
         groups = [directions[(directions @ basis.T).norm(dim=1) >= self.min_cosine] for basis in subspaces]
         cosine = torch.tensor([spanned(group, basis) for group, basis in zip(groups, subspaces, strict=True)])
         latents = torch.tensor([float(len(group)) for group in groups])

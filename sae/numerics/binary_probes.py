@@ -12,7 +12,10 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-COLUMNS_AT_ONCE = 1024
+from sae.numerics.active_codes import ActiveCodes
+
+COLUMNS_AT_ONCE, CELLS_AT_ONCE = 1024, 2**22
+"""The most columns, and the most scores, that are ranked at once; the ranks of a score take some 80 bytes."""
 Penalty = Literal["l1", "l2"]
 
 
@@ -44,7 +47,8 @@ def rank_auc(
     """
     y = positive.double()
     n_pos = y.sum(0)[:, None]
-    rank_sum = torch.cat([y.T @ ranks(part) for part in scores.split(COLUMNS_AT_ONCE, dim=1)], dim=1)
+    size = max(1, min(COLUMNS_AT_ONCE, CELLS_AT_ONCE // max(1, len(scores))))
+    rank_sum = torch.cat([y.T @ ranks(part) for part in scores.split(size, dim=1)], dim=1)
     return (rank_sum - n_pos * (n_pos + 1) / 2) / (n_pos * (len(y) - n_pos))
 
 
@@ -55,10 +59,19 @@ def ranks(scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"
     """
     n_rows, n_columns = scores.shape
     row, column = scores.nonzero(as_tuple=True)
-    value = scores[row, column]
+    rank, of_zero = _ranks_of_non_zero(scores[row, column], column, n_rows, n_columns)
+    out = of_zero.repeat(n_rows, 1)
+    out[row, column] = rank
+    return out
+
+
+def _ranks_of_non_zero(
+    value: Float[Tensor, " entries"], column: Int[Tensor, " entries"], n_rows: int, n_columns: int
+) -> tuple[Float[Tensor, " entries"], Float[Tensor, " n_columns"]]:
+    """The rank of every non-zero score, and that of the zeros of each column."""
     order = value.argsort()
     order = order[column[order].argsort(stable=True)]
-    row, column, value = row[order], column[order], value[order]
+    value, column = value[order], column[order]
 
     new = torch.ones_like(value, dtype=torch.bool)
     new[1:] = (value[1:] != value[:-1]) | (column[1:] != column[:-1])
@@ -70,9 +83,18 @@ def ranks(scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"
     zeros = n_rows - filled
     below = column[value < 0].bincount(minlength=n_columns)
     start = filled.cumsum(0) - filled
-    out = (below + (zeros + 1) / 2).double().repeat(n_rows, 1)
-    out[row, column] = middle[tie].double() - start[column] + zeros[column] * (value > 0)
-    return out
+    rank = torch.empty_like(value, dtype=torch.float64)
+    rank[order] = middle[tie].double() - start[column] + zeros[column] * (value > 0)
+    return rank, (below + (zeros + 1) / 2).double()
+
+
+def sparse_auc(z: ActiveCodes, positive: Bool[Tensor, "rows n_tasks"]) -> Float[Tensor, "n_tasks n_latents"]:
+    """:func:`rank_auc` of codes without their zeros, which are all tied."""
+    rank, of_zero = _ranks_of_non_zero(z.value.float(), z.latent, z.n_rows, z.n_latents)
+    n_pos = positive.sum(0).double()[:, None]
+    above_zero = z.product(positive, rank - of_zero.repeat_interleave(z.count)).T
+    rank_sum = above_zero + n_pos * of_zero
+    return (rank_sum - n_pos * (n_pos + 1) / 2) / (n_pos * (z.n_rows - n_pos))
 
 
 def mean_difference(

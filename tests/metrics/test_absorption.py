@@ -169,12 +169,6 @@ def test_only_evidence_with_parents_serves_it():
     assert not Config().served_by(replace(e, truth=replace(e.truth, parents=None)).provides)
 
 
-def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 3)
-    s = score(Relu.tied(F)).scalars
-    assert set(s) == set(ABSORPTION_SCORES) and all(math.isnan(v) for v in s.values())
-
-
 def test_random_errors_of_direction_score_zero_mixing_on_average():
     """A hundred parents with a child each, all with noisy latents: neither mixture has a preferred sign, and its spread
     is the noise's share along one direction of 256."""

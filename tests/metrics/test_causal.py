@@ -58,7 +58,7 @@ def test_a_direction_whose_latent_fires_independently_is_at_chance():
     """True directions with codes of other features: q removed, 1 - p stray, and all inert."""
     g = torch.Generator().manual_seed(0)
     codes = (torch.rand(20_000, 6, generator=g) < 0.3).float()
-    z = 2 * (torch.rand(20_000, 6, generator=g) < 0.2)
+    z = 2.0 * (torch.rand(20_000, 6, generator=g) < 0.2)
     s = score(z, codes, torch.eye(6)).scalars
     assert s["causal_share"] == pytest.approx(0.2, abs=0.01) and s["causal_stray"] == pytest.approx(0.7, abs=0.01)
     assert s["inert"] == 1

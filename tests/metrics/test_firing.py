@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sae.numerics.matching
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence, Scores
-from sae.metrics.firing import Agreement, Config
+from sae.metrics.firing import Agreement, Config, Contributions
 from sae.source import Batch, Truth
 from sae.toys.base import random_directions
 
@@ -112,13 +111,6 @@ def test_split_copies_score_in_the_macro_form_only():
     assert s["f1_macro"] == pytest.approx(2 / 3) == s["f1"] and s["recall"] == 0.5
 
 
-def test_no_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sae.numerics.matching, "LARGEST_ASSIGNMENT", 2)
-    codes = torch.eye(3)
-    s = score(basis(codes, codes)).scalars
-    assert s["f1_macro"] == 1 and all(math.isnan(v) for n, v in s.items() if n != "f1_macro") and len(s) == 8
-
-
 def test_nothing_represented_is_nan():
     case = basis(torch.eye(3), torch.eye(3))
     assert case.evidence.truth is not None
@@ -153,7 +145,9 @@ def test_counts_equal_plain_comparisons(seed: int, rows: int, n: int):
     strength = torch.randint(0, 5, (rows, n), generator=g).float()  # many ties with the thresholds
     active = torch.rand(rows, n, generator=g) < 0.5
     thresholds = torch.tensor([0.0, 1.0, 2.5, 3.0])
-    found = Agreement.at(thresholds, strength, active)
+    row, feature = (strength > 0).nonzero(as_tuple=True)
+    entries = Contributions(feature, strength[row, feature], active[row, feature], active.sum(0))
+    found = Agreement.at(thresholds, entries)
     for t, threshold in enumerate(thresholds):
         fires = strength > threshold
         assert torch.equal(found.fires[t], fires.sum(0)) and torch.equal(found.hits[t], (fires & active).sum(0))

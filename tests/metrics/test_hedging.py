@@ -109,11 +109,6 @@ def test_correlations_equal_numpys():
     assert correlations(a, torch.ones(80, 1, dtype=torch.bool)).tolist() == [[0], [0], [0]]
 
 
-def test_too_large_an_assignment_is_nan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sae.numerics.matching.LARGEST_ASSIGNMENT", 3)
-    assert all(math.isnan(value) for value in score(torch.eye(4), family()).scalars.values())
-
-
 def toy(parents: list[int], probability: list[float]) -> Features:
     """Orthonormal features of magnitude 1 in 50 dimensions, the toys of Chanin et al. 2025."""
     activity = {"kind": "tree", "parents": parents, "probability": probability, "given": "conditional"}
@@ -140,7 +135,7 @@ def test_one_latent_for_a_parent_and_a_child_contains_the_child_as_least_error_p
         [d] = sae.fit(source, "relu", n_latents=1, l1=1e-3, **TRAINING)
         batch, choose = source.batch(0, 8000, "test"), source.batch(0, 8000, "choose")
         case = Case(d, Evidence(choose, batch, source.truth))
-        found[name] = case.matching.cosine[:, 0].tolist(), Config().score(case).scalars
+        found[name] = case.matching.cosines.block(slice(0, 1))[:, 0].tolist(), Config().score(case).scalars
     assert found["together"][1] == {"homeless": 0.5, "hedged": pytest.approx(math.sin(math.atan(0.5) / 2), abs=0.02)}
     cosine, s = found["apart"]
     assert cosine == pytest.approx([1, 0], abs=0.02) and s["homeless"] == 0.5 and math.isnan(s["hedged"])

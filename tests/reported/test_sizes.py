@@ -178,7 +178,7 @@ def test_scores_of_more_rows_than_fit():
 
 
 def test_codes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch):
-    """The codes of all scored samples are held at once."""
+    """A block of codes is held at once."""
     monkeypatch.setattr(memory, "memory_of", lambda device: 10_000)
     with pytest.raises(UserError, match="not enough memory"):
         sae.score(Relu.tied(torch.randn(64, 4)), torch.randn(100, 4), metrics=["reconstruction"])

@@ -11,7 +11,7 @@ validation split and measured on the test split. True features are matched by di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from sae.analysis.latents.reading import HALVES, Half, Piece
 from sae.dictionary import Dictionary
-from sae.numerics.matching import Matching, cosines
-from sae.source import Batch, Source, Truth
+from sae.metric import block_rows
+from sae.numerics.matching import Matching
+from sae.source import Source, Truth
 
 MIN_COUNT = 10
 """Samples of either class that a property needs in both splits."""
 MOST_CELLS = 2**26
 """The most properties times latents that are counted, which bounds the memory."""
-_ROWS_AT_ONCE = 4096
 
 
 class MatchedFeatures(NamedTuple):
@@ -64,16 +64,14 @@ class FeatureMatch:
     """Matches latents to true features, and counts the samples in which both are active."""
 
     def __init__(self, truth: Truth, d: Dictionary) -> None:
-        feature = truth.represented.nonzero()[:, 0]
-        matching = Matching(feature, cosines(truth.directions[feature], d.W_dec.to(truth.directions)))
-        nearest = matching.cosine.argmax(0)
+        matching = Matching.of(truth.directions, truth.represented, d.W_dec.to(truth.directions))
+        nearest, cosine = matching.nearest_feature.partner.clone(), matching.nearest_feature.cosine.clone()
+        paired = (matching.latent >= 0).nonzero()[:, 0]
+        latent = matching.latent[paired]
+        nearest[latent], cosine[latent] = paired, matching.assignment.value[paired]
         self.mutual = torch.zeros(d.n_latents, dtype=torch.bool)
-        if matching.latent is not None:
-            paired = (matching.latent >= 0).nonzero()[:, 0]
-            nearest[matching.latent[paired]] = paired
-            self.mutual[matching.latent[paired].cpu()] = True
-        self.feature = feature[nearest]
-        self.cosine = matching.cosine.gather(0, nearest[None])[0].cpu()
+        self.mutual[latent.cpu()] = True
+        self.feature, self.cosine = matching.feature[nearest], cosine.cpu()
         self.hits, self.total = torch.zeros(2, d.n_latents, dtype=torch.int64)
 
     def add(self, piece: Piece, z: Float[Tensor, "batch n_latents"]) -> None:
@@ -133,12 +131,13 @@ def best_labels(d: Dictionary, source: Source) -> BestProperty | None:
     if halves is None:
         return None
     classes = [(name, value) for name in halves[0].labels for value in _classes(halves[0].labels[name])]
-    counts = PropertyCounts([name if value is None else f"{name} = {value}" for name, value in classes], d.n_latents)
     if not classes or len(classes) * d.n_latents > MOST_CELLS:
         return None
+    counts = PropertyCounts([name if value is None else f"{name} = {value}" for name, value in classes], d.n_latents)
     for half, batch in zip(HALVES, halves, strict=True):
         has = torch.stack([batch.labels[name] == (1 if value is None else value) for name, value in classes], dim=1)
-        for acts, marks in _parts(batch, has):
+        size = block_rows(d.n_latents)
+        for acts, marks in zip(batch.acts.split(size), has.split(size), strict=True):
             with torch.no_grad():
                 counts.add(half, d.encode(acts), marks)
     return counts.result()
@@ -148,7 +147,3 @@ def _classes(label: Tensor) -> list[int | None]:
     """The classes of a label; only None for a binary label."""
     values = label.unique().tolist()
     return [None] if set(values) <= {0, 1} else values
-
-
-def _parts(batch: Batch, has: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(batch.acts.split(_ROWS_AT_ONCE), has.split(_ROWS_AT_ONCE), strict=True)

@@ -14,7 +14,7 @@ from sae.dictionary import Dictionary
 from sae.model.hooked import Model
 from sae.numerics.matching import unit
 
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE, _COSINES_AT_ONCE = 512, 2**14
 # Hook points whose activations are the residual stream or are added to it, by TransformerLens' legacy and Bridge names.
 STREAM = r"(.*\.)?hook_(embed|pos_embed|resid_pre|resid_mid|resid_post|attn_out|mlp_out|mixer_out)"
 BRIDGE = (
@@ -54,7 +54,8 @@ def neighbours(d: Dictionary, n: int) -> Neighbours:
 
 def encoder_cosine(d: Dictionary) -> Float[Tensor, " n_latents"]:
     """The cosine between each latent's encoder column and decoder row."""
-    return (unit(d.W_enc.T.float()) * unit(d.W_dec.float())).sum(1).cpu()
+    pieces = zip(d.W_enc.split(_COSINES_AT_ONCE, 1), d.W_dec.split(_COSINES_AT_ONCE), strict=True)
+    return torch.cat([(unit(enc.T.float()) * unit(dec.float())).sum(1) for enc, dec in pieces]).cpu()
 
 
 class Logits(NamedTuple):
