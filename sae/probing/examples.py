@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.metric import block_rows
 from sae.numerics.atomic_write import write_tensors
+from sae.numerics.memory import check_memory
 from sae.registry import UserError
 
 Pooling = Literal["last", "mean", "max"]
@@ -67,20 +69,39 @@ class ProbeExamples:
         return len(self.groups)
 
     def read(self, encode: Encode) -> NDArray[np.float32]:
-        """The encoded and pooled vectors, one row for each example: ``[n_examples, n_columns]``."""
-        with torch.no_grad():
-            pieces = [encode(piece).float() for piece in self.acts.split(VECTORS_AT_ONCE)]
-        return self._pooled(torch.cat(pieces)).cpu().numpy()
+        """The encoded and pooled vectors, one row for each example: ``[n_examples, n_columns]``.
 
-    def _pooled(self, rows: Float[Tensor, "n_vectors n_columns"]) -> Float[Tensor, "n_examples n_columns"]:
-        if len(self.acts) == len(self):
+        Vectors are encoded and pooled in blocks of whole examples, so that only the result grows with the width of the
+        codes. Raises `UserError` where the machine has less memory than it takes.
+        """
+        with torch.no_grad():
+            n_columns = encode(self.acts[:1]).shape[1]
+            check_memory(f"probe.tasks.max_rows: {len(self)} rows of {n_columns} codes", 4 * len(self) * n_columns)
+            at_once = min(VECTORS_AT_ONCE, block_rows(n_columns))
+            out = np.empty((len(self), n_columns), dtype=np.float32)
+            ends = torch.bincount(self.of, minlength=len(self)).cumsum(0)
+            begin = done = 0
+            while begin < len(self):
+                # As many whole examples as fit, but one at least.
+                end = max(begin + 1, int(torch.searchsorted(ends, done + at_once, right=True)))
+                vectors = slice(done, int(ends[end - 1]))
+                rows = torch.cat([encode(piece).float() for piece in self.acts[vectors].split(at_once)])
+                out[begin:end] = self._pooled(rows, self.of[vectors] - begin, end - begin).cpu().numpy()
+                begin, done = end, vectors.stop
+        return out
+
+    def _pooled(
+        self, rows: Float[Tensor, "vectors n_columns"], of: Int[Tensor, " vectors"], n: int
+    ) -> Float[Tensor, "n n_columns"]:
+        """The rows of `n` whole examples, one for each."""
+        if len(rows) == n:
             return rows
-        last = torch.bincount(self.of, minlength=len(self)).cumsum(0) - 1
+        last = torch.bincount(of, minlength=n).cumsum(0) - 1
         if self.pooling == "last":
             return rows[last]
         reduction = "mean" if self.pooling == "mean" else "amax"
-        out = rows.new_zeros(len(self), rows.shape[1])
-        return out.index_reduce_(0, self.of, rows, reduction, include_self=False)
+        out = rows.new_zeros(n, rows.shape[1])
+        return out.index_reduce_(0, of.to(rows.device), rows, reduction, include_self=False)
 
     def at(self, index: Int[Tensor, " n_kept"]) -> ProbeExamples:
         """The examples with the numbers `index`, which must ascend."""

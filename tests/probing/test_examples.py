@@ -32,6 +32,29 @@ def test_codes_are_pooled_after_they_are_encoded(pooling: Pooling, expected: lis
     torch.testing.assert_close(torch.from_numpy(texts(pooling).read(torch.relu)), torch.tensor(expected).float())
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_blocks_of_whole_examples_give_the_same(pooling: Pooling, monkeypatch: pytest.MonkeyPatch):
+    """Blocks of at most four vectors; one example is longer than that."""
+    of = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 3, 3, 4])
+    acts = torch.randn(len(of), 3, generator=torch.Generator().manual_seed(0))
+    examples = ProbeExamples(acts, {}, torch.arange(5), of, pooling)
+    whole, seen = examples.read(torch.relu), list[int]()
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return x.relu()
+
+    monkeypatch.setattr("sae.probing.examples.VECTORS_AT_ONCE", 4)
+    assert (examples.read(encode) == whole).all()
+    assert seen == [1, 4, 2, 4, 2, 1], "the first is to see the width"
+
+
+def test_codes_beyond_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sae.numerics.memory.memory_of", lambda device: 15)
+    with pytest.raises(UserError, match="max_rows: 2 rows of 2 codes: not enough memory"):
+        texts("last").read(torch.relu)
+
+
 def test_the_maximum_of_negative_columns_is_negative():
     assert texts("max").read(lambda x: -x - 10).tolist() == [[-11, -8], [-17, -3]]
 
