@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/toys.md from results, so that a command produces every number there.
+"""Writes the tables of README.md and of pages in docs from results, so that a command produces every number there.
 
 python -m benchmarks.table benchmarks/results/*.jsonl
 """
@@ -13,7 +13,7 @@ from benchmarks.lines import Line, note, read, run
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HERE = Path(__file__).parent
-PAGES = (HERE / "README.md", HERE.parent / "docs" / "toys.md")
+PAGES = (HERE / "README.md", *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory")))
 Column = tuple[str, Callable[[Line], str]]
 
 
@@ -201,6 +201,21 @@ def instances(lines: Sequence[Line]) -> str:
     return markdown(columns, list(newest.values()))
 
 
+def memory(lines: Sequence[Line]) -> str:
+    """One row per stage, width and number of samples."""
+    newest = {tuple(line[key] for key in ("name", "d_in", "n_latents", "rows", "batch")): line for line in lines}
+    columns: list[Column] = [
+        ("stage", lambda line: f"`{line['name']}`"),
+        ("latents", lambda line: f"{line['n_latents']:,}"),
+        ("samples", lambda line: f"batches of {line['batch']:,}" if line["name"] == "train" else f"{line['rows']:,}"),
+        ("peak, GB", lambda line: f"{line['peak_gb']:.2f}"),
+        ("stated, GB", lambda line: f"{line['stated_gb']:.2f}"),
+        ("seconds", lambda line: f"{line['seconds']:,.0f}"),
+    ]
+    order = list(dict.fromkeys(line["name"] for line in lines))
+    return markdown(columns, sorted(newest.values(), key=lambda line: (order.index(line["name"]), line["n_latents"])))
+
+
 def toys(lines: Sequence[Line]) -> str:
     """One table per study, with its claim as the title and one row per fact."""
     newest = {(line["study"], line["claim"]): line for line in lines}
@@ -218,7 +233,7 @@ def toys(lines: Sequence[Line]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
-    "architectures": architectures, "instances": instances, "toys": toys,
+    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from benchmarks.generate import generate
 from benchmarks.harvest import harvest
 from benchmarks.instances import instances
 from benchmarks.isolated import ProcessError, call
+from benchmarks.memory import memory as peak_memory
 from benchmarks.pool import Pool, planted
 from benchmarks.recovery import next_weight
 from benchmarks.roofline import Roofline
@@ -189,3 +190,15 @@ def test_the_pool_cycles_through_its_batches():
     assert torch.equal(pool.batch(len(batches) + 1, 8).acts, batches[1])
     norm = torch.stack([x.norm(dim=-1).mean() for x in batches]).mean()
     assert math.isclose(float(norm), 4.0, rel_tol=1e-3)
+
+
+def test_peak_memory_at_a_small_size(capsys: pytest.CaptureFixture[str]):
+    lines = peak_memory("score-labels", "explore", small=True)
+    assert [(line["name"], line["n_latents"]) for line in lines] == [
+        (name, n) for name in ("score-labels", "explore") for n in (256, 1024)
+    ]
+    for line, shown in zip(lines, printed(capsys), strict=True):
+        assert shown["peak_gb"] == pytest.approx(line["peak_gb"], rel=1e-4)
+        assert 0 <= line["peak_gb"] <= line["stated_gb"] and line["seconds"] > 0
+    with pytest.raises(UserError, match="'scoring' is not a known stage"):
+        peak_memory("scoring")

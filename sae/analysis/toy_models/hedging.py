@@ -25,7 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.numerics.matching import cosines, one_to_one, unit
+from sae.numerics.assignment import assign
+from sae.numerics.matching import Cosines, unit
 from sae.numerics.seeds import generator
 from sae.registry import UserError
 
@@ -62,7 +63,7 @@ def hedging_rate(
         raise UserError(f"n_draws = {n_draws}: fewer than 1; give at least 1")
     before, after = (unit(d.W_dec.detach().double().cpu()) for d in (narrow, extended))
     if not matched:
-        partner = one_to_one(cosines(before, after))
+        partner = assign(Cosines(before, after)).column
         new = torch.ones(len(after), dtype=torch.bool).index_fill(0, partner, False)
         after = torch.cat([after[partner], after[new]])
     old, added = after[: len(before)], after[len(before) :]
