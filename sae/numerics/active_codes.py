@@ -174,11 +174,11 @@ class SplitCodes:
     @cached_property
     def count(self) -> Int[Tensor, " n_latents"]:
         """The number of samples in which each latent is not zero."""
-        return torch.stack([z.count_nonzero(0) for _, z in self.blocks()]).sum(0) if self.n_rows else self._none
-
-    @property
-    def _none(self) -> Tensor:
-        return torch.zeros(self.n_latents, dtype=torch.int64)
+        if self._sparse is not None:
+            counts = [rows.latent.bincount(minlength=self.n_latents) for rows in self._sparse]
+        else:
+            counts = [z.count_nonzero(0) for _, z in self.blocks()]
+        return torch.stack(counts).sum(0) if counts else torch.zeros(self.n_latents, dtype=torch.int64)
 
     @cached_property
     def _dense(self) -> Tensor | None:
