@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_MOST_COSINES = 2**25
+"""The most pairs of features and latents whose cosines are drawn: more are no picture, and take memory."""
+
+
 @dataclass(frozen=True)
 class ReportedDictionary:
     """The step directories of one dictionary."""
@@ -137,8 +141,10 @@ def _cosines(v: Verdict, places: Sequence[ReportedDictionary]) -> _Drawn:
     truth = open_source(place.source, "cpu").truth
     if truth is None:
         return
-    represented = vectors["recovery.represented"].bool()
-    cosine = cosines(truth.directions[represented], load(place.train / "dictionary").W_dec)
+    represented, decoder = vectors["recovery.represented"].bool(), load(place.train / "dictionary").W_dec
+    if int(represented.sum()) * len(decoder) > _MOST_COSINES:
+        return
+    cosine = cosines(truth.directions[represented], decoder)
     matched = vectors["recovery.matched_latent"][represented]
     figure = figures.cosine_matrix(_array(cosine), matched.numpy(), _array(truth.probability[represented]))
     caption = (

@@ -44,6 +44,7 @@ SCORES: dict[str, ScoreInfo] = {
     "mmcs_latents": ScoreInfo("more", "mean over latents of the best feature's cosine (a precision)"),
     "mcc": ScoreInfo("more", "mean cosine of features and latents matched one to one, over the smaller of both sets"),
     "mcc_all": ScoreInfo("more", "the same over the larger of both sets; unmatched members count as 0"),
+    "mcc_unproven": ScoreInfo("less", "share of the smaller set whose matching in mcc is not proven to be the best"),
     "recovered_80": ScoreInfo("more", "share of features with a latent of cosine above .8"),
     "recovered_90": ScoreInfo("more", "share of features with a latent of cosine above .9"),
     "n_represented": ScoreInfo("", "number of features represented in the activations; recovery is measured on these"),
@@ -92,6 +93,9 @@ SCORES: dict[str, ScoreInfo] = {
     ),
     "code_mcc_all": ScoreInfo(
         "more", "the same sum divided by the larger number (as Pacela et al. 2026, without their noise)"
+    ),
+    "code_mcc_unproven": ScoreInfo(
+        "less", "share of the smaller set whose matching in code_mcc is not proven to be the best"
     ),
     "coefficient_slope": ScoreInfo("", "slope of codes on true coefficients of active features; below 1 is shrinkage"),
     "coefficient_r2": ScoreInfo(
