@@ -125,6 +125,7 @@ def measure(
     else:
         plain = AutoModelForCausalLM.from_pretrained(model, attn_implementation=kernel)
     plain = plain.to(device).eval()
+    plain.config.use_cache = False  # as in ours: a row is run once and whole
     layers = [m for _, m in plain.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == ours.n_layers]
     outputs: list[torch.Tensor] = []
 

@@ -32,9 +32,12 @@ def stream(
     repeats: int = 3,
     cache: Path = Path("runs/bench"),
 ) -> list[Line]:
-    """Print two results: with a wide dictionary, where training takes longer than the model, the rate of training while
-    it streams, divided by that from stored activations; with a narrow one, where the model takes longer, its rate while
-    training reads, divided by its rate alone.
+    """Print three results: how well batches are mixed; with a wide dictionary, where training takes longer than the
+    model, the rate of training while it streams, divided by that from stored activations; with a narrow one, where the
+    model takes longer, its rate while training reads, divided by its rate alone.
+
+    The design effect of batches is the variance of their mean activation, divided by what it would be if the samples of
+    a batch were drawn independently: 1 is a perfect shuffle, and a batch of B samples counts as B / effect.
 
     Rates are those between a half and all of the steps, so that the start does not count; medians of the repeats, which
     take turns. On a CPU the model and training need a core each: use half of the threads.
@@ -72,10 +75,11 @@ def stream(
     shape = {"name": "sae-stream", "model": Path(str(folder)).name, "layer": layer, "context": context, "batch": batch}
     source = {"kind": "transformer", "model": str(folder), "text": str(text), "context": context, "n_tokens": tokens,
               "hook": f"blocks.{layer}.hook_resid_post", "window_tokens": window, "exhausted": "repeat"}  # fmt: skip
-    lines: list[Line] = []
+    place = {"source": source, "batch": batch, "device": device, "folder": str(cache.absolute() / "stream")}
+    mixed = call("benchmarks.stream:mixing", place, threads)
+    lines = [emit("stream", {**shape, "window": window, "bound_by": "mixing", **mixed, "device": device}, device)]
     for bound, n_latents in BOUND_BY.items():
-        settings = {"source": source, "n_latents": n_latents, "batch": batch, "device": device, "repeats": repeats}
-        timing = call("benchmarks.stream:measure", {**settings, "folder": str(cache.absolute() / "stream")}, threads)
+        timing = call("benchmarks.stream:measure", {**place, "n_latents": n_latents, "repeats": repeats}, threads)
         line = {**shape, "window": window, "threads": threads, "bound_by": bound, "n_latents": n_latents, **timing}
         lines.append(emit("stream", {**line, "device": device}, device))
     return lines
@@ -105,6 +109,27 @@ def measure(
         "of_disk": medians["stream"] / medians["disk"],
         "of_model": medians["stream"] / medians["model"],
     }
+
+
+def mixing(source: dict[str, Any], batch: int, device: str, folder: str) -> dict[str, Any]:
+    """The design effect of the batches of one pass over the text, from each kind of source."""
+    sources = {name: _prepared(source, name, Path(folder), device) for name in ("none", "disk")}
+    return {f"design_effect_{name}": _design_effect(each, batch) for name, each in sources.items()}
+
+
+def _design_effect(source: Any, batch: int) -> float:
+    """The variance of the means of batches, summed over dimensions, times the batch size, over that of the samples."""
+    import torch
+
+    n, means, squares = source.facts["splits"]["train"]["tokens"] // batch, list[torch.Tensor](), list[torch.Tensor]()
+    with source.reading(n * batch):
+        for step in range(n):
+            x = source.batch(step, batch).acts.double()
+            means.append(x.mean(0))
+            squares.append(x.square().mean(0))
+    of_means = torch.stack(means)
+    variance = torch.stack(squares).mean(0) - of_means.mean(0).square()
+    return float(batch * of_means.var(0).sum() / variance.sum())
 
 
 def _prepared(settings: dict[str, Any], cache: str, folder: Path, device: str) -> Any:

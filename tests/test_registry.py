@@ -245,6 +245,7 @@ def test_from_a_config_to_scores_with_all_five_by_entry_point(install: Callable[
     assert "root" in told and "differences" in told
     scores = (tmp_path / "runs/outside/scores.csv").read_text()
     assert "firing_entropy" in scores.splitlines()[0] and "relative" in scores
+    assert call("run", "outside.toml", "--out", "runs")[0] == 0  # its source has stored no file, and is finished
 
 
 def test_an_entry_point_that_takes_a_name_is_refused(install: Callable[..., None], call: Call):

@@ -138,14 +138,14 @@ def _verify_files(directory: Path, written: Any, hash_file: Callable[[Path], str
 
 
 def _compare_files(directory: Path, written: Any, hash_file: Callable[[Path], str]) -> None:
+    if not isinstance(written, dict):
+        raise UserError(f"{directory}: its manifest lists no files; {_remedy(directory)}")
     there = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file() and not _hidden(f)}
-    listed = cast(dict[str, Any], written) if isinstance(written, dict) else {}
+    listed = cast(dict[str, Any], written)
     for name in sorted(there - listed.keys() - {MANIFEST}):
         raise UserError(
             f"{directory / name}: not listed in the manifest of its step; move it away, or {_remedy(directory)}"
         )
-    if not listed:
-        raise UserError(f"{directory}: its manifest lists no files; {_remedy(directory)}")
     for name, entry in listed.items():
         file = directory / name
         if name not in there:

@@ -68,14 +68,15 @@ class PlainModules:
         config = self.bridge.original_model.config
         before, config._attn_implementation = config._attn_implementation, "sdpa"
         exchanged = self._without(tuple(hooks))
+        # Not by setattr, which takes a hundred times longer: this happens around every forward pass.
         for parent, name, bridge in exchanged:
-            setattr(parent, name, bridge.original_component)
+            parent._modules[name] = bridge.original_component
         try:
             yield
         finally:
             config._attn_implementation = before
             for parent, name, bridge in exchanged:
-                setattr(parent, name, bridge)
+                parent._modules[name] = bridge
 
     def agrees(self, compute: Callable[[Int[Tensor, "rows n_tokens"]], Tensor], d_vocab: int) -> bool:
         """Whether the modules give the results of the Bridge to rounding.

@@ -23,8 +23,7 @@ BATCH = ONLINE.model_copy(update={"mode": "batch", "rounds": 80})
 
 def matched(source: Source, W_dec: Tensor) -> float:
     assert source.truth is not None
-    cosine = cosines(source.truth.directions, W_dec)
-    return assigned(Matching(torch.arange(len(cosine)), cosine))["mcc"]
+    return assigned(Matching.of(source.truth.directions, source.truth.represented, W_dec))["mcc"]
 
 
 def objective(x: Tensor, W_dec: Tensor, l1: float) -> float:
@@ -189,7 +188,7 @@ def test_sharkeys_toy_from_twelve_thousand_rows():
             W_dec = Config(update=update, forget=forget, **settings).fit(source, 0).W_dec
             cosine = cosines(source.truth.directions, W_dec)
             best = cosine.amax(1)
-            mcc = assigned(Matching(torch.arange(512), cosine))["mcc"]
+            mcc = assigned(Matching.of(source.truth.directions, source.truth.represented, W_dec))["mcc"]
             recovered = float((best > 0.9).float().mean())
             found[update].append([float(best.mean()), float(cosine.amax(0).mean()), mcc, recovered])
     plain, better = (torch.tensor(found[update]).mean(0) for update in ("descent", "solve"))
