@@ -19,6 +19,17 @@ def text_for(model: Model) -> TokenRows:
     return TokenRows(tokens, attended, kept)
 
 
+def expected_text_for(model: Model) -> TokenRows:
+    """As :func:`text_for`, but each row goes on with the token that the model expects most: any damage to the model
+    raises its loss, random as it is."""
+    text = text_for(model)
+    tokens = text.tokens.clone()
+    for t in range(1, tokens.shape[1]):
+        begun = TokenRows(tokens[:, :t], torch.ones_like(tokens[:, :t]).bool(), text.kept[:, :t])
+        tokens[:, t] = 3 + model.logits(begun)[:, -1, 3:].argmax(-1)
+    return TokenRows(tokens, text.attended, text.kept)
+
+
 def any_dictionary() -> TopK:
     """A random dictionary of width 16."""
     W = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))

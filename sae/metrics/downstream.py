@@ -9,7 +9,9 @@
     kl                 E[sum_v p_clean(v) (log p_clean(v) - log p_spliced(v))] over predictions; 0 is lossless
 
 Cross-entropies and kl are in nats per token. ce_increase can be negative and ce_recovered can leave [0, 1]; it is NaN
-where the ablation does not change the loss. The mean is taken over the validation split.
+where the ablation does not raise the loss by more than two standard errors of the difference, as on a model with random
+weights: there is nothing to recover, and a ratio to noise would be anything. The mean is taken over the validation
+split.
 
 Published variant: ce_recovered_zero is the loss recovered of Bricken et al. 2023 and SAEBench. On residual streams zero
 ablation is so destructive that every dictionary scores near 1, so ce_recovered_mean and ce_increase are reported too.
@@ -61,7 +63,7 @@ class Config(MetricConfig):
         if site is None or site.model.no_logits is not None:
             return Scores(dict.fromkeys(NAMES, math.nan))
         reference = _reference(case.evidence, self.n_tokens, self.rows_at_once)
-        d = case.dictionary.to(reference.site.model.device)
+        d = case.dictionary.to(reference.site.model.acts_device)
         # In blocks, as the codes of all tokens of a forward pass may be large.
         size = block_rows(d.n_latents)
         spliced, kl = reference.compare(lambda x: torch.cat([d.reconstruct(piece) for piece in x.split(size)]))
@@ -72,16 +74,17 @@ class Config(MetricConfig):
                 "ce_mean": reference.mean,
                 "ce_zero": reference.zero,
                 "ce_increase": spliced - reference.clean,
-                "ce_recovered_mean": recovered(reference.clean, spliced, reference.mean),
-                "ce_recovered_zero": recovered(reference.clean, spliced, reference.zero),
+                "ce_recovered_mean": recovered(reference.clean, spliced, reference.mean, reference.mean_error),
+                "ce_recovered_zero": recovered(reference.clean, spliced, reference.zero, reference.zero_error),
                 "kl": kl,
             }
         )
 
 
-def recovered(clean: float, spliced: float, ablated: float) -> float:
-    """``(ablated - spliced) / (ablated - clean)``; NaN where the ablation does not change the loss."""
-    return (ablated - spliced) / (ablated - clean) if ablated != clean else float("nan")
+def recovered(clean: float, spliced: float, ablated: float, error: float = 0.0) -> float:
+    """``(ablated - spliced) / (ablated - clean)``; NaN where the ablation does not raise the loss by more than twice
+    the standard `error` of the difference."""
+    return (ablated - spliced) / (ablated - clean) if ablated - clean > 2 * error else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,10 @@ class _Reference:
     """Cross-entropy under mean ablation."""
     zero: float
     """Cross-entropy under zero ablation."""
+    mean_error: float
+    """Standard error of ``mean - clean``."""
+    zero_error: float
+    """Standard error of ``zero - clean``."""
 
     def compare(self, edit: HookEdit) -> tuple[float, float]:
         """The cross-entropy with the edit, and the KL divergence of its predictions from the clean ones."""
@@ -120,7 +127,7 @@ def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Referen
     counted = site.text.counted.sum(1).cumsum(0)
     n_rows = min(int((counted < n_tokens).sum()) + 1, len(site.text))
     pieces = [site.text[i : min(i + rows_at_once, n_rows)] for i in range(0, n_rows, rows_at_once)]
-    mean = evidence.choose.wanted.double().mean(0).float().to(site.model.device)
+    mean = evidence.choose.wanted.double().mean(0).float().to(site.model.acts_device)
     losses: list[Tensor] = []
     log_probs: list[Tensor] = []
     bytes_left = KEPT_BYTES
@@ -129,8 +136,15 @@ def _reference(evidence: Evidence, n_tokens: int, rows_at_once: int) -> _Referen
         losses.append(loss)
         bytes_left -= log_p.nbytes
         log_probs = [*log_probs, log_p] if bytes_left >= 0 else []
-    ablated = [_average([site.ablated(rows, edit) for rows in pieces]) for edit in (mean.expand_as, torch.zeros_like)]
-    return _Reference(site, pieces, log_probs, _average(losses), *ablated)
+    ablated = [[site.ablated(rows, edit) for rows in pieces] for edit in (mean.expand_as, torch.zeros_like)]
+    errors = [_standard_error(each, losses) for each in ablated]
+    return _Reference(site, pieces, log_probs, _average(losses), *map(_average, ablated), *errors)
+
+
+def _standard_error(ablated: list[Tensor], clean: list[Tensor]) -> float:
+    """That of the mean difference of paired losses; infinite for a single one."""
+    difference = torch.cat(ablated).double() - torch.cat(clean).double()
+    return float(difference.std() / len(difference) ** 0.5) if len(difference) > 1 else math.inf
 
 
 def _average(values: list[Tensor]) -> float:

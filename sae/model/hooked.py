@@ -81,6 +81,11 @@ class Model:
         return model
 
     @property
+    def acts_device(self) -> str:
+        """The device of recorded activations, and of what an edit gets."""
+        return self.work_device or self.device
+
+    @property
     def d_model(self) -> int:
         """The width of the residual stream."""
         return self.bridge.cfg.d_model
@@ -296,7 +301,7 @@ class Model:
         :attr:`TokenRows.counted` marks the predictions, :attr:`TokenRows.targets` holds the tokens to predict. `hook`,
         `edit` and `target` are those of :meth:`logits`.
         """
-        counted = rows.counted.to(self.work_device or self.device)
+        counted = rows.counted.to(self.acts_device)
         with torch.no_grad():
             logits = self._brought(self.logits(rows, hook, edit, target)[:, : counted.shape[1]])
             log_probs = logits[counted].float().log_softmax(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sae.metrics.downstream import Config, recovered
 from sae.model.hooked import Model
 from sae.model.site import Site
 from sae.source import Batch
-from tests.texts import text_for
+from tests.texts import expected_text_for
 
 D = 16
 HOOK = "blocks.0.hook_resid_post"
@@ -24,7 +25,7 @@ HOOK = "blocks.0.hook_resid_post"
 @pytest.fixture
 def evidence(tiny_models: Mapping[str, Path]) -> Evidence:
     model = Model.boot(str(tiny_models["llama"]))
-    text = text_for(model)
+    text = expected_text_for(model)
     acts = model.activations(text.tokens, text.attended, HOOK)[text.kept]
     return Evidence(Batch(acts), Batch(acts), model=Site(HOOK, text, lambda: model))
 
@@ -105,7 +106,10 @@ def test_the_number_of_tokens_is_limited_to_whole_rows(evidence: Evidence):
 
 def test_recovered_by_hand():
     assert recovered(1.0, 2.0, 5.0) == 0.75
-    assert recovered(1.0, 1.0, 1.0) != recovered(1.0, 1.0, 1.0)  # NaN: the ablation does nothing
+    assert math.isnan(recovered(1.0, 1.0, 1.0))  # the ablation does nothing
+    assert math.isnan(recovered(1.0, 1.02, 0.98))  # it lowers the loss: 2.0 would look like a good result
+    assert math.isnan(recovered(1.0, 1.02, 1.01, error=0.006))
+    assert recovered(1.0, 1.02, 1.01, error=0.004) == pytest.approx(-1)
 
 
 def test_neither_order_nor_scale_of_latents_matters(evidence: Evidence):

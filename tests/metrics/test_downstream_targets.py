@@ -18,7 +18,7 @@ from sae.metrics.downstream import Config
 from sae.model.hooked import Model
 from sae.model.site import Site
 from sae.source import Batch
-from tests.texts import text_for
+from tests.texts import expected_text_for
 
 D = 16
 HOOK, TARGET = "blocks.0.mlp.hook_in", "blocks.0.mlp.hook_out"
@@ -42,7 +42,7 @@ class Copy(Dictionary):
 
 
 def evidence_of(model: Model, hook: str = HOOK, target: str = TARGET) -> Evidence:
-    text = text_for(model)
+    text = expected_text_for(model)
     x, y = (a[text.kept] for a in model.activations_at(text.tokens, text.attended, [hook, target]))
     return Evidence(Batch(x, targets=y), Batch(x, targets=y), model=Site(hook, text, lambda: model, target))
 
@@ -83,14 +83,16 @@ def test_the_ablations_are_at_the_target(model: Model):
     assert mean["ce_spliced"] == mean["ce_mean"] and mean["ce_recovered_mean"] == 0
     assert zero["ce_spliced"] == zero["ce_zero"] and zero["ce_recovered_zero"] == 0
     plain = Evidence(
-        Batch(evidence.choose.wanted), Batch(evidence.test.wanted), model=Site(TARGET, text_for(model), lambda: model)
+        Batch(evidence.choose.wanted),
+        Batch(evidence.test.wanted),
+        model=Site(TARGET, expected_text_for(model), lambda: model),
     )
     for name in ("ce_clean", "ce_mean", "ce_zero"):  # those of an autoencoder at the target
         assert zero[name] == score(constant(torch.zeros(D)), plain)[name]
 
 
 def test_the_target_receives_the_output_for_the_hook_activations_of_the_same_pass(model: Model):
-    text = text_for(model)
+    text = expected_text_for(model)
     seen: list[Tensor] = []
     point = model.bridge.hook_dict["blocks.0.hook_resid_post"]
     x, y, out = model.activations_at(text.tokens, text.attended, [HOOK, TARGET, "blocks.0.hook_resid_post"])
@@ -105,13 +107,13 @@ def test_the_target_receives_the_output_for_the_hook_activations_of_the_same_pas
 def test_a_target_before_its_hook_is_an_error_of_one_line(model: Model):
     for hook, target in ((TARGET, HOOK), ("blocks.1.mlp.hook_in", TARGET)):
         with pytest.raises(ValueError, match=f"target '{target}' comes before hook '{hook}'") as error:
-            model.logits(text_for(model), hook, lambda x: x, target)
+            model.logits(expected_text_for(model), hook, lambda x: x, target)
         assert "\n" not in str(error.value)
         with pytest.raises(ValueError, match="comes before"):
             model.check_target(hook, target)
-    assert torch.isfinite(model.logits(text_for(model))).all()  # no hook is left behind
+    assert torch.isfinite(model.logits(expected_text_for(model))).all()  # no hook is left behind
     with pytest.raises(ValueError, match="would not reach the residual stream"):
-        model.logits(text_for(model), HOOK, lambda x: x, "blocks.1.hook_resid_mid")
+        model.logits(expected_text_for(model), HOOK, lambda x: x, "blocks.1.hook_resid_mid")
     model.check_target(HOOK, TARGET)
     model.check_target("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post")
 

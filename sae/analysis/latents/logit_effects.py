@@ -101,7 +101,7 @@ class _DirectPath:
         names = [name for name in self.model.hooks if _WRITES.fullmatch(name) and not (own and name.startswith(own[0]))]
         with bridge.hooks(fwd_hooks=[(name, self._keep(name)) for name in names]):
             d_vocab = self.model.logits(self.rows).shape[-1]
-        acts = self.model.activations(tokens, attended, self.hook)[self.rows.kept.to(self.model.device)].float()
+        acts = self.model.activations(tokens, attended, self.hook)[self.rows.kept.to(self.model.acts_device)].float()
         step = _STEP.get(next(bridge.original_model.parameters()).dtype, _COARSE_STEP)
         self.step = step * float(acts.norm(dim=-1).mean())
         self.at_once = max(1, LOGITS_AT_ONCE // (tokens.numel() * d_vocab))
