@@ -8,6 +8,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from pipelines.commands.ask import ask
 from pipelines.commands.configs import list_configs
 from pipelines.commands.dictionaries import convert_dictionary, push_dictionary, show_path
 from pipelines.commands.explore import explore
+from pipelines.commands.init import init_config
 from pipelines.commands.output import Terminal, open_streams
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
 from pipelines.commands.verify import verify_steps
@@ -30,9 +32,12 @@ _PLUGINS: set[Path] = set()
 
 
 def _version() -> str:
-    import sae
+    try:
+        return version("superposition-sae")
+    except PackageNotFoundError:  # a checkout that is not installed; this imports torch
+        import sae
 
-    return sae.__version__
+        return sae.__version__
 
 
 app = App(
@@ -56,8 +61,10 @@ for name, command in {
     "convert": convert_dictionary,
     "push": push_dictionary,
     "configs": list_configs,
+    "init": init_config,
 }.items():
     app.command(command, name=name)
+app.register_install_completion_command(help="Complete commands and options in your shell, from its next start on.")
 
 
 @app.meta.default

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.commands.options import Set, Tier, read_settings
+from pipelines.commands.options import Out, Set, Tier, read_settings
 from pipelines.commands.output import Terminal
 
 _Neurons = Annotated[bool, Parameter(name="--neurons", negative=())]
@@ -17,11 +17,12 @@ def explore(
     dictionary: str,
     config: Path,
     *,
-    out: Path | None = None,
+    pages: Path | None = None,
     latents: str | None = None,
     tokens: int | None = None,
     neurons: _Neurons = False,
     set: Set = None,
+    out: Out = None,
     tier: Tier = "full",
 ) -> None:
     """Write pages on the latents of a dictionary: where each fires and with which others, what it means, what it does.
@@ -34,7 +35,7 @@ def explore(
         A saved dictionary in any readable format, a step's directory, or a run's best/; hf://owner/name on the hub.
     config
         A TOML file, or the name of a config that `sae configs` lists; its source provides the held-out samples.
-    out
+    pages
         The folder of the pages; by default next to the steps of the run.
     latents
         How many latents, sampled at random, get a page, such as 200; or their indices, such as 3,17,42.
@@ -42,13 +43,12 @@ def explore(
         How many held-out tokens, or samples, to use.
     neurons
         Also write pages on the neurons of the same hook point.
-    set
-        A value in place of the file's, such as source.seed=0; may be given several times.
     """
     from pipelines import explore as dashboards
     from pipelines.explore.command import latents_config
     from pipelines.steps.progress import Board
 
-    (settings, _), looked = read_settings(config, set, tier), latents_config(tokens, latents)
-    folder = dashboards.write_pages(dictionary, settings, looked, out, neurons, Board(Terminal(stderr=True)))
+    (settings, _), looked = read_settings(config, set, tier, out), latents_config(tokens, latents)
+    board = Board(Terminal(stderr=True))
+    folder = dashboards.write_pages(dictionary, settings, looked, pages, neurons, board, out)
     Terminal().print(f"pages: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

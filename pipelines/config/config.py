@@ -6,6 +6,7 @@ work starts and is reported in one line: the field, the value, the remedy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -81,7 +82,8 @@ FULL = "full"
 
 
 def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
-    """The run that a TOML file describes, in one of its tiers, with ``key.path=value`` overrides.
+    """The run that a TOML file describes, in one of its tiers, with ``key.path=value`` overrides; without a name it is
+    called as the file.
 
     Raises `MissingFileError` or `UserError`.
     """
@@ -90,7 +92,8 @@ def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> 
     tiers = cast(Mapping[str, Any], given) if isinstance(given, dict) else {}
     if tier != FULL and not isinstance(tiers.get(tier), dict):
         raise UserError(f"{file}: {unknown(tier, [FULL, *tiers], 'tier')}")
-    return parse(override(merge_tables(table, tiers.get(tier, {})), overrides))
+    merged = override(merge_tables(table, tiers.get(tier, {})), overrides)
+    return parse({"name": re.sub(r"[^\w.-]", "-", file.stem), **merged})
 
 
 def read_table(file: Path) -> Table:

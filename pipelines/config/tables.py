@@ -117,7 +117,8 @@ class Tables(Settings):
     """The file as it is written, before sweeps are expanded and kinds are checked."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
-    """The name of the run: its link in the output folder. At most 200 bytes long, since it is part of file names."""
+    """The name of the run, by default that of its file: its link in the output folder. At most 200 bytes long, since it
+    is part of file names."""
     title: str = ""
     """The title of the report; the name where unset."""
     description: str = ""

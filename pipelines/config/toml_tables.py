@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 import tomllib
@@ -200,3 +201,13 @@ def _keys(annotation: Any) -> Mapping[str, Any]:
     """The known keys of a table; empty where it may be of several types."""
     choices = _choices(annotation)
     return choices[0].model_fields if len(choices) == 1 else {}
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it in one line."""
+    if isinstance(value, Mapping):
+        pairs = cast(Mapping[str, Any], value).items()
+        return "{" + ", ".join(f"{k} = {toml_value(v)}" for k, v in pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(v) for v in cast(Sequence[Any], value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

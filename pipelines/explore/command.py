@@ -37,11 +37,13 @@ def write_pages(
     out: Path | None,
     with_neurons: bool,
     board: Board,
+    root: Path | None = None,
 ) -> Path:
     """Writes the pages of a dictionary on the source of a config and returns their folder.
 
-    `out` defaults to ``<name>-explore`` in the folder of the steps. `with_neurons` adds pages on the neurons of the
-    same activations, each as two latents. Raises `UserError` or `MissingFileError`: there is no such dictionary, the
+    `root` is the folder of the steps, by default the one with the dictionary and its source, otherwise the config's.
+    `out` defaults to ``<name>-explore`` in it. `with_neurons` adds pages on the neurons of the same activations, each
+    as two latents. Raises `UserError` or `MissingFileError`: there is no such dictionary, the
     config has several sources, widths differ, a latent does not exist, or `out` is a folder of something else.
     """
     d = load(dictionary)
@@ -52,7 +54,7 @@ def write_pages(
             "with --set source.seed=0"
         )
     step = plan(settings)[0]
-    store = Store(_root(Path(dictionary), step, settings.runtime.out))
+    store = Store(root or _root(Path(dictionary), step, settings.runtime.out))
     out = out or store.root / f"{settings.name}-explore"
     site.check_site_folder(out)
     runtime = runner.execution(settings.runtime)

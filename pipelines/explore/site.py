@@ -24,7 +24,7 @@ def check_site_folder(out: Path) -> None:
     """Raises `UserError` if `out` exists and is neither empty nor a folder of pages."""
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
-            f"{out}: exists and was not written by `sae explore`, so it is not replaced; give another folder with --out"
+            f"{out}: exists and was not written by `sae explore`, so it is not replaced; give another with --pages"
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from pipelines.config.toml_tables import toml_value
 from pipelines.report.depth import DEPTH_SCORES, DepthSection
 from pipelines.report.findings import Verdict
 from pipelines.report.numbers import UNDEFINED, decimals, number
@@ -249,7 +249,7 @@ def inline(svg: str, prefix: str) -> Any:
 def toml(table: Mapping[str, Any], path: str = "") -> str:
     """A table as TOML, values first, then tables; None values are left out."""
     nested = {k: v for k, v in table.items() if isinstance(v, Mapping) or _is_tables(v)}
-    text = "".join(f"{k} = {_value(v)}\n" for k, v in table.items() if k not in nested and v is not None)
+    text = "".join(f"{k} = {toml_value(v)}\n" for k, v in table.items() if k not in nested and v is not None)
     for key, value in nested.items():
         name = f"{path}.{key}" if path else key
         header = f"\n[{name}]\n" if isinstance(value, Mapping) else f"\n[[{name}]]\n"
@@ -264,12 +264,3 @@ def _is_tables(value: Any) -> bool:
         return False
     entries = cast(Sequence[Any], value)
     return bool(entries) and all(isinstance(entry, Mapping) for entry in entries)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        pairs = cast(Mapping[str, Any], value).items()
-        return "{" + ", ".join(f"{k} = {_value(v)}" for k, v in pairs) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(v) for v in cast(Sequence[Any], value)) + "]"
-    return json.dumps(value, ensure_ascii=False)

@@ -68,7 +68,7 @@ def toy(tiny_file: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_pages_of_a_toy(call: Call, toy: tuple[Path, Path], tmp_path: Path):
-    site, words = tmp_path / "site", ("--out", tmp_path / "site", "--tokens", 3000, "--neurons")
+    site, words = tmp_path / "site", ("--pages", tmp_path / "site", "--tokens", 3000, "--neurons")
     change = ("--set", f"runtime.out={tmp_path / 'runs'}")
     code, printed, warned = call("explore", *toy, *words, *change)
     assert code == 0 and printed.strip() == f"pages: {site / 'index.html'}", warned
@@ -118,7 +118,7 @@ def test_a_dictionary_of_a_run_finds_the_runs_own_source(call: Call, tiny_file: 
         (["DICT", "CONFIG", "--latents", "99,"], ["no latent 99", "0 to 11"]),
         (["DICT", "CONFIG", "--latents", "a,b"], ["--latents a,b", "3,17,42"]),
         (["DICT", "CONFIG", "--tokens", "0"], ["--tokens 0"]),
-        (["DICT", "CONFIG", "--out", "HERE"], ["exists and was not written", "--out"]),
+        (["DICT", "CONFIG", "--pages", "HERE"], ["exists and was not written", "--pages"]),
         (["DICT", "CONFIG", "--set", "source.seed=[0, 1]"], ["2 sources", "--set source"]),
         (["nowhere", "CONFIG"], ["nowhere"]),
         (["DICT", "nothing.toml"], ["nothing.toml"]),
