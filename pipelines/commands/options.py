@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from pipelines.config.config import Config
+    from pipelines.config.toml_tables import Overrides
     from pipelines.steps.step import Step
 
 ConfigName = Annotated[Path, Parameter(help="A TOML file, or the name of a config that `sae configs` lists.")]
@@ -28,15 +29,18 @@ Tier = Annotated[
 
 
 def read_settings(
-    file: Path, overrides: Sequence[str] | None, tier: str, out: Path | None = None
+    config: Path | Mapping[str, Any], overrides: Overrides | None, tier: str, out: Path | None = None
 ) -> tuple[Config, Path]:
-    """The config in one of its tiers, and the folder that holds its steps; large files that have not changed since a
-    run there are not read again."""
-    from pipelines.config.config import read_config
+    """The config, a file or its tables, in one of its tiers, and the folder that holds its steps; large files that have
+    not changed since a run there are not read again."""
+    from pipelines.config.config import read_config, settings_of_table
     from pipelines.config.shipped import find_config
     from pipelines.steps.known_hashes import load_known
 
-    settings = read_config(find_config(file), overrides or (), tier)
+    if isinstance(config, Mapping):
+        settings = settings_of_table(config, overrides or (), tier)
+    else:
+        settings = read_config(find_config(config), overrides or (), tier)
     root = out or settings.runtime.out
     load_known(root)
     return settings, root

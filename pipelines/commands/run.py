@@ -46,32 +46,22 @@ def run_config(
     profile
         Also print where the time went, and write a trace that ui.perfetto.dev opens.
     """
-    from pipelines import runner
-    from pipelines.config.config import FULL
-    from pipelines.plan import plan
+    from pipelines.commands.calls import PlannedRun
     from pipelines.stages.report import print_table
     from pipelines.steps import profile as profiling
     from pipelines.steps.progress import Board
-    from pipelines.steps.store import Store
-    from sae.registry import UserError
 
     settings, root = read_settings(config, set, tier, out)
-    steps = plan(settings)
-    # A tier of its own name, beside the page of `sae bench` and the report of the whole file.
-    store, link = Store(root), root / (settings.name if tier == FULL else f"{settings.name}-{tier}-report")
-    if link.exists() and not link.is_symlink():
-        raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
-    runtime = runner.execution(settings.runtime)
+    planned = PlannedRun.of_report(settings, root, tier)
+    runtime = planned.runtime()
     if profile:
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
-    runner.run(steps, store, runtime, Board(Terminal(stderr=True)))
-    directory = store.directory(steps[-1])
-    page = store.link(link.name, directory)
+    done = planned.do(runtime, Board(Terminal(stderr=True)))
     console = Terminal()
-    print_table(directory, console)
+    print_table(done.directory, console)
     if profile:
         profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
-    console.print(f"report: {page / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 
 def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> None:
@@ -86,30 +76,22 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     tier
         fast, full, or another tier of the file; fast where it has one.
     """
-    from pipelines import runner
-    from pipelines.config.config import FULL, read_table
-    from pipelines.config.shipped import find_config
-    from pipelines.plan import plan
+    from pipelines.commands.calls import PlannedRun, suite_tier
     from pipelines.stages.bench import print_bench_table
     from pipelines.steps.progress import Board
-    from pipelines.steps.store import Store
     from sae.registry import UserError
 
     if not suite:
         raise UserError("bench: name a suite, for example sharkey-512, or give a config")
-    files = [find_config(one) for one in suite]
-    tiers = [tier or ("fast" if "fast" in read_table(file).get("tiers", {}) else FULL) for file in files]
+    tiers = [suite_tier(one, tier) for one in suite]
     # All are read and planned first, so that a mistake is found before any work.
     every = [read_settings(file, set, its_tier, out) for file, its_tier in zip(suite, tiers, strict=True)]
-    plans = [plan(settings, its_tier) for (settings, _), its_tier in zip(every, tiers, strict=True)]
-    for (settings, root), its_tier, steps in zip(every, tiers, plans, strict=True):
-        store = Store(root)
-        runner.run(steps, store, runner.execution(settings.runtime), Board(Terminal(stderr=True)))
-        directory = store.directory(steps[-1])
-        page = store.link(f"{settings.name}-{its_tier}", directory)
+    plans = [PlannedRun.of_suite(*of, its_tier) for of, its_tier in zip(every, tiers, strict=True)]
+    for planned in plans:
+        done = planned.do(planned.runtime(), Board(Terminal(stderr=True)))
         console = Terminal()
-        print_bench_table(directory, console)
-        console.print(f"page: {page / 'bench.html'}", markup=False, highlight=False, soft_wrap=True)
+        print_bench_table(done.directory, console)
+        console.print(f"page: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:

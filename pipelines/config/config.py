@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pipelines.config.tables import BenchTable, ProbeTable, Published, RuntimeTable, Tables
-from pipelines.config.toml_tables import Table, build, check_number, expand, load_toml, merge_tables, override
+from pipelines.config.toml_tables import (
+    Overrides,
+    Table,
+    build,
+    check_number,
+    expand,
+    load_toml,
+    merge_tables,
+    override,
+)
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.encoder import EncoderConfig
@@ -81,19 +90,29 @@ FULL = "full"
 """The tier of a file as it is written."""
 
 
-def read_config(file: Path, overrides: Sequence[str] = (), tier: str = FULL) -> Config:
-    """The run that a TOML file describes, in one of its tiers, with ``key.path=value`` overrides; without a name it is
-    called as the file.
+def read_config(file: Path, overrides: Overrides = (), tier: str = FULL) -> Config:
+    """The run that a TOML file describes, in one of its tiers, with overrides: ``key.path=value`` or a mapping.
+
+    Without a name the run is called as the file.
 
     Raises `MissingFileError` or `UserError`.
     """
-    table = read_table(file)
+    name = re.sub(r"[^\w.-]", "-", file.stem)
+    return settings_of_table({"name": name, **read_table(file)}, overrides, tier, str(file))
+
+
+def settings_of_table(
+    table: Mapping[str, Any], overrides: Overrides = (), tier: str = FULL, where: str = "config"
+) -> Config:
+    """The run that a table describes, in one of its tiers, with overrides; `where` names the table in messages.
+
+    Raises `UserError`.
+    """
     given = table.get("tiers")
     tiers = cast(Mapping[str, Any], given) if isinstance(given, dict) else {}
     if tier != FULL and not isinstance(tiers.get(tier), dict):
-        raise UserError(f"{file}: {unknown(tier, [FULL, *tiers], 'tier')}")
-    merged = override(merge_tables(table, tiers.get(tier, {})), overrides)
-    return parse({"name": re.sub(r"[^\w.-]", "-", file.stem), **merged})
+        raise UserError(f"{where}: {unknown(tier, [FULL, *tiers], 'tier')}")
+    return parse(override(merge_tables(table, tiers.get(tier, {})), overrides))
 
 
 def read_table(file: Path) -> Table:

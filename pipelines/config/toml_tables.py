@@ -8,7 +8,7 @@ import math
 import re
 import tomllib
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
@@ -19,6 +19,8 @@ from sae.registry import Settings, UserError, problem_of, unknown, wrong_value
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Values in place of a config's: ``["train.steps=200"]`` with values as TOML, or ``{"train.steps": 200}``."""
 MOST_SETTINGS = 20_000
 """The largest number of settings of one sweep, and of dictionaries that one run scores."""
 
@@ -44,26 +46,38 @@ def _inside(value: Any) -> Collection[Any]:
     return cast(list[Any], value) if isinstance(value, list) else ()
 
 
-def override(table: Mapping[str, Any], assignments: Sequence[str]) -> Table:
-    """A copy of `table` with each ``key.path=value`` set; for ``[[tables]]`` it is set in every one.
+def override(table: Mapping[str, Any], overrides: Overrides) -> Table:
+    """A copy of `table` with each override set; for ``[[tables]]`` it is set in every one.
 
-    Raises `UserError` where an assignment is malformed or leads through a value.
+    Raises `UserError` where an override is malformed or leads through a value.
     """
     result = copy.deepcopy(dict(table))
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
+    for path, value, written in _assignments(overrides):
         *parents, name = path.strip().split(".")
-        if not equals or not all([*parents, name]):
-            raise UserError(f"--set {assignment}: not key.path=value; write for example --set train.steps=200")
+        if not all([*parents, name]):
+            raise UserError(f"{written}: not key.path=value; write for example --set train.steps=200")
         places: list[Any] = [result]
         for parent in parents:
             children = [place.setdefault(parent, {}) for place in places]
             places = [p for c in children for p in (cast(list[Any], c) if isinstance(c, list) else [c])]
             if not all(isinstance(place, dict) for place in places):
-                raise UserError(f"--set {assignment}: {parent!r} is a value, not a table; correct the key")
+                raise UserError(f"{written}: {parent!r} is a value, not a table; correct the key")
         for place in places:
-            place[name] = value_of(text.strip(), assignment)
+            place[name] = copy.deepcopy(value)
     return result
+
+
+def _assignments(overrides: Overrides) -> Iterator[tuple[str, Any, str]]:
+    """Path, value and how it was written of each override."""
+    if isinstance(overrides, Mapping):
+        for path, value in overrides.items():
+            yield path, value, f"set {path!r}"
+        return
+    for assignment in overrides:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise UserError(f"--set {assignment}: not key.path=value; write for example --set train.steps=200")
+        yield path, value_of(text.strip(), assignment), f"--set {assignment}"
 
 
 def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> Table:

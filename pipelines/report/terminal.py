@@ -21,7 +21,7 @@ MOST_LINES = 24
 def print_scores(settings: Sequence[Setting], score: str, title: str, console: Console) -> None:
     """Prints one line per setting, or, if there are too many, the best settings and the best one of each method; then
     what the marks mean. The score that ranks the settings is always shown."""
-    lines = _lines(settings, score)
+    lines = shown_lines(settings, score)
     print_text_table(console, title, _columns(settings, lines, score), "scores.csv")
     print_sentence(console, footnote(settings, score, len(lines)), style="dim")
 
@@ -29,19 +29,19 @@ def print_scores(settings: Sequence[Setting], score: str, title: str, console: C
 def _columns(settings: Sequence[Setting], lines: Sequence[SettingLine], score: str) -> list[TextColumn]:
     shown = [line.setting for line in lines]
     columns = [
-        TextColumn("method", [escape(_method(s, score)) for s in shown], is_text=True, is_kept=True),
+        TextColumn("method", [escape(method_text(s, score)) for s in shown], is_text=True, is_kept=True),
         TextColumn("latents", [str(s.n_latents or "") for s in shown], is_kept=True, is_right=True),
     ]
     for name in penalty_names(settings):
         values = [dict(s.penalty).get(name) for s in shown]
         cells = ["" if value is None else f"{value:.4g}" for value in values]
         columns.append(TextColumn(name, cells, is_kept=True, is_right=True))
-    for i, name in enumerate(_names(settings, score)):
+    for i, name in enumerate(shown_names(settings, score)):
         columns.append(TextColumn(name, [_cell(line.cells[i]) for line in lines], is_kept=name == score))
     return columns
 
 
-def _method(s: Setting, score: str) -> str:
+def method_text(s: Setting, score: str) -> str:
     """The method with everything but its width and penalty that tells it from others, and a mark for a ceiling."""
     others = [f"{name} = {value}" for name, value in s.others if value not in ("", None)]
     return ", ".join([s.label, *others]) + (" *" if s.is_ceiling(score) else "")
@@ -52,14 +52,15 @@ def _cell(cell: ScoreCell) -> str:
     return f"[bold]{mean}[/] {cell.half}" if cell.best else f"{mean} {cell.half}"
 
 
-def _names(settings: Sequence[Setting], score: str) -> list[str]:
+def shown_names(settings: Sequence[Setting], score: str) -> list[str]:
     """The scores of the table, those that are left out last first."""
     present = {name for s in settings for name, e in s.scores.items() if e.n}
     return [name for name in dict.fromkeys(("l0", "fvu", score, *PREFERRED)) if name in present]
 
 
-def _lines(settings: Sequence[Setting], score: str) -> list[SettingLine]:
-    every = setting_lines(settings, score, _names(settings, score))
+def shown_lines(settings: Sequence[Setting], score: str) -> list[SettingLine]:
+    """The settings in the table, best first: all; if there are too many, the best ones and the best of each method."""
+    every = setting_lines(settings, score, shown_names(settings, score))
     if len(every) <= MOST_LINES:
         return every
     best = best_per_method(settings, score)

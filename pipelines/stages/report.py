@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.report.depth import DepthSection, Hooks, best_sentence, depth_picture, depth_rows, hooks_of
 from pipelines.report.findings import judge, no_best
@@ -140,14 +140,33 @@ def _manifest(directory: Path) -> Mapping[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def print_table(directory: Path, console: Console) -> None:
-    """Prints the scores in the directory of a finished step, the best first, and the findings."""
+class RankedScores(NamedTuple):
+    """The scores on one source, as terminals and notebooks show them."""
+
+    source: str
+    """Name of the source."""
+    settings: Sequence[Setting]
+    """All settings of the source."""
+    score: str
+    """The score that ranks them."""
+    findings: Sequence[str]
+    """The most important sentences."""
+
+
+def report_tables(directory: Path) -> Iterator[RankedScores]:
+    """The table of each source in the directory of a finished step."""
     settings = settings_of(read_csv(directory / "scores.csv"))
     score = deciding_score(settings, _manifest(directory).get("config", {}).get("best_by", ""))
     for source in dict.fromkeys(s.source for s in settings):
         of_source = [s for s in settings if s.source == source]
-        print_scores(of_source, score, source, console)
         verdict = judge(of_source, score)
         text = [no_best(of_source, score)] if verdict is None else findings(of_source, verdict)[:3]
-        for sentence in [*text, *answers(directory, source)]:
+        yield RankedScores(source, of_source, score, [*text, *answers(directory, source)])
+
+
+def print_table(directory: Path, console: Console) -> None:
+    """Prints the scores in the directory of a finished step, the best first, and the findings."""
+    for table in report_tables(directory):
+        print_scores(table.settings, table.score, table.source, console)
+        for sentence in table.findings:
             print_sentence(console, sentence)

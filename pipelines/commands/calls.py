@@ -1,0 +1,187 @@
+"""The work of `sae run` and `sae bench`, and the same as Python calls, :func:`run` and :func:`bench`.
+
+The calls are reached as ``sae.run`` and ``sae.bench``. They read the same configs, share the same folder of steps and
+raise the same errors as the commands, and print nothing but a progress line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import runner
+from pipelines.commands.options import read_settings
+from pipelines.commands.output import Terminal
+from pipelines.commands.result import Run
+from pipelines.config.config import FULL, Config, read_table
+from pipelines.config.python_tables import toml_values
+from pipelines.config.shipped import find_config
+from pipelines.config.toml_tables import Overrides
+from pipelines.plan import plan
+from pipelines.steps.progress import Board
+from pipelines.steps.step import Runtime, Step
+from pipelines.steps.store import Store
+from sae.model.placement import device_for_models, run_models_on
+from sae.registry import UserError, expand_home
+
+ConfigLike = str | Path | Mapping[str, Any]
+"""A config: a TOML file, the name of one that `sae configs` lists, or its tables as a dict."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A config with its steps, all mistakes in it found, before any work."""
+
+    settings: Config
+    """The config."""
+    root: Path
+    """The folder of all steps."""
+    steps: Sequence[Step]
+    """Its steps in the order of the work; the last one makes the page."""
+    link: str
+    """The name of the link to the page's folder."""
+
+    @classmethod
+    def of_report(cls, settings: Config, root: Path, tier: str) -> PlannedRun:
+        """The run that ends in a report. Raises `UserError` where the config does not fit together."""
+        # A tier of its own name, beside the page of `sae bench` and the report of the whole file.
+        link = settings.name if tier == FULL else f"{settings.name}-{tier}-report"
+        return cls(settings, root, plan(settings), link)._with_free_link()
+
+    @classmethod
+    def of_suite(cls, settings: Config, root: Path, tier: str) -> PlannedRun:
+        """The run that ends in a comparison of methods. Raises `UserError` where the config does not fit together."""
+        return cls(settings, root, plan(settings, tier), f"{settings.name}-{tier}")._with_free_link()
+
+    def _with_free_link(self) -> PlannedRun:
+        link = self.root / self.link
+        if link.exists() and not link.is_symlink():
+            raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
+        return self
+
+    def runtime(self) -> Runtime:
+        """How the work is done. Sets torch's threads; raises `UserError` where this machine has no such device."""
+        return runner.execution(self.settings.runtime)
+
+    def do(self, runtime: Runtime, board: Board) -> Run:
+        """Does every step that is not done, and links the page."""
+        store = Store(self.root)
+        runner.run(self.steps, store, runtime, board)
+        last = self.steps[-1]
+        directory = store.directory(last)
+        page = store.link(self.link, directory)
+        made = {name: store.directory(step) for name, step in last.inputs.items()}
+        return Run(self.settings.name, directory, page, made)
+
+
+def suite_tier(config: Path | Mapping[str, Any], tier: str) -> str:
+    """The tier that `sae bench` takes: the given one, else ``fast`` where the config has it, else ``full``."""
+    table = config if isinstance(config, Mapping) else read_table(find_config(config))
+    return tier or ("fast" if "fast" in table.get("tiers", {}) else FULL)
+
+
+def run(
+    config: ConfigLike,
+    set: Overrides | None = None,
+    out: str | Path | None = None,
+    tier: str | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Does every step of a config that is not done, as `sae run` does, and returns the scored dictionaries.
+
+    A run that was interrupted continues where it stopped; a run that is done is only read. The command and this call
+    share their steps.
+
+    Parameters
+    ----------
+    config
+        A TOML file, the name of a config that `sae configs` lists, or the tables of such a file as a dict: ``{"name":
+        "mine", "source": {...}, "dictionary": {...}}``. Settings objects are tables too: ``{"train":
+        sae.TrainConfig(steps=2000)}``.
+    set
+        Values in place of the config's: ``{"train.steps": 200}``, or ``["train.steps=200"]`` as on the command line.
+    out
+        The folder of all steps, in place of ``runtime.out`` (``runs``).
+    tier
+        A tier of the config, such as ``fast``; the config as it is written where None.
+    progress
+        Whether progress is shown on stderr: a bar on a terminal, a line every 15 seconds elsewhere. None: a bar on a
+        terminal, nothing elsewhere.
+
+    Raises `UserError` (a `ValueError`) for mistakes in the config, before any work.
+    """
+    given = _given(config)
+    chosen = FULL if tier is None else tier
+    planned = PlannedRun.of_report(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
+    return _done(planned, progress)
+
+
+def bench(
+    suite: ConfigLike,
+    set: Overrides | None = None,
+    out: str | Path | None = None,
+    tier: str | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Compares the methods of a suite, as `sae bench` does: trains and scores what is missing, then tests and compares.
+
+    The arguments are those of :func:`run`; `suite` is also the name of a suite, such as ``sharkey-512``, and `tier` is
+    ``fast`` where None and the suite has such a tier. Raises `UserError` as :func:`run` does.
+    """
+    given = _given(suite)
+    chosen = suite_tier(given, tier or "")
+    planned = PlannedRun.of_suite(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
+    return _done(planned, progress)
+
+
+def _given(config: Any) -> Path | dict[str, Any]:
+    if isinstance(config, Mapping):
+        return toml_values(config)
+    if not isinstance(config, str | Path):
+        raise UserError(
+            f"config: {type(config).__name__}; give a TOML file, a name that `sae configs` lists, or a dict of tables"
+        )
+    return expand_home(Path(config))
+
+
+def _overrides(given: Any) -> Overrides:
+    if given is None:
+        return ()
+    if isinstance(given, Mapping):
+        return toml_values(given, "set")
+    several = [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(one, str) for one in several):
+        raise UserError('set: give a dict such as {"train.steps": 200}, or texts such as "train.steps=200"')
+    return several
+
+
+def _folder(out: str | Path | None) -> Path | None:
+    return None if out is None else expand_home(Path(out))
+
+
+def _done(planned: PlannedRun, progress: bool | None) -> Run:
+    with _process_settings_restored():
+        return planned.do(planned.runtime(), Board(_console(progress)))
+
+
+def _console(progress: bool | None) -> Terminal:
+    """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package."""
+    console = Terminal(stderr=True, force_jupyter=False)
+    console.quiet = not (console.is_terminal if progress is None else progress)
+    return console
+
+
+@contextmanager
+def _process_settings_restored() -> Generator[None]:
+    """Undoes what a config's ``[runtime]`` sets for the whole process, which here is the user's."""
+    threads, models = torch.get_num_threads(), device_for_models("")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        run_models_on(models or None)

@@ -1,0 +1,121 @@
+"""What a finished run made: scores, dictionaries, figures and the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.commands.output import Terminal
+from pipelines.report.inline_table import comparison_html, scores_html
+from pipelines.report.settings_table import IDENTITY, Value, read_csv, read_scored_row, score_numbers
+from pipelines.stages.bench import SUMMARY, print_bench_table
+from pipelines.stages.report import print_table, report_tables
+from sae.dictionary import Dictionary
+from sae.files import load
+from sae.registry import UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class ScoredDictionary:
+    """One dictionary of a run."""
+
+    identity: Mapping[str, Value]
+    """What tells it from the others: source, method, encoder, n_latents, l1, target_l0, seed, data_seed; None where a
+    column does not apply."""
+    scores: Mapping[str, float]
+    """Its scores by name; NaN where undefined."""
+    path: Path
+    """Its folder, which :func:`sae.load` reads too."""
+
+    def load(self) -> Dictionary:
+        """The dictionary, on the CPU."""
+        return load(self.path)
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A finished run. ``print`` shows its table of scores, and so does a notebook."""
+
+    name: str
+    """The name of the run."""
+    directory: Path
+    """The folder of its last step, with ``scores.csv``, the page and ``figures/``."""
+    page: Path = field(repr=False)
+    """A link to that folder by the run's name, or the folder itself."""
+    made: Mapping[str, Path] = field(repr=False)
+    """The folders of the steps before it, by their names in its manifest."""
+
+    @property
+    def is_bench(self) -> bool:
+        """Whether it compares methods, as `sae bench` does."""
+        return (self.directory / "bench.html").is_file()
+
+    @property
+    def report(self) -> Path:
+        """The page: ``report.html``, or ``bench.html`` of :func:`sae.bench`."""
+        return self.page / ("bench.html" if self.is_bench else "report.html")
+
+    @property
+    def scores(self) -> pandas.DataFrame:
+        """One row per dictionary: the columns that identify it, then its scores, NaN where undefined.
+
+        Raises `UserError` where pandas is not installed.
+        """
+        file = self.directory / "scores.csv"
+        try:
+            import pandas
+        except ImportError:
+            raise UserError(f"scores: pandas is not installed; pip install pandas, or read {file}") from None
+        table, rows = pandas.read_csv(file), read_csv(file)
+        names = list(table.columns[list(table.columns).index(IDENTITY[-1]) + 1 :])
+        table[names] = [[row.scores.get(name, math.nan) for name in names] for row in rows]  # to the last bit
+        return table
+
+    @property
+    def best(self) -> Dictionary:
+        """The dictionary that the report names best, on the CPU. Raises `UserError` where it names none."""
+        folder = self.directory / "best"
+        if not folder.is_dir():
+            why = "a comparison names no best dictionary" if self.is_bench else "no dictionary is the best by a score"
+            raise UserError(f"best: {why}; choose one of dictionaries()")
+        return load(folder)
+
+    def dictionaries(self) -> list[ScoredDictionary]:
+        """All dictionaries in the order of ``scores``, with what identifies them and their scores; each is read from
+        disk by its ``load()``."""
+        found: list[ScoredDictionary] = []
+        for i in score_numbers(self.made):
+            row = read_scored_row(self.made[f"score.{i}"])
+            found.append(ScoredDictionary(row.identity, row.scores, self.made[f"train.{i}"] / "dictionary"))
+        return found
+
+    def figures(self) -> list[Path]:
+        """The figures as PNG files; next to each is the same as SVG."""
+        return sorted((self.directory / "figures").glob("*.png"))
+
+    def __repr__(self) -> str:
+        n = len(score_numbers(self.made))
+        return f"Run({self.name!r}, {n} {'dictionary' if n == 1 else 'dictionaries'}, report={str(self.report)!r})"
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        (print_bench_table if self.is_bench else print_table)(self.directory, Terminal(file=text, no_color=True))
+        return f"{text.getvalue()}{self.report}"
+
+    def _repr_html_(self) -> str:
+        if self.is_bench:
+            tables = comparison_html(json.loads((self.directory / SUMMARY).read_text(encoding="utf-8")))
+        else:
+            tables = "".join(
+                scores_html(t.settings, t.score, t.source, t.findings) for t in report_tables(self.directory)
+            )
+        return f"<b>{escape(self.name)}</b>{tables}<p>{escape(str(self.report))}</p>"
