@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import sae
+from sae.numerics.progress_line import ProgressLine
+from sae.registry import config_class, configurable
 from sae.source import as_source
 from sae.sources.independent import Config as Independent
 
@@ -102,3 +106,87 @@ sae.fit(torch.randn(300, 6), n_latents=9, l1=0.1, steps=5, batch_size=32)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert run.returncode == 0, run.stderr
+
+
+def test_widths_are_swept_side_by_side_in_the_order_of_the_call():
+    x = torch.randn(300, 6)
+    ds = sae.fit(x, "relu", n_latents=[9, 12], l1=[0.05, 0.1], seeds=[0, 1], **FAST)
+    training = [d.card["training"] for d in ds]
+    assert [(t["n_latents"], t["l1"], t["seed"]) for t in training] == [
+        (n, l1, seed) for n in (9, 12) for l1 in (0.05, 0.1) for seed in (0, 1)
+    ]
+    assert [d.n_latents for d in ds] == [9] * 4 + [12] * 4
+    [alone] = sae.fit(x, "relu", n_latents=12, l1=0.05, seeds=1, **FAST)
+    torch.testing.assert_close(ds[5].W_dec, alone.W_dec)
+
+
+def test_config_objects_train_as_keywords_do():
+    x = torch.randn(300, 6)
+    configs = [sae.topk(n_latents=9, k=2), sae.relu(n_latents=8, l1=0.1), sae.topk(n_latents=9, k=3)]
+    ds = sae.fit(x, configs, train=sae.TrainConfig(**FAST))
+    assert [(d.kind, d.n_latents, d.settings().get("k")) for d in ds] == [
+        ("topk", 9, 2),
+        ("relu", 8, None),
+        ("topk", 9, 3),
+    ]
+    [keywords] = sae.fit(x, "topk", n_latents=9, k=3, **FAST)
+    torch.testing.assert_close(ds[2].W_dec, keywords.W_dec)
+    assert ds[2].card["training"] == keywords.card["training"]
+
+
+@pytest.mark.parametrize("kind", configurable("dictionaries"))
+def test_every_kind_that_can_be_trained_has_its_settings_in_sae(kind: str):
+    assert getattr(sae, kind) is config_class("dictionaries", kind) and kind in sae.__all__ and kind in dir(sae)
+
+
+def test_the_callback_hears_of_every_log_interval_in_the_order_of_the_result():
+    heard: list[tuple[int, list[dict[str, float]]]] = []
+    x = torch.randn(300, 6)
+    configs = [sae.topk(n_latents=9, k=2), sae.relu(n_latents=8, l1=0.1), sae.topk(n_latents=9, k=3)]
+    train = sae.TrainConfig(steps=25, batch_size=32, log_every=10)
+    sae.fit(x, configs, train=train, callback=lambda step, figures: heard.append((step, figures)))
+    assert [step for step, _ in heard] == [10, 20, 25]
+    assert all([round(figures[i]["l0"]) for i in (0, 2)] == [2, 3] for _, figures in heard)
+    assert all(set(figures[1]) >= {"loss", "l0", "dead"} and figures[1]["step"] == step for step, figures in heard)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"train": sae.TrainConfig(steps=5), "steps": 6, "l1": 0.1}, "steps: train has all settings"),
+        ({"train": {"steps": 5}, "l1": 0.1}, "give a sae.TrainConfig"),
+        ({"n_latents": [], "l1": 0.1}, r"n_latents = \[\]: a sweep over no values"),
+        ({"n_latents": [9, 0], "l1": 0.1}, "n_latents = 0"),
+        ({"kind": []}, r"kind = \[\]: neither"),
+    ],
+)
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_typed_settings_that_do_not_fit_are_refused(arguments: dict, words: str):
+    with pytest.raises(sae.UserError, match=words):
+        sae.fit(torch.randn(300, 6), **{"n_latents": 9, **arguments})
+
+
+def test_progress_is_quiet_but_on_request(capfd: pytest.CaptureFixture[str]):
+    x = torch.randn(300, 6)
+    sae.fit(x, n_latents=9, l1=0.1, **FAST)
+    assert capfd.readouterr() == ("", "")
+    sae.fit(x, n_latents=9, l1=0.1, progress=True, **FAST)
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("fit: 40/40 steps, loss ") and err.count("\n") == 1
+
+
+def test_a_terminal_has_one_line_that_is_cleared(monkeypatch: pytest.MonkeyPatch):
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(ProgressLine, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with ProgressLine("fit") as line:
+        line(10, 40, "steps", loss=0.5)
+        time.sleep(0.01)
+        line(20, 40, "steps", loss=0.25)
+    shown = [part.strip() for part in screen.getvalue().split("\r")]
+    assert shown[1] == "fit: 10/40 steps, loss 0.5" and shown[2].startswith("fit: 20/40 steps, ")
+    assert "left, loss 0.25" in shown[2] and shown[3:] == ["", ""] and "\n" not in screen.getvalue()

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from pipelines.steps.step import StageProgress
 from sae.numerics.atomic_write import named_errors
+from sae.numerics.progress_line import duration, progress_text
 
 STATUS = "status.json"
 """File in a group's scratch folder that holds its `Status`."""
@@ -46,10 +47,7 @@ class Status:
 
     def line(self) -> str:
         """One line, e.g. ``1200/6000 steps, 410/s, 12 s left, loss 0.8``."""
-        parts = [f"{self.done}/{self.total} {self.unit}"] if self.total else ["starting"]
-        if self.rate is not None and self.seconds_left is not None:
-            parts += [f"{self.rate:.3g}/s", f"{duration(self.seconds_left)} left"]
-        return ", ".join(parts + [f"{name} {value:.4g}" for name, value in self.figures.items()])
+        return progress_text(self.done, self.total, self.unit, self.rate, self.seconds_left, self.figures)
 
     def write(self, file: Path) -> None:
         """Writes the status as JSON, atomically."""
@@ -67,16 +65,6 @@ def read_status(folder: Path) -> Status | None:
         return TypeAdapter(Status).validate_json((folder / STATUS).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class Board:
