@@ -9,12 +9,13 @@ from html import escape
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.numerics.arrays import Numbers, integer_of, plain_value
 from sae.numerics.fit_cost import FitCost
-from sae.registry import KindSettings, UserError, checked_settings, configurable, unknown
+from sae.numerics.tensor_fields import device_and_dtype, selected, tensor_axes
+from sae.registry import KindSettings, UserError, checked_settings, configurable, same_type, unknown
 from sae.source import Source, as_source
 
 D = TypeVar("D", bound="Dictionary")
@@ -25,11 +26,14 @@ class Dictionary(ABC):
     """A trained dictionary, in units of the raw activations: any input scale is folded into its weights.
 
     ``encode(x) -> z``, ``[..., d_in] -> [..., n_latents]``; ``decode(z) -> x_hat``, ``[..., n_latents] -> [...,
-    d_out]``, where ``d_out = d_in`` but for transcoders.
+    d_out]``, where ``d_out = d_in`` but for transcoders; ``d(x)`` is the reconstruction. ``d[:10]`` and ``d[[3, 5]]``
+    are dictionaries of part of the latents.
     """
 
     kind: ClassVar[str]
     """The name of the kind, as configs and saved files give it."""
+    independent_latents: ClassVar[bool] = False
+    """Whether the code of a latent depends on no other latent, so that a part of them is a dictionary too."""
 
     W_enc: Float[Tensor, "d_in n_latents"]
     """Encoder weights: column j reads latent j."""
@@ -55,6 +59,14 @@ class Dictionary(ABC):
     def n_latents(self) -> int:
         return self.W_dec.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_dec.dtype
+
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """The codes of raw activations; non-negative."""
@@ -69,6 +81,44 @@ class Dictionary(ABC):
         """``decode(encode(x))``, with `z` in place of the codes where it is given; plus what a transcoder's skip
         connection adds."""
         return self.decode(self.encode(x) if z is None else z)
+
+    def __call__(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The reconstruction of raw activations, :meth:`reconstruct`."""
+        return self.reconstruct(x)
+
+    def __getitem__(self: D, latents: slice | Numbers) -> D:
+        """The dictionary of part of the latents, in the order given: its codes are theirs in the whole, and the others
+        are left out of its reconstruction. Their numbers are on its card, as ``latents``.
+
+        `latents` is a slice, a list of numbers or a mask ``[n_latents]``. Raises `UserError` for latents that do not
+        exist, and for kinds in which a code depends on the other latents.
+        """
+        which = selected("latents", latents, self.n_latents)
+        self.check_divisible()
+        axes, where = tensor_axes(type(self)), which.to(self.device)
+        kept = {
+            name: t.index_select(axes[name].index("n_latents"), where) if "n_latents" in axes.get(name, ()) else t
+            for name, t in self.tensors().items()
+        }
+        before = self.card.get("latents")
+        numbers = [before[i] if isinstance(before, list) else i for i in which.tolist()]
+        card = {name: entry for name, entry in self.card.items() if name != "scores"} | {"latents": numbers}
+        return replace(self, **kept, **self.part_settings(which), card=card)
+
+    __iter__ = None
+    """Not iterable: a dictionary is no sequence of dictionaries."""
+
+    def check_divisible(self) -> None:
+        """Raises `UserError` where part of the latents are no dictionary, because their codes depend on the others."""
+        if not self.independent_latents:
+            raise UserError(
+                f"latents: in a {self.kind!r} dictionary the code of a latent depends on the others, so a part of them "
+                "is no such dictionary; take columns of encode(x) and rows of W_dec instead"
+            )
+
+    def part_settings(self, latents: Int[Tensor, " kept"]) -> dict[str, Any]:
+        """The settings that differ in the dictionary of these latents."""
+        return {}
 
     @abstractmethod
     def settings(self) -> dict[str, float | int | str | bool]:
@@ -85,7 +135,7 @@ class Dictionary(ABC):
         for name, value in settings.items():
             if name not in defaults:
                 raise UserError(unknown(name, sorted(defaults), f"setting of {cls.kind!r}"))
-            if not _alike(value, defaults[name]):
+            if not same_type(value, defaults[name]):
                 raise UserError(f"{name} = {repr(value)[:40]} is not a valid value for this setting of {cls.kind!r}")
         return dict(settings)
 
@@ -155,13 +205,66 @@ class Dictionary(ABC):
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
-    def to(self: D, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> D:
-        """The same dictionary on another device or in another precision."""
-        return replace(self, **{name: t.to(device=device, dtype=dtype) for name, t in self.tensors().items()})
+    def state_dict(self) -> dict[str, Tensor]:
+        """:meth:`tensors`, under the name that it has in torch."""
+        return self.tensors()
+
+    def to(self: D, *where: Any, device: Any = None, dtype: torch.dtype | None = None) -> D:
+        """The same dictionary on another device or in another precision: ``d.to("cuda")``, ``d.to(torch.bfloat16)``,
+        ``d.to("cuda", torch.bfloat16)``, or those of a tensor. Raises `UserError` for anything else."""
+        at, form = device_and_dtype(*where, device, dtype)
+        return replace(self, **{name: t.to(device=at, dtype=form) for name, t in self.tensors().items()})
+
+    def cpu(self: D) -> D:
+        """The same dictionary on the CPU."""
+        return self.to("cpu")
+
+    def cuda(self: D, device: int | str = "cuda") -> D:
+        """The same dictionary on a GPU."""
+        return self.to(device)
+
+    def module(self) -> DictionaryModule:
+        """A `torch.nn.Module` with copies of the weights as its parameters, for networks of your own."""
+        return DictionaryModule(self)
 
     def with_card(self: D, **entries: Any) -> D:
         """The same dictionary with entries added to its card."""
         return replace(self, card={**self.card, **entries})
+
+
+class DictionaryModule(torch.nn.Module):
+    """A dictionary inside a network: it moves with its parent, its parameters have gradients and are saved with it.
+
+    Codes and reconstructions are those of the dictionary. Parameters in which codes are constant almost everywhere,
+    such as thresholds, get no gradient. :meth:`dictionary` is the way back.
+    """
+
+    def __init__(self, d: Dictionary) -> None:
+        super().__init__()
+        self._form = d.to("meta")  # the kind and its settings, without weights
+        for name, tensor in d.tensors().items():
+            self.register_parameter(name, torch.nn.Parameter(tensor.detach().clone()))
+
+    def _current(self) -> Dictionary:
+        return replace(self._form, **{name: getattr(self, name) for name in self._form.tensors()})
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """The codes of raw activations."""
+        return self._current().encode(x)
+
+    def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_out"]:
+        """The reconstruction from codes."""
+        return self._current().decode(z)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The reconstruction of raw activations."""
+        return self._current().reconstruct(x)
+
+    def dictionary(self) -> Dictionary:
+        """A dictionary with copies of the present weights; scores of former weights are left off its card."""
+        card = {name: entry for name, entry in self._form.card.items() if name != "scores"}
+        weights = {name: getattr(self, name).detach().clone() for name in self._form.tensors()}
+        return replace(self._form, **weights, card=card)
 
 
 def card_table(card: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -187,16 +290,3 @@ def _dtype(tensor: Tensor) -> str:
 def _brief(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _alike(value: Any, default: Any) -> bool:
-    """Whether a value has the type of a default; numbers must be finite and not negative."""
-    if isinstance(default, bool) or isinstance(value, bool):
-        return type(value) is type(default)
-    if isinstance(default, int):
-        return isinstance(value, int) and 0 <= value < 2**48
-    if isinstance(default, float):
-        return isinstance(value, int | float) and 0 <= value < float("inf")
-    if isinstance(default, tuple):
-        return isinstance(value, list | tuple) and all(type(n) is int and n > 0 for n in value)
-    return isinstance(value, str if isinstance(default, str) else Mapping)

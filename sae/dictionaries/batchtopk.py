@@ -36,6 +36,7 @@ class BatchTopK(Dictionary):
     """``z = pre [pre > threshold]``."""
 
     kind: ClassVar[str] = "batchtopk"
+    independent_latents: ClassVar[bool] = True
 
     threshold: Float[Tensor, " n_latents"]
     """The value that a pre-activation must exceed to be a code."""

@@ -39,6 +39,7 @@ class Gated(Dictionary):
     """``z = ReLU(gain p + shift) [p > 0]``, ``p = (x - b_dec) W_enc + b_enc``."""
 
     kind: ClassVar[str] = "gated"
+    independent_latents: ClassVar[bool] = True
 
     gain: Float[Tensor, " n_latents"]
     """The factor from a gate's pre-activation to the magnitude."""

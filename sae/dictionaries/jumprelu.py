@@ -113,6 +113,7 @@ class JumpReLU(Dictionary):
     """``z = pre [pre > threshold]``."""
 
     kind: ClassVar[str] = "jumprelu"
+    independent_latents: ClassVar[bool] = True
 
     threshold: Float[Tensor, " n_latents"]
     """The value that a pre-activation must exceed to be a code."""

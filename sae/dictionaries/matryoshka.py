@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -96,6 +96,7 @@ class Matryoshka(Dictionary):
     """``z = pre [pre > threshold]``."""
 
     kind: ClassVar[str] = "matryoshka"
+    independent_latents: ClassVar[bool] = True
 
     threshold: Float[Tensor, " n_latents"]
     """The value that a pre-activation must exceed to be a code."""
@@ -107,6 +108,15 @@ class Matryoshka(Dictionary):
 
     def settings(self) -> dict[str, Any]:
         return {"levels": list(self.levels)}
+
+    def part_settings(self, latents: Int[Tensor, " kept"]) -> dict[str, Any]:
+        """The levels by the number of their latents that are kept. Raises `UserError` where these do not ascend."""
+        if bool((latents.diff() < 0).any()):
+            raise UserError(
+                "latents: those of a 'matryoshka' dictionary are nested in their order; give them ascending"
+            )
+        widths = (int((latents < width).sum()) for width in self.levels)
+        return {"levels": tuple(sorted({width for width in widths if width}))}
 
 
 KIND = Matryoshka

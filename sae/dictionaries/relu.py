@@ -68,6 +68,7 @@ class Relu(Dictionary):
     """``z = ReLU((x - b_dec) W_enc + b_enc)``."""
 
     kind: ClassVar[str] = "relu"
+    independent_latents: ClassVar[bool] = True
 
     @classmethod
     def tied(cls, directions: Float[Tensor, "n_latents d_in"], b_dec: Tensor | None = None) -> Relu:

@@ -56,6 +56,9 @@ class Transcoder(Dictionary):
         y_hat = self.decode(self.encode(x) if z is None else z)
         return y_hat if self.W_skip is None else y_hat + x @ self.W_skip
 
+    def check_divisible(self) -> None:
+        self.inner.check_divisible()
+
     def settings(self) -> dict[str, Any]:
         return {"reader": self.reader, "reader_settings": dict(self.reader_settings)}
 

@@ -138,6 +138,7 @@ class Threshold(Dictionary):
     """Dictionary with one layer and a threshold per latent, ``z = pre * [pre > threshold]``."""
 
     kind: ClassVar[str] = "threshold"
+    independent_latents: ClassVar[bool] = True
 
     threshold: Float[Tensor, " n_latents"]
     """Pre-activations up to this value give a code of zero."""

@@ -20,6 +20,7 @@ from sae.dictionary import Dictionary
 from sae.files.tensors import read_json
 from sae.files.tensors.safe import open_safetensors
 from sae.numerics.atomic_write import write_atomically
+from sae.numerics.tensor_fields import tensor_axes
 from sae.registry import UserError, kinds, unknown
 
 FORMAT = 1
@@ -103,9 +104,9 @@ def read_tensors(file: Path, finite: bool = False) -> dict[str, Tensor]:
 def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) -> None:
     """Raises `UserError` where a tensor is missing or its shape is not the one that the class declares."""
     lengths: dict[str, int] = {}
-    hints = get_type_hints(cls)
+    hints, declared = get_type_hints(cls), tensor_axes(cls)
     for name in sorted((f.name for f in fields(cls)), key=lambda name: name != "W_dec"):  # it sets the lengths of axes
-        axes = _axes(hints[name])
+        axes = declared.get(name)
         if axes is None:
             continue
         if name not in tensors:
@@ -119,11 +120,3 @@ def check_shapes(tensors: dict[str, Tensor], file: Path, cls: type[Dictionary]) 
         expected = tuple(lengths.get(axis, axis) for axis in axes)
         if shape != expected:
             raise UserError(f"{file}: {name} has shape {shape}; {expected} is expected")
-
-
-def _axes(hint: Any) -> list[str] | None:
-    """The names of a tensor's axes, from its annotation; None for other fields."""
-    for one in (hint, *get_args(hint)):
-        if isinstance(axes := getattr(one, "dim_str", None), str):
-            return axes.split()
-    return None

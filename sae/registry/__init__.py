@@ -15,6 +15,7 @@ from sae.registry.settings import (
     VersionedSettings,
     checked_settings,
     problem_of,
+    same_type,
     unknown,
     wrong_value,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "load_plugin",
     "problem_of",
     "register",
+    "same_type",
     "unknown",
     "wrong_value",
 ]

@@ -99,3 +99,16 @@ def unknown(name: str, known: Any, what: str) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(names)}"
     return f"{name!r} is not a known {what}: {hint}"
+
+
+def same_type(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default; numbers must be finite and not negative."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    if isinstance(default, int):
+        return isinstance(value, int) and 0 <= value < 2**48
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 <= value < float("inf")
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(type(n) is int and n > 0 for n in value)
+    return isinstance(value, str if isinstance(default, str) else Mapping)
