@@ -7,6 +7,7 @@ ds = sae.fit(x, sae.topk(n_latents=512, k=16), train=sae.TrainConfig(steps=2000)
 r = sae.refine(ds[0], x); e = r.with_encoder("threshold", x, layer="learned")
 s = sae.score(ds[0], x, features=F, codes=C, labels=y)
 sae.register(MyConfig); ds = sae.fit(x, MyConfig(n_latents=512))
+sae.tokens(model, "a text"); sae.top_examples(model, d, 7, texts=texts); sae.top_examples(source, d, 7)
 r = sae.run("demo"); r.scores; r.best; r.figures(); r.report
 with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": zero(17)}): ...
 """
@@ -26,6 +27,8 @@ from sae.training.config import TrainConfig
 if TYPE_CHECKING:
     from pipelines.commands.calls import bench as bench
     from pipelines.commands.calls import run as run
+    from sae.analysis.latents.given_text import tokens as tokens
+    from sae.analysis.latents.strongest import top_examples as top_examples
     from sae.dictionaries.batchtopk import Config as batchtopk
     from sae.dictionaries.gated import Config as gated
     from sae.dictionaries.jumprelu import Config as jumprelu
@@ -39,6 +42,8 @@ __version__ = "0.1.0"
 _TRAINED_KINDS = ("batchtopk", "gated", "jumprelu", "matching_pursuit", "matryoshka", "relu", "topk")
 _LATER = {
     **{kind: (f"sae.dictionaries.{kind}", "Config") for kind in _TRAINED_KINDS},
+    "tokens": ("sae.analysis.latents.given_text", "tokens"),
+    "top_examples": ("sae.analysis.latents.strongest", "top_examples"),
     # The one place that reaches above the library: `sae.run` is the name that users look for, and nothing below this
     # file may use it. The import contract names this exception.
     "bench": ("pipelines.commands.calls", "bench"),
@@ -71,6 +76,8 @@ __all__ = [
     "save",
     "score",
     "splice",
+    "tokens",
+    "top_examples",
     "topk",
 ]
 

@@ -14,13 +14,13 @@ from pipelines.config.config import Config
 from pipelines.config.names import labels_of
 from pipelines.explore import site
 from pipelines.explore.latent import NamedExploration
-from pipelines.explore.words import vocabulary
 from pipelines.plan import plan
 from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
 from sae.analysis.latents import LatentsConfig, explore_latents
+from sae.analysis.latents.words import vocabulary
 from sae.baselines import neurons
 from sae.dictionary import Dictionary
 from sae.files import load

@@ -11,9 +11,10 @@ from markupsafe import Markup, escape
 from torch import Tensor
 
 from pipelines.explore.drawing import histogram
-from pipelines.explore.words import Words, percent, plain, signed, visible
+from pipelines.explore.words import percent, plain, signed
 from sae.analysis.latents import Absent, Exploration
 from sae.analysis.latents.examples import SILENT, TOP
+from sae.analysis.latents.words import Words, visible
 
 STRENGTHS = 20
 """Number of shades for activations on a page."""

@@ -79,7 +79,7 @@ class Collected:
 
     def add(self, piece: Piece, fired: Fired, bins: Int[Tensor, " entries"]) -> None:
         """Adds a piece; `bins` holds the activation bin of each entry of `fired`."""
-        self._add_strongest(piece, fired)
+        self.add_strongest(piece, fired)
         key = torch.rand(len(fired.value), generator=self.draw)
         group = self.index[fired.latent] * N_BINS + bins
         entry = (group >= 0).nonzero()[:, 0]
@@ -89,7 +89,8 @@ class Collected:
         at = torch.arange(len(piece.row))
         self.random.offer(torch.zeros_like(at), random_key, torch.zeros_like(random_key), **_at(piece, at))
 
-    def _add_strongest(self, piece: Piece, fired: Fired) -> None:
+    def add_strongest(self, piece: Piece, fired: Fired) -> None:
+        """Adds a piece to the candidates for the strongest activations only."""
         entry = self.top.admits(fired.latent, -fired.value).nonzero()[:, 0]
         place = _at(piece, fired.vector[entry])
         entry = entry[apart(fired.latent[entry], place["row"], place["position"], fired.value[entry])]

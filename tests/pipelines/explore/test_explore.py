@@ -19,9 +19,10 @@ import sae
 from pipelines.config.config import read_config
 from pipelines.explore import write_pages
 from pipelines.explore.drawing import histogram
-from pipelines.explore.words import percent, script, visible
+from pipelines.explore.words import percent, script
 from pipelines.steps.progress import Board
 from sae.analysis.latents import LatentsConfig
+from sae.analysis.latents.words import visible
 from sae.dictionaries.relu import Relu
 from sae.numerics.seeds import generator
 
