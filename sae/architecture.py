@@ -235,9 +235,9 @@ def check_k(name: str, k: int | None, n_latents: int) -> None:
 class PenalisedConfig(DictionaryConfig):
     """Settings of an architecture with a penalty on the decoded codes."""
 
-    l1: float | None = Field(None, ge=0)
+    l1: float | None = Field(default=None, ge=0)
     """The weight of the penalty."""
-    l0: float | None = Field(None, gt=0)
+    l0: float | None = Field(default=None, gt=0)
     """The target for the mean number of active latents, reached by a controller that sets the weight; replaces `l1`."""
 
     member_axes: ClassVar[tuple[str, ...]] = ("l1", "l0")
@@ -261,13 +261,13 @@ class SelectingConfig(DictionaryConfig):
 
     k: int = Field(gt=0)
     """The number of active latents per sample."""
-    k_start: int | None = Field(None, gt=0)
+    k_start: int | None = Field(default=None, gt=0)
     """The number of active latents at the first step, annealed linearly to `k`; `k` throughout if unset."""
-    k_anneal: float = Field(0.0, ge=0, le=1)
+    k_anneal: float = Field(default=0.0, ge=0, le=1)
     """The share of the training steps over which `k_start` is annealed to `k`."""
-    aux_coefficient: float = Field(1 / 32, ge=0)
+    aux_coefficient: float = Field(default=1 / 32, ge=0)
     """The weight of the auxiliary loss for dead latents (:class:`AuxK`); 0 resamples them instead."""
-    aux_k: int | None = Field(None, gt=0)
+    aux_k: int | None = Field(default=None, gt=0)
     """The number of dead latents per sample in the auxiliary loss; half of `d_in` if unset."""
 
     @model_validator(mode="after")

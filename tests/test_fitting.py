@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sae.registry import config_class, configurable
 from sae.source import as_source
 from sae.sources.independent import Config as Independent
 
+TRAINED = tuple(configurable("dictionaries"))
 FAST = {"steps": 40, "batch_size": 32, "log_every": 40}
 
 
@@ -134,7 +136,7 @@ def test_config_objects_train_as_keywords_do():
     assert ds[2].card["training"] == keywords.card["training"]
 
 
-@pytest.mark.parametrize("kind", configurable("dictionaries"))
+@pytest.mark.parametrize("kind", TRAINED)
 def test_every_kind_that_can_be_trained_has_its_settings_in_sae(kind: str):
     assert getattr(sae, kind) is config_class("dictionaries", kind) and kind in sae.__all__ and kind in dir(sae)
 
@@ -190,3 +192,10 @@ def test_a_terminal_has_one_line_that_is_cleared(monkeypatch: pytest.MonkeyPatch
     shown = [part.strip() for part in screen.getvalue().split("\r")]
     assert shown[1] == "fit: 10/40 steps, loss 0.5" and shown[2].startswith("fit: 20/40 steps, ")
     assert "left, loss 0.25" in shown[2] and shown[3:] == ["", ""] and "\n" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("file", ["architecture.py", "training/config.py", *(f"dictionaries/{k}.py" for k in TRAINED)])
+def test_type_checkers_see_the_defaults_of_settings(file: str):
+    tree = ast.parse((Path(sae.__file__).parent / file).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Field"]
+    assert not any(call.args for call in calls), "a default without its name: settings would seem to be required"

@@ -45,22 +45,22 @@ class Config(DictionaryConfig):
     """Settings of a JumpReLU dictionary: set `l0` or `l0_coefficient`."""
 
     kind: Literal["jumprelu"] = "jumprelu"
-    l0_coefficient: float | None = Field(None, ge=0)
+    l0_coefficient: float | None = Field(default=None, ge=0)
     """The weight of the penalty; 1 by default with ``penalty = "quadratic"``."""
-    l0: float | None = Field(None, gt=0)
+    l0: float | None = Field(default=None, gt=0)
     """The target for the mean number of active latents, reached by a controller that sets the weight; with
     ``penalty = "quadratic"``, the target in the penalty itself."""
     penalty: Literal["step", "tanh", "quadratic"] = "step"
     """The penalty P of the loss."""
-    threshold: float = Field(0.3, ge=0)
+    threshold: float = Field(default=0.3, ge=0)
     """The initial threshold of every latent, in units of the scaled input."""
-    bandwidth: float = Field(0.7, gt=0)
+    bandwidth: float = Field(default=0.7, gt=0)
     """The width of the window around the threshold, in units of the scaled input."""
-    sharpness: float = Field(1.0, gt=0)
+    sharpness: float = Field(default=1.0, gt=0)
     """The factor of the codes in the tanh penalty."""
     through_input: bool = False
     """Whether the penalty's gradient reaches pre-activations in the window too."""
-    pre_act: float = Field(0.0, ge=0)
+    pre_act: float = Field(default=0.0, ge=0)
     """The weight of the auxiliary loss that raises dead latents to their threshold (:class:`PreActivationLoss`)."""
 
     member_axes: ClassVar[tuple[str, ...]] = ("l0_coefficient", "l0")

@@ -41,15 +41,15 @@ class Config(DictionaryConfig):
     levels: tuple[int, ...] = ()
     """The ascending widths of the nested dictionaries, the last of them `n_latents`; a sixteenth, an eighth, a quarter,
     a half and all of the latents if unset."""
-    k: int | None = Field(None, gt=0)
+    k: int | None = Field(default=None, gt=0)
     """The mean number of active latents per sample, for BatchTopK."""
-    l1: float | None = Field(None, ge=0)
+    l1: float | None = Field(default=None, ge=0)
     """The weight of the L1 penalty, for ReLU."""
-    l0: float | None = Field(None, gt=0)
+    l0: float | None = Field(default=None, gt=0)
     """The target for the mean number of active latents, for ReLU, reached by a controller that sets the weight."""
-    aux_coefficient: float = Field(1 / 32, ge=0)
+    aux_coefficient: float = Field(default=1 / 32, ge=0)
     """With `k`: the weight of the auxiliary loss for dead latents (:class:`AuxK`); 0 resamples them instead."""
-    aux_k: int | None = Field(None, gt=0)
+    aux_k: int | None = Field(default=None, gt=0)
     """The number of dead latents per sample in the auxiliary loss; half of `d_in` if unset."""
 
     member_axes: ClassVar[tuple[str, ...]] = ("l1", "l0")

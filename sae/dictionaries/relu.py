@@ -42,11 +42,11 @@ class Config(PenalisedConfig):
     """Whether decoder rows are held at norm one (``"unit"``), or free, as in the 2024 update (``"weighted"``)."""
     penalty: Literal["l1", "lp", "tanh", "log"] = "l1"
     """The penalty phi."""
-    p: float = Field(0.5, gt=0, le=1)
+    p: float = Field(default=0.5, gt=0, le=1)
     """The power of the lp penalty."""
-    p_anneal: float = Field(0.0, ge=0, le=1)
+    p_anneal: float = Field(default=0.0, ge=0, le=1)
     """The share of the training steps over which the power is annealed from 1 to `p`; 0 starts at `p`."""
-    width: float = Field(1.0, gt=0)
+    width: float = Field(default=1.0, gt=0)
     """The size of codes at which the lp, tanh and log penalties bend, in units of the scaled input."""
 
     @model_validator(mode="after")

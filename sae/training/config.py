@@ -22,21 +22,21 @@ class TrainConfig(VersionedSettings):
 
     later: ClassVar[frozenset[str]] = frozenset({"keep_near"})
 
-    steps: int = Field(10_000, gt=0)
+    steps: int = Field(default=10_000, gt=0)
     """The number of training steps."""
-    batch_size: int = Field(1024, gt=0)
+    batch_size: int = Field(default=1024, gt=0)
     """The number of samples per step."""
-    lr: float = Field(1e-3, gt=0, le=1e18)
+    lr: float = Field(default=1e-3, gt=0, le=1e18)
     """The learning rate of Adam."""
-    beta1: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
     """The decay of Adam's first moment per step."""
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     """The decay of Adam's second moment per step."""
-    warm_up: float = Field(0.02, ge=0, le=1)
+    warm_up: float = Field(default=0.02, ge=0, le=1)
     """The share of the steps over which the learning rate rises linearly from zero."""
-    decay: float = Field(0.2, ge=0, le=1)
+    decay: float = Field(default=0.2, ge=0, le=1)
     """The share of the steps at the end over which the learning rate falls linearly to zero."""
-    penalty_warm_up: float = Field(0.05, ge=0, le=1)
+    penalty_warm_up: float = Field(default=0.05, ge=0, le=1)
     """The share of the steps over which the weight of the penalty rises linearly from zero."""
     input_scale: Scaling = "sqrt_d"
     """The scaling of the activations during training, see :mod:`sae.training.input_scaling`."""
@@ -44,29 +44,29 @@ class TrainConfig(VersionedSettings):
     """The initial value of b_dec: the mean or the geometric median of the first `n_scale` samples, or zero."""
     start: Start = "random"
     """The initial decoder rows: uniform on the sphere, in orthogonal sets of `d_in`, or centred samples of the data."""
-    average: float = Field(0.0, ge=0, lt=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
     """The decay per step of a moving average of the parameters, which then is the result (Polyak and Juditsky 1992); 0
     takes the parameters of the last step."""
-    n_scale: int = Field(32_768, gt=0)
+    n_scale: int = Field(default=32_768, gt=0)
     """The number of samples from which `input_scale`, `centre` and ``start = "data"`` are measured."""
-    dead_after: int = Field(500, gt=0)
+    dead_after: int = Field(default=500, gt=0)
     """The number of steps without firing after which a latent counts as dead."""
-    resample_every: int = Field(1000, ge=0)
+    resample_every: int = Field(default=1000, ge=0)
     """The number of steps between resamplings of dead latents; 0 for never."""
-    resample_until: float = Field(0.6, ge=0, le=1)
+    resample_until: float = Field(default=0.6, ge=0, le=1)
     """The share of the steps at the beginning during which dead latents are resampled."""
-    resample_pool: int = Field(8192, gt=0)
+    resample_pool: int = Field(default=8192, gt=0)
     """The number of samples from which the new directions of dead latents are drawn."""
-    log_every: int = Field(100, gt=0)
+    log_every: int = Field(default=100, gt=0)
     """The number of steps between log entries."""
     precision: Precision = "float32"
     """The precision of the encoder's product once codes are sparse. ``"screen"`` finds the active latents in bfloat16
     and computes their codes in float32, so that codes are those of ``"float32"``; ``"bfloat16"`` takes the rounded
     product for the codes."""
-    encoder_norm: float = Field(0.1, gt=0)
+    encoder_norm: float = Field(default=0.1, gt=0)
     """The initial norm of encoder rows. 0.1, also the initial norm in other libraries, finds features in fewer steps on
     wide dictionaries."""
-    keep_near: float = Field(0.0, ge=0, le=1)
+    keep_near: float = Field(default=0.0, ge=0, le=1)
     """The cosine that each decoder row keeps, at least, with its initial direction, by a projection after every step
     (resampled rows too): 0.8 is the soft-frozen decoder of Korznikov et al. 2026 ('Sanity checks for sparse
     autoencoders'), 1 a frozen one, 0 no constraint. A control for how much the learned directions contribute."""
