@@ -138,9 +138,10 @@ class GivenTextVectors(HeldOutVectors):
                 passes = torch.from_numpy(keep((row + begin).numpy(), position.numpy()))
             if not bool(passes.any()):
                 continue
-            acts = self.model.activations(rows.tokens, rows.attended, self.hook)
             row, position = row[passes], position[passes]
-            x = acts[row.to(acts.device), position.to(acts.device)].to(self.like)
+            run, which = row.unique(return_inverse=True)  # the model is run over rows of which something is kept
+            acts = self.model.activations(rows.tokens[run], rows.attended[run], self.hook)
+            x = acts[which.to(acts.device), position.to(acts.device)].to(self.like)
             if isinstance(self.limit, float):
                 within = within_norm(x, self.limit).cpu()
                 x, row, position = x[within.to(x.device)], row[within], position[within]
