@@ -1,10 +1,11 @@
 # make demo: install, run the demo, print the scores. make test: the tests. make check: format, lint, types, contracts.
+# make docs: the site, in docs/_build/html, with its tutorials executed; it fetches nothing but its packages.
 # make bench: the benchmarks at a small size. make attack: kills, damage, full disks and hostile files against small runs,
 # in less than an hour. Tests run in two processes, so that a thread each is enough.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-newest test-slow bench attack check format clean
+.PHONY: demo test test-newest test-slow docs bench attack check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +29,13 @@ test-newest:
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
@@ -45,4 +53,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-newest runs
+	rm -rf .venv .venv-newest runs docs/_build
