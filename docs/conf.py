@@ -18,7 +18,10 @@ author = "the authors of superposition-sae"
 copyright = author
 version = release = sae.__version__
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sae_reference"]
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {"Numbers": "Numbers"}  # short in signatures; the page says what it is
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"  # docstrings write `names` as Markdown does
 
