@@ -1,0 +1,109 @@
+"""The recipes of docs/recipes.md, run as they are printed, in their order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipelines.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "recipes.md"
+DATA = Path(os.environ.get("SAE_TEST_DATA") or ROOT.parent / "shared" / "data")
+MODEL, TEXT = DATA / "models/stories260k", DATA / "text/tinystories_valid.txt"
+NEEDS_A_MODEL = "# needs a model"
+
+
+class Snippet(NamedTuple):
+    """A piece of code of a page."""
+
+    language: str
+    code: str
+    line: int
+
+    @property
+    def needs_a_model(self) -> bool:
+        return self.code.startswith(NEEDS_A_MODEL) or "=MODEL" in self.code
+
+
+def snippets(page: Path = PAGE) -> list[Snippet]:
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(python|sh|toml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [Snippet(m[1], m[2], text[: m.start()].count("\n") + 2) for m in found]
+
+
+def with_data(code: str) -> str:
+    """The code with the model and the text of the test data."""
+    code = code.replace("=MODEL ", f"={MODEL} ").replace('"MODEL"', f'"{MODEL}"')
+    return code.replace("=TEXT.txt", f"={TEXT}")
+
+
+def python(snippet: Snippet, names: dict[str, Any]) -> None:
+    """Runs a snippet with its lines numbered as on the page, so that a failure names the line."""
+    exec(compile("\n" * (snippet.line - 1) + with_data(snippet.code), str(PAGE), "exec"), names)
+
+
+def test_snippets_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_unchecked: None):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "recipes"}
+    own = [s for s in snippets() if s.language == "python" and not s.needs_a_model]
+    assert len(own) > 15
+    for snippet in own:
+        python(snippet, names)
+
+
+def test_snippets_in_python_on_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_unchecked: None):
+    if not MODEL.is_dir():
+        pytest.skip(f"there is no model at {MODEL}")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "recipes"}
+    exec("import torch\nimport sae", names)
+    for snippet in snippets():
+        if snippet.language == "python" and snippet.needs_a_model:
+            python(snippet, names)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for s in snippets() if s.language == "sh" for line in s.code.splitlines()]
+    return [shlex.split(line) for line in lines]
+
+
+def test_commands_name_known_options():
+    """Without running them: every command parses."""
+    assert len(commands()) > 15
+    for program, *words in commands():
+        assert program == "sae"
+        app.meta.parse_args(words, exit_on_error=False, print_error=False)
+        app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    names: dict[str, Any] = {"__name__": "recipes"}
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for snippet in snippets():
+            if snippet.language == "toml":
+                file = re.match(r"# (\S+\.toml)\n", snippet.code)
+                assert file is not None, snippet.line
+                Path(file[1]).write_text(snippet.code)
+            elif snippet.language == "python" and ("np.save" in snippet.code or "generator =" in snippet.code):
+                python(snippet, names)
+            elif snippet.language == "sh" and (MODEL.is_dir() or not snippet.needs_a_model):
+                for line in with_data(snippet.code + " ").splitlines():
+                    if not line.strip():
+                        continue
+                    command = [sys.executable, "-m", "pipelines", *shlex.split(line)[1:]]
+                    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+                    assert done.returncode == 0, f"line {snippet.line}: {line}\n{done.stdout}\n{done.stderr}"
+    finally:
+        os.chdir(before)
