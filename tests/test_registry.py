@@ -157,6 +157,24 @@ def test_what_a_plugin_imports_is_part_of_its_fingerprint(tmp_path: Path, monkey
     assert prints[0] == prints[1] != prints[2]
 
 
+def test_packages_of_another_environment_on_the_path_are_not_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of a torch that was installed for one user alone, whose compiled parts have no source code to read."""
+    prints = []
+    packages = tmp_path / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(packages)])
+    (tmp_path / "mine.py").write_text((EXAMPLES / "entropy_metric.py").read_text() + "\nimport installed_elsewhere\n")
+    for value in (1, 2):
+        discovery._REGISTERED.clear()  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.delitem(sys.modules, "installed_elsewhere", raising=False)
+        (packages / "installed_elsewhere.py").write_text(f"VALUE = {value}\n")
+        [config] = load_plugin(tmp_path / "mine.py")
+        prints.append(fingerprint(config()))
+    assert prints[0] == prints[1]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

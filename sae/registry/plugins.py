@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,8 @@ from sae.registry.discovery import is_kind, register
 from sae.registry.settings import KindSettings, MissingFileError, Settings, UserError
 
 _FINGERPRINTS: dict[type[Settings], str] = {}
+_PACKAGES = {"site-packages", "dist-packages"}
+"""The names of folders of installed packages."""
 
 
 def load_plugin(file: str | Path) -> list[type[KindSettings]]:
@@ -107,6 +110,11 @@ def _source_hash(cls: type) -> str:
     return digest.hexdigest()
 
 
+def _is_installed(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a file belongs to an installed package, also of another environment that is on the path."""
+    return bool(_PACKAGES & set(path.parts)) or any(path.is_relative_to(folder) for folder in folders)
+
+
 def _files_behind(module: ModuleType) -> set[Path]:
     """The file of a module and those of the modules whose names it uses, and so on, but for installed ones."""
     installed = [Path(path).resolve() for path in {*sysconfig.get_paths().values(), sys.base_prefix}]
@@ -116,7 +124,7 @@ def _files_behind(module: ModuleType) -> set[Path]:
         file = getattr(current, "__file__", None)
         path = Path(file).resolve() if file else None
         own = current.__name__.partition(".")[0] in ("sae", "pipelines")
-        if path is None or own or path in files or any(path.is_relative_to(folder) for folder in installed):
+        if path is None or own or path in files or _is_installed(path, installed):
             continue
         files.add(path)
         for value in vars(current).values():
