@@ -222,6 +222,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
         assert bytes_of(tmp_path / f"{form} 1") == bytes_of(tmp_path / f"{form} 2")
 
 
+@pytest.mark.slow
 def test_an_error_in_the_text_is_that_of_one_process_and_none_if_it_is_behind_the_end(
     tmp_path: Path, tokenizer: Any, often: None, two: Callable[[int], None]
 ):

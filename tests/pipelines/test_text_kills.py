@@ -93,6 +93,7 @@ def finish(table: dict[str, Any], tmp_path: Path, results: Callable[[Path], dict
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_tokenises_goes_on(
     table: dict[str, Any], tmp_path: Path, results: Callable[[Path], dict[str, str]]
 ):
