@@ -145,8 +145,8 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
     with named_errors(store.root), kept_in_order, shown as progress, runtime.spans(stage):
         for step in missing:
             refuse_changed(step)
-            for source in step.inputs.values():
-                store.verify(source, whole=True)
+        for source in {source.name: source for step in missing for source in step.inputs.values()}.values():
+            store.verify(source, whole=True)
         for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):
             try:
                 refuse_changed(job.step)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sae.activations.block_sums import BLOCK, block_sums
-from sae.activations.shards import Pace, Shard, Shards, write_shard
+from sae.activations.pace import Pace
+from sae.activations.shards import Shard, Shards, write_shard
 from sae.registry import MissingFileError, UserError
 
 

@@ -65,9 +65,10 @@ def test_snippets_in_python_on_a_model(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "recipes"}
     exec("import torch\nimport sae", names)
-    for snippet in snippets():
-        if snippet.language == "python" and snippet.needs_a_model:
-            python(snippet, names)
+    own = [s for s in snippets() if s.language == "python" and s.needs_a_model]
+    assert own
+    for snippet in own:
+        python(snippet, names)
 
 
 def commands() -> list[list[str]]:
