@@ -112,7 +112,8 @@ def depth_picture(hooks: Hooks, settings: Sequence[Setting], group: int) -> Pict
     figure = _draw(hooks, settings)
     caption = (
         "One line for each setting of a method, with 95% intervals over seeds. With 8 blocks before it, a hook "
-        "point is the residual stream after block 7, which is that before block 8. An fvu above 1 is not shown."
+        "point is the residual stream after block 7, which is that before block 8. A number behind a name is the l1 or "
+        "the target L0 of the setting, one in brackets its width. An fvu above 1 is not shown."
     )
     return None if figure is None else Picture(f"depth-{group}", "Over the depth of the model", caption, figure)
 
@@ -159,10 +160,12 @@ def _draw(hooks: Hooks, settings: Sequence[Setting]) -> Figure | None:
 
 
 def _short(s: Setting, lines: Iterable[Sequence[Setting]]) -> str:
-    """The label of a setting, with its penalty and width where several lines have the label."""
-    if sum(line[0].label == s.label for line in lines) == 1:
+    """The label of a setting, with what tells it from other lines of that label: its penalty, its width."""
+    same = [line[0] for line in lines if line[0].label == s.label]
+    if len(same) == 1:
         return s.label
-    return " ".join([s.label, *(f"{value:g}" for _, value in s.penalty), f"({s.n_latents})"])
+    width = [f"({s.n_latents})"] if len({each.n_latents for each in same}) > 1 else []
+    return " ".join([s.label, *(f"{value:g}" for _, value in s.penalty), *width])
 
 
 def _defined(line: Sequence[Setting], name: str) -> int:

@@ -73,4 +73,5 @@ def test_the_figure_has_a_panel_for_each_score_and_a_line_for_each_setting():
     lines = [line for line in panels["l0"] if len(line) == 2]
     assert sorted(lines) == [[[1.0, k], [5.0, k]] for k in (3.0, 4.0, 8.0)]
     assert all(y <= 1 for line in panels["fvu"] for _, y in line)
+    assert {"topk 4", "topk 8", "random"} <= {t.get_text() for ax in picture.figure.axes for t in ax.texts}
     assert depth_picture(hooks_of(TABLES)[0], [], 0) is None
