@@ -28,6 +28,7 @@ from pipelines.steps.store import Store
 from sae.fitting import default_device
 from sae.model.placement import ALL, run_models_on
 from sae.numerics.atomic_write import named_errors
+from sae.numerics.devices import check_device
 from sae.registry import UserError
 
 POLL_SECONDS = 0.5
@@ -43,18 +44,11 @@ def execution(table: RuntimeTable) -> Runtime:
     if table.threads is not None:
         torch.set_num_threads(table.threads)
     device = default_device() if table.device == "auto" else table.device
-    _check_device("device", device)
+    check_device("runtime.device", device, "use auto")
     if table.model_device not in (None, ALL):
-        _check_device("model_device", table.model_device)
+        check_device("runtime.model_device", table.model_device, "use auto")
     run_models_on(table.model_device)
     return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks)
-
-
-def _check_device(setting: str, device: str) -> None:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"runtime.{setting} = {device!r}: no such device on this machine; use auto") from None
 
 
 def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.numerics.arrays import Numbers, integer_of, plain_value
+from sae.numerics.devices import check_device
 from sae.numerics.fit_cost import FitCost
 from sae.numerics.tensor_fields import device_and_dtype, selected, tensor_axes
 from sae.registry import KindSettings, UserError, checked_settings, configurable, same_type, unknown
@@ -70,6 +71,12 @@ class Dictionary(ABC):
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """The codes of raw activations; non-negative."""
+
+    def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """``x - b_dec``, which most encoders read. `UserError` for another width, as 1 would broadcast."""
+        if not x.ndim or x.shape[-1] != self.d_in:
+            raise UserError(f"x: shape {list(x.shape)}, but the dictionary takes [..., {self.d_in}]")
+        return x - self.b_dec
 
     def decode(self, z: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch d_out"]:
         """``x_hat = z W_dec + b_dec``."""
@@ -211,8 +218,11 @@ class Dictionary(ABC):
 
     def to(self: D, *where: Any, device: Any = None, dtype: torch.dtype | None = None) -> D:
         """The same dictionary on another device or in another precision: ``d.to("cuda")``, ``d.to(torch.bfloat16)``,
-        ``d.to("cuda", torch.bfloat16)``, or those of a tensor. Raises `UserError` for anything else."""
+        ``d.to("cuda", torch.bfloat16)``, or those of a tensor. Raises `UserError` for anything else, and for a device
+        that is not there."""
         at, form = device_and_dtype(*where, device, dtype)
+        if at is not None:
+            check_device("device", at)
         return replace(self, **{name: t.to(device=at, dtype=form) for name, t in self.tensors().items()})
 
     def cpu(self: D) -> D:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.numerics.arrays import Numbers, integers_of, plain_value
+from sae.numerics.devices import check_device
 from sae.numerics.progress_line import ProgressLine
 from sae.registry import UserError, checked_settings, config_class
 from sae.source import Source, as_source, left_out_facts
@@ -60,9 +61,11 @@ def fit(
     training = _training(train, {k: settings.pop(k) for k in list(settings) if k in TrainConfig.model_fields})
     configs = _configs(kind, plain_value(n_latents), settings)
     members = [(config, seed) for config in configs for seed in seed_list]
+    device = device or default_device()
+    check_device("device", device)
     source = as_source(x)
     with ProgressLine("fit", progress) as line:
-        dictionaries = _train(members, source, training, device or default_device(), line, callback)
+        dictionaries = _train(members, source, training, device, line, callback)
     for d, (member, seed) in zip(dictionaries, members, strict=True):
         _check_converged(d, member, seed, training)
     return [

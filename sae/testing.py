@@ -112,6 +112,7 @@ def check_codes(d: Dictionary, x: Tensor) -> None:
         d.encode(shaped[0, 0]), z[0, 0], rtol=1e-4, atol=1e-5, msg="encode: a sample's codes depend on the others"
     )
     assert d.encode(x[:0]).shape == (0, d.n_latents), "encode: no samples give no codes"
+    assert _refuses(d, x[:, :1]), "encode: samples of width 1 are taken, and broadcast; use self.centred(x)"
     double = d.to(dtype=torch.float64)
     inputs = x.double().requires_grad_()
     double.decode(double.encode(inputs)).square().sum().backward()
@@ -123,6 +124,15 @@ def check_codes(d: Dictionary, x: Tensor) -> None:
         loaded = load(folder)
     assert type(loaded) is type(d), f"load: a {type(d).__name__} comes back as {type(loaded).__name__}"
     assert loaded.settings() == d.settings() and torch.equal(loaded.encode(x), d.encode(x)), "load: other codes"
+
+
+def _refuses(d: Dictionary, x: Tensor) -> bool:
+    """Whether the dictionary takes no such samples. Any error will do, since shapes may be checked before."""
+    try:
+        d.encode(x)
+    except Exception:
+        return True
+    return False
 
 
 def check_encoder(config: EncoderConfig) -> None:

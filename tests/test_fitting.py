@@ -58,6 +58,7 @@ def test_raw_units_whatever_the_scale_of_the_input():
         ({"l1": 0.1, "lr_decay": 3}, "lr_decay"),
         ({"l1": 0.1, "kind": "rellu"}, "did you mean 'relu'"),
         ({"l1": 0.1, "steps": 0}, "steps"),
+        ({"l1": 0.1, "device": "cuda:77"}, "device = 'cuda:77': no such device on this machine"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(arguments: dict, words: str):

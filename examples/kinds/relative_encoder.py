@@ -20,7 +20,7 @@ class Relative(Dictionary):
     share: float = 0.1
 
     def encode(self, x: Tensor) -> Tensor:
-        z = torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+        z = torch.relu(self.centred(x) @ self.W_enc + self.b_enc)
         return torch.where(z >= self.share * z.amax(-1, keepdim=True), z, 0.0)
 
     def settings(self) -> dict[str, float | int | str | bool]:

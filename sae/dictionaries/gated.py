@@ -47,7 +47,7 @@ class Gated(Dictionary):
     """What is added to the scaled pre-activation."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        p = (x - self.b_dec) @ self.W_enc + self.b_enc
+        p = self.centred(x) @ self.W_enc + self.b_enc
         return torch.relu(self.gain * p + self.shift) * (p > 0)
 
     def settings(self) -> dict[str, float | int | str | bool]:

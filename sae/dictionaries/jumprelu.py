@@ -119,7 +119,7 @@ class JumpReLU(Dictionary):
     """The value that a pre-activation must exceed to be a code."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
+        return above(self.centred(x) @ self.W_enc + self.b_enc, self.threshold)
 
     def settings(self) -> dict[str, float | int | str | bool]:
         return {}

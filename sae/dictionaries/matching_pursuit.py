@@ -58,7 +58,7 @@ class MatchingPursuit(Dictionary):
     """Whether a sample stops after a step that adds no new latent."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        r = (x - self.b_dec).flatten(0, -2) if x.ndim > 1 else (x - self.b_dec)[None]
+        r = self.centred(x).flatten(0, -2) if x.ndim > 1 else self.centred(x)[None]
         z, active = r.new_zeros(len(r), self.n_latents), torch.ones_like(r[:, :1], dtype=torch.bool)
         for taken in pursue(r, self.W_enc, self.W_dec, self.k):
             latent, amount = taken.latent[:, None], taken.amount[:, None]

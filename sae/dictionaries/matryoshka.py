@@ -104,7 +104,7 @@ class Matryoshka(Dictionary):
     """The widths of the nested dictionaries: the first ``levels[0]`` latents are the coarsest one."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
+        return above(self.centred(x) @ self.W_enc + self.b_enc, self.threshold)
 
     def settings(self) -> dict[str, Any]:
         return {"levels": list(self.levels)}

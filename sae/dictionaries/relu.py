@@ -77,7 +77,7 @@ class Relu(Dictionary):
         return cls(directions.T.contiguous(), directions, torch.zeros(len(directions)), bias)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+        return torch.relu(self.centred(x) @ self.W_enc + self.b_enc)
 
     def settings(self) -> dict[str, float | int | str | bool]:
         return {}

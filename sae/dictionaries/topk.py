@@ -41,7 +41,7 @@ class TopK(Dictionary):
     """The number of codes kept per sample."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return largest(torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc), self.k)
+        return largest(torch.relu(self.centred(x) @ self.W_enc + self.b_enc), self.k)
 
     def settings(self) -> dict[str, float | int | str | bool]:
         return {"k": self.k}

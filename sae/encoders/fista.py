@@ -80,7 +80,7 @@ class Fista(Dictionary):
         )
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        correlation = (x - self.b_dec) @ self.W_enc
+        correlation = self.centred(x) @ self.W_enc
         z = lasso(correlation + self.b_enc, self.W_dec, self.n_iterations, self.tolerance)
         z = above(z, self.threshold)
         return debiased(z, correlation, self.W_dec, self.n_iterations, self.tolerance) if self.debias else z

@@ -116,7 +116,7 @@ class Lista(Dictionary):
     """Codes up to this value are set to zero."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        v = unroll((x - self.b_dec) @ self.W_enc + self.b_enc, self.W_dec, self.step, self.shift)
+        v = unroll(self.centred(x) @ self.W_enc + self.b_enc, self.W_dec, self.step, self.shift)
         return above(v * self.slope + self.offset, self.threshold)
 
     def multiply_adds(self) -> int:

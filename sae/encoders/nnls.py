@@ -74,7 +74,7 @@ class Nnls(Dictionary):
     """Iteration stops when no code of a sample changes by more than this share of the sample's largest code."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        centred = x - self.b_dec
+        centred = self.centred(x)
         pre = largest(above(torch.relu(centred @ self.W_enc + self.b_enc), self.threshold), self.k)
         correlation = centred @ self.W_dec.T
         return lasso(correlation, self.W_dec, self.n_iterations, self.tolerance, start=pre, support=pre > 0)

@@ -52,7 +52,7 @@ class Omp(Dictionary):
     """The pursuit stops when the norm of the residual falls to this share of the norm of ``x - b_dec``."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        centred = (x - self.b_dec).reshape(-1, self.d_in)
+        centred = self.centred(x).reshape(-1, self.d_in)
         pieces = [
             pursuit(rows @ self.W_enc, self.W_dec, rows.square().sum(-1), self.k, self.tolerance)
             for rows in centred.split(OMP_SAMPLES_AT_ONCE)

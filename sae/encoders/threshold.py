@@ -144,7 +144,7 @@ class Threshold(Dictionary):
     """Pre-activations up to this value give a code of zero."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return above((x - self.b_dec) @ self.W_enc + self.b_enc, self.threshold)
+        return above(self.centred(x) @ self.W_enc + self.b_enc, self.threshold)
 
     def settings(self) -> dict[str, float | int | str | bool]:
         return {}

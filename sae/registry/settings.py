@@ -94,11 +94,16 @@ def _short(value: Any) -> str:
 
 
 def unknown(name: str, known: Any, what: str) -> str:
-    """One line that says that `name` is not a known `what`, with the nearest names that are."""
+    """One line that says that `name` is not a known `what`, with the nearest that are, or the first thirty."""
     names = [str(k) for k in known]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(names)}"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {_first(names)}"
     return f"{name!r} is not a known {what}: {hint}"
+
+
+def _first(names: list[str], n: int = 30) -> str:
+    """The names as a list of at most `n`, which ends with the number of those left out."""
+    return ", ".join(names[:n]) + (f" and {len(names) - n} others" if len(names) > n else "")
 
 
 def same_type(value: Any, default: Any) -> bool:

@@ -42,6 +42,11 @@ def test_the_files_name_is_the_kind(d: sae.Dictionary):
     assert kinds("dictionaries")[d.kind].KIND is type(d)
 
 
+def test_another_width_is_refused(d: sae.Dictionary, shapes_unchecked: None):
+    with pytest.raises(sae.UserError, match=r"x: shape \[5, 1\], but the dictionary takes \[\.\.\., \d\]"):
+        d.encode(torch.zeros(5, 1))
+
+
 def test_the_rules_of_codes(d: sae.Dictionary):
     check_codes(d, torch.randn(6, 6, generator=torch.Generator().manual_seed(3)))
 

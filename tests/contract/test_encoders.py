@@ -73,6 +73,11 @@ def test_the_directions_stay_and_the_card_tells(d: sae.Dictionary, chosen: tuple
     assert type(d) is (module.KIND if hasattr(module, "KIND") else Relu) and d.kind in (chosen[0], "relu")
 
 
+def test_another_width_is_refused(d: sae.Dictionary, shapes_unchecked: None):
+    with pytest.raises(sae.UserError, match=r"x: shape \[5, 1\], but the dictionary takes \[\.\.\., \d\]"):
+        d.encode(torch.zeros(5, 1))
+
+
 def test_the_rules_of_codes(d: sae.Dictionary):
     x = source().batch(0, 6, "test").acts
     check_codes(d, x)

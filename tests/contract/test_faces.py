@@ -53,6 +53,8 @@ def test_device_and_precision(d: Dictionary, x: Tensor):
     assert d.to("meta").device.type == "meta" and d.to(device="meta").dtype == torch.float32
     assert torch.equal(d.cpu().encode(x), d.encode(x)) and type(d.to(torch.bfloat16)) is type(d)
     assert set(d.state_dict()) == set(d.tensors())
+    with pytest.raises(sae.UserError, match="device = 'cuda:77': no such device"):
+        d.to("cuda:77")
 
 
 def test_part_of_the_latents_is_a_dictionary_or_refused(d: Dictionary, x: Tensor):

@@ -8,41 +8,19 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from pipelines.cli import app
+from tests.docs.pages import MODEL, ROOT, Snippet, snippets, with_data
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "recipes.md"
-DATA = Path(os.environ.get("SAE_TEST_DATA") or ROOT.parent / "shared" / "data")
-MODEL, TEXT = DATA / "models/stories260k", DATA / "text/tinystories_valid.txt"
 NEEDS_A_MODEL = "# needs a model"
 
 
-class Snippet(NamedTuple):
-    """A piece of code of a page."""
-
-    language: str
-    code: str
-    line: int
-
-    @property
-    def needs_a_model(self) -> bool:
-        return self.code.startswith(NEEDS_A_MODEL) or "=MODEL" in self.code
-
-
-def snippets(page: Path = PAGE) -> list[Snippet]:
-    text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```(python|sh|toml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [Snippet(m[1], m[2], text[: m.start()].count("\n") + 2) for m in found]
-
-
-def with_data(code: str) -> str:
-    """The code with the model and the text of the test data."""
-    code = code.replace("=MODEL ", f"={MODEL} ").replace('"MODEL"', f'"{MODEL}"')
-    return code.replace("=TEXT.txt", f"={TEXT}")
+def needs_a_model(snippet: Snippet) -> bool:
+    return snippet.code.startswith(NEEDS_A_MODEL) or "=MODEL" in snippet.code
 
 
 def python(snippet: Snippet, names: dict[str, Any]) -> None:
@@ -53,7 +31,7 @@ def python(snippet: Snippet, names: dict[str, Any]) -> None:
 def test_snippets_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_unchecked: None):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "recipes"}
-    own = [s for s in snippets() if s.language == "python" and not s.needs_a_model]
+    own = [s for s in snippets(PAGE) if s.language == "python" and not needs_a_model(s)]
     assert len(own) > 15
     for snippet in own:
         python(snippet, names)
@@ -65,14 +43,14 @@ def test_snippets_in_python_on_a_model(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "recipes"}
     exec("import torch\nimport sae", names)
-    own = [s for s in snippets() if s.language == "python" and s.needs_a_model]
+    own = [s for s in snippets(PAGE) if s.language == "python" and needs_a_model(s)]
     assert own
     for snippet in own:
         python(snippet, names)
 
 
 def commands() -> list[list[str]]:
-    lines = [line for s in snippets() if s.language == "sh" for line in s.code.splitlines()]
+    lines = [line for s in snippets(PAGE) if s.language == "sh" for line in s.code.splitlines()]
     return [shlex.split(line) for line in lines]
 
 
@@ -92,14 +70,14 @@ def test_commands_run(tmp_path: Path):
     before = os.getcwd()
     os.chdir(tmp_path)
     try:
-        for snippet in snippets():
+        for snippet in snippets(PAGE):
             if snippet.language == "toml":
                 file = re.match(r"# (\S+\.toml)\n", snippet.code)
                 assert file is not None, snippet.line
                 Path(file[1]).write_text(snippet.code)
             elif snippet.language == "python" and ("np.save" in snippet.code or "generator =" in snippet.code):
                 python(snippet, names)
-            elif snippet.language == "sh" and (MODEL.is_dir() or not snippet.needs_a_model):
+            elif snippet.language == "sh" and (MODEL.is_dir() or not needs_a_model(snippet)):
                 for line in with_data(snippet.code + " ").splitlines():
                     if not line.strip():
                         continue

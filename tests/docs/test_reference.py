@@ -120,3 +120,15 @@ def test_docstrings_become_markdown():
 )
 def test_types_are_written_as_in_a_config(annotation: object, text: str):
     assert type_text(annotation) == text
+
+
+def test_every_analysis_is_in_the_index_with_a_description():
+    from sae_reference.analysis import modules, own
+
+    page = sae_reference.GENERATED["analysis"]()
+    assert len(modules()) > 30
+    for module in modules():
+        assert f"`{module.__name__}`" in page and len(module.__doc__ or "") > 20, module.__name__
+        for name, value in own(module):
+            assert inspect.getdoc(value), f"{module.__name__}.{name}"
+            assert f"| `{name}" in page
