@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sae_reference.analysis import analyses
 from sae_reference.api import public_names
 from sae_reference.commands import commands
 from sae_reference.config_file import config_file
@@ -23,6 +24,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "questions": questions,
     "scores": scores,
     "python": public_names,
+    "analysis": analyses,
     **{interface: partial(kinds_page, interface) for interface in INTERFACES},
 }
 """What a page can ask for."""
