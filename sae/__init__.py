@@ -14,7 +14,6 @@ with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_re
 
 from typing import TYPE_CHECKING, Any
 
-from sae.analysis.intervention.splicing import splice
 from sae.dictionary import Dictionary
 from sae.files import convert, load, push, save
 from sae.fitting import fit
@@ -27,6 +26,7 @@ from sae.training.config import TrainConfig
 if TYPE_CHECKING:
     from pipelines.commands.calls import bench as bench
     from pipelines.commands.calls import run as run
+    from sae.analysis.intervention.splicing import splice as splice
     from sae.analysis.latents.given_text import tokens as tokens
     from sae.analysis.latents.strongest import top_examples as top_examples
     from sae.dictionaries.batchtopk import Config as batchtopk
@@ -42,6 +42,7 @@ __version__ = "0.1.0"
 _TRAINED_KINDS = ("batchtopk", "gated", "jumprelu", "matching_pursuit", "matryoshka", "relu", "topk")
 _LATER = {
     **{kind: (f"sae.dictionaries.{kind}", "Config") for kind in _TRAINED_KINDS},
+    "splice": ("sae.analysis.intervention.splicing", "splice"),
     "tokens": ("sae.analysis.latents.given_text", "tokens"),
     "top_examples": ("sae.analysis.latents.strongest", "top_examples"),
     # The one place that reaches above the library: `sae.run` is the name that users look for, and nothing below this

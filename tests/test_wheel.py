@@ -6,14 +6,19 @@ Slow, for it installs torch: `python -m pytest -m slow tests/test_wheel.py`.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.docs.pages import MODEL, Snippet, snippets, with_data
 
 CHECKOUT = Path(__file__).parents[1]
 Sae = Callable[..., subprocess.CompletedProcess[str]]
@@ -22,8 +27,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def sae(tmp_path_factory: pytest.TempPathFactory) -> Sae:
-    """The command of a fresh environment into which the wheel was installed, run in an empty folder."""
+def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a fresh environment into which the wheel was installed."""
     built, home = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("environment")
     # From a copy, since a build leaves files that the next one would take over.
     copy = built / "copy"
@@ -35,13 +40,19 @@ def sae(tmp_path_factory: pytest.TempPathFactory) -> Sae:
     binary = home / ("Scripts" if os.name == "nt" else "bin")
     install = [str(binary / "python"), "-m", "pip", "install", "--quiet", "-c", str(CHECKOUT / "constraints.txt")]
     subprocess.run([*install, str(wheel)], check=True)
+    return binary
 
-    def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        command = [str(binary / "sae"), *arguments]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
-    return call
+def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    command = [str(program), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def sae(binaries: Path) -> Sae:
+    """The command `sae` of that environment, run in an empty folder."""
+    return partial(run, binaries / "sae")
 
 
 def test_configs_are_found_by_name(sae: Sae, tmp_path: Path):
@@ -80,3 +91,29 @@ def test_a_folder_called_pipelines_breaks_nothing(sae: Sae, tmp_path: Path):
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "__init__.py").write_text("raise RuntimeError('this is not the one')\n")
     assert sae("plan", "demo", cwd=tmp_path).returncode == 0
+
+
+def needs_a_model(snippet: Snippet) -> bool:
+    return "FOLDER_OR_HUB_ID" in snippet.code
+
+
+def test_the_readme_runs_as_pasted(sae: Sae, binaries: Path, tmp_path: Path):
+    """Files, then commands, then the Python of the page as one program; without a model, what needs none."""
+    own = [one for one in snippets(CHECKOUT / "README.md") if MODEL.is_dir() or not needs_a_model(one)]
+    program: list[str] = []
+    for one in own:
+        named = re.match(r"# (\S+\.py)\n", one.code)
+        if named:
+            (tmp_path / named[1]).write_text(one.code)
+        elif one.language == "python":
+            program.append(with_data(one.code.replace("FOLDER_OR_HUB_ID", "MODEL")))
+    commands = [line for one in own if one.language == "sh" for line in one.code.splitlines()]
+    commands = ["sae run demo", *(line for line in commands if not line.startswith("make "))]
+    assert len(commands) >= 2 and len(program) >= 2
+    for line in commands:
+        words = shlex.split(with_data(line.replace("FOLDER_OR_HUB_ID", "MODEL") + " "))
+        done = sae(*words[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    (tmp_path / "pasted.py").write_text("\n".join(program))
+    done = run(binaries / "python", "pasted.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
