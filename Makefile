@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-newest test-slow docs bench attack check format clean
+.PHONY: demo test test-newest test-slow test-kernels docs bench attack check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,11 @@ test-newest:
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# The kernels for GPUs in Triton's interpreter, against plain torch. A torch with CUDA brings a Triton of its own.
+test-kernels: .venv/installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .triton 'triton>=3.9'
+	PYTHONPATH=.triton TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q tests/training/kernels/gpu_cases.py
 
 .venv/docs-installed: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
@@ -53,4 +58,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-newest runs docs/_build
+	rm -rf .venv .venv-newest .triton runs docs/_build

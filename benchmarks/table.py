@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.gpu.table import gpu
 from benchmarks.lines import Line, note, read, run
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -233,7 +234,7 @@ def toys(lines: Sequence[Line]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
-    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory,
+    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "gpu": gpu,
 }  # fmt: skip
 
 

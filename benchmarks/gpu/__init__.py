@@ -1,0 +1,1 @@
+"""The proof on a GPU, in one command: ``python -m benchmarks.gpu``."""
