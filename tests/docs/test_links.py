@@ -51,3 +51,9 @@ def test_every_link_leads_somewhere():
             elif anchor and target.suffix == ".md" and not generated(target) and anchor not in anchors(target):
                 wrong.append(f"{page.relative_to(ROOT)}: {link}: no such heading")
     assert n_links > 50 and not wrong, "\n".join(wrong)
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    tables = "\n".join("|" if line.startswith("|") else "" for line in lines).split("\n\n")
+    assert len(lines) <= 150 and max(table.count("|") for table in tables) <= 12  # a heading, a rule, ten rows
