@@ -15,7 +15,7 @@ from sae.dictionary import Dictionary
 from sae.numerics.arrays import Numbers, integers_of, plain_value
 from sae.numerics.progress_line import ProgressLine
 from sae.registry import UserError, checked_settings, config_class
-from sae.source import Source, as_source, left_out_facts
+from sae.source import Source, TensorSource, as_source, left_out_facts
 from sae.training.config import TrainConfig
 from sae.training.loop import train_side_by_side
 from sae.training.state import Member, State
@@ -65,10 +65,21 @@ def fit(
         dictionaries = _train(members, source, training, device or default_device(), line, callback)
     for d, (member, seed) in zip(dictionaries, members, strict=True):
         _check_converged(d, member, seed, training)
+    shared = {"train": training.model_dump(mode="json"), **_source_entry(source), **left_out_facts(source)}
     return [
-        d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed}, **left_out_facts(source))
+        d.with_card(dictionary=member.model_dump(mode="json"), seed=seed, **shared)
         for d, (member, seed) in zip(dictionaries, members, strict=True)
     ]
+
+
+def _source_entry(source: Source) -> dict[str, Any]:
+    """The entry ``source`` of a card: the settings that the source was made from, as in the config of a run; for a
+    matrix in memory its split alone; none for others."""
+    if source.made_from is not None:
+        return {"source": source.made_from.model_dump(mode="json")}
+    if isinstance(source, TensorSource):
+        return {"source": {"kind": "tensor", "heldout": source.heldout, "seed": source.seed}}
+    return {}
 
 
 def _training(given: Any, settings: dict[str, Any]) -> TrainConfig:

@@ -19,6 +19,8 @@ from pipelines.runner import execution, run
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.dictionaries.relu import Relu
+from sae.numerics.card import SCHEMA, wrong_entries
+from sae.sources.independent import Config as Independent
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -39,10 +41,29 @@ def test_the_best_of_a_run_knows_its_scores_and_settings(tiny: dict[str, Any], t
     step = next(f for f in (tmp_path / "a").glob("train-*") if f.name == d.card["step"])
     trained = sae.load(step)
     assert torch.equal(trained.W_enc, d.W_enc) and "scores" not in trained.card
+    same_as_fitted(trained)
+    for step in (f for f in (tmp_path / "a").glob("train-*") if f.is_dir()):
+        card = sae.load(step).card
+        assert wrong_entries(card) == [] and set(card) <= set(SCHEMA)
+    assert wrong_entries(d.card) == []
     code, told, _ = call("show", first / "best")
     assert code == 0
     for words in ("n_latents", "input scale", "scores", "mcc", "train.steps", "independent"):
         assert words in told, told
+
+
+def same_as_fitted(d: sae.Dictionary) -> None:
+    """Asserts that `sae.fit` with the settings on the card of a step's dictionary makes it again, with the same card.
+
+    They once had different entries: `sae.fit` one flat table `training`, and no source.
+    """
+    table = dict(d.card["dictionary"])
+    source = Independent(**d.card["source"]).build()
+    [fitted] = sae.fit(
+        source, table.pop("kind"), seeds=d.card["seed"], train=sae.TrainConfig(**d.card["train"]), **table
+    )
+    assert fitted.card == {name: entry for name, entry in d.card.items() if name != "step"}
+    assert torch.equal(fitted.W_dec, d.W_dec)
 
 
 def test_the_factor_on_the_card_is_that_of_training(tiny: dict[str, Any]):
