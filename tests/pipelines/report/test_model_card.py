@@ -113,13 +113,24 @@ def test_pushing_says_where_it_went(tmp_path: Path, call: Call, monkeypatch: pyt
         def create_repo(self, repo: str, private: bool, exist_ok: bool) -> None:
             given.append((repo, private, exist_ok))
 
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str, delete_patterns: str) -> None:
             given.append({f.name for f in Path(folder_path).iterdir()})
+            assert delete_patterns == "saelens/*"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     sae.save(Relu.tied(torch.eye(2)), tmp_path)
     code, told, _ = call("push", tmp_path, "someone/thing", "--licence", "mit")
     assert (code, told) == (0, "pushed: sae.load('hf://someone/thing')\n")
-    assert given == [("someone/thing", False, True), {"README.md", "dictionary.json", "dictionary.safetensors"}]
+    native = {"README.md", "dictionary.json", "dictionary.safetensors"}
+    assert given == [("someone/thing", False, True), native | {"saelens"}]
+    assert call("push", tmp_path, "someone/thing", "--no-saelens")[0] == 0 and given[-1] == native
+    source = {"model": "gpt2", "hook": "blocks.2.hook_resid_pre"}
+    sae.save(Relu.tied(torch.eye(2)).with_card(source=source), tmp_path)
+    code, told, _ = call("push", tmp_path, "someone/thing")
+    assert code == 0 and told.splitlines()[1:3] == [
+        "with SAELens: SAE.from_pretrained('someone/thing', 'saelens')",
+        "to list it there, add to its pretrained_saes.yaml:",
+    ]
+    assert told.endswith("  saes:\n  - id: blocks.2.hook_resid_pre\n    path: saelens\n")
     code, _, warned = call("push", tmp_path / "nowhere", "someone/thing")
     assert code == 2 and warned.count("\n") == 1 and "nowhere" in warned
