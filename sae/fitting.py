@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.numerics.arrays import Numbers, integers_of, plain_value
+from sae.numerics.card import model_facts
 from sae.numerics.progress_line import ProgressLine
 from sae.registry import UserError, checked_settings, config_class
 from sae.source import Source, TensorSource, as_source, left_out_facts
@@ -65,21 +66,22 @@ def fit(
         dictionaries = _train(members, source, training, device or default_device(), line, callback)
     for d, (member, seed) in zip(dictionaries, members, strict=True):
         _check_converged(d, member, seed, training)
-    shared = {"train": training.model_dump(mode="json"), **_source_entry(source), **left_out_facts(source)}
+    shared = {"train": training.model_dump(mode="json"), **_source_entries(source)}
     return [
         d.with_card(dictionary=member.model_dump(mode="json"), seed=seed, **shared)
         for d, (member, seed) in zip(dictionaries, members, strict=True)
     ]
 
 
-def _source_entry(source: Source) -> dict[str, Any]:
-    """The entry ``source`` of a card: the settings that the source was made from, as in the config of a run; for a
-    matrix in memory its split alone; none for others."""
+def _source_entries(source: Source) -> dict[str, Any]:
+    """The entries of a card on a source. ``source`` has the settings that it was made from, as in the config of a run;
+    for a matrix in memory its split alone; it is absent for others."""
+    entries = left_out_facts(source) | model_facts(source.facts)
     if source.made_from is not None:
-        return {"source": source.made_from.model_dump(mode="json")}
-    if isinstance(source, TensorSource):
-        return {"source": {"kind": "tensor", "heldout": source.heldout, "seed": source.seed}}
-    return {}
+        entries["source"] = source.made_from.model_dump(mode="json")
+    elif isinstance(source, TensorSource):
+        entries["source"] = {"kind": "tensor", "heldout": source.heldout, "seed": source.seed}
+    return entries
 
 
 def _training(given: Any, settings: dict[str, Any]) -> TrainConfig:

@@ -92,6 +92,8 @@ class Source(ABC):
     """Whether every batch has `targets`, so that dictionaries are transcoders (Dunefsky, Chlenski and Nanda 2024): they
     read one vector and reconstruct another of the same width. `truth` then belongs to the space of the targets."""
 
+    facts: Mapping[str, Any] = {}
+    """What is known of the activations, among it of the model that they come from; empty for others."""
     made_from: SourceConfig | None = None
     """The settings that the source was made from, which cards name; None where it was made without any."""
 

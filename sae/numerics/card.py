@@ -41,7 +41,10 @@ SCHEMA: Mapping[str, CardEntry] = {
     "latents": CardEntry(list, "numbers of the latents in the dictionary of which this is a part"),
     "step": CardEntry(str, "name of the step of a run that made it"),
     "scores": CardEntry(Mapping, "scores on held-out samples, in a run's `best/`"),
-    "model_revision": CardEntry(str, "commit of the model on the hub, in `best/` like the following five"),
+    "model_revision": CardEntry(
+        str,
+        "commit of the model on the hub, by `sae.fit` and in `best/`, like the following five",
+    ),
     "processing": CardEntry(str, "what was done to the weights of the model: nothing is folded or centred"),
     "excluded_token_ids": CardEntry(list, "special tokens whose activations are left out"),
     "unique_tokens": CardEntry(int, "number of training tokens, each counted once"),
@@ -56,6 +59,18 @@ SCHEMA: Mapping[str, CardEntry] = {
     "licence": CardEntry(str, "licence, as the hub writes it"),
 }
 """The entries of a card by name, with types and meanings."""
+
+
+MODEL_FACTS = (
+    *("model_revision", "processing", "excluded_token_ids", "unique_tokens", "no_logits"),
+    *("transformer_lens", "transformers"),
+)
+"""Entries that are what a source of activations of a model knows of them, from its ``source.json``."""
+
+
+def model_facts(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a card on the model, of all that a source knows."""
+    return {name: known[name] for name in MODEL_FACTS if known.get(name) is not None}
 
 
 class Card(dict[str, Any]):
