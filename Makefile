@@ -1,11 +1,12 @@
 # make demo: install, run the demo, print the scores. make test: the tests. make check: format, lint, types, contracts.
 # make docs: the site, in docs/_build/html, with its tutorials executed; it fetches nothing but its packages.
+# make peers: the tests and trainers that need other libraries, in an environment that has them.
 # make bench: the benchmarks at a small size. make attack: kills, damage, full disks and hostile files against small runs,
 # in less than an hour. Tests run in two processes, so that a thread each is enough.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-newest test-slow test-kernels docs bench attack check format clean
+.PHONY: demo test test-newest test-slow test-kernels peers docs bench attack check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +35,18 @@ test-kernels: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .triton 'triton>=3.9'
 	PYTHONPATH=.triton TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q tests/training/kernels/gpu_cases.py
 
+# The other libraries need an older transformer_lens, hence an environment of their own, of 2.6 GB. Comparisons with them
+# (each fails where its library is missing), then one quick line of every trainer.
+.venv-peers/installed: pyproject.toml benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade pip
+	.venv-peers/bin/python -m pip install --quiet --constraint benchmarks/peers.txt --editable '.[test,peers]'
+	touch $@
+
+peers: .venv-peers/installed
+	SAE_PEERS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peer
+	.venv-peers/bin/python -m benchmarks.peers
+
 .venv/docs-installed: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
@@ -58,4 +71,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-newest .triton runs docs/_build
+	rm -rf .venv .venv-newest .venv-peers .triton runs docs/_build

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from benchmarks.isolated import ProcessError, call, installed
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, emit, failed, note, run
 from benchmarks.recovery import SCORES
 from benchmarks.trainers import Schedule, Setting, library_of
 
@@ -109,7 +109,7 @@ def architectures(
             try:
                 by_schedule = call("benchmarks.recovery:measure", arguments, threads)
             except ProcessError as error:
-                note(f"{name}-{kind}: {error}")
+                failed(f"{name}-{kind}: {error}")
                 continue
             for schedule, result in by_schedule.items():
                 line: Line = {"name": name, "kind": kind, "suite": suite, "schedule": schedule, **shape}

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.clock import seconds as seconds_of
 from benchmarks.isolated import ROOT, ProcessError, call
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, emit, failed, note, run
 from sae.model.random_models import is_random, random_hf_model
 
 ROUNDS = 9
@@ -76,7 +76,7 @@ def harvest(
         try:
             timing = call("benchmarks.harvest:measure", {**settings, "attention": attention}, threads)
         except ProcessError as error:
-            note(f"harvest: {error}")
+            failed(f"harvest: {error}")
             continue
         lines.append(emit("harvest", {**shape, "device": device, "attention": attention, **timing}, device))
     return lines

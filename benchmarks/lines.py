@@ -29,14 +29,29 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+_failures: list[str] = []
+
+
+def failed(text: str) -> None:
+    """Prints a line on stderr about a measurement that gave no result. The program goes on with the others, and
+    :func:`run` exits with code 1 at its end."""
+    note(text)
+    _failures.append(text)
+
+
 def run(program: Callable[..., object]) -> None:
-    """Runs a program with its options from the command line. Exits with code 2 on a `UserError`."""
+    """Runs a program with its options from the command line. Exits with code 2 on a `UserError`, and with code 1 where
+    a measurement failed, after the others."""
     app = cyclopts.App(default_command=program, help_format="plaintext", result_action="return_none")
+    _failures.clear()
     try:
-        app()
+        app(sys.argv[1:])
     except UserError as error:
         note(f"error: {error}")
         raise SystemExit(2) from None
+    if _failures:
+        note("without a result: " + "; ".join(_failures))
+        raise SystemExit(1)
 
 
 def read(files: Iterable[Path]) -> list[Line]:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import trainers
 from benchmarks.isolated import ProcessError, call
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, emit, failed, note, run
 from benchmarks.rounds import time_with_roofline
 from benchmarks.trainers import Setting, Trainer
 from benchmarks.trainers.ours import Run, config_of
@@ -72,7 +72,7 @@ def stack(
         try:
             timing = call("benchmarks.stack:measure", settings, threads)
         except ProcessError as error:
-            note(f"{name}: {error}")
+            failed(f"{name}: {error}")
             continue
         shape = {"members": members, "d_in": d_in, "n_latents": n_latents, "batch": batch}
         line = {

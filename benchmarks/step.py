@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from benchmarks import trainers
 from benchmarks.isolated import ProcessError, call
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, emit, failed, note, run
 from benchmarks.rounds import time_with_roofline
 from benchmarks.trainers import Setting
 from sae.numerics import memory
@@ -79,7 +79,7 @@ def step(
         try:
             lines.append(emit("step", timed(name, setting, threads, seconds, cache, least_steps), device))
         except ProcessError as error:
-            note(f"{name}: {error}")
+            failed(f"{name}: {error}")
     return lines
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.clock import settle
 from benchmarks.isolated import ProcessError, call
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, emit, failed, note, run
 from benchmarks.pool import scaled
 from benchmarks.trainers import Setting, available
 from sae.dictionaries.relu import ReluArchitecture
@@ -100,7 +100,7 @@ def whole(
             try:
                 results[name].append(call("benchmarks.whole:measure", settings, threads))
             except ProcessError as error:
-                note(f"{name}: {error}")
+                failed(f"{name}: {error}")
                 continue
             note(f"{name}, run {repeat + 1} of {repeats}: {results[name][-1]}")
     lines: list[Line] = []

@@ -58,11 +58,11 @@ print(
 
 # %% [markdown]
 # Within `sae.splice` the model runs through the dictionary. The reconstruction error is added back, so the
-# logits are bit-identical to the model's own until a latent is edited. Here: the latents that contribute most to the
+# logits are bit-identical to the model's own until a latent is edited. Positions that the source left out, which the
+# dictionary's card names, pass unchanged. Here: the latents that contribute most to the
 # next token, by gradient times activation, and the next token without the five strongest.
 
 # %%
-d = d.with_card(source=config.model_dump(mode="json"))  # positions left out in training pass unchanged
 prompt = "Once upon a time, there was a little girl named"
 tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
 

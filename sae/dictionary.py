@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.numerics.arrays import Numbers, integer_of, plain_value
+from sae.numerics.card import Card
 from sae.numerics.devices import check_device
 from sae.numerics.fit_cost import FitCost
 from sae.numerics.tensor_fields import device_and_dtype, selected, tensor_axes
@@ -45,7 +46,8 @@ class Dictionary(ABC):
     b_dec: Float[Tensor, " d_out"]
     """Decoder bias."""
     card: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
-    """Where the dictionary came from: source, settings, training cost, scores. Saved with it."""
+    """Where the dictionary came from: source, settings, training cost, scores (:mod:`sae.numerics.card`). Saved with
+    it."""
 
     @property
     def d_in(self) -> int:
@@ -109,7 +111,7 @@ class Dictionary(ABC):
         }
         before = self.card.get("latents")
         numbers = [before[i] if isinstance(before, list) else i for i in which.tolist()]
-        card = {name: entry for name, entry in self.card.items() if name != "scores"} | {"latents": numbers}
+        card = Card({name: entry for name, entry in self.card.items() if name != "scores"} | {"latents": numbers})
         return replace(self, **kept, **self.part_settings(which), card=card)
 
     __iter__ = None
@@ -178,7 +180,7 @@ class Dictionary(ABC):
         seed = integer_of("seed", seed)
         with torch.no_grad():
             encoded: Dictionary = config.fit(self, source, seed)
-        card = {**self.card, "encoder": config.model_dump()}
+        card = {**self.card, "encoder": config.model_dump(mode="json")}
         if (before := FitCost.of(self.card)) is not None:
             n_rows = None if source is None else source.n_rows["train"]
             card |= before.plus(config.fit_cost(self, source), n_rows).card_entry()
@@ -239,7 +241,7 @@ class Dictionary(ABC):
 
     def with_card(self: D, **entries: Any) -> D:
         """The same dictionary with entries added to its card."""
-        return replace(self, card={**self.card, **entries})
+        return replace(self, card=Card({**self.card, **entries}))
 
 
 class DictionaryModule(torch.nn.Module):
@@ -272,7 +274,7 @@ class DictionaryModule(torch.nn.Module):
 
     def dictionary(self) -> Dictionary:
         """A dictionary with copies of the present weights; scores of former weights are left off its card."""
-        card = {name: entry for name, entry in self._form.card.items() if name != "scores"}
+        card = Card({name: entry for name, entry in self._form.card.items() if name != "scores"})
         weights = {name: getattr(self, name).detach().clone() for name in self._form.tensors()}
         return replace(self._form, **weights, card=card)
 

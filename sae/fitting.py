@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from sae.architecture import DictionaryConfig
 from sae.dictionary import Dictionary
 from sae.numerics.arrays import Numbers, integers_of, plain_value
+from sae.numerics.card import model_facts
 from sae.numerics.devices import check_device
 from sae.numerics.progress_line import ProgressLine
 from sae.registry import UserError, checked_settings, config_class
-from sae.source import Source, as_source, left_out_facts
+from sae.source import Source, TensorSource, as_source, left_out_facts
 from sae.training.config import TrainConfig
 from sae.training.loop import train_side_by_side
 from sae.training.state import Member, State
@@ -68,10 +69,22 @@ def fit(
         dictionaries = _train(members, source, training, device, line, callback)
     for d, (member, seed) in zip(dictionaries, members, strict=True):
         _check_converged(d, member, seed, training)
+    shared = {"train": training.model_dump(mode="json"), **_source_entries(source)}
     return [
-        d.with_card(training={**training.model_dump(), **member.model_dump(), "seed": seed}, **left_out_facts(source))
+        d.with_card(dictionary=member.model_dump(mode="json"), seed=seed, **shared)
         for d, (member, seed) in zip(dictionaries, members, strict=True)
     ]
+
+
+def _source_entries(source: Source) -> dict[str, Any]:
+    """The entries of a card on a source. ``source`` has the settings that it was made from, as in the config of a run;
+    for a matrix in memory its split alone; it is absent for others."""
+    entries = left_out_facts(source) | model_facts(source.facts)
+    if source.made_from is not None:
+        entries["source"] = source.made_from.model_dump(mode="json")
+    elif isinstance(source, TensorSource):
+        entries["source"] = {"kind": "tensor", "heldout": source.heldout, "seed": source.seed}
+    return entries
 
 
 def _training(given: Any, settings: dict[str, Any]) -> TrainConfig:

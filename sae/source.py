@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ Split = Literal["train", "choose", "test"]
 """`train` samples fit dictionaries; `choose` samples, the validation split, pick thresholds and fit probes; `test`
 samples are only scored."""
 
+
+_Made = TypeVar("_Made", bound="Source")
 
 LEFT_OUT = "left_out"
 """The entry of a card and of ``source.json`` on rows of too large a norm."""
@@ -89,6 +91,11 @@ class Source(ABC):
     has_targets: bool = False
     """Whether every batch has `targets`, so that dictionaries are transcoders (Dunefsky, Chlenski and Nanda 2024): they
     read one vector and reconstruct another of the same width. `truth` then belongs to the space of the targets."""
+
+    facts: Mapping[str, Any] = {}
+    """What is known of the activations, among it of the model that they come from; empty for others."""
+    made_from: SourceConfig | None = None
+    """The settings that the source was made from, which cards name; None where it was made without any."""
 
     computes_ahead: bool = False
     """Whether training batches are computed in the background, ahead of the one that was read last. They are then best
@@ -159,7 +166,7 @@ class TensorSource(Source):
                 check_finite(name, matrix)
         for name, label in (labels or {}).items():
             check_label(f"labels: {name!r}", label, n)
-        self.acts, self.seed, self.d_in = acts, seed, acts.shape[1]
+        self.acts, self.seed, self.heldout, self.d_in = acts, seed, heldout, acts.shape[1]
         self.labels, self.targets, self.has_targets = labels or {}, targets, targets is not None
         self.parts: dict[Split, np.ndarray] = parts  # pyright: ignore
         if max_norm is not None:
@@ -317,6 +324,12 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
     def provides(self) -> frozenset[str]:
         """What metrics may use, known before any work starts: a subset of ``truth``, ``parents``, ``codes``,
         ``labels``, ``subspaces``, ``model`` and ``targets``."""
+
+    def mark(self, source: _Made) -> _Made:
+        """The source, marked as made from these settings. A kind of your own calls it at the end of :meth:`open`, so
+        that cards of dictionaries name the settings."""
+        source.made_from = self
+        return source
 
     @property
     def read_together(self) -> bool:

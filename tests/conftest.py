@@ -12,7 +12,22 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from benchmarks.isolated import installed, stand_in_for_torchvision
+
 install_import_hook("sae", "beartype.beartype")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item):
+    """A test marked ``peer("sae_lens")`` compares with that library: without it, the test is skipped, or fails where
+    `SAE_PEERS` is set, as `make peers` sets it."""
+    libraries = [name for marker in item.iter_markers("peer") for name in marker.args]
+    for name in libraries:
+        if not installed(name):
+            end = pytest.fail if os.environ.get("SAE_PEERS") else pytest.skip
+            end(f"{name} is not installed: nothing to compare with")
+    if libraries:
+        stand_in_for_torchvision()
 
 
 @pytest.fixture(autouse=True)

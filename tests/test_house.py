@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -125,6 +126,19 @@ def test_mistakes_of_a_user_are_user_errors():
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
         ]
         assert not {"ValueError", "FileNotFoundError", "OSError"} & set(raised), f"{file}: raise UserError or its kin"
+
+
+PEERS = ("sae_lens", "dictionary_learning", "sparsify", "overcomplete")
+
+
+def test_comparisons_with_other_libraries_are_all_run_by_make_peers():
+    """A test that imports another library has a mark that names it: `make peers` runs what is marked, and fails where a
+    library is missing."""
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = file.read_text(encoding="utf-8")
+        libraries = set(re.findall(rf"^\s*(?:from|import) ({'|'.join(PEERS)})\b", text, re.MULTILINE))
+        unmarked = {name for name in libraries if f'pytest.mark.peer("{name}"' not in text}
+        assert not unmarked, f"{file}: {unmarked}"
 
 
 def undocumented(tree: ast.Module) -> Iterator[str]:

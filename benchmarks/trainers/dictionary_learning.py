@@ -76,17 +76,22 @@ def trainer_class(kind: str) -> Any:
 
 def arguments(kind: str, setting: Setting, steps: int) -> dict[str, Any]:
     """Arguments of a trainer that have to be set; all others are at their defaults."""
-    by_kind: dict[str, dict[str, Any]] = {
-        "standard": {"l1_penalty": setting.l1},
-        "topk": {"k": setting.l0},
-        "batchtopk": {"k": setting.l0},
-        "jumprelu": {"target_l0": float(setting.l0)},
-        "gated": {"l1_penalty": setting.l1},
-        "matryoshka": {"k": setting.l0, "group_fractions": fractions(setting)},
-    }
     shape = {"activation_dim": setting.d_in, "dict_size": setting.n_latents}
     labels = {"layer": 0, "lm_name": "none", "seed": setting.seed, "device": setting.device}
-    return {"steps": steps, **shape, **labels, **by_kind[kind]}
+    return {"steps": steps, **shape, **labels, **sparsity(kind, setting)}
+
+
+def sparsity(kind: str, setting: Setting) -> dict[str, Any]:
+    """The arguments of a trainer that set how many latents are active."""
+    match kind:
+        case "standard" | "gated":
+            return {"l1_penalty": setting.l1}
+        case "jumprelu":
+            return {"target_l0": float(setting.l0)}
+        case "matryoshka":
+            return {"k": setting.l0, "group_fractions": fractions(setting)}
+        case _:
+            return {"k": setting.l0}
 
 
 def fractions(setting: Setting) -> list[float]:

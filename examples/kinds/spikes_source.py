@@ -34,4 +34,4 @@ class SpikesConfig(SourceConfig):
         directory.mkdir(parents=True, exist_ok=True)  # nothing to prepare: batches are drawn as they are needed
 
     def open(self, directory: Path, device: str) -> Source:
-        return Spikes(self)
+        return self.mark(Spikes(self))  # cards of dictionaries then have these settings

@@ -68,8 +68,12 @@ def convert_dictionary(source: str, target: Path, *, format: str = "native") -> 
     convert(source, target, format)
 
 
-def push_dictionary(dictionary: str, repo: str, *, licence: str | None = None, private: bool = False) -> None:
-    """Upload a dictionary to the Hugging Face hub, with a page made from its card.
+def push_dictionary(
+    dictionary: str, repo: str, *, licence: str | None = None, private: bool = False, saelens: bool = True
+) -> None:
+    """Upload a dictionary to the Hugging Face hub, with a page made from its card, and for SAELens.
+
+    Where the card names the hook point of a model on the hub, the entry for SAELens' list of releases is printed.
 
     Parameters
     ----------
@@ -81,11 +85,18 @@ def push_dictionary(dictionary: str, repo: str, *, licence: str | None = None, p
         The licence of the dictionary, as the hub writes it: mit, apache-2.0, cc-by-4.0.
     private
         Create the repository as a private one.
+    saelens
+        Upload the dictionary in SAELens' format as well, in the folder saelens, where SAELens has such a kind.
     """
     from sae.files import load, push
+    from sae.files.saelens_release import SAELENS_FOLDER, SAELENS_LIST, release_entry
 
-    address = push(load(dictionary), repo, licence=licence, private=private)
-    Terminal().print(f"pushed: sae.load({address!r})", markup=False, highlight=False, soft_wrap=True)
+    d = load(dictionary)
+    lines = [f"pushed: sae.load({push(d, repo, licence=licence, private=private, saelens=saelens)!r})"]
+    if saelens and (entry := release_entry(d, repo)) is not None:
+        lines.append(f"with SAELens: SAE.from_pretrained({repo!r}, {SAELENS_FOLDER!r})")
+        lines += [f"to list it there, add to its {SAELENS_LIST}:", "", entry.rstrip()]
+    Terminal().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_dictionary(d: Dictionary, console: Console) -> None:

@@ -8,12 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FACTS = (
-    *("model_revision", "processing", "excluded_token_ids", "unique_tokens", "no_logits"),
-    *("transformer_lens", "transformers"),
-)
-"""Entries of a source's ``source.json`` that are copied to the card."""
-
 
 def flatten(entries: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Nested settings as a flat list of dotted paths and values."""
@@ -36,11 +30,12 @@ def complete_card(dictionary: Path, source: Path, scores: Mapping[str, float]) -
     """Adds the scores and the facts of the source to the card of a saved dictionary."""
     from sae.files.native import HEADER, read_header
     from sae.numerics.atomic_write import write_atomically
+    from sae.numerics.card import model_facts
 
     header = read_header(dictionary / HEADER)
     file = source / "source.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
-    card = header["card"] | {name: known[name] for name in FACTS if known.get(name) is not None}
+    card = header["card"] | model_facts(known)
     card["scores"] = {name: value for name, value in scores.items() if math.isfinite(value)}
     write_atomically(
         dictionary / HEADER, (json.dumps(header | {"card": card}, indent=1, sort_keys=True) + "\n").encode()

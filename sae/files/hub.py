@@ -1,4 +1,4 @@
-"""Pushing a dictionary to the Hugging Face hub: its two files, and a README made from its card."""
+"""Pushing a dictionary to the Hugging Face hub: its two files, a copy for SAELens, and a README made from its card."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from sae.dictionary import Dictionary, card_table
 from sae.files.location import network_errors
 from sae.files.native import save_native
+from sae.files.saelens_release import SAELENS_FOLDER, SAELENS_LIST, is_hub_model, release_entry, write_release
 
 LIBRARY = "superposition-sae"
 TAGS = ("sparse-autoencoder", "interpretability", "dictionary-learning")
@@ -28,7 +29,7 @@ z = d.encode(x)  # x [..., {d_in}] raw activations -> z [..., {n_latents}]
 x_hat = d.reconstruct(x)
 ```
 
-{facts}{scores}## Card
+{saelens}{facts}{scores}## Card
 
 ```json
 {card}
@@ -36,37 +37,45 @@ x_hat = d.reconstruct(x)
 """
 
 
-def push(d: Dictionary, repo: str, *, licence: str | None = None, private: bool = False) -> str:
+def push(d: Dictionary, repo: str, *, licence: str | None = None, private: bool = False, saelens: bool = True) -> str:
     """Uploads a dictionary to a repository on the Hugging Face hub, created if needed, and returns its address.
 
-    It uploads the native format with the card, and a ``README.md`` made from the card. Absolute local paths on the card
+    It uploads the native format with the card, and a ``README.md`` made from the card. Where SAELens has such a kind,
+    and unless `saelens` is false, the folder ``saelens`` has the same dictionary in SAELens' format, for
+    ``SAE.from_pretrained(repo, "saelens")``, and an entry for its list of releases. Absolute local paths on the card
     are shortened to their last part. Raises `UserError` where the hub refuses the upload.
     """
     from huggingface_hub import HfApi
 
-    card = _without_folders(d.card) | ({} if licence is None else {"licence": licence})
-    d = replace(d, card=card)
+    d = d.with_card(**({} if licence is None else {"licence": licence}))
+    shown = replace(d, card=_without_folders(d.card))
     with tempfile.TemporaryDirectory(prefix="sae-") as folder, network_errors(f"hf://{repo}", "push to"):
-        save_native(d, Path(folder))
-        (Path(folder) / "README.md").write_text(page(d, repo), encoding="utf-8")
+        save_native(shown, Path(folder))
+        for_saelens = saelens and write_release(shown, Path(folder), release_entry(d, repo))
+        (Path(folder) / "README.md").write_text(page(d, repo, for_saelens), encoding="utf-8")
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"A {d.kind} dictionary")
+        # What a former push left in the folder would be another dictionary than this one.
+        former = f"{SAELENS_FOLDER}/*"
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=f"A {d.kind} dictionary", delete_patterns=former
+        )
     return f"hf://{repo}"
 
 
-def page(d: Dictionary, repo: str) -> str:
-    """The README of a dictionary: front matter for the hub, how to load it, and the content of its card."""
+def page(d: Dictionary, repo: str, saelens: bool = False) -> str:
+    """The README of a dictionary: front matter for the hub, how to load it, with SAELens too where `saelens`, and the
+    content of its card, with absolute local paths shortened to their last part."""
     from huggingface_hub import ModelCardData
 
+    model = card_table(d.card, "source").get("model")
+    public = model if is_hub_model(model) else None
+    tags = [*TAGS, *(["saelens"] if saelens else []), d.kind, *([public] if public else [])]
+    front = ModelCardData(license=d.card.get("licence"), library_name=LIBRARY, tags=tags, base_model=public)
+    entry = release_entry(d, repo)
+    d = replace(d, card=_without_folders(d.card))
     source = card_table(d.card, "source")
     model, hook = source.get("model"), source.get("hook")
-    front = ModelCardData(
-        license=d.card.get("licence"),
-        library_name=LIBRARY,
-        tags=[*TAGS, d.kind],
-        base_model=model if isinstance(model, str) and _is_repo(model) else None,
-    )
     where = (f" at `{_escaped(hook)}`" if hook else "") + (f" of `{_escaped(model)}`" if model else "")
     return PAGE.format(
         front=f"---\n{front.to_yaml()}\n---",
@@ -76,10 +85,25 @@ def page(d: Dictionary, repo: str) -> str:
         d_in=d.d_in,
         where=where,
         repo=repo,
+        saelens=_saelens_section(repo, entry) if saelens else "",
         facts=_table("Where it comes from", origin_facts(d.card)),
         scores=_table("Scores on held-out samples", card_table(d.card, "scores")),
         card=json.dumps(d.card, indent=1, sort_keys=True).replace("`", "\\u0060"),
     )
+
+
+def _saelens_section(repo: str, entry: str | None) -> str:
+    """How to load the dictionary with SAELens, and the entry for its list of releases where there is one."""
+    text = f'''## With SAELens
+
+```python
+from sae_lens import SAE
+
+s = SAE.from_pretrained("{repo}", "{SAELENS_FOLDER}")
+```
+
+'''
+    return text if entry is None else text + f"Its entry for SAELens' `{SAELENS_LIST}`:\n\n```yaml\n{entry}```\n\n"
 
 
 def origin_facts(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,15 +141,3 @@ def _escaped(text: Any) -> str:
     """Text with the special characters of Markdown and HTML escaped."""
     marks = {"|": "&#124;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "[": "&#91;", "]": "&#93;", "\n": " "}
     return "".join(marks.get(letter, letter) for letter in str(text)[:300].replace("&", "&amp;"))
-
-
-def _is_repo(model: str) -> bool:
-    """Whether a name can be that of a repository and is not a local path."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(model)
-    except HFValidationError:
-        return False
-    return not Path(model).exists()

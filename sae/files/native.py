@@ -20,14 +20,17 @@ from sae.dictionary import Dictionary
 from sae.files.tensors import read_json
 from sae.files.tensors.safe import open_safetensors
 from sae.numerics.atomic_write import write_atomically
+from sae.numerics.card import upgraded
 from sae.numerics.tensor_fields import tensor_axes
 from sae.registry import UserError, kinds, unknown
+from sae.training.config import TrainConfig
 
 FORMAT = 1
 HEADER = "dictionary.json"
 WEIGHTS = "dictionary.safetensors"
 RENAMED_KINDS = {"lasso": "fista"}
 """Old names of kinds in files of earlier versions, with the present names."""
+_TRAINING = frozenset(TrainConfig.model_fields)
 
 
 def save_native(d: Dictionary, path: Path) -> None:
@@ -71,7 +74,7 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
     cls: type[Dictionary] = known[kind]
     check_shapes(tensors, weights_file, cls)
     try:
-        return cls(**tensors, **cls.checked(header["settings"]), card=header["card"])
+        return cls(**tensors, **cls.checked(header["settings"]), card=upgraded(header["card"], _TRAINING))
     except (TypeError, UserError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -45,6 +45,15 @@ def save(d: Dictionary, path: Path) -> None:
     write_atomically(path / SAELENS_CONFIG, (json.dumps(config | architecture, indent=1) + "\n").encode())
 
 
+def can_store(d: Dictionary) -> bool:
+    """Whether the format has a kind that does what the dictionary does."""
+    try:
+        _written(d)
+    except UserError:
+        return False
+    return True
+
+
 def _written(d: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The entries of the config for the architecture, and the tensors."""
     tensors = {"W_enc": d.W_enc, "W_dec": d.W_dec, "b_enc": d.b_enc, "b_dec": d.b_dec}

@@ -112,7 +112,8 @@ class Config(StreamedConfig):
     def open(self, directory: Path, device: str) -> Source:
         facts = self.complete(directory)
         known = self._known(directory, facts, device) if "truth" in self.provides else None
-        return Activations(self, directory, facts, self.select, partial(_model, directory, device), device, known)
+        model = partial(_model, directory, device)
+        return self.mark(Activations(self, directory, facts, self.select, model, device, known))
 
     def _check_sizes(self) -> None:
         """Raises `UserError` where this machine has too little memory for the rows, the model or its training."""

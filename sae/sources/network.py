@@ -208,7 +208,7 @@ class Config(SourceConfig):
 
     def assemble(self, tensors: Mapping[str, Tensor]) -> Hidden:
         """The source, from the tensors of :meth:`tensors`."""
-        return Hidden(self, tensors)
+        return self.mark(Hidden(self, tensors))
 
     def build(self) -> Hidden:
         """Trains the networks and returns the source, in memory."""

@@ -73,7 +73,7 @@ class Config(SourceConfig):
 
     def open(self, directory: Path, device: str) -> Source:
         acts, targets, labels = self._read()
-        return TensorSource(acts, labels, self.heldout, self.seed, targets, self.max_norm)
+        return self.mark(TensorSource(acts, labels, self.heldout, self.seed, targets, self.max_norm))
 
     def _read(self) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_in"] | None, dict[str, Tensor]]:
         tensors = read_matrix_file(self.file)

@@ -238,7 +238,7 @@ class Config(StreamedConfig):
     def open(self, directory: Path, device: str) -> Activations:
         facts = self.complete(directory)
         select = PositionSelection(tuple(facts["excluded_token_ids"]), self.drop_position_0)
-        return Activations(self, directory, facts, select, partial(self.boot, device), device)
+        return self.mark(Activations(self, directory, facts, select, partial(self.boot, device), device))
 
     @classmethod
     def open_together(cls, sources: Sequence[tuple[SourceConfig, Path]], device: str) -> list[Source]:

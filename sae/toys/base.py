@@ -62,7 +62,7 @@ class ToyConfig(SourceConfig):
         return self._limited(self.assemble(self.tensors()))
 
     def _limited(self, source: Source) -> Source:
-        return source if self.n_train is None else Pool(source, self.n_train, self.seed)
+        return self.mark(source if self.n_train is None else Pool(source, self.n_train, self.seed))
 
     def prepare(self, directory: Path, progress: Progress, device: str) -> None:
         self.check_sizes()

@@ -20,6 +20,7 @@ import sae
 from sae.activations.stream import SEGMENTS, Stream
 from sae.activations.window_order import WindowOrder
 from sae.model.hooked import Model
+from sae.numerics.card import wrong_entries
 from sae.registry import UserError
 from sae.sources.transformer import Config
 from tests.streaming import Killed, build, bytes_of, columns, kill_after, silent, words
@@ -139,6 +140,8 @@ def test_a_streamed_source_has_the_vectors_of_a_stored_one(tmp_path: Path, base:
 def test_training_closes_the_stream_and_ends_on_the_same_values(tmp_path: Path, base: dict[str, Any]):
     settings: dict[str, Any] = {"kind": "relu", "n_latents": 32, "l1": 0.1, "steps": 60, "batch_size": 64}
     once, twice = (sae.fit(build(tmp_path / str(i), **base, cache="none"), **settings)[0] for i in range(2))
+    assert once.card["source"]["hook"] == base["hook"] and once.card["processing"].startswith("none")
+    assert wrong_entries(once.card) == [] and "transformers" in once.card and "splits" not in once.card
     assert torch.equal(once.W_dec, twice.W_dec)
     assert not [t for t in threading.enumerate() if t.name.startswith("harvest")]
 

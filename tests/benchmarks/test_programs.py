@@ -17,18 +17,20 @@ from benchmarks.generate import generate
 from benchmarks.harvest import harvest
 from benchmarks.instances import instances
 from benchmarks.isolated import ProcessError, call
+from benchmarks.lines import run
 from benchmarks.memory import memory as peak_memory
+from benchmarks.peers import peers
 from benchmarks.pool import Pool, planted
 from benchmarks.recovery import next_weight
 from benchmarks.roofline import Roofline
 from benchmarks.stack import stack
 from benchmarks.step import step
 from benchmarks.toys import toys
+from benchmarks.trainers import Setting, dictionary_learning
 from benchmarks.whole import whole
 from sae.numerics import memory
 from sae.registry import UserError
 
-UNTRAINED = [name for name in trainers.names() if name != "sae-relu"]
 KEYS = {
     "name", "d_in", "n_latents", "batch", "l0", "dtype", "device", "threads", "samples_per_s",
     "roofline_samples_per_s", "fraction", "peak_mb",
@@ -64,15 +66,51 @@ def test_a_trainer_that_is_not_installed_is_skipped(tmp_path: Path, capsys: pyte
         step(only=["sae-lasso"], cache=tmp_path)
 
 
-@pytest.mark.parametrize("name", UNTRAINED)
-def test_steps_from_the_start(name: str, tmp_path: Path):
-    if absent := trainers.missing(name):
-        pytest.skip(f"no {absent}")
+def test_steps_from_the_start(tmp_path: Path):
     tiny = {"d_in": 16, "n_latents": 64, "batch": 64, "l0": 4, "threads": 1, "seconds": 0.05}
-    [line] = step(only=[name], cache=tmp_path, **tiny)
+    [line] = step(only=["sae-topk"], cache=tmp_path, **tiny)
     assert line.keys() >= KEYS and line["steps"] > 0
-    if "topk" in name:
-        assert line["l0"] == pytest.approx(4, rel=0.2)
+    assert line["l0"] == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("kind", dictionary_learning.KINDS)
+def test_trainers_of_dictionary_learning_need_no_levels(kind: str):
+    """All of them once computed the widths of nested dictionaries, and failed where there were none."""
+    arguments = dictionary_learning.arguments(kind, Setting(d_in=16, n_latents=64, batch=64, l0=4), steps=100)
+    assert arguments["activation_dim"] == 16 and "group_fractions" not in arguments
+
+
+def test_a_measurement_that_fails_ends_in_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A library whose trainers all failed once left nothing but notes, and exit code 0."""
+
+    def broken(function: str, settings: dict, threads: int) -> dict:
+        raise ProcessError(f"{function} ended with exit code 1")
+
+    monkeypatch.setattr("benchmarks.step.call", broken)
+    monkeypatch.setattr("sys.argv", ["step", "--only", "sae-topk", "--cache", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        run(step)
+    assert end.value.code == 1
+    assert "without a result: sae-topk: benchmarks.step:measure ended" in capsys.readouterr().err
+
+
+def test_a_library_without_which_nothing_is_compared_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("benchmarks.peers.installed", lambda name: False)
+    monkeypatch.setattr("sys.argv", ["peers"])
+    with pytest.raises(SystemExit) as end:
+        run(peers)
+    assert end.value.code == 1 and "sparsify: sparsify is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_line_for_every_trainer_of_a_library():
+    lines = peers(only=["sae"])
+    assert [line["name"] for line in lines[:2]] == ["sae-relu", "sae-topk"]
+    assert {line["of"] for line in lines} == {"steps", "whole run", "architecture"}
 
 
 def test_a_stack(capsys: pytest.CaptureFixture[str]):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -96,6 +100,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         hub.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    if line["key"] == "deletedFile":
+                        del hub.repos[repo][line["value"]["path"]]
                 sha = hub.commit(repo)
                 url = f"{hub.url}/{repo}/commit/{sha}"
                 return self.answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
@@ -118,3 +124,14 @@ def stand_in() -> Generator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def with_hub(hub: Hub, cache: Path, code: str) -> list[Any]:
+    """The JSON lines that a program prints in a process that uses the stand-in as its hub."""
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_nothing", "HF_HOME": str(cache),
+           "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
+    start = "import json, sae, torch\nfrom pathlib import Path\n"
+    ran = subprocess.run([sys.executable, "-c", start + code], env=env, capture_output=True, text=True,
+                         cwd=Path(__file__).parents[2])  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]

@@ -5,9 +5,6 @@ local server stands in for the hub, with the real client.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from sae.dictionaries.relu import Relu
 from sae.files.hub import page
 from sae.files.location import open_location
 
-from .hub_stand_in import Hub, stand_in
+from .hub_stand_in import stand_in, with_hub
 from .made import MADE, Made
 
 fsspec: Any = pytest.importorskip("fsspec", reason="fsspec is not installed")
@@ -119,17 +116,6 @@ def test_the_parts_of_a_hub_path(monkeypatch: pytest.MonkeyPatch):
     }
 
 
-def with_hub(hub: Hub, cache: Path, code: str) -> list[Any]:
-    """The JSON lines that a program prints in a process that uses the stand-in as its hub."""
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_nothing", "HF_HOME": str(cache),
-           "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
-    start = "import json, sae, torch\nfrom pathlib import Path\n"
-    ran = subprocess.run([sys.executable, "-c", start + code], env=env, capture_output=True, text=True,
-                         cwd=Path(__file__).parents[2])  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    return [json.loads(line) for line in ran.stdout.splitlines()]
-
-
 PUSHED = """
 from sae.dictionaries.relu import Relu
 source = {"kind": "transformer", "model": "gpt2", "hook": "blocks.0.hook_x", "context": 64, "bos": "row"}
@@ -147,6 +133,9 @@ f = sae.load("hf://someone/run", name="trainer_1")
 print(json.dumps([f.kind, f.card["from"], f.card["source"]["model"]]))
 g = sae.load("hf://someone/run@main:trainer_0/ae.pt")
 print(json.dumps(torch.equal(f.W_enc, g.W_enc)))
+from tests.files.test_saelens_release import of_topk_with_skip
+sae.push(d, "someone/twice")
+sae.push(of_topk_with_skip(), "someone/twice")
 """
 
 
@@ -175,14 +164,26 @@ def test_pushed_and_opened_again(tmp_path: Path):
         readme = hub.repos["someone/thing"]["README.md"].decode()
     front = readme.split("---")[1]
     assert all(
-        line in front for line in ("license: mit", "base_model: gpt2", "library_name: superposition-sae", "- relu")
+        line in front
+        for line in (
+            "license: mit",
+            "base_model: gpt2",
+            "library_name: superposition-sae",
+            "- relu",
+            "- saelens",
+            "- sparse-autoencoder",
+            "- gpt2",
+        )
     )
     assert (
         'sae.load("hf://someone/thing")' in readme
         and "| l0 | 12.5 |" in readme
         and "| model revision | abc |" in readme
     )
-    assert set(hub.repos["someone/thing"]) == {"README.md", "dictionary.json", "dictionary.safetensors"}
+    for_saelens = {f"saelens/{name}" for name in ("cfg.json", "sae_weights.safetensors", "pretrained_saes.yaml")}
+    native = {"README.md", "dictionary.json", "dictionary.safetensors"}
+    assert set(hub.repos["someone/thing"]) == native | for_saelens
+    assert set(hub.repos["someone/twice"]) == native, "SAELens has no such kind, and a former one is not left there"
 
 
 def test_a_card_cannot_break_out_of_the_page():

@@ -1,5 +1,5 @@
 """Files of other libraries load here and files saved here load there, with equal outputs of their classes on the same
-activations. Each part runs where its library is installed.
+activations. Each part runs where its library is installed, and all of them with `make peers`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import sae
-from benchmarks.isolated import installed, stand_in_for_torchvision
 from benchmarks.trainers.overcomplete import give_back_colormaps
 from sae.dictionaries.batchtopk import BatchTopK
 from sae.dictionaries.gated import Gated
@@ -70,10 +69,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 # SAELens
 
-
-def saelens() -> Any:
-    stand_in_for_torchvision()
-    return pytest.importorskip("sae_lens", reason="sae_lens is not installed: nothing to agree with")
+saelens = pytest.mark.peer("sae_lens")
 
 
 def lens_sae(architecture: str, **settings: Any) -> Any:
@@ -114,9 +110,9 @@ LENS = [
 ]
 
 
+@saelens
 @pytest.mark.parametrize(("architecture", "settings"), LENS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_every_architecture_of_saelens_opens(architecture: str, settings: dict[str, Any], x: Tensor, tmp_path: Path):
-    saelens()
     theirs = lens_sae(architecture, **settings)
     theirs.cfg.metadata.hook_name, theirs.cfg.metadata.prepend_bos = "blocks.1.hook_resid_post", True
     theirs.save_model(tmp_path)
@@ -138,6 +134,7 @@ def test_every_architecture_of_saelens_opens(architecture: str, settings: dict[s
     assert torch.equal(sae.load(tmp_path / "native").reconstruct(x), d.reconstruct(x))
 
 
+@saelens
 @pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk", "topk"])
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("how", ["none", "expected_average_only_in", "covariance_whitening"])
@@ -145,7 +142,6 @@ def test_checkpoints_of_training_do_what_their_finished_form_does(
     architecture: str, rescale: bool, how: str, x: Tensor, tmp_path: Path
 ):
     """SAELens converts BatchTopK to JumpReLU when training ends, and folds norms and factors into the weights."""
-    saelens()
     from sae_lens.registry import get_sae_training_class
     from safetensors.torch import save_file
 
@@ -174,19 +170,23 @@ def test_checkpoints_of_training_do_what_their_finished_form_does(
     a, b = (e.to(dtype=torch.float64).reconstruct(x.double()) for e in (d, finished))
     assert float((a - b).abs().max() / b.abs().max()) < 2e-5
     if how == "none":
-        theirs_again = saelens().SAE.load_from_disk(tmp_path / "finished")
+        from sae_lens import SAE
+
+        theirs_again = SAE.load_from_disk(tmp_path / "finished")
         close(d.reconstruct(x), theirs_again(x).detach())
 
 
+@saelens
 def test_saelens_config_of_before_version_6(x: Tensor, tmp_path: Path):
-    lens = saelens()
+    from sae_lens import SAE
+
     theirs = lens_sae("topk", k=3)
     theirs.save_model(tmp_path)
     old = {"d_in": D, "d_sae": M, "dtype": "float32", "device": "cpu", "model_name": "gpt2", "context_size": 64,
            "hook_point": "blocks.0.hook_q", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3},
            "normalize_activations": False, "apply_b_dec_to_input": False, "prepend_bos": False}  # fmt: skip
     (tmp_path / "cfg.json").write_text(json.dumps(old))
-    d, theirs = sae.load(tmp_path), lens.SAE.load_from_disk(tmp_path)
+    d, theirs = sae.load(tmp_path), SAE.load_from_disk(tmp_path)
     close(d.encode(x), theirs.encode(x).detach())
     assert d.card["source"] == {"model": "gpt2", "hook": "blocks.0.hook_q", "context": 64, "bos": "none"}
 
@@ -217,11 +217,14 @@ def ours() -> dict[str, sae.Dictionary]:
     }
 
 
+@saelens
 @pytest.mark.parametrize("kind", [k for k in ours() if k != "skip"])
 def test_saelens_opens_what_is_written_for_it(kind: str, x: Tensor, tmp_path: Path):
-    lens, d = saelens(), ours()[kind]
+    from sae_lens import SAE
+
+    d = ours()[kind]
     sae.save(d, tmp_path, format="saelens")
-    theirs = lens.SAE.load_from_disk(tmp_path)
+    theirs = SAE.load_from_disk(tmp_path)
     with torch.no_grad():
         z, x_hat = theirs.encode(x), theirs(x)
     own = d.encode(x)
@@ -235,9 +238,7 @@ def test_saelens_opens_what_is_written_for_it(kind: str, x: Tensor, tmp_path: Pa
 
 # dictionary_learning
 
-
-def learning() -> Any:
-    return pytest.importorskip("dictionary_learning", reason="dictionary_learning is not installed")
+learning = pytest.mark.peer("dictionary_learning")
 
 
 def learned(name: str) -> Any:
@@ -274,10 +275,10 @@ def saved(module: Any, folder: Path, **more: Any) -> Path:
     return folder
 
 
+@learning
 @pytest.mark.parametrize("threshold", [-1.0, 2.0])
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_of_dictionary_learning_opens(name: str, threshold: float, x: Tensor, tmp_path: Path):
-    learning()
     from dictionary_learning.utils import load_dictionary
 
     theirs = learned(name)
@@ -290,9 +291,9 @@ def test_every_class_of_dictionary_learning_opens(name: str, threshold: float, x
     assert d.card["source"]["model"] == "EleutherAI/pythia-70m" and d.card["source"]["context"] == 128
 
 
+@learning
 @pytest.mark.parametrize("name", ["AutoEncoder", "GatedAutoEncoder", "JumpReluAutoEncoder", "BatchTopKSAE"])
 def test_a_checkpoint_of_dictionary_learning_is_in_units_of_its_factor(name: str, x: Tensor, tmp_path: Path):
-    learning()
     theirs = learned(name)
     if name == "AutoEncoder":
         theirs.normalize_decoder()
@@ -304,9 +305,9 @@ def test_a_checkpoint_of_dictionary_learning_is_in_units_of_its_factor(name: str
     close(d.decode(d.encode(x)), theirs(x).detach())
 
 
+@learning
 @pytest.mark.parametrize("kind", ["relu", "gated", "topk", "jumprelu", "batchtopk"])
 def test_dictionary_learning_opens_what_is_written_for_it(kind: str, x: Tensor, tmp_path: Path):
-    learning()
     from dictionary_learning.utils import load_dictionary
 
     d = ours()[kind]
@@ -319,9 +320,10 @@ def test_dictionary_learning_opens_what_is_written_for_it(kind: str, x: Tensor, 
 
 # sparsify
 
+sparsify = pytest.mark.peer("sparsify")
+
 
 def coder(**settings: Any) -> Any:
-    pytest.importorskip("sparsify", reason="sparsify is not installed: nothing to agree with")
     from sparsify import SparseCoder, SparseCoderConfig
 
     return randomised(SparseCoder(D, SparseCoderConfig(num_latents=M, k=4, **settings)))
@@ -332,6 +334,7 @@ def codes(theirs: Any, x: Tensor) -> Tensor:
     return torch.zeros(len(x), M).scatter(1, top.top_indices, top.top_acts).detach()
 
 
+@sparsify
 @pytest.mark.parametrize("transcode", [False, True])
 @pytest.mark.parametrize("skip", [False, True])
 def test_coders_of_sparsify_open(transcode: bool, skip: bool, x: Tensor, tmp_path: Path):
@@ -344,9 +347,9 @@ def test_coders_of_sparsify_open(transcode: bool, skip: bool, x: Tensor, tmp_pat
     assert d.card["source"] == {"hook": "layers.3.mlp", "model": "HuggingFaceTB/SmolLM2-135M", "context": 2048}
 
 
+@sparsify
 @pytest.mark.parametrize("kind", ["topk", "relu", "skip"])
 def test_sparsify_opens_what_is_written_for_it(kind: str, x: Tensor, tmp_path: Path):
-    coder()
     from sparsify import SparseCoder
 
     d = ours()[kind]
@@ -360,12 +363,10 @@ def test_sparsify_opens_what_is_written_for_it(kind: str, x: Tensor, tmp_path: P
 # overcomplete
 
 
+@pytest.mark.peer("overcomplete")
 @pytest.mark.parametrize("how", ["relu", "topk", "jump", "multiplier", "tied", "untied"])
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_models_of_overcomplete_open(how: str, suffix: str, x: Tensor, tmp_path: Path):
-    if not installed("overcomplete"):
-        pytest.skip("overcomplete is not installed: nothing to agree with")
-    stand_in_for_torchvision()
     give_back_colormaps()
     from overcomplete import sae as those
     from safetensors.torch import save_file
@@ -388,12 +389,11 @@ def test_models_of_overcomplete_open(how: str, suffix: str, x: Tensor, tmp_path:
     close(d.decode(d.encode(x)), x_hat.detach())
 
 
+@saelens
 def test_on_rows_of_a_real_model_each_way_of_reading_agrees(real_rows: Tensor, tmp_path: Path):
-    lens = saelens()
     x, d_in = real_rows, real_rows.shape[1]
     for i, (architecture, settings) in enumerate([LENS[0], LENS[2], LENS[4], LENS[6], LENS[9], LENS[11], LENS[13]]):
         theirs = lens_sae(architecture, d_in=d_in, **settings)
         theirs.save_model(tmp_path / str(i))
         with torch.no_grad():
             close(sae.load(tmp_path / str(i)).reconstruct(x), theirs(x))
-    assert lens is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -148,15 +147,10 @@ def test_computed_only_on_request():
 # The code of the other libraries
 
 
-def torchvision_or_its_stand_in() -> None:
-    from benchmarks.isolated import stand_in_for_torchvision
-
-    stand_in_for_torchvision()
-
-
+@pytest.mark.peer("dictionary_learning")
 def test_equals_dictionary_learnings_evaluation():
-    torchvision_or_its_stand_in()
-    evaluation = pytest.importorskip("dictionary_learning.evaluation", reason="dictionary_learning is not installed")
+    from dictionary_learning import evaluation
+
     d, x = noisy()
 
     class Theirs:
@@ -175,10 +169,10 @@ def test_equals_dictionary_learnings_evaluation():
     assert 1 - ours["dead"] == theirs["frac_alive"]
 
 
+@pytest.mark.peer("overcomplete")
 def test_equals_overcompletes_r2():
     found = importlib.util.find_spec("overcomplete")
-    if found is None or found.origin is None:
-        pytest.skip("overcomplete is not installed")
+    assert found is not None and found.origin is not None
     # The file alone: the package draws in figures of an older matplotlib.
     spec = importlib.util.spec_from_file_location("r2", Path(found.origin).with_name("metrics.py"))
     assert spec is not None and spec.loader is not None
@@ -190,10 +184,11 @@ def test_equals_overcompletes_r2():
     assert scores(d, x)["ev_overcomplete"] == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.peer("sparsify")
 def test_equals_the_fvu_of_sparsify():
     """Its fvu, error over squares about the batch mean, equals ours if the batch is the whole split."""
-    torchvision_or_its_stand_in()
-    sparsify: Any = pytest.importorskip("sparsify", reason="sparsify is not installed")
+    import sparsify
+
     x = noisy()[1]
     theirs = sparsify.SparseCoder(6, sparsify.SparseCoderConfig(num_latents=9, k=9, activation="topk"))
     with torch.no_grad():

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import sae
-from benchmarks.isolated import stand_in_for_torchvision
 from sae.dictionaries.relu import Relu
 from sae.metric import Case, Evidence
 from sae.registry import configurable
@@ -22,8 +21,7 @@ from sae.source import Batch, Truth
 from sae.sources.features import Config as Features
 from sae.toys.base import random_directions
 
-stand_in_for_torchvision()
-sae_lens: Any = pytest.importorskip("sae_lens", reason="sae_lens is not installed: nothing to agree with")
+pytestmark = pytest.mark.peer("sae_lens")
 
 SUITE = Path(__file__).parents[2] / "configs" / "suites" / "synthsae-1k.toml"
 ROWS = 6000
@@ -58,11 +56,12 @@ def ours(d: Relu, truth: Truth, batch: Batch) -> dict[str, float]:
 
 
 def theirs(d: Relu, truth: Truth, codes: torch.Tensor, folder: Path) -> Any:
+    from sae_lens import SAE
     from sae_lens.synthetic import FeatureDictionary, eval_sae_on_synthetic_data
 
     sae.save(d, folder / "native")
     sae.convert(folder / "native", folder / "saelens", format="saelens")
-    read = sae_lens.SAE.load_from_disk(str(folder / "saelens"), device="cpu")
+    read = SAE.load_from_disk(str(folder / "saelens"), device="cpu")
     n_features, d_in = truth.directions.shape
     features = FeatureDictionary(n_features, d_in, bias=False, initializer=None)
     features.feature_vectors.data = truth.directions.clone()

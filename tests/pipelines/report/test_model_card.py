@@ -19,6 +19,8 @@ from pipelines.runner import execution, run
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.dictionaries.relu import Relu
+from sae.numerics.card import SCHEMA, wrong_entries
+from sae.sources.independent import Config as Independent
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -39,10 +41,29 @@ def test_the_best_of_a_run_knows_its_scores_and_settings(tiny: dict[str, Any], t
     step = next(f for f in (tmp_path / "a").glob("train-*") if f.name == d.card["step"])
     trained = sae.load(step)
     assert torch.equal(trained.W_enc, d.W_enc) and "scores" not in trained.card
+    same_as_fitted(trained)
+    for step in (f for f in (tmp_path / "a").glob("train-*") if f.is_dir()):
+        card = sae.load(step).card
+        assert wrong_entries(card) == [] and set(card) <= set(SCHEMA)
+    assert wrong_entries(d.card) == []
     code, told, _ = call("show", first / "best")
     assert code == 0
     for words in ("n_latents", "input scale", "scores", "mcc", "train.steps", "independent"):
         assert words in told, told
+
+
+def same_as_fitted(d: sae.Dictionary) -> None:
+    """Asserts that `sae.fit` with the settings on the card of a step's dictionary makes it again, with the same card.
+
+    They once had different entries: `sae.fit` one flat table `training`, and no source.
+    """
+    table = dict(d.card["dictionary"])
+    source = Independent(**d.card["source"]).build()
+    [fitted] = sae.fit(
+        source, table.pop("kind"), seeds=d.card["seed"], train=sae.TrainConfig(**d.card["train"]), **table
+    )
+    assert fitted.card == {name: entry for name, entry in d.card.items() if name != "step"}
+    assert torch.equal(fitted.W_dec, d.W_dec)
 
 
 def test_the_factor_on_the_card_is_that_of_training(tiny: dict[str, Any]):
@@ -92,13 +113,24 @@ def test_pushing_says_where_it_went(tmp_path: Path, call: Call, monkeypatch: pyt
         def create_repo(self, repo: str, private: bool, exist_ok: bool) -> None:
             given.append((repo, private, exist_ok))
 
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str, delete_patterns: str) -> None:
             given.append({f.name for f in Path(folder_path).iterdir()})
+            assert delete_patterns == "saelens/*"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     sae.save(Relu.tied(torch.eye(2)), tmp_path)
     code, told, _ = call("push", tmp_path, "someone/thing", "--licence", "mit")
     assert (code, told) == (0, "pushed: sae.load('hf://someone/thing')\n")
-    assert given == [("someone/thing", False, True), {"README.md", "dictionary.json", "dictionary.safetensors"}]
+    native = {"README.md", "dictionary.json", "dictionary.safetensors"}
+    assert given == [("someone/thing", False, True), native | {"saelens"}]
+    assert call("push", tmp_path, "someone/thing", "--no-saelens")[0] == 0 and given[-1] == native
+    source = {"model": "gpt2", "hook": "blocks.2.hook_resid_pre"}
+    sae.save(Relu.tied(torch.eye(2)).with_card(source=source), tmp_path)
+    code, told, _ = call("push", tmp_path, "someone/thing")
+    assert code == 0 and told.splitlines()[1:3] == [
+        "with SAELens: SAE.from_pretrained('someone/thing', 'saelens')",
+        "to list it there, add to its pretrained_saes.yaml:",
+    ]
+    assert told.endswith("  saes:\n  - id: blocks.2.hook_resid_pre\n    path: saelens\n")
     code, _, warned = call("push", tmp_path / "nowhere", "someone/thing")
     assert code == 2 and warned.count("\n") == 1 and "nowhere" in warned
