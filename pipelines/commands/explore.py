@@ -47,7 +47,7 @@ def explore(
         Also write pages on the neurons of the same hook point.
     export
         Write no pages, but files for another viewer: neuronpedia writes the batch files that Neuronpedia imports, of
-        all latents or those of --latents, to --pages or <name>-neuronpedia next to the steps.
+        all latents or those of --latents, to --pages or to NAME-neuronpedia next to the steps.
     """
     from pipelines import explore as dashboards
     from pipelines.explore.command import latents_config
