@@ -30,6 +30,9 @@ from sae.training.kernels.reference import adam_
 from sae.training.stack import Stack
 
 Precision = Literal["float32", "screen", "bfloat16"]
+"""How the encoder's product is computed once codes are sparse."""
+AnyPrecision = Literal["float32", "screen", "bfloat16", "auto"]
+"""What a config may say: one of them, or that it is to be chosen before training."""
 CHOOSE_PATH_EVERY = 10
 """The number of steps between choices of the path; it is chosen after the first step too."""
 THRESHOLD_RATE = 0.03
@@ -58,7 +61,7 @@ class Engine:
         batch: int,
         *,
         decoder_bias: bool = True,
-        precision: Precision | Literal["auto"] = "float32",
+        precision: AnyPrecision = "float32",
         spans: Spans = NO_SPANS,
         kernels: Kernels | None = None,
         target_l0: Float[Tensor, " n_members"] | None = None,

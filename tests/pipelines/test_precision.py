@@ -99,17 +99,25 @@ def test_a_precision_that_is_slower_here_is_warned_of(tiny: Given, tmp_path: Pat
     assert precision_notes(config, tmp_path / "elsewhere") == []
 
 
-def test_the_commands_take_one_choice(call: Call, tiny_file: Path, tmp_path: Path, clock: Clock):
-    options = ("--out", tmp_path / "out", "--set", "train.precision=auto", "--set", "train.steps=20")
-    options += ("--set", "dictionary.l1=0.1", "--set", "train.seeds=0", "--set", "baselines.kinds=[]")
+def test_plan_and_status_take_one_choice(call: Call, tiny_file: Path, tmp_path: Path, clock: Clock):
+    options = ("--out", tmp_path / "out", "--set", "train.precision=auto")
     code, told, _ = call("plan", tiny_file, *options)
     assert code == 0 and "'auto': screen; 3 times as fast" in " ".join(told.split())
     clock.gain = 0.1
+    code, told, _ = call("status", tiny_file, *options)
+    assert code == 0 and "train     7 waiting" in told and "'auto': screen" in told and len(clock.shapes) == 1
+
+
+@pytest.mark.slow
+def test_a_run_trains_with_what_was_taken_and_its_cards_say_so(
+    call: Call, tiny_file: Path, tmp_path: Path, clock: Clock
+):
+    options = ("--out", tmp_path / "out", "--set", "train.precision=auto", "--set", "train.steps=20")
     code, _, noted = call("run", tiny_file, *options)
     assert code == 0 and "'auto': screen" in " ".join(noted.split())
+    clock.gain = 0.1
     code, told, _ = call("status", tiny_file, *options)
-    assert code == 0 and "train     1 done" in told and "'auto': screen" in told
-    assert len(clock.shapes) == 1
+    assert code == 0 and "train     7 done" in told and "'auto': screen" in told and len(clock.shapes) == 1
     made = [f for f in (tmp_path / "out").glob("train-*") if (f / "log.jsonl").exists()]
     assert {sae.load(f / "dictionary").card["train"]["precision"] for f in made} == {"screen"}
 

@@ -71,3 +71,8 @@ def test_training_itself_takes_no_choice():
     source = Independent(n_features=8, d_in=4, probability=0.2).build()
     with pytest.raises(UserError, match="precision = 'auto'"):
         next(train([(sae.relu(n_latents=8, l1=0.1), 0)], source, config))
+
+
+def test_a_wrong_precision_is_one_line_with_all_choices():
+    with pytest.raises(UserError, match=r"^precision = 'fp32': .*'float32', 'screen', 'bfloat16' or 'auto'$"):
+        sae.fit(torch.randn(300, 6), n_latents=9, l1=0.1, precision="fp32", **FAST)
