@@ -139,7 +139,8 @@ def _dictionaries(config: Config, source_settings: SourceConfig, source: Step) -
     merged = [{**t.model_dump(mode="json"), **d.model_dump(mode="json")} for d, t in pairs]
     labels = labels_of(merged, skip={"n_latents", "l1", "l0", "k"})
     for ((dictionary, training), label), seed in product(zip(pairs, labels, strict=True), config.seeds):
-        settings, train_settings = dictionary.model_dump(mode="json"), training.model_dump(mode="json")
+        settings = dictionary.model_dump(mode="json")
+        train_settings = config.training_of(source_settings, dictionary, training).model_dump(mode="json")
         if shares:
             group = Step("train", train.VERSION, {"train": train_settings, "sources": source.group})
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, TypeVar, cast
@@ -20,6 +21,7 @@ from sae.registry import UserError, checked_settings, config_class
 from sae.source import Source, TensorSource, as_source, left_out_facts
 from sae.training.config import TrainConfig
 from sae.training.loop import train_side_by_side
+from sae.training.precision import slower_warning, time_encoder
 from sae.training.state import Member, State
 
 Callback = Callable[[int, list[dict[str, float | int]]], None]
@@ -51,6 +53,9 @@ def fit(
     width, value and seed, widths outermost, then values, all trained in one pass over the data, each as it would be
     alone.
 
+    ``precision = "auto"`` is chosen once for the call, at its widest dictionary; the card of each dictionary, under
+    ``train``, has the precision that was taken.
+
     `progress` shows a line on stderr with rate, time left and the means of loss, L0 and dead latents; None: only where
     stderr is a terminal. `callback` is called every ``log_every`` steps and after the last one, as
     ``callback(step, figures)`` with one mapping for each dictionary: ``loss``, ``l0``, ``dead`` and others.
@@ -65,6 +70,7 @@ def fit(
     device = device or default_device()
     check_device("device", device)
     source = as_source(x)
+    training = _with_precision(training, source.d_in, max(config.n_latents for config in configs), device)
     with ProgressLine("fit", progress) as line:
         dictionaries = _train(members, source, training, device, line, callback)
     for d, (member, seed) in zip(dictionaries, members, strict=True):
@@ -96,6 +102,22 @@ def _training(given: Any, settings: dict[str, Any]) -> TrainConfig:
     if settings:
         raise UserError(f"{next(iter(settings))}: train has all settings of training; give it there")
     return given
+
+
+def _with_precision(training: TrainConfig, d_in: int, n_latents: int, device: str) -> TrainConfig:
+    """The settings with the faster precision in place of ``auto``, for the widest dictionary of the call.
+
+    Warns where a rounded product was asked for and takes longer than float32 on this machine.
+    """
+    if training.precision == "float32":
+        return training
+    timing = time_encoder(d_in, n_latents, training.batch_size, device)
+    if training.precision == "auto":
+        return training.model_copy(update={"precision": timing.faster})
+    slower = slower_warning(training.precision, timing)
+    if slower is not None:
+        warnings.warn(slower, stacklevel=3)
+    return training
 
 
 def _train(

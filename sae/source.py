@@ -332,6 +332,12 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
         return source
 
     @property
+    def planned_width(self) -> int | None:
+        """`d_in` as far as it is known before any work starts; None where a model must be loaded, or a file read."""
+        width: object = getattr(self, "d_in", None)
+        return width if isinstance(width, int) else None
+
+    @property
     def read_together(self) -> bool:
         """Whether training reads sources that are prepared together in one pass, because they share its work."""
         return False

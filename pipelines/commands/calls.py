@@ -23,6 +23,7 @@ from pipelines.config.python_tables import toml_values
 from pipelines.config.shipped import find_config
 from pipelines.config.toml_tables import Overrides
 from pipelines.plan import plan
+from pipelines.precision import precision_notes
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, Step
 from pipelines.steps.store import Store
@@ -71,6 +72,8 @@ class PlannedRun:
     def do(self, runtime: Runtime, board: Board) -> Run:
         """Does every step that is not done, and links the page."""
         store = Store(self.root)
+        for note in precision_notes(self.settings, self.root):
+            board.note(note)
         runner.run(self.steps, store, runtime, board)
         last = self.steps[-1]
         directory = store.directory(last)

@@ -32,9 +32,10 @@ def read_settings(
     config: Path | Mapping[str, Any], overrides: Overrides | None, tier: str, out: Path | None = None
 ) -> tuple[Config, Path]:
     """The config, a file or its tables, in one of its tiers, and the folder that holds its steps; large files that have
-    not changed since a run there are not read again."""
+    not changed since a run there are not read again, and ``train.precision = "auto"`` is what it was there."""
     from pipelines.config.config import read_config, settings_of_table
     from pipelines.config.shipped import find_config
+    from pipelines.precision import choose_precision
     from pipelines.steps.known_hashes import load_known
 
     if isinstance(config, Mapping):
@@ -43,7 +44,7 @@ def read_settings(
         settings = read_config(find_config(config), overrides or (), tier)
     root = out or settings.runtime.out
     load_known(root)
-    return settings, root
+    return choose_precision(settings, root), root
 
 
 def read_plan(

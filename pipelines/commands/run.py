@@ -19,6 +19,7 @@ Profile = Annotated[bool, Parameter(name="--profile", negative=())]
 
 def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
     """List the steps of a config, and which of them are done."""
+    from pipelines.precision import precision_notes
     from pipelines.steps.store import Store
 
     settings, steps, root = read_plan(config, set, out, tier)
@@ -31,6 +32,8 @@ def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tie
     ]
     console = Terminal()
     print_text_table(console, "", columns)
+    for note in precision_notes(settings, root):
+        console.say(note)
     console.say(f"{settings.name}: {len(steps)} steps, {is_done.count(False)} to do, in {root}")
 
 
@@ -96,6 +99,7 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
 
 def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
     """Show which steps are done, running, stopped, waiting or damaged, from any shell; with the options of the run."""
+    from pipelines.precision import precision_notes
     from pipelines.runner import standings
     from pipelines.steps.store import Store
 
@@ -105,6 +109,8 @@ def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: T
     for stage in dict.fromkeys(step.stage for step in steps):
         count = Counter(s.state for s in found if s.step.stage == stage)
         console.print(f"{stage:9}", ", ".join(f"{n} {state}" for state, n in count.items()))
+    for note in precision_notes(settings, root):
+        console.print(note)
     working = {(s.state, s.status.title, s.status.line, s.status.pid) for s in found if s.status}
     for state, title, progress, pid in sorted(working):
         console.print(f"{state}: {title}: {progress} (process {pid})")

@@ -185,7 +185,7 @@ def _config(settings: Config, kind: str, targets: Mapping[int, Sequence[int]]) -
         "train": {**settings.given.get("train", {}), "seeds": seeds},
         "score": {"n_rows": settings.n_rows, "metrics": ["reconstruction", "coherence"]},
     }
-    return replace(parse(table), runtime=settings.runtime)
+    return replace(parse(table), runtime=settings.runtime, precisions=settings.precisions)
 
 
 def _curves(scored: Sequence[Step], store: Store) -> Iterator[SparsityCurve]:

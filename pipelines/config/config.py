@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pipelines.config.precision import Shape
 from pipelines.config.tables import BenchTable, ProbeTable, Published, RuntimeTable, Tables
 from pipelines.config.toml_tables import (
     Overrides,
@@ -32,6 +33,7 @@ from sae.refinement import RefineConfig
 from sae.registry import MissingFileError, Settings, UserError, config_class, configurable, unknown
 from sae.source import SourceConfig
 from sae.training.config import TrainConfig
+from sae.training.engine import Precision
 
 _C = TypeVar("_C", bound=Settings)
 
@@ -84,6 +86,15 @@ class Config:
     """Settings of the questions of `sae ask`."""
     given: Mapping[str, Any]
     """The user's tables, without those on which no number depends."""
+    precisions: Mapping[Shape, Precision] = field(default_factory=dict)
+    """What ``train.precision = "auto"`` took for each shape, see :mod:`pipelines.precision`."""
+
+    def training_of(self, source: SourceConfig, dictionary: DictionaryConfig, training: TrainConfig) -> TrainConfig:
+        """`training` with the precision that was taken for a dictionary on a source, where it is ``auto``."""
+        if training.precision != "auto":
+            return training
+        taken = self.precisions[Shape.of(source, dictionary, training)]
+        return training.model_copy(update={"precision": taken})
 
 
 FULL = "full"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from pipelines import runner
 from pipelines.config.config import Config
 from pipelines.config.names import labels_of
-from pipelines.explore import site
+from pipelines.explore import neuronpedia, site
 from pipelines.explore.latent import NamedExploration
 from pipelines.plan import plan
 from pipelines.steps.external_files import open_checked
@@ -46,37 +47,84 @@ def write_pages(
     as two latents. Raises `UserError` or `MissingFileError`: there is no such dictionary, the
     config has several sources, widths differ, a latent does not exist, or `out` is a folder of something else.
     """
-    d = load(dictionary)
-    if len(settings.sources) != 1:
-        names = ", ".join(labels_of([s.model_dump(mode="json") for s in settings.sources], skip=set()))
-        raise UserError(
-            f"source: the config has {len(settings.sources)} sources ({names}), one is needed; select one, for example "
-            "with --set source.seed=0"
-        )
-    step = plan(settings)[0]
-    store = Store(root or _root(Path(dictionary), step, settings.runtime.out))
-    out = out or store.root / f"{settings.name}-explore"
-    site.check_site_folder(out)
-    runtime = runner.execution(settings.runtime)
-    runner.run([step], store, runtime, board)
-    source = open_checked(step, store.directory(step), runtime.device)
-    _check_width(dictionary, d, source, settings)
+    opened = _Opened.of(dictionary, settings, out, "explore", site.MARK, board, root)
+    d, source = opened.d, opened.source
     parts: list[tuple[str, Dictionary, int | None]] = [("", d, None)]
     if with_neurons:
         parts.append((NEURONS, neurons.Config().fit(source, 0), source.d_in))
-    words = vocabulary(source)
-    scratch = store.scratch(f"explore-{step.key}")
-    scratch.mkdir(parents=True, exist_ok=True)
+    words, scratch = vocabulary(source), opened.scratch
     explorations: list[tuple[str, NamedExploration]] = []
     for folder, explored, width in parts:
         with board.work(f"explore: {folder or 'latents'}", [], scratch) as tell:
             of_part = analysis if width is None else analysis.model_copy(update={"latents": _n_latents(analysis)})
-            results = explore_latents(explored.to(runtime.device), source, of_part, tell)
+            results = explore_latents(explored.to(opened.device), source, of_part, tell)
         explorations.append((folder, NamedExploration(results, words, width)))
     with board.work("explore: pages", [], scratch) as tell:
-        site.write(out, about(settings, d, analysis), explorations, tell)
+        site.write(opened.out, about(settings, d, analysis), explorations, tell)
     shutil.rmtree(scratch)
-    return out
+    return opened.out
+
+
+def write_export(
+    dictionary: str | Path,
+    settings: Config,
+    analysis: LatentsConfig,
+    out: Path | None,
+    board: Board,
+    root: Path | None = None,
+    *,
+    chosen: bool = False,
+) -> Path:
+    """Writes the latents of a dictionary as Neuronpedia's batch files and returns their folder.
+
+    All latents, unless some were `chosen` in the settings of the analysis. `root` and the errors are those of
+    :func:`write_pages`; `out` defaults to ``<name>-neuronpedia``. Raises `UserError` where the source has no text, too.
+    """
+    neuronpedia.check_has_tokens(settings.sources[0])
+    opened = _Opened.of(dictionary, settings, out, "neuronpedia", neuronpedia.RUN_SETTINGS, board, root)
+    d = opened.d.to(opened.device)
+    looked = neuronpedia.export_settings(analysis, d, chosen)
+    with board.work("explore: latents for Neuronpedia", [], opened.scratch) as tell:
+        neuronpedia.write_batches(opened.out, dictionary, d, opened.source, settings, looked, tell)
+    shutil.rmtree(opened.scratch)
+    return opened.out
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A dictionary with the source of a config, prepared, and the folders to write to."""
+
+    d: Dictionary
+    source: Source
+    out: Path
+    scratch: Path
+    device: str
+
+    @classmethod
+    def of(
+        cls, dictionary: str | Path, settings: Config, out: Path | None, suffix: str, mark: str, board: Board,
+        root: Path | None,
+    ) -> _Opened:  # fmt: skip
+        """Checks everything that can be checked before work, and prepares the source; `mark` is the file of a folder
+        that may be replaced."""
+        d = load(dictionary)
+        if len(settings.sources) != 1:
+            names = ", ".join(labels_of([s.model_dump(mode="json") for s in settings.sources], skip=set()))
+            raise UserError(
+                f"source: the config has {len(settings.sources)} sources ({names}), one is needed; select one, for "
+                "example with --set source.seed=0"
+            )
+        step = plan(settings)[0]
+        store = Store(root or _root(Path(dictionary), step, settings.runtime.out))
+        out = out or store.root / f"{settings.name}-{suffix}"
+        site.check_site_folder(out, mark)
+        runtime = runner.execution(settings.runtime)
+        runner.run([step], store, runtime, board)
+        source = open_checked(step, store.directory(step), runtime.device)
+        _check_width(dictionary, d, source, settings)
+        scratch = store.scratch(f"{suffix}-{step.key}")
+        scratch.mkdir(parents=True, exist_ok=True)
+        return cls(d, source, out, scratch, runtime.device)
 
 
 def about(settings: Config, d: Dictionary, analysis: LatentsConfig) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ MARK = "explore.json"
 """The file that marks a folder of pages; a folder without it is never replaced."""
 
 
-def check_site_folder(out: Path) -> None:
-    """Raises `UserError` if `out` exists and is neither empty nor a folder of pages."""
-    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+def check_site_folder(out: Path, mark: str = MARK) -> None:
+    """Raises `UserError` if `out` exists and is neither empty nor a folder of pages, which has the file `mark`."""
+    if out.exists() and not (out / mark).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"{out}: exists and was not written by `sae explore`, so it is not replaced; give another with --pages"
         )
@@ -36,10 +37,7 @@ def write(
     `about` has ``title``, ``kicker``, ``lede`` and ``settings``, a list of names and values.
     """
     check_site_folder(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replaced_folder(out) as partial:
         for folder, latents in parts:
             others = [
                 (other, f"{'../' if folder else ''}{other + '/' if other else ''}index.html") for other, _ in parts
@@ -47,6 +45,17 @@ def write(
             links = [(name or "latents", link) for name, link in others if name != folder]
             _write_part(partial / folder, {**about, "links": links, "part": folder or "latents"}, latents, progress)
         (partial / MARK).write_text(script({"parts": [folder or "latents" for folder, _ in parts]}) + "\n")
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Generator[Path]:
+    """An empty folder to fill, which takes the place of `out` at the end; removed if an error ends the block."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
         _replace(out, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -57,7 +57,7 @@ def read_labelled(file: Path) -> list[LabelledText]:
 
     - .conllu: the part of speech of each word, as one label per class (``upos_NOUN``, ...);
     - .jsonl: lines ``{"text": ..., "labels": {name: 0 or 1}}``;
-    - .csv: see :mod:`sae.activations.labels_csv`.
+    - .csv, or .csv.zst: see :mod:`sae.activations.labels_csv`.
 
     Raises `MissingFileError` if there is no such file, and `UserError`, with the line, if it has another form.
     """
@@ -67,7 +67,7 @@ def read_labelled(file: Path) -> list[LabelledText]:
         return _one_vs_rest(list(_sentences(file)))
     if file.suffix == ".jsonl":
         return list(_records(file))
-    if file.suffix == ".csv":
+    if file.name.endswith((".csv", ".csv.zst")):
         return list(map(_whole, read_labels_csv(file)))
     raise UserError(f"source.labels = {str(file)!r}: not a .conllu, .jsonl or .csv file; give one of these")
 

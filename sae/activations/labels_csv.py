@@ -74,5 +74,6 @@ def _from_targets(file: Path, lines: Sequence[CsvLine]) -> list[dict[str, int]]:
     classes = sorted({line.cells[TARGET] for line in lines})
     if len(classes) < 2:
         raise UserError(f"{file}: every {TARGET} is {classes[0]!r}; give prompts of at least two targets")
-    named = {file.stem: classes[1]} if len(classes) == 2 else {f"{file.stem}_{c}": c for c in classes}
+    stem = file.name.removesuffix(".zst").removesuffix(".csv")
+    named = {stem: classes[1]} if len(classes) == 2 else {f"{stem}_{c}": c for c in classes}
     return [{name: int(line.cells[TARGET] == c) for name, c in named.items()} for line in lines]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import zlib
@@ -58,18 +59,37 @@ def files_in(folder: Path, name: str) -> list[Path]:
 
 @contextmanager
 def open_text(file: Path, name: str, newline: str | None = None) -> Generator[IO[str]]:
-    """A file as text, without a byte-order mark, decompressed where it ends in ``.gz``.
+    """A file as text, without a byte-order mark, decompressed where it ends in ``.gz`` or ``.zst``.
 
     Raises `UserError`, in which the file is called `name`, where it is not UTF-8 or damaged.
     """
-    opened = gzip.open if file.suffix.lower() == ".gz" else open
     try:
-        with opened(file, "rt", encoding="utf-8-sig", errors="strict", newline=newline) as text:
+        with _opened(file, name, newline) as text:
             yield text
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text ({error.reason}); save it with the encoding UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{name}: not a whole .gz file ({error}); compress it again") from None
+
+
+def _opened(file: Path, name: str, newline: str | None) -> io.TextIOWrapper:
+    suffix = file.suffix.lower()
+    if suffix == ".zst":
+        return io.TextIOWrapper(_unpacked(file, name), "utf-8-sig", "strict", newline)
+    if suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig", errors="strict", newline=newline)
+    return file.open(encoding="utf-8-sig", errors="strict", newline=newline)
+
+
+def _unpacked(file: Path, name: str) -> io.BytesIO:
+    """The content of a .zst file, which is read whole: Python itself reads them from 3.14 on."""
+    import pyarrow as pa
+
+    try:
+        with pa.input_stream(file, compression="zstd") as stream:
+            return io.BytesIO(stream.read())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{name}: not a whole .zst file ({error}); compress it again") from None
 
 
 def plain_documents(file: Path, name: str, separator: str | None) -> Iterator[str]:

@@ -27,6 +27,11 @@ _SAME_PART = {
 _USUAL = ("hook_resid_post", "hook_resid_pre", "hook_attn_out", "hook_mlp_out", "mlp.hook_post", "attn.hook_z")
 """The hook points of a block that are used most."""
 _EMBEDDING = re.compile(r"(?:[a-z_]+\.)*(?:embed_tokens|wte|embed_in|word_embeddings)")
+_ON_STREAM = re.compile(
+    r"(embed\.hook_out|hook_embed|blocks\.\d+\.(hook_(resid_\w+|(attn|mlp)_out|out)|(attn|mlp|ln\d)\.hook_out))"
+)
+"""The hook points of the residual stream and of what is added to it."""
+_WIDTH = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
 _CONTEXT = (
     "n_positions", "max_position_embeddings", "max_context_length", "seq_length", "max_seq_len",
@@ -74,6 +79,12 @@ def context_limit(config: Mapping[str, Any]) -> int | None:
     """The longest row that a model takes, from its Hugging Face config; None where that names none, as for state-space
     models and relative positions."""
     return _first(config, _CONTEXT)
+
+
+def width_of(hook: str, config: Mapping[str, Any]) -> int | None:
+    """The width of the activations at a hook point of the residual stream or of what is added to it, from a model's
+    Hugging Face config; None elsewhere, and where the config does not say."""
+    return _first(config, _WIDTH) if _ON_STREAM.fullmatch(hook) else None
 
 
 def _meant(module: str) -> list[str]:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
 from sae.activations.disk_source import Activations
-from sae.activations.labels import half_of
+from sae.activations.labels import half_of, read_labelled
 from sae.numerics.binary_probes import frequent_enough, spread_over
 from sae.numerics.seeds import generator
 from sae.probing.examples import Pooling, ProbeExamples
+from sae.probing.package_tables import package_tables
 from sae.probing.texts import TextReader, read_files, read_together
-from sae.registry import LocalPath, Settings, UserError, expand_home
+from sae.registry import LocalPath, UserError, VersionedSettings, expand_home
 from sae.source import Batch, Source, SourceConfig, check_codes_known, check_label
 from sae.sources import tensor, transformer
 from sae.toys.base import ToyConfig
 
 
-class TaskSettings(Settings):
+class TaskSettings(VersionedSettings):
     """Settings of the tasks of a probe study."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"sae_probes"})
 
     labels: tuple[LocalPath, ...] = ()
     """Files of labelled texts, for a transformer source; by default the source's own file."""
+    sae_probes: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Tables of the package sae-probes, for a transformer source, such as ``92_glue_sst2``: one task for each, or one
+    for each class where there are more than two."""
     pooling: Pooling = "last"
     """How the vectors of a text or word of several tokens are reduced to one."""
     n_tasks: int = Field(default=16, gt=0)
@@ -46,8 +52,8 @@ def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | N
 
     Raises `UserError` if the source has nothing to probe.
     """
-    if isinstance(source, Activations) and (files := text_files(source.config, settings)):
-        parts = _of_texts(source, settings, files)
+    if isinstance(source, Activations) and text_files(source.config, settings):
+        parts = _of_texts(source, settings)
     else:
         parts = _of_rows(source, settings)
         if settings.shift is not None:
@@ -60,16 +66,27 @@ def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | N
 def text_files(config: SourceConfig, settings: TaskSettings) -> tuple[Path, ...]:
     """The files of labelled texts of a transformer source; none for any other source."""
     if not isinstance(config, transformer.Config):
-        if settings.labels:
-            raise UserError("probe.tasks.labels: only a source of kind 'transformer' reads texts; leave them out")
+        given = "labels" if settings.labels else "sae_probes" if settings.sae_probes else ""
+        if given:
+            raise UserError(f"probe.tasks.{given}: only a source of kind 'transformer' reads texts; leave them out")
         return ()
-    return settings.labels or (() if config.labels is None else (config.labels,))
+    return (*_own_files(config, settings), *package_tables(settings.sae_probes or ()))
+
+
+def _own_files(config: transformer.Config, settings: TaskSettings) -> tuple[Path, ...]:
+    """The user's files of labelled texts: that of the source where the settings name no texts."""
+    if settings.labels or settings.sae_probes or config.labels is None:
+        return settings.labels
+    return (config.labels,)
 
 
 def other_files(config: SourceConfig, settings: TaskSettings) -> dict[str, Path]:
     """Every file that the examples depend on besides those of the source, by the setting that names it."""
     texts = text_files(config, settings)
-    files = {f"labels.{i}": file for i, file in enumerate(texts)}
+    tables = settings.sae_probes or ()
+    own = len(texts) - len(tables)
+    files = {f"labels.{i}": file for i, file in enumerate(texts[:own])}
+    files |= {f"sae_probes.{name}": file for name, file in zip(tables, texts[own:], strict=True)}
     if settings.shift is None:
         return files
     if texts:
@@ -77,8 +94,14 @@ def other_files(config: SourceConfig, settings: TaskSettings) -> dict[str, Path]
     return {f"shift.{name}": file for name, file in shifted(config, settings.shift).external_files().items()}
 
 
-def _of_texts(source: Activations, settings: TaskSettings, files: tuple[Path, ...]) -> dict[str, ProbeExamples]:
-    reader, texts = TextReader.like(source), read_files(files)
+def _of_texts(source: Activations, settings: TaskSettings) -> dict[str, ProbeExamples]:
+    assert isinstance(source.config, transformer.Config)
+    own = _own_files(source.config, settings)
+    # The labels of a table have its name, which is in one package only once.
+    texts = (read_files(own) if own else []) + [
+        read_labelled(file) for file in package_tables(settings.sae_probes or ())
+    ]
+    reader = TextReader.like(source)
     seed, parts = source.config.seed, dict[str, ProbeExamples]()
     for part, half in (("train", "choose"), ("test", "test")):
         of_half = [[text for text in of_file if half_of(text, seed) == half] for of_file in texts]

@@ -55,6 +55,10 @@ class Config(ToyConfig):
         return self
 
     @property
+    def planned_width(self) -> int:
+        return self.d_in or self.code.dimensions
+
+    @property
     def provides(self) -> frozenset[str]:
         return self.code.provides
 

@@ -130,6 +130,10 @@ class Config(SourceConfig):
         return self.layer % len(self.network.hidden) + 1
 
     @property
+    def planned_width(self) -> int:
+        return self.network.hidden[self.layer]
+
+    @property
     def provides(self) -> frozenset[str]:
         return frozenset({"truth", "codes"} | ({"labels"} if self.computes.is_binary else set()))
 

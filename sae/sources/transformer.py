@@ -35,7 +35,7 @@ from sae.activations.streamed_config import (
 from sae.activations.text import Text, check_token_ids
 from sae.activations.text_files import files_in
 from sae.activations.tokeniser import Tokeniser
-from sae.model.hook_names import check_hook_name
+from sae.model.hook_names import check_hook_name, width_of
 from sae.model.hooked import PROCESSING, Dtype, Model
 from sae.model.loading import is_path, load_tokenizer, local_config
 from sae.model.next_token import unlike_a_causal_model
@@ -133,6 +133,10 @@ class Config(StreamedConfig):
         local = local_config(self.model)
         unlike = unlike_a_causal_model(local.get("architectures") or (), bool(local.get("is_encoder_decoder")))
         return super().provides - ({"model"} if unlike else set())
+
+    @property
+    def planned_width(self) -> int | None:
+        return width_of(self.hook, local_config(self.model))
 
     @property
     def documents(self) -> Text:

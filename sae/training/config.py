@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from sae.registry import VersionedSettings
-from sae.training.engine import Precision
+from sae.training.engine import AnyPrecision
 from sae.training.input_scaling import Scaling
 from sae.training.stack import Start
 
@@ -59,10 +59,11 @@ class TrainConfig(VersionedSettings):
     """The number of samples from which the new directions of dead latents are drawn."""
     log_every: int = Field(default=100, gt=0)
     """The number of steps between log entries."""
-    precision: Precision = "float32"
+    precision: AnyPrecision = "float32"
     """The precision of the encoder's product once codes are sparse. ``"screen"`` finds the active latents in bfloat16
-    and computes their codes in float32, so that codes are those of ``"float32"``; ``"bfloat16"`` takes the rounded
-    product for the codes."""
+    and computes their codes in float32, so that codes are those of ``"float32"`` to rounding; ``"bfloat16"`` takes the
+    rounded product for the codes. ``"auto"`` times the first two on this machine and takes the faster; the choice is
+    kept in the folder of the steps, and steps are named by what was taken."""
     encoder_norm: float = Field(default=0.1, gt=0)
     """The initial norm of encoder rows. 0.1, also the initial norm in other libraries, finds features in fewer steps on
     wide dictionaries."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sae.architecture import Architecture, LargestOfBatch, Pursuit
 from sae.numerics.profiler import NO_SPANS, Spans
+from sae.registry import UserError
 from sae.training import pursuit_step as pursuit
 from sae.training import sparse_step as sparse
 from sae.training.dense_step import DenseStep
@@ -29,6 +30,9 @@ from sae.training.kernels.reference import adam_
 from sae.training.stack import Stack
 
 Precision = Literal["float32", "screen", "bfloat16"]
+"""How the encoder's product is computed once codes are sparse."""
+AnyPrecision = Literal["float32", "screen", "bfloat16", "auto"]
+"""What a config may say: one of them, or that it is to be chosen before training."""
 CHOOSE_PATH_EVERY = 10
 """The number of steps between choices of the path; it is chosen after the first step too."""
 THRESHOLD_RATE = 0.03
@@ -57,13 +61,15 @@ class Engine:
         batch: int,
         *,
         decoder_bias: bool = True,
-        precision: Precision = "float32",
+        precision: AnyPrecision = "float32",
         spans: Spans = NO_SPANS,
         kernels: Kernels | None = None,
         target_l0: Float[Tensor, " n_members"] | None = None,
         keep_near: float = 0.0,
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
+        if precision not in get_args(Precision):
+            raise UserError(f"precision = {precision!r}: training needs the precision that was chosen; see sae.fit")
         self.is_sparse, self.precision, self.keep_near = is_sparse, precision, keep_near
         self.target_l0 = torch.full_like(stack.batch_threshold, torch.nan) if target_l0 is None else target_l0
         self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))

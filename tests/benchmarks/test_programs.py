@@ -15,6 +15,7 @@ from benchmarks.architectures import architectures, interval
 from benchmarks.data import data
 from benchmarks.generate import generate
 from benchmarks.harvest import harvest
+from benchmarks.install import installed, size_mb
 from benchmarks.instances import instances
 from benchmarks.isolated import ProcessError, call
 from benchmarks.lines import run
@@ -56,6 +57,16 @@ def test_a_step_is_timed_in_a_trained_state(
     assert len(files) == 1
     step(only=["sae-relu"], least_steps=100, **tiny)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files, "the state is reused"
+
+
+def test_an_installation_is_measured_by_its_files_and_needs_a_python(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(bytes(3_000_000))
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert size_mb(tmp_path) == pytest.approx(3, abs=0.01)
+    with pytest.raises(UserError, match=r"no-such-python: .*; give a Python with --python"):
+        installed("no-such-python", "torch", True, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "link"]
 
 
 def test_a_trainer_that_is_not_installed_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

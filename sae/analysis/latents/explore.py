@@ -121,7 +121,7 @@ def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, prog
             f"the dictionary takes activations of width {d.d_in}, but the source has width {source.d_in}; "
             "give the source that it was trained on"
         )
-    shown = _shown(settings, d.n_latents)
+    shown = shown_latents(settings, d.n_latents)
     at_once = max(256, min(8192, CODES_AT_ONCE // d.n_latents))
     reading = held_out_vectors(source, settings.n_tokens, at_once, settings.seed)
     survey = _Survey(d, source, settings, shown)
@@ -150,7 +150,7 @@ def explore_latents(d: Dictionary, source: Source, settings: LatentsConfig, prog
     )
 
 
-def _shown(settings: LatentsConfig, n_latents: int) -> Int[Tensor, " n_shown"]:
+def shown_latents(settings: LatentsConfig, n_latents: int) -> Int[Tensor, " n_shown"]:
     """The requested latents in ascending order; a random sample if settings give only their number."""
     if isinstance(settings.latents, int):
         drawn = torch.randperm(n_latents, generator=generator("explore", "latents", settings.seed))

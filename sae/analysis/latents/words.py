@@ -16,20 +16,22 @@ Words = Callable[[int], str]
 GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
-def vocabulary(source: Source) -> Words:
-    """The text of a source's tokens: as in a text if there is a tokenizer, else their numbers."""
+def vocabulary(source: Source, raw: bool = False) -> Words:
+    """The text of a source's tokens: as in a text if there is a tokenizer, else their numbers. With `raw`, line ends
+    and other control characters stay as they are."""
     if not isinstance(source, Activations) or not isinstance(source.config, Transformer):
         return lambda token: f" {token}"
-    return words_of(load_tokenizer(source.config.model, source.config.revision))
+    return words_of(load_tokenizer(source.config.model, source.config.revision), raw)
 
 
-def words_of(tokenizer: Any) -> Words:
+def words_of(tokenizer: Any, raw: bool = False) -> Words:
     """The text of a tokenizer's tokens."""
     known: dict[int, str] = {}
 
     def word(token: int) -> str:
         if token not in known:
-            known[token] = _word(tokenizer, token)
+            text = _word(tokenizer, token)
+            known[token] = text if raw else visible(text)
         return known[token]
 
     return word
@@ -41,7 +43,7 @@ def _word(tokenizer: Any, token: int) -> str:
     text = twice[len(once) :] or once
     if "\ufffd" in text:  # part of a character: its bytes, as the tokenizer writes them
         text = str(tokenizer.convert_ids_to_tokens(token))
-    return visible(text)
+    return text
 
 
 def visible(text: str) -> str:

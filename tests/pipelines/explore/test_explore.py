@@ -270,7 +270,7 @@ def test_a_histogram_draws_what_is_not_empty():
 
 @pytest.mark.slow
 def test_pages_of_a_story_model_are_small(shared_data: Path, tmp_path: Path):
-    config = Path(__file__).parents[2] / "configs" / "tinystories-local.toml"
+    config = Path(__file__).parents[3] / "configs" / "tinystories-local.toml"
     change = [f"source.model={shared_data / 'models' / 'stories260k'}"]
     change += [f"source.text={shared_data / 'text' / 'tinystories_valid.txt'}", f"runtime.out={tmp_path / 'runs'}"]
     change += ["source.n_tokens=20000", "source.n_heldout_tokens=40000", "runtime.device=cpu"]
