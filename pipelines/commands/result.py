@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 from pipelines.commands.output import Terminal
 from pipelines.report.inline_table import comparison_html, scores_html
 from pipelines.report.settings_table import IDENTITY, Value, read_csv, read_scored_row, score_numbers
-from pipelines.stages.bench import SUMMARY, print_bench_table
-from pipelines.stages.report import print_table, report_tables
+from pipelines.stages.bench import SUMMARY, figures_of_comparison, print_bench_table
+from pipelines.stages.report import figures_of_report, print_table, report_tables
+from pipelines.steps.step import Job, Step
 from sae.dictionary import Dictionary
 from sae.files import load
 from sae.registry import UserError
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Run:
     """A link to that folder by the run's name, or the folder itself."""
     made: Mapping[str, Path] = field(repr=False)
     """The folders of the steps before it, by their names in its manifest."""
+    step: Step = field(repr=False)
+    """The last step."""
 
     @property
     def is_bench(self) -> bool:
@@ -98,9 +102,22 @@ class Run:
             found.append(ScoredDictionary(row.identity, row.scores, self.made[f"train.{i}"] / "dictionary"))
         return found
 
-    def figures(self) -> list[Path]:
-        """The figures as PNG files; next to each is the same as SVG."""
-        return sorted((self.directory / "figures").glob("*.png"))
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page as matplotlib figures, by name, such as ``l0-mcc``.
+
+        They are drawn again by the functions that draw the page, on a white background, and can be changed and saved as
+        any figure. With several sources, names begin with ``source-0/`` and so on.
+        """
+        job = Job(self.step, self.made, self.directory)
+        found = figures_of_comparison(job) if self.is_bench else figures_of_report(job)
+        for figure in found.values():
+            figure.set_facecolor("white")
+        return found
+
+    def pictures(self) -> dict[str, Path]:
+        """The same figures as PNG files, by the names of :meth:`figures`; next to each is the same as SVG."""
+        folder = self.directory / "figures"
+        return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.png"))}
 
     def __repr__(self) -> str:
         n = len(score_numbers(self.made))
