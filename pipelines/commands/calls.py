@@ -6,6 +6,7 @@ raise the same errors as the commands, and print nothing but a progress line.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,8 +203,10 @@ def _done(planned: PlannedRun, progress: bool | None) -> Run:
 
 
 def _console(progress: bool | None) -> Terminal:
-    """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package."""
-    console = Terminal(stderr=True, force_jupyter=False)
+    """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package; that a
+    kernel sets FORCE_COLOR, by which rich takes it for one, would fill the page with every state of a bar."""
+    is_terminal = bool(sys.stderr) and sys.stderr.isatty()
+    console = Terminal(stderr=True, force_jupyter=False, force_terminal=is_terminal)
     console.quiet = not (console.is_terminal if progress is None else progress)
     return console
 
