@@ -50,6 +50,7 @@ def test_a_run_gives_scores_dictionaries_figures_and_a_page(
     config: dict[str, Any], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     r = sae.run(config, out=tmp_path)
     assert capfd.readouterr() == ("", ""), "quiet where stderr is no terminal"
     assert list(r.scores.columns[:3]) == ["source", "method", "encoder"] and len(r.scores) == 4 + 2 + 1
@@ -64,6 +65,8 @@ def test_a_run_gives_scores_dictionaries_figures_and_a_page(
     assert set(figures) == set(pictures) > {"l0-fvu", "recovery"}
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in pictures.values())
     drawn_again = {name: to_bytes(figure, "svg") for name, figure in figures.items()}
+    png, size = figures["l0-fvu"]._repr_png_()  # as a notebook does
+    assert png.startswith(b"\x89PNG") and size == {"width": 560, "height": 400}
     assert drawn_again == {name: file.with_suffix(".svg").read_bytes() for name, file in pictures.items()}
     assert figures["l0-fvu"].get_facecolor() == (1, 1, 1, 1) and figures["l0-fvu"].axes[0].get_ylabel() == "fvu"
     page, text = r._repr_html_(), str(r)

@@ -9,10 +9,11 @@ unit of all inference is the document.
 
     t_j = difference_j / sqrt(v_j(A) + v_j(B)),    v_j = n / (n - 1) sum_i (k_ij - rate_j m_i)^2 / (sum_i m_i)^2
 
-where v is the usual variance of a ratio of sums (Cochran 1977, 'Sampling Techniques', chapter 6). It is exact where all
-documents are alike, and approximate in large groups where only the rates are (Chung and Romano 2013, 'Exact and
-asymptotically robust permutation tests'). ``q`` is the false discovery rate of Benjamini and Hochberg 1995 over all
-latents that fire. Intervals are percentiles of a bootstrap over the documents of each group, one latent at a time.
+where v is the usual variance of a ratio of sums (Cochran 1977, 'Sampling Techniques', chapter 6). It is exact where
+documents of both groups are draws of one distribution, and holds in large groups where only the rates are equal (Chung
+and Romano 2013, 'Exact and asymptotically robust permutation tests'). ``q`` is the false discovery rate of Benjamini
+and Hochberg 1995 over all latents that fire. Intervals are percentiles of a bootstrap over the documents of each group,
+one latent at a time.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sae.analysis.latents.given_text import GivenTextVectors, tokenizer_for
 from sae.dictionary import Dictionary, card_table, check_one_dictionary
 from sae.metric import block_rows
 from sae.model.hooked import Model
+from sae.numerics.memory import check_memory
 from sae.numerics.paired_tests import benjamini_hochberg
 from sae.numerics.seeds import generator
 from sae.numerics.statistics import LEVEL
@@ -38,6 +40,8 @@ from sae.registry import UserError
 
 LEAST_DOCUMENTS = 5
 """The fewest documents of a group: with five in both, the smallest p is 1/126."""
+_COPIES = 4
+"""Numbers of each document and latent that are held at once."""
 _AT_ONCE = 2**23
 """Draws times latents that are worked on at once."""
 
@@ -46,6 +50,7 @@ class DocumentCounts:
     """In how many samples of each document each latent fires."""
 
     def __init__(self, d: Dictionary, n_documents: int) -> None:
+        check_memory(f"documents = {n_documents}", _COPIES * 8 * n_documents * d.n_latents)
         self.d = d
         self.fired = torch.zeros(n_documents, d.n_latents, dtype=torch.float64)
         self.samples = torch.zeros(n_documents, dtype=torch.float64)
