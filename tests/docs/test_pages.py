@@ -24,6 +24,8 @@ def test_pages_that_need_the_test_data_are_left_out_without_them_and_say_so():
     needing = [page for page in NOTEBOOKS if "SAE_TEST_DATA" in page.read_text(encoding="utf-8")]
     assert {f'"{page.relative_to(DOCS).as_posix()}"' for page in needing} == set(listed[1].split(", "))
     assert needing and all("{only} not example_model" in page.read_text(encoding="utf-8") for page in needing)
+    # A page that is not executed has no other way to say how its cells are highlighted, which is a warning.
+    assert all("\n  language: python\n" in page.read_text(encoding="utf-8") for page in needing)
 
 
 def test_no_cell_is_long():
