@@ -10,6 +10,14 @@ ROOT = HERE.parent
 sys.path[:0] = [str(HERE / "_ext"), str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PYTHONWARNINGS", "ignore")  # they name the folders of this machine in downloaded notebooks
+# Pages call `python`, which is the one that builds the site.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# A small model and texts, as for the tests. Pages that need them are built without outputs where they are absent, and
+# say so.
+EXAMPLE_MODEL = Path(os.environ.get("SAE_TEST_DATA") or ROOT.parent / "shared" / "data").resolve()
+os.environ["SAE_TEST_DATA"] = str(EXAMPLE_MODEL)
+NEED_A_MODEL = ["tutorials/real_model.md"]
 
 import sae  # noqa: E402
 
@@ -33,6 +41,12 @@ nb_execution_in_temp = True  # they write files
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress
+if (EXAMPLE_MODEL / "models" / "stories260k").is_dir():
+    tags.add("example_model")  # a name that Sphinx defines
+else:
+    nb_execution_excludepatterns = NEED_A_MODEL
+html_scaled_image_link = True
 
 smartquotes = False
 

@@ -8,7 +8,7 @@ r = sae.refine(ds[0], x); e = r.with_encoder("threshold", x, layer="learned")
 s = sae.score(ds[0], x, features=F, codes=C, labels=y)
 sae.register(MyConfig); ds = sae.fit(x, MyConfig(n_latents=512))
 sae.tokens(model, "a text"); sae.top_examples(model, d, 7, texts=texts); sae.top_examples(source, d, 7)
-r = sae.run("demo"); r.scores; r.best; r.figures(); r.report
+r = sae.run("demo"); r.scores; r.best; r.figures()["l0-mcc"]; r.report
 with sae.splice(model, {"blocks.3.hook_resid_post": d}, edits={"blocks.3.hook_resid_post": zero(17)}): ...
 """
 

@@ -15,6 +15,7 @@ import torch
 import sae
 from pipelines import cli
 from pipelines.config.python_tables import toml_values
+from pipelines.report.style import to_bytes
 from pipelines.steps.progress import Board
 from sae.dictionaries.topk import Config as TopK
 from sae.training.config import TrainConfig
@@ -45,7 +46,11 @@ runtime = {device = "cpu", threads = 1, checkpoint_seconds = 0}
 """
 
 
-def test_a_run_gives_scores_dictionaries_figures_and_a_page(config: dict[str, Any], tmp_path: Path, capfd: Any):
+def test_a_run_gives_scores_dictionaries_figures_and_a_page(
+    config: dict[str, Any], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     r = sae.run(config, out=tmp_path)
     assert capfd.readouterr() == ("", ""), "quiet where stderr is no terminal"
     assert list(r.scores.columns[:3]) == ["source", "method", "encoder"] and len(r.scores) == 4 + 2 + 1
@@ -56,7 +61,14 @@ def test_a_run_gives_scores_dictionaries_figures_and_a_page(config: dict[str, An
     best = r.best
     assert any(torch.equal(best.W_dec, d.load().W_dec) for d in found)
     assert r.report.is_file() and r.report == tmp_path / "tiny" / "report.html"
-    assert r.figures() and all(file.read_bytes().startswith(b"\x89PNG") for file in r.figures())
+    pictures, figures = r.pictures(), r.figures()
+    assert set(figures) == set(pictures) > {"l0-fvu", "recovery"}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in pictures.values())
+    drawn_again = {name: to_bytes(figures[name], "svg") for name in ("l0-fvu", "recovery")}
+    png, size = figures["l0-fvu"]._repr_png_()  # as a notebook does
+    assert png.startswith(b"\x89PNG") and size == {"width": 560, "height": 400}
+    assert drawn_again == {name: pictures[name].with_suffix(".svg").read_bytes() for name in drawn_again}
+    assert figures["l0-fvu"].get_facecolor() == (1, 1, 1, 1) and figures["l0-fvu"].axes[0].get_ylabel() == "fvu"
     page, text = r._repr_html_(), str(r)
     assert page.count("<tr>") == 1 + 4 and "mcc" in page and "neurons" in page and "<script" not in page
     assert "mcc" in text and text.endswith(str(r.report)) and "7 dictionaries" in repr(r)
@@ -92,6 +104,38 @@ def test_a_suite_is_compared(config: dict[str, Any], tmp_path: Path):
     assert "<table>" in r._repr_html_() and "neurons" in str(r)
     with pytest.raises(sae.UserError, match="choose one of dictionaries"):
         _ = r.best
+    figures = r.figures()
+    assert set(figures) == set(r.pictures()) and "seeds-mcc" in figures
+    assert to_bytes(figures["seeds-mcc"], "svg") == r.pictures()["seeds-mcc"].with_suffix(".svg").read_bytes()
+
+
+def test_several_suites_are_planned_before_any_work(config: dict[str, Any], tmp_path: Path):
+    small = {
+        **config,
+        "train": {**config["train"], "steps": 20, "seeds": [0]},
+        "dictionary": {"kind": "topk", "n_latents": 16, "k": 2},
+    }
+    with pytest.raises(sae.UserError, match="stepps"):
+        sae.bench([small, {**small, "train": {"stepps": 3}}], out=tmp_path)
+    with pytest.raises(sae.UserError, match="name a suite"):
+        sae.bench([], out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_several_suites_are_compared_one_after_another(config: dict[str, Any], tmp_path: Path):
+    runs = sae.bench([config, {**config, "name": "other"}], out=tmp_path)
+    assert [r.name for r in runs] == ["tiny", "other"] and all(r.report.is_file() for r in runs)
+    assert runs[0].report != runs[1].report and [d.path for d in runs[0].dictionaries()] == [
+        d.path for d in runs[1].dictionaries()
+    ]
+
+
+@pytest.mark.slow
+def test_figures_of_several_sources_have_names_of_their_own(config: dict[str, Any], tmp_path: Path):
+    r = sae.run(config, {"source.probability": [0.1, 0.2], "train.steps": 20, "dictionary.l1": 0.5}, tmp_path)
+    assert {"source-0/recovery", "source-1/recovery"} <= set(r.figures())
+    assert set(r.figures()) == set(r.pictures())
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ raise the same errors as the commands, and print nothing but a progress line.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -79,7 +80,7 @@ class PlannedRun:
         directory = store.directory(last)
         page = store.link(self.link, directory)
         made = {name: store.directory(step) for name, step in last.inputs.items()}
-        return Run(self.settings.name, directory, page, made)
+        return Run(self.settings.name, directory, page, made, last)
 
 
 def suite_tier(config: Path | Mapping[str, Any], tier: str) -> str:
@@ -124,22 +125,54 @@ def run(
     return _done(planned, progress)
 
 
+@overload
 def bench(
     suite: ConfigLike,
     set: Overrides | None = None,
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
-) -> Run:
+) -> Run: ...
+@overload
+def bench(
+    suite: Sequence[ConfigLike],
+    set: Overrides | None = None,
+    out: str | Path | None = None,
+    tier: str | None = None,
+    progress: bool | None = None,
+) -> list[Run]: ...
+def bench(
+    suite: ConfigLike | Sequence[ConfigLike],
+    set: Overrides | None = None,
+    out: str | Path | None = None,
+    tier: str | None = None,
+    progress: bool | None = None,
+) -> Run | list[Run]:
     """Compares the methods of a suite, as `sae bench` does: trains and scores what is missing, then tests and compares.
 
     The arguments are those of :func:`run`; `suite` is also the name of a suite, such as ``sharkey-512``, and `tier` is
-    ``fast`` where None and the suite has such a tier. Raises `UserError` as :func:`run` does.
+    ``fast`` where None and the suite has such a tier. A list of suites gives a list of runs: all are planned first, so
+    that a mistake is found before any work, and then done one after another. Raises `UserError` as :func:`run` does,
+    and where the list is empty.
     """
-    given = _given(suite)
-    chosen = suite_tier(given, tier or "")
-    planned = PlannedRun.of_suite(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
-    return _done(planned, progress)
+    several = list(suite) if isinstance(suite, list | tuple) else None
+    given = [_given(one) for one in ([suite] if several is None else several)]
+    done = [_done(one, progress) for one in plan_suites(given, _overrides(set), _folder(out), tier or "")]
+    return done[0] if several is None else done
+
+
+def plan_suites(
+    suites: Sequence[Path | Mapping[str, Any]], overrides: Overrides | None, out: Path | None, tier: str
+) -> list[PlannedRun]:
+    """The comparison of each suite, in the given tier or the one that :func:`suite_tier` finds.
+
+    Raises `UserError` where there is no suite, or a config does not fit together.
+    """
+    if not suites:
+        raise UserError("bench: name a suite, for example sharkey-512, or give a config")
+    tiers = [suite_tier(one, tier) for one in suites]
+    read = [read_settings(one, overrides, its_tier, out) for one, its_tier in zip(suites, tiers, strict=True)]
+    return [PlannedRun.of_suite(*of, its_tier) for of, its_tier in zip(read, tiers, strict=True)]
 
 
 def _given(config: Any) -> Path | dict[str, Any]:
@@ -173,8 +206,10 @@ def _done(planned: PlannedRun, progress: bool | None) -> Run:
 
 
 def _console(progress: bool | None) -> Terminal:
-    """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package."""
-    console = Terminal(stderr=True, force_jupyter=False)
+    """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package; that a
+    kernel sets FORCE_COLOR, by which rich takes it for one, would fill the page with every state of a bar."""
+    is_terminal = bool(sys.stderr) and sys.stderr.isatty()
+    console = Terminal(stderr=True, force_jupyter=False, force_terminal=is_terminal)
     console.quiet = not (console.is_terminal if progress is None else progress)
     return console
 

@@ -7,21 +7,25 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.commands.output import Terminal
 from pipelines.report.inline_table import comparison_html, scores_html
 from pipelines.report.settings_table import IDENTITY, Value, read_csv, read_scored_row, score_numbers
-from pipelines.stages.bench import SUMMARY, print_bench_table
-from pipelines.stages.report import print_table, report_tables
+from pipelines.report.style import to_bytes
+from pipelines.stages.bench import SUMMARY, figures_of_comparison, print_bench_table
+from pipelines.stages.report import figures_of_report, print_table, report_tables
+from pipelines.steps.step import Job, Step
 from sae.dictionary import Dictionary
 from sae.files import load
 from sae.registry import UserError
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Run:
     """A link to that folder by the run's name, or the folder itself."""
     made: Mapping[str, Path] = field(repr=False)
     """The folders of the steps before it, by their names in its manifest."""
+    step: Step = field(repr=False)
+    """The last step."""
 
     @property
     def is_bench(self) -> bool:
@@ -98,9 +104,24 @@ class Run:
             found.append(ScoredDictionary(row.identity, row.scores, self.made[f"train.{i}"] / "dictionary"))
         return found
 
-    def figures(self) -> list[Path]:
-        """The figures as PNG files; next to each is the same as SVG."""
-        return sorted((self.directory / "figures").glob("*.png"))
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page as matplotlib figures, by name, such as ``l0-mcc``.
+
+        They are drawn again by the functions that draw the page, on a white background, and can be changed and saved as
+        any figure; a notebook shows them. With several sources, names begin with ``source-0/`` and so on.
+        """
+        job = Job(self.step, self.made, self.directory)
+        found = figures_of_comparison(job) if self.is_bench else figures_of_report(job)
+        for figure in found.values():
+            figure.set_facecolor("white")
+            # IPython knows figures only once pyplot has made one.
+            cast(Any, figure)._repr_png_ = partial(_png_and_size, figure)
+        return found
+
+    def pictures(self) -> dict[str, Path]:
+        """The same figures as PNG files, by the names of :meth:`figures`; next to each is the same as SVG."""
+        folder = self.directory / "figures"
+        return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.png"))}
 
     def __repr__(self) -> str:
         n = len(score_numbers(self.made))
@@ -108,7 +129,9 @@ class Run:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        (print_bench_table if self.is_bench else print_table)(self.directory, Terminal(file=text, no_color=True))
+        # In a notebook rich would show the table there and then, and write nothing.
+        console = Terminal(file=text, no_color=True, force_jupyter=False, force_terminal=False)
+        (print_bench_table if self.is_bench else print_table)(self.directory, console)
         return f"{text.getvalue()}{self.report}"
 
     def _repr_html_(self) -> str:
@@ -119,3 +142,9 @@ class Run:
                 scores_html(t.settings, t.score, t.source, t.findings) for t in report_tables(self.directory)
             )
         return f"<b>{escape(self.name)}</b>{tables}<p>{escape(str(self.report))}</p>"
+
+
+def _png_and_size(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """A figure as PNG, and the size in pixels at which a notebook shows it."""
+    width, height = figure.get_size_inches()
+    return to_bytes(figure, "png"), {"width": round(100 * width), "height": round(100 * height)}

@@ -79,18 +79,12 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     tier
         fast, full, or another tier of the file; fast where it has one.
     """
-    from pipelines.commands.calls import PlannedRun, suite_tier
+    from pipelines.commands.calls import plan_suites
     from pipelines.stages.bench import print_bench_table
     from pipelines.steps.progress import Board
-    from sae.registry import UserError
 
-    if not suite:
-        raise UserError("bench: name a suite, for example sharkey-512, or give a config")
-    tiers = [suite_tier(one, tier) for one in suite]
-    # All are read and planned first, so that a mistake is found before any work.
-    every = [read_settings(file, set, its_tier, out) for file, its_tier in zip(suite, tiers, strict=True)]
-    plans = [PlannedRun.of_suite(*of, its_tier) for of, its_tier in zip(every, tiers, strict=True)]
-    for planned in plans:
+    # All are planned first, so that a mistake is found before any work.
+    for planned in plan_suites(suite, set, out, tier):
         done = planned.do(planned.runtime(), Board(Terminal(stderr=True)))
         console = Terminal()
         print_bench_table(done.directory, console)

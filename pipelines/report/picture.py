@@ -38,17 +38,21 @@ class ShownFigure(NamedTuple):
     """The SVG document."""
 
 
-def write_pictures(pictures: Iterable[Picture], out: Path, source: int, n_sources: int) -> list[ShownFigure]:
-    """Writes the figures of one source as SVG and PNG and returns them as SVG.
+def of_source(pictures: Iterable[Picture], source: int, n_sources: int) -> dict[str, Picture]:
+    """The figures of one source by their paths in ``figures/``, without ending: their names; with several sources,
+    ``source-<i>/`` and their names."""
+    folder = f"source-{source}/" if n_sources > 1 else ""
+    return {f"{folder}{picture.name}": picture for picture in pictures}
 
-    They go to ``figures/`` in `out`; with several sources, to ``figures/source-<i>/``.
-    """
-    folder = out / "figures" / (f"source-{source}" if n_sources > 1 else "")
+
+def write_pictures(pictures: Iterable[Picture], out: Path, source: int, n_sources: int) -> list[ShownFigure]:
+    """Writes the figures of one source to ``figures/`` in `out`, as SVG and PNG, and returns them as SVG."""
     shown: list[ShownFigure] = []
-    for picture in pictures:
-        folder.mkdir(parents=True, exist_ok=True)
+    for path, picture in of_source(pictures, source, n_sources).items():
+        file = out / "figures" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
         svg = to_bytes(picture.figure, "svg")
-        (folder / f"{picture.name}.svg").write_bytes(svg)
-        (folder / f"{picture.name}.png").write_bytes(to_bytes(picture.figure, "png"))
+        file.with_name(f"{file.name}.svg").write_bytes(svg)
+        file.with_name(f"{file.name}.png").write_bytes(to_bytes(picture.figure, "png"))
         shown.append(ShownFigure(picture.name, picture.title, picture.caption, svg.decode()))
     return shown

@@ -42,9 +42,8 @@ class StudyResults:
 
 
 def gather_studies(job: Job) -> dict[str, StudyResults]:
-    """The results of the probe steps among a report's inputs, by source; also writes all of them as ``probes.csv``."""
+    """The results of the probe steps among a report's inputs, by source."""
     studies: dict[str, StudyResults] = {}
-    rows: list[list[Any]] = []
     seeds = {step.config["row"]["data_seed"] for name, step in job.step.inputs.items() if name.startswith("probes.")}
     for name, step in job.step.inputs.items():
         kind, _, number = name.partition(".")
@@ -52,8 +51,6 @@ def gather_studies(job: Job) -> dict[str, StudyResults]:
             continue
         row = step.config["row"]
         results = read_results(job.inputs[name] / FILE)
-        identity = ["" if row.get(column) is None else row[column] for column in IDENTITY]
-        rows += [[*identity, *("" if v != v else v for v in result)] for result in results]
         if len(seeds) > 1:  # features with the same number differ between the data seeds of a source
             results = [r._replace(task=f"{r.task} (data_seed {row['data_seed']})") for r in results]
         study = studies.setdefault(row["source"], StudyResults())
@@ -61,10 +58,21 @@ def gather_studies(job: Job) -> dict[str, StudyResults]:
             study.raw += results
         else:
             study.of_dictionary[int(number)] = results
+    return studies
+
+
+def write_studies(job: Job) -> None:
+    """Writes all results of the probe steps among a report's inputs as ``probes.csv``, where there are any."""
+    rows: list[list[Any]] = []
+    for name, step in job.step.inputs.items():
+        if name.partition(".")[0] in ("probes", "probe"):
+            row = step.config["row"]
+            identity = ["" if row.get(column) is None else row[column] for column in IDENTITY]
+            results = read_results(job.inputs[name] / FILE)
+            rows += [[*identity, *("" if v != v else v for v in result)] for result in results]
     if rows:
         renamed = {"method": "probe", "seed": "draw"}
         _write(job.out / FILE, [*IDENTITY, *(renamed.get(name, name) for name in ProbeResult._fields)], rows)
-    return studies
 
 
 def _write(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

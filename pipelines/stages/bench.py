@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.bench.comparison import Comparison, compare_methods
 from pipelines.bench.page import render_bench, suite_pictures
 from pipelines.bench.tables import markdown, write_table, write_tests
-from pipelines.report.picture import write_pictures
+from pipelines.report.picture import Picture, of_source, write_pictures
 from pipelines.report.settings_table import (
     ScoredRow,
     deciding_score,
@@ -28,6 +28,7 @@ from sae.analysis.geometry.consistency import pairwise_mcc
 from sae.files import load
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 VERSION = 1
@@ -45,34 +46,55 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
         yield job
 
 
+def figures_of_comparison(job: Job) -> dict[str, Figure]:
+    """The figures of a finished comparison, drawn again from the directories of its inputs, by their paths in
+    ``figures/`` without ending."""
+    comparisons, found = _comparisons(job, _rows(job)), dict[str, Picture]()
+    for i, drawn in enumerate(_drawn(job, comparisons)):
+        found |= of_source(drawn, i, len(comparisons))
+    return {name: picture.figure for name, picture in found.items()}
+
+
 def _bench(job: Job) -> None:
     from pipelines.bench.words import comparison_sentences, several
 
-    numbers = score_numbers(job.inputs)
-    rows = [_row(job.inputs[f"score.{i}"], job.inputs[f"train.{i}"]) for i in numbers]
-    agreement = _agreement([job.inputs[f"train.{i}"] for i in numbers])
-    settings, config = settings_of(rows), job.step.config
-    by = deciding_score(settings, config["best_by"])
-    comparisons = [
-        compare_methods(source, [s for s in settings if s.source == source], rows, by, config["bench"]["l0"], agreement)
-        for source in dict.fromkeys(s.source for s in settings)
-    ]
+    rows, config = _rows(job), job.step.config
+    comparisons = _comparisons(job, rows)
     job.out.mkdir(parents=True, exist_ok=True)
     write_csv(rows, job.out / "scores.csv")
     write_table(comparisons, job.out / "table.csv")
     write_tests(comparisons, job.out / "tests.csv")
     (job.out / "table.md").write_text(markdown(comparisons), encoding="utf-8")
-    shown = [
-        write_pictures(suite_pictures(c, config["published"]) if i < _MOST_DRAWN else (), job.out, i, len(comparisons))
-        for i, c in enumerate(comparisons)
-    ]
+    n = len(comparisons)
+    shown = [write_pictures(drawn, job.out, i, n) for i, drawn in enumerate(_drawn(job, comparisons))]
     (job.out / "bench.html").write_text(render_bench(config, comparisons, shown), encoding="utf-8")
     summary = {
         "sources": [{**_summary(c), "findings": comparison_sentences(c)} for c in comparisons],
         "several": several(comparisons),
-        "by": by,
+        "by": deciding_score(settings_of(rows), config["best_by"]),
     }
     (job.out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def _rows(job: Job) -> list[ScoredRow]:
+    return [_row(job.inputs[f"score.{i}"], job.inputs[f"train.{i}"]) for i in score_numbers(job.inputs)]
+
+
+def _comparisons(job: Job, rows: Sequence[ScoredRow]) -> list[Comparison]:
+    """The comparison on each source."""
+    agreement = _agreement([job.inputs[f"train.{i}"] for i in score_numbers(job.inputs)])
+    settings, config = settings_of(rows), job.step.config
+    by = deciding_score(settings, config["best_by"])
+    return [
+        compare_methods(source, [s for s in settings if s.source == source], rows, by, config["bench"]["l0"], agreement)
+        for source in dict.fromkeys(s.source for s in settings)
+    ]
+
+
+def _drawn(job: Job, comparisons: Sequence[Comparison]) -> Iterator[Iterable[Picture]]:
+    """The figures of each source."""
+    for i, c in enumerate(comparisons):
+        yield suite_pictures(c, job.step.config["published"]) if i < _MOST_DRAWN else ()
 
 
 def _row(score: Path, train: Path) -> ScoredRow:

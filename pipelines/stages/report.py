@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.report.depth import DepthSection, Hooks, best_sentence, depth_picture, depth_rows, hooks_of
-from pipelines.report.findings import judge, no_best
+from pipelines.report.findings import Verdict, judge, no_best
 from pipelines.report.findings import sentences as findings
 from pipelines.report.gallery import ReportedDictionary, pictures
 from pipelines.report.model_card import complete_card
 from pipelines.report.page import Section, render
-from pipelines.report.picture import ShownFigure, write_pictures
+from pipelines.report.picture import Picture, of_source, write_pictures
 from pipelines.report.probes import (
     SUMMARY,
+    StudyResults,
     answers,
     gather_studies,
     learning_curves,
     probe_tables,
     study_summary,
+    write_studies,
     write_summaries,
 )
 from pipelines.report.scores import goodness
 from pipelines.report.settings_table import (
+    ScoredRow,
     Setting,
     deciding_score,
     read_csv,
@@ -43,6 +47,7 @@ from sae.probing.summary import Summary
 from sae.source import LEFT_OUT
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 VERSION = 6
@@ -59,42 +64,97 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
         yield job
 
 
+@dataclass(frozen=True)
+class _Dictionaries:
+    """The scored dictionaries of a report, from the directories of its inputs."""
+
+    rows: Sequence[ScoredRow]
+    """Identity and scores of each."""
+    places: Sequence[ReportedDictionary]
+    """The directories of each."""
+    settings: Sequence[Setting]
+    """Their settings, on all sources."""
+    score: str
+    """The score that ranks them."""
+    studies: Mapping[str, StudyResults]
+    """The probe studies, by source."""
+
+    @classmethod
+    def of(cls, job: Job) -> _Dictionaries:
+        numbers = score_numbers(job.inputs)
+        rows = [read_scored_row(job.inputs[f"score.{i}"]) for i in numbers]
+        settings = settings_of(rows)
+        score = deciding_score(settings, job.step.config["best_by"])
+        return cls(rows, [_place(job, i) for i in numbers], settings, score, gather_studies(job))
+
+    def sources(self) -> list[_OfSource]:
+        """What there is to show of each source."""
+        found: list[_OfSource] = []
+        for i, source in enumerate(dict.fromkeys(s.source for s in self.settings)):
+            settings = [s for s in self.settings if s.source == source]
+            study, members = self.studies.get(source), {s.title: s.members for s in settings}
+            summary = None if study is None else study_summary(study, members)
+            found.append(_OfSource(source, settings, judge(settings, self.score), summary, is_drawn=i < _MOST_DRAWN))
+        return found
+
+    def drawn(self, of: _OfSource) -> list[Picture]:
+        """The figures of a source."""
+        if of.verdict is None or not of.is_drawn:
+            return []
+        of_probes = [] if of.study is None else learning_curves(of.study, of.settings, self.score)
+        return [*pictures(of.settings, of.verdict, self.places), *of_probes]
+
+
+class _OfSource(NamedTuple):
+    """The part of a report on one source."""
+
+    name: str
+    settings: Sequence[Setting]
+    verdict: Verdict | None
+    study: Summary | None
+    is_drawn: bool
+
+
+def figures_of_report(job: Job) -> dict[str, Figure]:
+    """The figures of a finished report, drawn again from the directories of its inputs, by their paths in ``figures/``
+    without ending."""
+    everything = _Dictionaries.of(job)
+    sources, found = everything.sources(), dict[str, Picture]()
+    for i, of in enumerate(sources):
+        found |= of_source(everything.drawn(of), i, len(sources))
+    for i, hooks in enumerate(_hooks(job, everything.settings, everything.places)):
+        picture = depth_picture(hooks, everything.settings, i)
+        found |= {} if picture is None else of_source([picture], 0, 1)
+    return {name: picture.figure for name, picture in found.items()}
+
+
 def _report(job: Job) -> None:
-    numbers = score_numbers(job.inputs)
-    rows = [read_scored_row(job.inputs[f"score.{i}"]) for i in numbers]
-    places = [_place(job, i) for i in numbers]
+    everything = _Dictionaries.of(job)
+    rows, places, score = everything.rows, everything.places, everything.score
     job.out.mkdir(parents=True, exist_ok=True)
     write_csv(rows, job.out / "scores.csv")
+    write_studies(job)
 
-    everything = settings_of(rows)
-    score = deciding_score(everything, job.step.config["best_by"])
-    sources = list(dict.fromkeys(s.source for s in everything))
     sections: list[Section] = []
-    studies, summaries, probe_findings = gather_studies(job), dict[str, Summary](), dict[str, Sequence[str]]()
-    for i, source in enumerate(sources):
-        settings = [s for s in everything if s.source == source]
-        verdict = judge(settings, score)
-        if source in studies:
-            summaries[source] = study_summary(studies[source], {s.title: s.members for s in settings})
-        shown: list[ShownFigure] = []
-        if verdict is not None and i < _MOST_DRAWN:
-            of_probes = learning_curves(summaries[source], settings, score) if source in summaries else ()
-            shown = write_pictures([*pictures(settings, verdict, places), *of_probes], job.out, i, len(sources))
-        if verdict is not None and i == 0:
-            best = max(verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
+    sources, probe_findings = everything.sources(), dict[str, Sequence[str]]()
+    for i, of in enumerate(sources):
+        shown = write_pictures(everything.drawn(of), job.out, i, len(sources))
+        if of.verdict is not None and i == 0:
+            best = max(of.verdict.best.members, key=lambda m: goodness(rows[m].scores.get(score, math.nan), score))
             _copy_files(places[best].train / "dictionary", job.out / "best")
             complete_card(job.out / "best", places[best].source, rows[best].scores)
-        place = places[settings[0].members[0]].source
+        place = places[of.settings[0].members[0]].source
         why = nonlinear(place)
-        text = [no_best(settings, score)] if verdict is None else findings(settings, verdict, why)
+        text = [no_best(of.settings, score)] if of.verdict is None else findings(of.settings, of.verdict, why)
         text = [*text, *_rows_left_out(left_out(place))]
-        study = probe_tables(summaries[source], settings, score) if source in summaries else None
-        probe_findings[source] = [] if study is None else study.findings
-        sections.append(Section(source, text, settings, verdict, shown, study))
-    if summaries:
+        study = probe_tables(of.study, of.settings, score) if of.study is not None else None
+        probe_findings[of.name] = [] if study is None else study.findings
+        sections.append(Section(of.name, text, of.settings, of.verdict, shown, study))
+    if summaries := {of.name: of.study for of in sources if of.study is not None}:
         write_summaries(summaries, probe_findings, job.out / SUMMARY)
     manifests = [_manifest(place.train) for place in places]
-    depths = [_depth(hooks, everything, score, job.out, i) for i, hooks in enumerate(_hooks(job, everything, places))]
+    hooks = _hooks(job, everything.settings, places)
+    depths = [_depth(one, everything.settings, score, job.out, i) for i, one in enumerate(hooks)]
     page = render(job.step.config, sections, score, manifests, depths)
     (job.out / "report.html").write_text(page, encoding="utf-8")
 

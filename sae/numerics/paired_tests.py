@@ -158,5 +158,18 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """For each of several tests, the smallest false discovery rate at which it is among those that are found (Benjamini
+    and Hochberg 1995), for tests that are independent or positively dependent. NaN stays NaN and does not count as a
+    test."""
+    known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    adjusted, smallest = [math.nan] * len(p), 1.0
+    for rank in range(len(known), 0, -1):
+        value, i = known[rank - 1]
+        smallest = min(smallest, value * len(known) / rank)
+        adjusted[i] = smallest
+    return adjusted
+
+
 def _finite(group: Sequence[float]) -> list[float]:
     return [value for value in group if math.isfinite(value)]

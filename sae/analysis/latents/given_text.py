@@ -114,7 +114,8 @@ class GivenTextVectors(HeldOutVectors):
                 f"hook = {hook!r}: width {width}, but the dictionary takes {d.d_in}; give the hook point that it was "
                 "trained on"
             )
-        ids = [one for one in token_ids(tokenizer, texts) if one]
+        found = token_ids(tokenizer, texts)
+        ids = [one for one in found if one]
         if not ids:
             raise UserError("texts: no token in any of them; give texts that are not empty")
         self.model, self.hook, self.like = model, hook, d.W_dec
@@ -126,7 +127,9 @@ class GivenTextVectors(HeldOutVectors):
         packer = Packer(self.context, "document", "row", bos, None)
         lengths = np.array([len(one) for one in ids], dtype=np.int64)
         flat = np.concatenate([np.array(one, dtype=np.int32) for one in ids])
-        self.tokens = torch.from_numpy(packer.add(np.arange(len(ids)), flat, lengths)[:, 0].copy())
+        packed = packer.add(np.array([i for i, one in enumerate(found) if one]), flat, lengths)
+        self.tokens = torch.from_numpy(packed[:, 0].copy())
+        self.document = torch.from_numpy(packed[:, 1, 0].astype(np.int64))  # the text that each row is of
         self.n_vectors = int(self.select(self.tokens).kept.sum())
 
     def pieces(self, keep: Keep | None = None) -> Iterator[Piece]:
