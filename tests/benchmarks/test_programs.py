@@ -241,6 +241,7 @@ def test_the_pool_cycles_through_its_batches():
     assert math.isclose(float(norm), 4.0, rel_tol=1e-3)
 
 
+@pytest.mark.slow
 def test_peak_memory_at_a_small_size(capsys: pytest.CaptureFixture[str]):
     lines = peak_memory("score-labels", "explore", small=True)
     assert [(line["name"], line["n_latents"]) for line in lines] == [
