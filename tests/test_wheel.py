@@ -39,14 +39,18 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(home, with_pip=True)
     binary = home / ("Scripts" if os.name == "nt" else "bin")
     install = [str(binary / "python"), "-m", "pip", "install", "--quiet", "-c", str(CHECKOUT / "constraints.txt")]
-    subprocess.run([*install, str(wheel)], check=True)
+    subprocess.run([*install, str(wheel)], check=True, env=clean_environment())
     return binary
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without what would lead to other packages than those of the wheel."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
 def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     command = [str(program), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
