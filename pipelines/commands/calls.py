@@ -190,7 +190,7 @@ def _overrides(given: Any) -> Overrides:
         return ()
     if isinstance(given, Mapping):
         return toml_values(given, "set")
-    several = [given] if isinstance(given, str) else list(given)
+    several = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else [None]
     if not all(isinstance(one, str) for one in several):
         raise UserError('set: give a dict such as {"train.steps": 200}, or texts such as "train.steps=200"')
     return several
