@@ -25,7 +25,7 @@ true difference in 85% of cases, not 95%.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +177,7 @@ def compare_firing(
 
 
 def compare_texts(
-    model: Any, d: Dictionary, a: Sequence[str], b: Sequence[str], *, hook: str | None = None, draws: int = 5000,
+    model: Any, d: Dictionary, a: Iterable[str], b: Iterable[str], *, hook: str | None = None, draws: int = 5000,
     seed: int = 0,
 ) -> FiringComparison:  # fmt: skip
     """How much more often each latent of `d` fires in the texts `a` than in the texts `b`, each text one document.
@@ -190,9 +190,12 @@ def compare_texts(
     hook = hook or card_table(d.card, "source").get("hook")
     if not isinstance(hook, str):
         raise UserError("hook is missing: the dictionary's card names none; give the hook point it was trained on")
+    if isinstance(model, str):
+        raise UserError(f"model = {model!r}: a name; give the model, sae.model.Model.boot({model!r})")
     site, tokenizer = model if isinstance(model, Model) else Model("the model", model, "cpu"), tokenizer_for(model)
     groups: list[_Counted] = []
-    for texts in (a, b):
+    for given in (a, b):
+        texts = [given] if isinstance(given, str) else list(given)
         vectors = GivenTextVectors(site, tokenizer, texts, d, hook)
         counts = DocumentCounts(d, len(texts))
         for piece in vectors.pieces():

@@ -124,6 +124,12 @@ def test_texts_are_documents(tiny_models: Mapping[str, Path]):
     torch.testing.assert_close(r.rate_a, (d.encode(acts) > 0).double().mean((0, 1)))
     with pytest.raises(sae.UserError, match="hook is missing"):
         compare_texts(model, d, a, b)
+    again = compare_texts(model, d, iter(a), iter(b), hook=hook, draws=200)
+    assert torch.equal(again.p.nan_to_num(), r.p.nan_to_num())
+    with pytest.raises(sae.UserError, match="texts: NoneType None"):
+        compare_texts(model, d, [*a, None], b, hook=hook)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(sae.UserError, match="a name; give the model"):
+        compare_texts("gpt2", d, a, b, hook=hook)
 
 
 def test_mistakes_are_user_errors():
