@@ -55,9 +55,17 @@ def run(program: Callable[..., object]) -> None:
 
 
 def read(files: Iterable[Path]) -> list[Line]:
-    """The results in files of JSON lines; other lines are skipped."""
-    lines = [text for file in files for text in file.read_text(encoding="utf-8").splitlines()]
-    return [json.loads(text) for text in lines if text.startswith("{")]
+    """The results in files of JSON lines; other lines are skipped, one that was cut short with a note."""
+    found: list[Line] = []
+    for file in files:
+        for number, text in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if not text.startswith("{"):
+                continue
+            try:
+                found.append(json.loads(text))
+            except ValueError:
+                note(f"{file}: line {number} is no JSON, cut short by an interruption perhaps; it is skipped")
+    return found
 
 
 def machine(device: str) -> str:

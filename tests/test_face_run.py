@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def test_the_command_and_the_call_share_their_steps(
     names = {path.name for path in (tmp_path / "a").glob("*-*") if not path.name.startswith("report")}
     assert {path.name for path in (*r.made.values(), *again.made.values())} <= names
     assert [d.path for d in again.dictionaries()] == [d.path for d in r.dictionaries()]
+    page = r.report.read_bytes()
+    sae.run(config, set={"train.steps": 20, "dictionary.l1": 0.1}, out=tmp_path / "a")  # takes the name of the run
+    assert r.report.read_bytes() == page, "the page of this run, not of the one that has its name now"
+
+
+def test_stderr_may_be_no_file(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for stream in (types.SimpleNamespace(write=len, flush=lambda: None), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        sae.fit(torch.rand(40, 4), n_latents=4, l1=0.1, steps=2)
+        assert sae.run(config, {"train.steps": 2, "dictionary.l1": 0.1, "train.seeds": 0}, tmp_path).report.is_file()
 
 
 def test_values_of_python_are_those_of_toml(config: dict[str, Any]):
@@ -144,6 +155,7 @@ def test_figures_of_several_sources_have_names_of_their_own(config: dict[str, An
         ({"set": {"train.stepps": 3}}, "did you mean 'steps'"),
         ({"set": {"name.x": 3}}, "'name' is a value, not a table"),
         ({"set": ["train.steps"]}, "not key.path=value"),
+        ({"set": 3}, "set: give a dict"),
         ({"set": {"train.lr": float("nan")}}, "set.train.lr: float nan"),
         ({"tier": "fats"}, "not a known tier"),
         ({"config": 3}, "give a TOML file"),

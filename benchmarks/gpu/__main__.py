@@ -14,9 +14,9 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from benchmarks.gpu.session import measure_all
+from benchmarks.gpu.session import is_skipped, measure_all
 from benchmarks.gpu.units import PARTS, chosen, units
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, emit, failed, note, run
 from sae.registry import UserError
 
 
@@ -30,9 +30,9 @@ def gpu(
 ) -> list[Line]:
     """Print a line for every measurement, and keep it in OUT/gpu.jsonl.
 
-    A later call with the same folder measures what is missing, and what failed once more. A measurement that fails is a
-    line with the error, and the next one is done; those that break the device or take three times as long as expected
-    end with the process that they ran in.
+    A later call with the same folder measures what is missing, and what failed or was skipped once more. A measurement
+    that fails is a line with the error, and the next one is done; the exit code is then 1. Those that break the device
+    or take three times as long as expected end with the process that they ran in.
 
     Parameters
     ----------
@@ -55,11 +55,21 @@ def gpu(
         every = chosen(units(device, small, str(folder)), only or [])
         threads = 1 if small else None  # tiny sizes are faster so
         lines = measure_all(every, 60 * minutes, folder / "gpu.jsonl", lambda line: emit("gpu", line, device), threads)
-    ok, failed = (Counter(line["part"] for line in lines if line["ok"] is state) for state in (True, False))
+    count = Counter((line["part"], _outcome(line)) for line in lines)
     for part in PARTS:
-        if part in ok or part in failed:
-            note(f"{part}: {ok[part]} measured, {failed[part]} failed")
+        outcomes = [f"{n} {what}" for (its, what), n in sorted(count.items()) if its == part]
+        if outcomes:
+            note(f"{part}: {', '.join(outcomes)}")
+    for line in lines:
+        if not line["ok"]:
+            failed(f"{line['part']}: {line['unit']}: {line.get('error', 'beyond its tolerance')}")
     return lines
+
+
+def _outcome(line: Line) -> str:
+    if not line["ok"]:
+        return "failed"
+    return "skipped" if is_skipped(line) else "measured"
 
 
 if __name__ == "__main__":

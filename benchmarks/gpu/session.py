@@ -83,8 +83,22 @@ class Worker:
 
 
 def measured_before(file: Path) -> set[str]:
-    """The keys of the units that an earlier call has measured; failures are measured again."""
-    return {line["key"] for line in read([file]) if line.get("ok")} if file.is_file() else set()
+    """The keys of the units that an earlier call has measured; what failed or was skipped, since a package was not
+    installed, is tried again."""
+    lines = read([file]) if file.is_file() else []
+    return {line["key"] for line in lines if line.get("ok") and not is_skipped(line)}
+
+
+def is_skipped(line: Line) -> bool:
+    """Whether a unit was not measured because something is not installed: ``skipped`` says why, and is no number."""
+    return isinstance(line.get("skipped"), str)
+
+
+def _append(file: Path, line: Line) -> None:
+    """Adds a line, on a new one where the last was cut short by a kill."""
+    before = file.read_bytes()[-1:] if file.is_file() else b""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(("" if before in (b"", b"\n") else "\n") + json.dumps(line) + "\n")
 
 
 def measure_all(
@@ -111,8 +125,7 @@ def measure_all(
             note(f"{unit.part}: {unit.name}")
             answer = worker.measure(unit, min(left, MOST * unit.seconds + START_SECONDS))
             line = show({"part": unit.part, "unit": unit.name, "key": unit.key, **answer})
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
+            _append(file, line)
             lines.append(line)
     finally:
         worker.end()

@@ -190,7 +190,7 @@ def _overrides(given: Any) -> Overrides:
         return ()
     if isinstance(given, Mapping):
         return toml_values(given, "set")
-    several = [given] if isinstance(given, str) else list(given)
+    several = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else [None]
     if not all(isinstance(one, str) for one in several):
         raise UserError('set: give a dict such as {"train.steps": 200}, or texts such as "train.steps=200"')
     return several
@@ -208,7 +208,7 @@ def _done(planned: PlannedRun, progress: bool | None) -> Run:
 def _console(progress: bool | None) -> Terminal:
     """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package; that a
     kernel sets FORCE_COLOR, by which rich takes it for one, would fill the page with every state of a bar."""
-    is_terminal = bool(sys.stderr) and sys.stderr.isatty()
+    is_terminal = getattr(sys.stderr, "isatty", lambda: False)()  # a program's own stream may have no isatty
     console = Terminal(stderr=True, force_jupyter=False, force_terminal=is_terminal)
     console.quiet = not (console.is_terminal if progress is None else progress)
     return console

@@ -67,8 +67,12 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The page: ``report.html``, or ``bench.html`` of :func:`sae.bench`."""
-        return self.page / ("bench.html" if self.is_bench else "report.html")
+        """The page: ``report.html``, or ``bench.html`` of :func:`sae.bench`.
+
+        By the run's name, or in the folder of this run where a later run with other settings has taken the name.
+        """
+        still_ours = self.page.resolve() == self.directory.resolve()
+        return (self.page if still_ours else self.directory) / ("bench.html" if self.is_bench else "report.html")
 
     @property
     def scores(self) -> pandas.DataFrame:

@@ -44,7 +44,7 @@ class ProgressLine:
     def __init__(self, title: str, shown: bool | None = None) -> None:
         out: TextIO | None = sys.stderr  # None under pythonw
         self.title, self.stream = title, out or io.StringIO()
-        self.on_terminal = out is not None and out.isatty()
+        self.on_terminal = getattr(out, "isatty", lambda: False)()  # a program's own stream may have none
         self.is_shown = out is not None and (self.on_terminal if shown is None else shown)
         self._first: tuple[float, int, str] | None = None
         self._at = -float("inf")

@@ -30,3 +30,7 @@ def wrong() -> dict[str, Any]:
 def hangs() -> dict[str, Any]:
     time.sleep(60)
     return {}
+
+
+def needs_a_package() -> dict[str, Any]:
+    return {"skipped": "a package is not installed"}

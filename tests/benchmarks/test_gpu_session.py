@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu import __main__ as program
 from benchmarks.gpu.cases import counted
 from benchmarks.gpu.demo import compared
 from benchmarks.gpu.session import measure_all
 from benchmarks.gpu.steps import crossing
 from benchmarks.gpu.units import PARTS, Unit, chosen, units
 from benchmarks.isolated import ROOT
+from benchmarks.lines import run as run_program
 from sae.registry import UserError
 
 HERE = "tests.benchmarks.gpu_units"
@@ -47,6 +49,34 @@ def test_failures_are_recorded_and_a_later_call_measures_them_again(tmp_path: Pa
     assert [json.loads(line) for line in file.read_text().splitlines()] == lines
     flag.touch()
     assert [(line["unit"], line["ok"]) for line in run(file, some[:2])] == [("fails", True)]
+
+
+def test_after_a_kill_and_after_an_installation_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "gpu.jsonl"
+    some = [
+        Unit("a", "works", f"{HERE}:works", 1, {"number": 3}),
+        Unit("a", "needs a package", f"{HERE}:needs_a_package", 1),
+    ]
+    assert [line["ok"] for line in run(file, some)] == [True, True]
+    file.write_text(file.read_text() + '{"part": "a", "un')
+    assert [line["unit"] for line in run(file, some)] == ["needs a package"], "skipped is not measured"
+    assert "line 3 is no JSON" in capsys.readouterr().err
+    assert json.loads(file.read_text().splitlines()[3])["unit"] == "needs a package", "a line of its own"
+
+
+def test_a_failed_measurement_ends_with_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    wrong = [Unit("steps", "is wrong", f"{HERE}:wrong", 1), Unit("steps", "skipped", f"{HERE}:needs_a_package", 1)]
+
+    def of_ours(*_: object) -> list[Unit]:
+        return wrong
+
+    monkeypatch.setattr(program, "units", of_ours)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--small", "--device", "cpu"])
+    with pytest.raises(SystemExit) as ended:
+        run_program(program.gpu)
+    assert ended.value.code == 1 and "steps: 1 failed, 1 skipped" in capsys.readouterr().err
 
 
 def test_a_unit_that_hangs_is_ended_and_time_that_is_up_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

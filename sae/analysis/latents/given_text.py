@@ -97,8 +97,8 @@ def token_ids(tokenizer: Any, texts: Any) -> list[list[int]]:
     given: list[Any] = [texts] if isinstance(texts, str) else list(texts)
     if not given:
         raise UserError("texts: there is none; give a text, or a list of texts")
-    if wrong := next((one for one in given if not isinstance(one, str)), None):
-        raise UserError(f"texts: {type(wrong).__name__} {repr(wrong)[:40]}; give a text, or a list of texts")
+    if wrong := [one for one in given if not isinstance(one, str)]:
+        raise UserError(f"texts: {type(wrong[0]).__name__} {repr(wrong[0])[:40]}; give a text, or a list of texts")
     return [list(ids) for ids in tokenizer(given, add_special_tokens=False)["input_ids"]]
 
 

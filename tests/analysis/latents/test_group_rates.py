@@ -83,6 +83,35 @@ def test_errors_are_as_rare_as_they_say_where_documents_vary():
     assert found <= 8 and 0.92 < inside < 0.98
 
 
+def test_lengths_that_differ_a_lot_are_named():
+    long, short = documents(6, torch.tensor([0.5]), size=30), documents(6, torch.tensor([0.5]), size=5, seed=1)
+    assert "30.0 samples on average in A and 5.0 in B" in str(compare_firing(identity(1), long, short, draws=10))
+    assert "on average" not in str(compare_firing(identity(1), [x[:5] for x in long], short, draws=10))
+
+
+@pytest.mark.slow
+def test_limits_of_lengths_and_of_few_documents():
+    """Rates that are beta(0.1, 0.9) in each document, equal in expectation; the module's docstring has the numbers."""
+    random = torch.distributions.Beta(torch.full((20,), 0.1), torch.full((20,), 0.9))
+    draw = generator("documents", 5)
+
+    def group(n: int, least: int, most: int) -> list[Tensor]:
+        sizes = torch.randint(least, most + 1, (n,), generator=draw).tolist()
+        return [(torch.rand(size, 20, generator=draw) < random.sample()).float() for size in sizes]
+
+    torch.manual_seed(5)
+    unequal = cut = inside = 0.0
+    for _ in range(100):
+        short, long = group(15, 1, 5), group(15, 60, 100)
+        unequal += bool(compare_firing(identity(20), short, long, draws=1000).differing()) / 100
+        short, long = group(15, 3, 3), [x[:3] for x in long]
+        cut += bool(compare_firing(identity(20), short, long, draws=1000).differing()) / 100
+        few = compare_firing(identity(20), group(8, 20, 20), group(40, 20, 20), draws=1000)
+        inside += float(((few.low <= 0) & (few.high >= 0)).double().mean()) / 100
+    print(f"comparisons with false discoveries: {unequal:.2f}, cut to one length {cut:.2f}; intervals: {inside:.2f}")
+    assert unequal > 0.12 and cut <= 0.1 and 0.8 < inside < 0.9
+
+
 def test_texts_are_documents(tiny_models: Mapping[str, Path]):
     model, hook = Model.boot(str(tiny_models["gpt2"])), "blocks.0.hook_resid_post"
     W = torch.randn(24, 16, generator=generator("test"))
@@ -95,6 +124,12 @@ def test_texts_are_documents(tiny_models: Mapping[str, Path]):
     torch.testing.assert_close(r.rate_a, (d.encode(acts) > 0).double().mean((0, 1)))
     with pytest.raises(sae.UserError, match="hook is missing"):
         compare_texts(model, d, a, b)
+    again = compare_texts(model, d, iter(a), iter(b), hook=hook, draws=200)
+    assert torch.equal(again.p.nan_to_num(), r.p.nan_to_num())
+    with pytest.raises(sae.UserError, match="texts: NoneType None"):
+        compare_texts(model, d, [*a, None], b, hook=hook)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(sae.UserError, match="a name; give the model"):
+        compare_texts("gpt2", d, a, b, hook=hook)
 
 
 def test_mistakes_are_user_errors():
@@ -102,6 +137,16 @@ def test_mistakes_are_user_errors():
     for a, b, words in ((x[:4], x, "a: 4 documents"), (x, [*x, torch.rand(3)], r"b\[5\]: shape \[3\]")):
         with pytest.raises(sae.UserError, match=words):
             compare_firing(identity(2), a, b)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(sae.UserError, match=r"b\[5\]: the activations contain NaN or infinite values in 1 of 3"):
+            compare_firing(identity(2), x, [*x, torch.tensor([[1.0, 2.0], [bad, 1.0], [0.0, 0.0]])])
+
+
+def test_documents_are_arrays_and_lists_too():
+    a, b = documents(6, torch.tensor([0.2, 0.5])), documents(6, torch.tensor([0.4, 0.5]), seed=1)
+    expected = compare_firing(identity(2), a, b, draws=50)
+    given = compare_firing(identity(2), [x.numpy() for x in a], (x.tolist() for x in b), draws=50)
+    assert torch.equal(given.t, expected.t) and torch.equal(given.p, expected.p)
 
 
 def test_false_discovery_rates_by_hand():
