@@ -108,7 +108,9 @@ def run(
         "mine", "source": {...}, "dictionary": {...}}``. Settings objects are tables too: ``{"train":
         sae.TrainConfig(steps=2000)}``.
     set
-        Values in place of the config's: ``{"train.steps": 200}``, or ``["train.steps=200"]`` as on the command line.
+        Values in place of the config's: ``{"train.steps": 200}``, or ``["train.steps=200"]`` as on the command line. A
+        table takes the place of the whole table: ``{"train": {"steps": 200}}`` sets all other settings of training to
+        their defaults.
     out
         The folder of all steps, in place of ``runtime.out`` (``runs``).
     tier
