@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import MODEL, Snippet, snippets, with_data
+from tests.docs.pages import DATA, MODEL, Snippet, snippets
 
 CHECKOUT = Path(__file__).parents[1]
 Sae = Callable[..., subprocess.CompletedProcess[str]]
@@ -97,6 +97,11 @@ def test_a_folder_called_pipelines_breaks_nothing(sae: Sae, tmp_path: Path):
     assert sae("plan", "demo", cwd=tmp_path).returncode == 0
 
 
+def with_data(code: str) -> str:
+    """The code with the model and the longest text of the test data; the page's config wants 400,000 tokens."""
+    return code.replace("FOLDER_OR_HUB_ID", str(MODEL)).replace("TEXT.txt", str(DATA / "text/tinystories_train.txt"))
+
+
 def needs_a_model(snippet: Snippet) -> bool:
     return "FOLDER_OR_HUB_ID" in snippet.code
 
@@ -110,12 +115,12 @@ def test_the_readme_runs_as_pasted(sae: Sae, binaries: Path, tmp_path: Path):
         if named:
             (tmp_path / named[1]).write_text(one.code)
         elif one.language == "python":
-            program.append(with_data(one.code.replace("FOLDER_OR_HUB_ID", "MODEL")))
+            program.append(with_data(one.code))
     commands = [line for one in own if one.language == "sh" for line in one.code.splitlines()]
     commands = ["sae run demo", *(line for line in commands if not line.startswith("make "))]
     assert len(commands) >= 2 and len(program) >= 2
     for line in commands:
-        words = shlex.split(with_data(line.replace("FOLDER_OR_HUB_ID", "MODEL") + " "))
+        words = shlex.split(with_data(line))
         done = sae(*words[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     (tmp_path / "pasted.py").write_text("\n".join(program))
