@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 
@@ -192,10 +192,13 @@ def _overrides(given: Any) -> Overrides:
         return ()
     if isinstance(given, Mapping):
         return toml_values(given, "set")
-    several = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else [None]
-    if not all(isinstance(one, str) for one in several):
+    if isinstance(given, str):
+        return [given]
+    several = cast(Sequence[Any], given) if isinstance(given, list | tuple) else (None,)
+    texts = [one for one in several if isinstance(one, str)]
+    if len(texts) < len(several):
         raise UserError('set: give a dict such as {"train.steps": 200}, or texts such as "train.steps=200"')
-    return several
+    return texts
 
 
 def _folder(out: str | Path | None) -> Path | None:
