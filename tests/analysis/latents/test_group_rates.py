@@ -112,7 +112,7 @@ def test_limits_of_lengths_and_of_few_documents():
     assert unequal > 0.12 and cut <= 0.1 and 0.8 < inside < 0.9
 
 
-def test_texts_are_documents(tiny_models: Mapping[str, Path]):
+def test_texts_are_documents(tiny_models: Mapping[str, Path], shapes_unchecked: None):
     model, hook = Model.boot(str(tiny_models["gpt2"])), "blocks.0.hook_resid_post"
     W = torch.randn(24, 16, generator=generator("test"))
     d = Relu.tied(W / W.norm(dim=1, keepdim=True))
