@@ -15,10 +15,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from benchmarks.isolated import ROOT
 from benchmarks.lines import Line, emit, note, run
 from sae.registry import UserError
-
-ROOT = Path(__file__).parents[1]
 
 
 def install(

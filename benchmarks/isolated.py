@@ -27,8 +27,20 @@ QUIET = {
 }
 
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""The variables that limit the threads of libraries; OpenBLAS reads the first where it has none of its own."""
+
+
 class ProcessError(Exception):
     """The process ended without a result; its own message is on stderr."""
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """The environment of a process of a measurement: it finds this checkout and is quiet; `threads` limits those of its
+    libraries."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    pinned = {} if threads is None else {name: str(threads) for name in THREADS}
+    return {**os.environ, **QUIET, **pinned, "PYTHONPATH": path}
 
 
 def call(function: str, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
@@ -36,14 +48,12 @@ def call(function: str, settings: Mapping[str, Any], threads: int) -> dict[str, 
 
     Raises `ProcessError` if the process fails.
     """
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    pinned = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.isolated", function, str(threads)],
         input=json.dumps(dict(settings)),
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **QUIET, **pinned, "PYTHONPATH": path},
+        env=environment(threads),
     )
     if process.returncode:
         raise ProcessError(f"{function} ended with exit code {process.returncode}")

@@ -12,12 +12,25 @@ Each shape is timed with torch's own product, into a reused buffer, and the roof
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from benchmarks.clock import mean_seconds
+
+
+@contextmanager
+def tf32(allowed: bool) -> Generator[None]:
+    """Products of float32 within the block are in TF32, which only a GPU has, or in full precision."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @dataclass

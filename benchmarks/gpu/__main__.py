@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from cyclopts import Parameter
 
 from benchmarks.gpu.session import is_skipped, measure_all
 from benchmarks.gpu.units import PARTS, chosen, units
 from benchmarks.lines import Line, emit, failed, note, run
+from sae.fitting import default_device
 from sae.registry import UserError
 
 
@@ -47,7 +47,7 @@ def gpu(
     device
         The device; a GPU by default.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     if device == "cpu" and not small:
         raise UserError("there is no GPU here; --small rehearses on a CPU")
     with tempfile.TemporaryDirectory() as temporary:

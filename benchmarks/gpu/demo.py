@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ from sae.numerics.statistics import mean_interval
 SCORES = ("mcc", "fvu", "l0")
 
 
+SMALL: Mapping[str, Any] = {
+    "train.steps": 60,
+    "dictionary.n_latents": 64,
+    "dictionary.l1": [1.0, 2.0],
+    "baselines.kinds": ["random", "pca", "oracle"],
+    "score.n_rows": 4000,
+    "score.metrics": ["reconstruction", "recovery"],
+}
+"""Settings of the demo for a rehearsal."""
 SETTING = ("method", "encoder", "n_latents", "l1")
 FLOOR = 1e-3
 """Differences below this share of a score count as rounding, where all seeds agree."""
@@ -21,9 +31,7 @@ def demo(device: str, small: bool, folder: str) -> dict[str, Any]:
     on the CPU; `ok` is whether none is above 1. Steps that a former call finished are not done again."""
     import sae
 
-    sizes: dict[str, Any] = (
-        {"train.steps": 60, "dictionary.n_latents": 64, "dictionary.l1": [1.0, 2.0]} if small else {}
-    )
+    sizes = SMALL if small else {}
     tables: list[dict[tuple[Any, ...], dict[str, list[float]]]] = []
     for name in ("cpu", device):
         out = Path(folder) / f"demo-{name.replace(':', '-')}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.clock import mean_seconds
+from benchmarks.roofline import tf32
 from sae.numerics.memory import memory_of
 
 SIDE, SMALL_SIDE = 8192, 256
@@ -42,20 +43,16 @@ def products(device: str, small: bool) -> dict[str, Any]:
     side = SMALL_SIDE if small else SIDE
     flops = 2.0 * side**3
     rates: dict[str, float | None] = {}
-    before = torch.backends.cuda.matmul.allow_tf32
-    try:
-        for name, dtype, tf32 in (
-            ("float32", torch.float32, False),
-            ("tf32", torch.float32, True),
-            ("bfloat16", torch.bfloat16, False),
-        ):
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-            out = torch.empty_like(a)
+    for name, dtype, in_tf32 in (
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+    ):
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        with tf32(in_tf32):
             taken = mean_seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 0.1 if small else 1.0)
-            rates[name] = flops / taken / 1e12
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        rates[name] = flops / taken / 1e12
     rates["fp8"] = _fp8(device, side, flops)
     return {"side": side, **{f"{name}_tflops": rate for name, rate in rates.items()}}
 

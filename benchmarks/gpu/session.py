@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.units import Unit
-from benchmarks.isolated import QUIET, ROOT
+from benchmarks.isolated import environment
 from benchmarks.lines import Line, note, read
 
 START_SECONDS = 20.0
 """Time that a worker may need to start, beside that of its first unit."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 MOST = 3.0
 """A unit that takes this many times as long as expected is ended."""
 
@@ -29,7 +27,7 @@ class Worker:
 
     def __init__(self, threads: int | None = None) -> None:
         """`threads` limits those of its libraries."""
-        self._threads = {} if threads is None else {name: str(threads) for name in THREADS}
+        self._threads = threads
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str] = queue.Queue()
 
@@ -55,13 +53,12 @@ class Worker:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
             return self._process
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **QUIET, **self._threads, "PYTHONPATH": path},
+            env=environment(self._threads),
         )
         self._answers = queue.Queue()
         threading.Thread(target=self._listen, args=(self._process, self._answers), daemon=True).start()

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 from benchmarks.clock import mean_seconds
-from benchmarks.gpu.steps import samples_per_second
+from benchmarks.gpu.steps import tf32_samples_per_second
 from benchmarks.trainers import Setting
 
 
@@ -16,7 +16,7 @@ def drawn(name: str, device: str, small: bool) -> dict[str, Any]:
     batch, at_least = (128, 0.1) if small else (8192, 3.0)
     step = count()
     taken = mean_seconds(lambda: source.batch(next(step), batch).acts.to(device), device, at_least)
-    needed = samples_per_second(Setting(source.d_in, n_latents, batch, 32, device=device), True, at_least / 10)
+    needed = tf32_samples_per_second(Setting(source.d_in, n_latents, batch, 32, device=device), at_least / 10)
     return {
         "d_in": source.d_in,
         "n_latents": n_latents,

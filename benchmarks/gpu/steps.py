@@ -7,9 +7,9 @@ latents fire evenly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
-from statistics import mean
 from typing import Any
 
 import torch
@@ -17,17 +17,14 @@ from torch import Tensor
 
 from benchmarks import trainers
 from benchmarks.clock import seconds as seconds_of
-from benchmarks.pool import Pool
-from benchmarks.roofline import Roofline
+from benchmarks.roofline import Roofline, tf32
 from benchmarks.rounds import time_with_roofline
 from benchmarks.trainers import Setting
+from benchmarks.trainers.ours import STRIDE, Run
 from sae.numerics import memory
 from sae.registry import config_class
-from sae.training.config import TrainConfig
 from sae.training.kernels.backend import kernels_for
-from sae.training.loop import train
 
-STRIDE = 10
 SAMPLED = 1 << 20
 """Products from which the bias is measured."""
 STILL = 1e-12
@@ -36,42 +33,23 @@ HYSTERESIS = 1.5
 """How far above the density at which a member becomes sparse it has to be to become dense again."""
 
 
-class Planted:
-    """Our training loop on a planted state; a `Trainer` of the benchmarks."""
-
-    stride = STRIDE
+class Planted(Run):
+    """Our trainer on a planted state."""
 
     def __init__(self, kind: str, setting: Setting, precision: str, l0: float) -> None:
         selects = kind in ("topk", "batchtopk")
         sparsity = {"k": setting.l0} if selects else {"l1": 1.0} if kind == "relu" else {"l0": float(setting.l0)}
         config: Any = config_class("dictionaries", kind)(n_latents=setting.n_latents, **sparsity)
-        batches = trainers.pool_of(setting)
-        fixed: dict[str, Any] = {"warm_up": 0.0, "decay": 0.0, "penalty_warm_up": 0.0, "resample_every": 0}
-        settings = TrainConfig(
-            steps=1_000_000, batch_size=setting.batch, log_every=STRIDE, n_scale=setting.batch, lr=STILL,
-            precision=precision, **fixed,  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
-
-        def begin(resume: Mapping[str, Tensor] | None) -> Iterator[Any]:
-            return train([(config, setting.seed)], Pool(batches), settings, setting.device, resume)
-
-        self.training = begin(None)
-        self.state = next(self.training)
+        still = replace(setting, extra={"lr": STILL, "precision": precision})
+        super().__init__([(config, setting.seed)], still, trainers.pool_of(setting))
         if not selects:
             state = self.state.checkpoint()
             self.training.close()
             scale = 1 / state["units.scale"].item() if "units.scale" in state else 1.0
-            bias = _bias(batches[0] * scale, state["parameter.W_enc"], l0 / setting.n_latents)
+            bias = _bias(self.batches[0] * scale, state["parameter.W_enc"], l0 / setting.n_latents)
             state["parameter.b_enc"].fill_(bias).add_(state.get("parameter.threshold", 0.0))
-            self.training = begin(state)
+            self.training = self._train(state)
             self.state = next(self.training)
-
-    def steps(self, n: int) -> None:
-        for _ in range(n // self.stride):
-            self.state = next(self.training)
-
-    def l0(self) -> float:
-        return mean(float(record["l0"]) for record in self.state.records())
 
 
 def _bias(x: Tensor, W_enc: Tensor, share: float) -> float:
@@ -111,27 +89,21 @@ def setting_of(setting: Setting) -> dict[str, Any]:
 
 def _beside_rooflines(trainer: Any, setting: Setting, seconds: float) -> dict[str, Any]:
     timing = time_with_roofline(trainer, setting, seconds)
-    tf32 = samples_per_second(setting, tf32=True, at_least=seconds / 10)
+    in_tf32 = tf32_samples_per_second(setting, seconds / 10)
     rate = timing["samples_per_s"]
     return {
         **timing,
-        "tf32_samples_per_s": tf32,
+        "tf32_samples_per_s": in_tf32,
         "of_bfloat16": rate / timing["roofline_samples_per_s"],
-        "of_tf32": rate / tf32,
+        "of_tf32": rate / in_tf32,
     }
 
 
-def samples_per_second(setting: Setting, tf32: bool, at_least: float) -> float:
-    """The dense roofline in float32, or in TF32, which only a GPU has."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
-        roofline = Roofline(
-            setting.d_in, setting.n_latents, setting.batch, "float32", setting.device, at_least=at_least
-        )
+def tf32_samples_per_second(setting: Setting, at_least: float) -> float:
+    """The dense roofline in TF32, which only a GPU has: float32 elsewhere."""
+    roofline = Roofline(setting.d_in, setting.n_latents, setting.batch, "float32", setting.device, at_least=at_least)
+    with tf32(True):
         return setting.batch / roofline.seconds()
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def paths(d_in: int, n_latents: int, batch: int, l0: int, device: str, seconds: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.isolated import ROOT
+from benchmarks.isolated import environment
 
 SMALL = (
     "source.n_features=340",
@@ -36,11 +35,8 @@ def suite(device: str, small: bool, folder: str, seconds: float = 150.0) -> dict
     command = [sys.executable, "-m", "pipelines", "bench", "synthsae-16k", "--tier", "fast", "--out", str(out)]
     for setting in (f"runtime.device={device}", *(SMALL if small else ())):
         command += ["--set", setting]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     began = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
