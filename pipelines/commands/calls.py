@@ -29,6 +29,7 @@ from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, Step
 from pipelines.steps.store import Store
 from sae.model.placement import device_for_models, run_models_on
+from sae.numerics.progress_line import is_terminal
 from sae.registry import UserError, expand_home
 
 ConfigLike = str | Path | Mapping[str, Any]
@@ -213,8 +214,7 @@ def _done(planned: PlannedRun, progress: bool | None) -> Run:
 def _console(progress: bool | None) -> Terminal:
     """Where progress is shown. In a notebook stderr is no terminal, and rich's widgets there need a package; that a
     kernel sets FORCE_COLOR, by which rich takes it for one, would fill the page with every state of a bar."""
-    is_terminal = getattr(sys.stderr, "isatty", lambda: False)()  # a program's own stream may have no isatty
-    console = Terminal(stderr=True, force_jupyter=False, force_terminal=is_terminal)
+    console = Terminal(stderr=True, force_jupyter=False, force_terminal=is_terminal(sys.stderr))
     console.quiet = not (console.is_terminal if progress is None else progress)
     return console
 

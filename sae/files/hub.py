@@ -72,7 +72,7 @@ def page(d: Dictionary, repo: str, saelens: bool = False) -> str:
     public = model if is_hub_model(model) else None
     tags = [*TAGS, *(["saelens"] if saelens else []), d.kind, *([public] if public else [])]
     front = ModelCardData(license=d.card.get("licence"), library_name=LIBRARY, tags=tags, base_model=public)
-    entry = release_entry(d, repo)
+    entry = release_entry(d, repo) if saelens else None
     d = replace(d, card=_without_folders(d.card))
     source = card_table(d.card, "source")
     model, hook = source.get("model"), source.get("hook")

@@ -63,6 +63,11 @@ class Model:
     """The device of the work that it is loaded for, to which activations are brought; None: where they are."""
 
     @classmethod
+    def of(cls, given: Any) -> Model:
+        """`given` itself, or a TransformerLens Bridge as a model on the device where it is."""
+        return given if isinstance(given, Model) else cls("the model", given, str(given.cfg.device))
+
+    @classmethod
     def boot(cls, name: str, device: str = "cpu", dtype: Dtype = "float32", revision: str | None = None) -> Model:
         """Loads a model from a hub id, a local Hugging Face folder or ``random:SHAPE`` (`sae.model.random_models`),
         ready to run on `device`, or where :func:`~sae.model.placement.run_models_on` says.

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def duration(seconds: int | float) -> str:
@@ -31,6 +31,11 @@ def progress_text(
     return ", ".join(parts + [f"{name} {value:.4g}" for name, value in figures.items()])
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal; one of a program's own may have no `isatty`, and None is none."""
+    return bool(getattr(stream, "isatty", lambda: False)())
+
+
 class ProgressLine:
     """Shows the progress of a call while it runs, and leaves a terminal as it was.
 
@@ -44,7 +49,7 @@ class ProgressLine:
     def __init__(self, title: str, shown: bool | None = None) -> None:
         out: TextIO | None = sys.stderr  # None under pythonw
         self.title, self.stream = title, out or io.StringIO()
-        self.on_terminal = getattr(out, "isatty", lambda: False)()  # a program's own stream may have none
+        self.on_terminal = is_terminal(out)
         self.is_shown = out is not None and (self.on_terminal if shown is None else shown)
         self._first: tuple[float, int, str] | None = None
         self._at = -float("inf")

@@ -182,8 +182,8 @@ def splice(
 
     Raises `UserError` for an unknown hook point, widths that differ, or edits of a place without a dictionary.
     """
-    bridge = model.bridge if isinstance(model, Model) else model
-    wrapped = model if isinstance(model, Model) else Model("the model", bridge, str(bridge.cfg.device))
+    wrapped = Model.of(model)
+    bridge = wrapped.bridge
     if wrapped.is_encoder_decoder:
         raise UserError(
             f"model = {wrapped.name!r}: an encoder-decoder reads two rows of tokens at once, so the positions of a "

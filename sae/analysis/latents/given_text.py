@@ -92,6 +92,14 @@ def tokenizer_for(model: Any) -> Any:
     return tokenizer
 
 
+def hook_of(d: Dictionary, hook: str | None) -> str:
+    """The hook point that is given, or else that of the dictionary's card. Raises `UserError` where it names none."""
+    hook = hook or card_table(d.card, "source").get("hook")
+    if not isinstance(hook, str):
+        raise UserError("hook is missing: the dictionary's card names none; give the hook point it was trained on")
+    return hook
+
+
 def token_ids(tokenizer: Any, texts: Any) -> list[list[int]]:
     """The token ids of one text or several, without special tokens. Raises `UserError` where one is no text."""
     given: list[Any] = [texts] if isinstance(texts, str) else list(texts)

@@ -34,8 +34,8 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from sae.analysis.latents.given_text import GivenTextVectors, tokenizer_for
-from sae.dictionary import Dictionary, card_table, check_one_dictionary
+from sae.analysis.latents.given_text import GivenTextVectors, hook_of, tokenizer_for
+from sae.dictionary import Dictionary, check_one_dictionary
 from sae.metric import block_rows
 from sae.model.hooked import Model
 from sae.numerics.arrays import Numbers, as_tensor
@@ -187,12 +187,10 @@ def compare_texts(
     Raises `UserError` as :func:`compare_firing` does, and for what does not fit together.
     """
     check_one_dictionary(d)
-    hook = hook or card_table(d.card, "source").get("hook")
-    if not isinstance(hook, str):
-        raise UserError("hook is missing: the dictionary's card names none; give the hook point it was trained on")
+    hook = hook_of(d, hook)
     if isinstance(model, str):
         raise UserError(f"model = {model!r}: a name; give the model, sae.model.Model.boot({model!r})")
-    site, tokenizer = model if isinstance(model, Model) else Model("the model", model, "cpu"), tokenizer_for(model)
+    tokenizer, site = tokenizer_for(model), Model.of(model)
     groups: list[_Counted] = []
     for given in (a, b):
         texts = [given] if isinstance(given, str) else list(given)

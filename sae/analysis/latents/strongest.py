@@ -17,10 +17,10 @@ from sae.analysis.latents.contexts import Windows, windows
 from sae.analysis.latents.examples import Collected
 from sae.analysis.latents.explore import CODES_AT_ONCE
 from sae.analysis.latents.firing import Fired
-from sae.analysis.latents.given_text import GivenTextVectors, tokenizer_for
+from sae.analysis.latents.given_text import GivenTextVectors, hook_of, tokenizer_for
 from sae.analysis.latents.reading import HeldOutVectors, held_out_vectors
 from sae.analysis.latents.words import Words, vocabulary, words_of
-from sae.dictionary import Dictionary, card_table, check_one_dictionary
+from sae.dictionary import Dictionary, check_one_dictionary
 from sae.model.hooked import Model
 from sae.numerics.arrays import integer_of
 from sae.numerics.progress_line import ProgressLine
@@ -170,11 +170,9 @@ def _vectors(
     if isinstance(given, str | Model) or hasattr(given, "hook_dict"):
         if texts is None:
             raise UserError("texts is missing: give the texts to run the model on, or a source in place of the model")
-        hook = hook or card_table(d.card, "source").get("hook")
-        if not isinstance(hook, str):
-            raise UserError("hook is missing: the dictionary's card names none; give the hook point it was trained on")
-        tokenizer = tokenizer_for(given)
-        return GivenTextVectors(_model(given, str(d.device)), tokenizer, texts, d, hook), words_of(tokenizer), d
+        hook, tokenizer = hook_of(d, hook), tokenizer_for(given)
+        model = Model.boot(given, str(d.device)) if isinstance(given, str) else Model.of(given)
+        return GivenTextVectors(model, tokenizer, texts, d, hook), words_of(tokenizer), d
     if texts is not None or hook is not None:
         name = "texts" if texts is not None else "hook"
         raise UserError(f"{name}: only with a model; a source has its own")
@@ -182,9 +180,3 @@ def _vectors(
     at_once = max(256, min(8192, CODES_AT_ONCE // d.n_latents))
     where = d.to(source.device) if isinstance(source, Activations) else d
     return held_out_vectors(source, n_samples, at_once), vocabulary(source), where
-
-
-def _model(given: Any, device: str) -> Model:
-    if isinstance(given, str):
-        return Model.boot(given, device)
-    return given if isinstance(given, Model) else Model("the model", given, str(given.cfg.device))
