@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,8 @@ from pipelines.commands.verify import verify_steps
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
 """Errors of the operating system that are about the user's machine: a full disk, a folder that cannot be written."""
 
+OTHERS_SECONDS = 2.0
+"""How long a process of several waits to be ended with the others before it says what went wrong."""
 HELP_WIDTH = 100
 """Columns of the help where it is not written to a terminal."""
 _PLUGINS: set[Path] = set()
@@ -172,6 +175,8 @@ def _place_in_plugin() -> str | None:
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
+    if int(os.environ.get("RANK", "0")) > 0:  # the first of several processes says the same, and ends this one
+        time.sleep(OTHERS_SECONDS)
     terminal = Terminal(stderr=True)
     if debug:
         terminal.say(traceback.format_exc().rstrip())

@@ -17,10 +17,12 @@ from typing import Literal
 import torch
 
 from pipelines.config.tables import RuntimeTable
+from pipelines.following import job_of, tell_end, tell_others
 from pipelines.plan import STAGES
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.external_files import files_of, refuse_changed
+from pipelines.steps.joining import own_device
 from pipelines.steps.known_hashes import load_known, save_known
 from pipelines.steps.progress import STATUS, Board, Status, read_status
 from pipelines.steps.step import Job, Runtime, Step
@@ -29,26 +31,29 @@ from sae.fitting import default_device
 from sae.model.placement import ALL, run_models_on
 from sae.numerics.atomic_write import named_errors
 from sae.numerics.devices import check_device
+from sae.numerics.processes import ALONE, Processes
 from sae.registry import UserError
 
 POLL_SECONDS = 0.5
 """Time between looks at steps that another run is working on."""
 
 
-def execution(table: RuntimeTable) -> Runtime:
-    """The runtime for a ``[runtime]`` table; sets torch's threads.
+def execution(table: RuntimeTable, processes: Processes = ALONE) -> Runtime:
+    """The runtime for a ``[runtime]`` table; sets torch's threads. Each of several `processes` takes a GPU of its own.
 
     Raises `UserError` where this machine has no such device or a sink is not installed.
     """
     sinks.check_sinks(table.sinks)
     if table.threads is not None:
         torch.set_num_threads(table.threads)
-    device = default_device() if table.device == "auto" else table.device
+    device = table.device
+    if device == "auto":
+        device = default_device() if processes.size == 1 else own_device()
     check_device("runtime.device", device, "use auto")
     if table.model_device not in (None, ALL):
         check_device("runtime.model_device", table.model_device, "use auto")
     run_models_on(table.model_device)
-    return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks)
+    return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks, processes=processes)
 
 
 def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> None:
@@ -73,6 +78,7 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> 
         time.sleep(POLL_SECONDS)
     save_known(store.root, outside)
     _remove_old_scratch(steps, store)
+    tell_end(runtime)
 
 
 def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Step]:
@@ -141,6 +147,7 @@ def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, b
             refuse_changed(step)
         for source in {source.name: source for step in missing for source in step.inputs.values()}.values():
             store.verify(source, whole=True)
+        tell_others(runtime, stage, group, missing)
         for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):
             try:
                 refuse_changed(job.step)
@@ -180,9 +187,9 @@ def _discard(steps: Sequence[Step], scratch: Path, store: Store) -> None:
 
 
 def _job(step: Step, store: Store) -> Job:
-    out = store.partial(step)
-    out.mkdir(exist_ok=True)
-    return Job(step, {name: store.directory(source) for name, source in step.inputs.items()}, out)
+    job = job_of(step, store)
+    job.out.mkdir(exist_ok=True)
+    return job
 
 
 def _title(steps: Sequence[Step]) -> str:

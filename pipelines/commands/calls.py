@@ -7,11 +7,11 @@ raise the same errors as the commands, and print nothing but a progress line.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import torch
 
@@ -23,15 +23,19 @@ from pipelines.config.config import FULL, Config, read_table
 from pipelines.config.python_tables import toml_values
 from pipelines.config.shipped import find_config
 from pipelines.config.toml_tables import Overrides
+from pipelines.following import follow
 from pipelines.plan import plan
 from pipelines.precision import precision_notes
+from pipelines.steps.joining import after_first, join_processes
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, Step
 from pipelines.steps.store import Store
 from sae.model.placement import device_for_models, run_models_on
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.progress_line import is_terminal
 from sae.registry import UserError, expand_home
 
+T = TypeVar("T")
 ConfigLike = str | Path | Mapping[str, Any]
 """A config: a TOML file, the name of one that `sae configs` lists, or its tables as a dict."""
 
@@ -67,19 +71,29 @@ class PlannedRun:
             raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
         return self
 
-    def runtime(self) -> Runtime:
+    def runtime(self, processes: Processes = ALONE) -> Runtime:
         """How the work is done. Sets torch's threads; raises `UserError` where this machine has no such device."""
-        return runner.execution(self.settings.runtime)
+        return runner.execution(self.settings.runtime, processes)
 
     def do(self, runtime: Runtime, board: Board) -> Run:
-        """Does every step that is not done, and links the page."""
-        store = Store(self.root)
+        """Does every step that is not done, and links the page. Of several processes, all but the first help with what
+        the first is doing."""
+        store, processes = Store(self.root), runtime.processes
+        if not processes.is_first:
+            follow(self.steps, store, runtime)
+            processes.wait_for_first()
+            return self._result(store, store.root / self.link)
         for note in precision_notes(self.settings, self.root):
             board.note(note)
         runner.run(self.steps, store, runtime, board)
+        page = store.link(self.link, store.directory(self.steps[-1]))
+        processes.wait_for_first()
+        return self._result(store, page)
+
+    def _result(self, store: Store, page: Path) -> Run:
+        """What was made, once all steps are done."""
         last = self.steps[-1]
         directory = store.directory(last)
-        page = store.link(self.link, directory)
         made = {name: store.directory(step) for name, step in last.inputs.items()}
         return Run(self.settings.name, directory, page, made, last)
 
@@ -100,7 +114,8 @@ def run(
     """Does every step of a config that is not done, as `sae run` does, and returns the scored dictionaries.
 
     A run that was interrupted continues where it stopped; a run that is done is only read. The command and this call
-    share their steps.
+    share their steps. In a program that torchrun has started in several processes, they train together, and all return
+    the same.
 
     Parameters
     ----------
@@ -124,8 +139,11 @@ def run(
     """
     given = _given(config)
     chosen = FULL if tier is None else tier
-    planned = PlannedRun.of_report(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
-    return _done(planned, progress)
+
+    def plan() -> PlannedRun:
+        return PlannedRun.of_report(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
+
+    return _done(*planned_together(plan), progress)
 
 
 @overload
@@ -160,7 +178,8 @@ def bench(
     """
     several = list(suite) if isinstance(suite, list | tuple) else None
     given = [_given(one) for one in ([suite] if several is None else several)]
-    done = [_done(one, progress) for one in plan_suites(given, _overrides(set), _folder(out), tier or "")]
+    planned, processes = planned_together(lambda: plan_suites(given, _overrides(set), _folder(out), tier or ""))
+    done = [_done(one, processes, progress) for one in planned]
     return done[0] if several is None else done
 
 
@@ -206,9 +225,15 @@ def _folder(out: str | Path | None) -> Path | None:
     return None if out is None else expand_home(Path(out))
 
 
-def _done(planned: PlannedRun, progress: bool | None) -> Run:
+def planned_together(plan: Callable[[], T]) -> tuple[T, Processes]:
+    """A plan, and the processes that were started with this one to do it; the first plans before the others."""
+    processes = join_processes()
+    return after_first(processes, plan), processes
+
+
+def _done(planned: PlannedRun, processes: Processes, progress: bool | None) -> Run:
     with _process_settings_restored():
-        return planned.do(planned.runtime(), Board(_console(progress)))
+        return planned.do(planned.runtime(processes), Board(_console(progress)))
 
 
 def _console(progress: bool | None) -> Terminal:

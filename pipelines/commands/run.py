@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 from rich.markup import escape
@@ -15,6 +16,14 @@ from pipelines.commands.output import Terminal
 from pipelines.report.text_table import TextColumn, print_text_table
 
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
+Devices = Annotated[
+    int,
+    Parameter(
+        name="--devices",
+        help="Processes that train together, one for each GPU or with a share of the cores: they divide the members of "
+        "a stack, then the latents of each.",
+    ),
+]
 
 
 def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
@@ -38,7 +47,13 @@ def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tie
 
 
 def run_config(
-    config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full", profile: Profile = False
+    config: ConfigName,
+    *,
+    set: Set = None,
+    out: Out = None,
+    tier: Tier = "full",
+    profile: Profile = False,
+    devices: Devices = 1,
 ) -> None:
     """Do every step of a config that is not done; print the scores and the report's path.
 
@@ -49,22 +64,36 @@ def run_config(
     profile
         Also print where the time went, and write a trace that ui.perfetto.dev opens.
     """
-    from pipelines.commands.calls import PlannedRun
+    from pipelines.commands.calls import PlannedRun, planned_together
     from pipelines.stages.report import print_table
     from pipelines.steps import profile as profiling
     from pipelines.steps.progress import Board
 
-    settings, root = read_settings(config, set, tier, out)
-    planned = PlannedRun.of_report(settings, root, tier)
-    runtime = planned.runtime()
+    if devices != 1:
+        _start(devices, config, set, tier, out)
+    planned, processes = planned_together(lambda: PlannedRun.of_report(*read_settings(config, set, tier, out), tier))
+    settings, root, runtime = planned.settings, planned.root, planned.runtime(processes)
     if profile:
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
     done = planned.do(runtime, Board(Terminal(stderr=True)))
+    if not processes.is_first:
+        return
     console = Terminal()
     print_table(done.directory, console)
     if profile:
         profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
     console.print(f"report: {done.report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _start(devices: int, config: Path, set: list[str] | None, tier: str, out: Path | None) -> NoReturn:
+    """Runs this command in several processes, and ends with their exit code."""
+    from pipelines.commands.launch import run_on_devices, without_option
+    from sae.registry import UserError
+
+    if devices < 1:
+        raise UserError(f"--devices {devices}: give the number of processes, 1 or more")
+    settings, _ = read_settings(config, set, tier, out)  # mistakes are found before anything is started
+    sys.exit(run_on_devices(devices, without_option(sys.argv[1:], "--devices"), settings.runtime.device))
 
 
 def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> None:

@@ -4,6 +4,9 @@ Dictionaries of one architecture and shape are trained together as a stack, and 
 pass over the data. The loop is in :mod:`sae.training.loop`; this module adds logs, checkpoints and saving. A checkpoint
 identifies its members by the keys of their steps, so that a run that was killed while saving its dictionaries, or
 whose sweep has changed since, continues with those that are missing.
+
+Several processes divide the stacks (:mod:`sae.training.division`); all of them run this stage, and the first writes
+logs and dictionaries.
 """
 
 from __future__ import annotations
@@ -14,13 +17,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from safetensors import safe_open
-from safetensors.torch import save as to_bytes
-from torch import Tensor
-
-from pipelines.steps.checksums import is_intact, write_checked
+from pipelines.steps.checkpoint import Checkpoint, Facts, Timing, find_checkpoint, write_checkpoint
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import left_out, open_step, open_steps
@@ -29,15 +28,15 @@ from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
 from sae.files import save
-from sae.files.native import read_tensors
 from sae.numerics import memory
 from sae.numerics.atomic_write import named_errors, write_atomically
 from sae.numerics.memory import memory_of
 from sae.registry import UserError, config_class
 from sae.source import Source
 from sae.training.config import TrainConfig
-from sae.training.loop import train_side_by_side
-from sae.training.state import Member, State, select_members
+from sae.training.division import divide
+from sae.training.loop import shapes_of, train_side_by_side
+from sae.training.state import Member, State
 
 VERSION = 4
 
@@ -45,23 +44,27 @@ VERSION = 4
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Writes ``dictionary/`` and ``cost.json`` into every job's directory, and ``log.jsonl`` for gradient descent."""
     baselines = [job for job in jobs if "method" in job.step.config]
-    for i, job in enumerate(baselines):
+    for i, job in enumerate(baselines if runtime.processes.is_first else ()):
         progress(i, len(baselines), "dictionaries")
         with runtime.spans("baselines"):
             _fit(job, runtime)
         yield job
     trained = [job for job in jobs if "method" not in job.step.config]
-    checkpoint = scratch / "checkpoint.safetensors"
-    if checkpoint.exists() and not is_intact(checkpoint):
-        runtime.note(f"{checkpoint}: damaged or without a checksum; training starts again from its first step")
-        checkpoint.unlink()
-    started = [key for stack in _members_of(checkpoint) for key in stack]
+    if not trained:
+        return
+    runtime.processes.wait_for_first()
+    checkpoint, damaged = find_checkpoint(scratch)
+    if damaged and checkpoint is None:
+        runtime.note(f"{damaged[0]}: damaged or without a checksum; training starts again from its first step")
+    started = [] if checkpoint is None else [key for stack in checkpoint.facts.members for key in stack]
     for part in ([j for j in trained if j.step.key in started], [j for j in trained if j.step.key not in started]):
         for stacks in _passes(part, runtime):
             held = memory.held_bytes(runtime.device)
-            for job, seconds in _train(stacks, checkpoint, runtime, progress):
-                _write_cost(job, stacks, seconds, max(0, memory.peak_bytes(runtime.device) - held))
-                yield job
+            for job, seconds in _train(stacks, scratch, checkpoint, runtime, progress):
+                peak = runtime.processes.total(float(max(0, memory.peak_bytes(runtime.device) - held)))
+                if runtime.processes.is_first:
+                    _write_cost(job, stacks, seconds, round(peak))
+                    yield job
 
 
 def _fit(job: Job, runtime: Runtime) -> None:
@@ -80,11 +83,11 @@ def _passes(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
     """Splits the jobs into passes over the data, each a list of stacks that are trained together.
 
     A pass holds as many stacks as fit into half of the memory with their optimizer moments; a stack that is too large
-    on its own is divided. Results do not depend on the division.
+    on its own is divided. Results do not depend on the division. Each process has its share of the latents or members.
     """
     if not jobs:
         return
-    available, used = memory_of(runtime.device) // 2, 0
+    available, used = _memory_of_all(runtime) // 2, 0
     stacks: list[list[Job]] = []
     widths = {job.inputs["source"]: source.d_in for job, source in zip(jobs, _sources(jobs, "cpu"), strict=True)}
     for stack in _stacks(jobs):
@@ -98,6 +101,13 @@ def _passes(jobs: Sequence[Job], runtime: Runtime) -> Iterator[list[list[Job]]]:
             stacks[-1].append(job)
             used += size
     yield stacks
+
+
+def _memory_of_all(runtime: Runtime) -> int:
+    """The memory of the devices of all processes; those on one machine's CPU share its memory."""
+    own = memory_of(runtime.device)
+    on_this_machine = 1 if runtime.device.startswith("cuda") else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return round(runtime.processes.total(float(own // on_this_machine)))
 
 
 def _sources(jobs: Sequence[Job], device: str) -> list[Source]:
@@ -131,40 +141,62 @@ def _stackable(a: Job, b: Job) -> bool:
 
 
 def _train(
-    stacks: Sequence[Sequence[Job]], checkpoint: Path, runtime: Runtime, progress: StageProgress
+    stacks: Sequence[Sequence[Job]],
+    scratch: Path,
+    checkpoint: Checkpoint | None,
+    runtime: Runtime,
+    progress: StageProgress,
 ) -> Iterator[tuple[Job, float]]:
     """Trains stacks in one pass over the data, from their checkpoint where there is one; yields each job with the
     seconds of the whole pass."""
     jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
     sources = _sources([stack[0] for stack in stacks], runtime.device)
-    resumes = _resume(checkpoint, stacks)
-    first_step = 0 if resumes is None else int(resumes[0]["step"])
-    start, written = (Timing(), {}) if resumes is None else (_timing_of(checkpoint), _logs_of(checkpoint))
-    logs = [Log(job.out / "log.jsonl", first_step, start, runtime.note, written.get(job.step.key, "")) for job in jobs]
-    sinks = Sinks(runtime.sinks, jobs[0].step.group, [job.step.title for job in jobs], jobs[0].step.config)
+    members, processes = [[_member(job) for job in stack] for stack in stacks], runtime.processes
+    divisions, keys = divide(shapes_of(members), processes), [[job.step.key for job in stack] for stack in stacks]
+    if checkpoint is not None and not checkpoint.holds(keys):
+        checkpoint = None
+    first_step, facts = (0, Facts(keys)) if checkpoint is None else (checkpoint.step, checkpoint.facts)
+    resumes = checkpoint and [checkpoint.tensors(*stack) for stack in zip(keys, divisions, strict=True)]
+    logs = [
+        Log(job.out / "log.jsonl", first_step, facts.timing, runtime.note, facts.logs.get(job.step.key, ""))
+        for job in (jobs if processes.is_first else ())
+    ]
+    sinks = Sinks(runtime.sinks if logs else (), jobs[0].step.group, [j.step.title for j in jobs], jobs[0].step.config)
     saved_at = time.monotonic()
-    members = [[_member(job) for job in stack] for stack in stacks]
     if forecast := sources[0].forecast((config.steps - first_step) * config.batch_size):
         runtime.note(forecast)
-    for states in train_side_by_side(members, sources, config, runtime.device, resumes, spans=runtime.spans):
+    training = train_side_by_side(
+        members, sources, config, runtime.device, resumes, spans=runtime.spans, divisions=divisions
+    )
+    for states in training:
         step = states[0].step
         with runtime.spans("bookkeeping"):
             # Empty on resuming from the checkpoint of the last step, which is logged already.
             if all(state.logged_values for state in states):
                 _record(states, jobs, logs, sinks, progress, sources[0].figures())
-            if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
+            is_due = time.monotonic() - saved_at >= runtime.checkpoint_seconds
+            if step == config.steps or processes.any(is_due and processes.is_first):
                 for log in logs:  # first, so that no checkpoint outlives the lines before it
                     log.sync()
-                hashes = {job.step.key: log.digest.hexdigest() for job, log in zip(jobs, logs, strict=True)}
-                _checkpoint(states, stacks, checkpoint, logs[0].last, hashes)
+                hashes = {job.step.key: log.digest.hexdigest() for job, log in zip(jobs, logs, strict=False)}
+                timing = logs[0].last if logs else Timing()
+                write_checkpoint(scratch, states, Facts(keys, timing, hashes), processes)
                 saved_at = time.monotonic()
         if step == config.steps:
-            dictionaries = [dictionary for state in states for dictionary in state.dictionaries()]
-            for job, log, dictionary in zip(jobs, logs, dictionaries, strict=True):
-                _save(dictionary, job)
-                yield job, log.last.seconds
+            seconds = logs[0].last.seconds if logs else 0.0
+            for job, dictionary in zip(jobs, _dictionaries(states), strict=True):
+                if dictionary is not None:
+                    _save(dictionary, job)
+                yield job, seconds
     sinks.close()
+
+
+def _dictionaries(states: Sequence[State]) -> Iterator[Dictionary | None]:
+    """The dictionaries of all stacks one after another; None for each on all processes but the first, which take part
+    in putting them together."""
+    for state in states:
+        yield from state.iterate_dictionaries()
 
 
 def _write_cost(job: Job, stacks: Sequence[Sequence[Job]], seconds: float, peak_bytes: int) -> None:
@@ -198,6 +230,8 @@ def _record(
 ) -> None:
     """Logs a step and shows it, with further `figures` beside it."""
     records, step = [record for state in states for record in state.records()], states[0].step
+    if not logs:
+        return
     for job, record in zip(jobs, records, strict=True):
         if not abs(record["loss"]) < float("inf"):
             raise UserError(
@@ -209,13 +243,6 @@ def _record(
     sinks.log(step, records)
     mean = {name: sum(r[name] for r in records) / len(records) for name in ("loss", "l0", "dead")}
     progress(step, states[0].config.steps, "steps", **mean, **figures)
-
-
-class Timing(NamedTuple):
-    """How long training took up to a step, and over how many samples."""
-
-    seconds: float = 0.0
-    samples: int = 0
 
 
 class Log:
@@ -269,49 +296,3 @@ def _lines(file: Path) -> list[tuple[bytes, int]]:
             break
         lines.append((line, step))
     return lines
-
-
-def _checkpoint(
-    states: Sequence[State], stacks: Sequence[Sequence[Job]], file: Path, timing: Timing, logs: Mapping[str, str]
-) -> None:
-    """Writes a checkpoint; `logs` holds the SHA-256 of the log of each step up to here, by the step's key."""
-    tensors = {
-        f"{i}.{name}": tensor.cpu().contiguous()
-        for i, state in enumerate(states)
-        for name, tensor in state.checkpoint().items()
-    }
-    members = [[job.step.key for job in stack] for stack in stacks]
-    facts = {"members": members, "timing": timing, "logs": logs}
-    write_checked(file, to_bytes(tensors, {name: json.dumps(value) for name, value in facts.items()}))
-
-
-def _members_of(checkpoint: Path) -> list[list[str]]:
-    """The keys of the steps in a checkpoint, per stack in the order of its members; empty where there is none."""
-    return json.loads(_facts(checkpoint)["members"]) if checkpoint.exists() else []
-
-
-def _timing_of(checkpoint: Path) -> Timing:
-    return Timing(*json.loads(_facts(checkpoint)["timing"]))
-
-
-def _logs_of(checkpoint: Path) -> dict[str, str]:
-    return json.loads(_facts(checkpoint).get("logs", "{}"))  # earlier versions did not write it
-
-
-def _facts(checkpoint: Path) -> dict[str, str]:
-    with safe_open(checkpoint, "pt") as f:
-        return f.metadata()
-
-
-def _resume(checkpoint: Path, stacks: Sequence[Sequence[Job]]) -> list[dict[str, Tensor]] | None:
-    """The tensors of these stacks in a checkpoint; None where it does not hold all of them."""
-    where = {key: (i, j) for i, stack in enumerate(_members_of(checkpoint)) for j, key in enumerate(stack)}
-    if not all(job.step.key in where for stack in stacks for job in stack):
-        return None
-    tensors, parts = read_tensors(checkpoint), list[dict[str, Tensor]]()
-    for stack in stacks:
-        places = [where[job.step.key] for job in stack]
-        prefix = f"{places[0][0]}."
-        of_stack = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        parts.append(select_members(of_stack, [j for _, j in places]))
-    return parts

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 
 
@@ -75,6 +76,8 @@ class Runtime:
     """Where training logs go besides ``log.jsonl``: ``trackio`` and ``wandb``."""
     note: Callable[[str], None] = _silent
     """Shows one line to the user."""
+    processes: Processes = ALONE
+    """The processes that do the work of one run together; the first of them decides what is done."""
     spans: Spans = NO_SPANS
     """Records where time goes: a span for each group of steps, named by its stage, with finer ones inside."""
 

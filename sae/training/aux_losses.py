@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.architecture import Architecture, AuxK, Largest, PreActivationLoss
-from sae.training.kernels.reference import select_
+from sae.numerics.processes import ALONE, Processes
+from sae.training.selection import select_among_
 from sae.training.stack import Stack
 
 
@@ -43,25 +44,40 @@ def dead_latent_gradient(
     x: Float[Tensor, "batch d_in"],
     residual: Float[Tensor, "batch d_in"],
     dead: Bool[Tensor, " n_latents"],
+    group: Processes = ALONE,
 ) -> DeadLatentGradient | None:
-    """The auxiliary gradient for a stack of one, given ``residual = x_hat - x``; None without dead latents or loss."""
+    """The auxiliary gradient for a stack of one, given ``residual = x_hat - x``; None without dead latents or loss.
+
+    `group` has the other latents, of which some may be dead where none is here.
+    """
     latent, loss = dead.nonzero()[:, 0], architecture.dead_latent_loss
-    if loss is None or not len(latent):
+    if loss is None:
+        return None
+    n_dead = int(group.total(float(len(latent))))
+    if not n_dead:
         return None
     W_enc, W_dec = stack.W_enc[0, latent], stack.W_dec[0, latent]
     pre = torch.addmm(stack.b_enc[0, latent], x - stack.subtracted[0], W_enc.T)
     if isinstance(loss, AuxK):
-        return _aux_k(loss, latent, pre, W_dec, x, residual)
-    return _pre_activation_loss(loss, latent, pre, stack.latent_parameters["threshold"][0, latent], x)
+        return _aux_k(loss, latent, n_dead, pre, W_dec, x, residual, group)
+    return _pre_activation_loss(loss, latent, pre, stack.latent_parameters["threshold"][0, latent], x, group)
 
 
 def _aux_k(
-    settings: AuxK, latent: Tensor, pre: Tensor, W_dec: Tensor, x: Tensor, residual: Tensor
+    settings: AuxK,
+    latent: Tensor,
+    n_dead: int,
+    pre: Tensor,
+    W_dec: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    group: Processes,
 ) -> DeadLatentGradient:
     k = settings.k or x.shape[1] // 2
-    z = select_(pre, Largest(k))
-    r = torch.addmm(residual, z, W_dec)
-    weight = settings.coefficient * min(1.0, len(latent) / k)
+    z = select_among_(pre, Largest(k), group)
+    r = torch.addmm(residual, z, W_dec) if group.is_first else z @ W_dec
+    group.sum_(r)
+    weight = settings.coefficient * min(1.0, n_dead / k)
     loss = weight * r.square().sum()
     r *= weight
     g = (r @ W_dec.T).masked_fill_(z == 0, 0)
@@ -69,10 +85,11 @@ def _aux_k(
 
 
 def _pre_activation_loss(
-    settings: PreActivationLoss, latent: Tensor, pre: Tensor, threshold: Tensor, x: Tensor
+    settings: PreActivationLoss, latent: Tensor, pre: Tensor, threshold: Tensor, x: Tensor, group: Processes
 ) -> DeadLatentGradient:
     below = threshold - pre
     g = (below > 0).to(pre.dtype) * (-settings.coefficient / 2)
     loss = settings.coefficient * below.relu().sum()
+    group.sum_(loss)
     g_x, g_sum = g.T @ x, g.sum(0)
     return DeadLatentGradient(latent, torch.zeros_like(g_x), g_x, g_sum, {"threshold": -g_sum}, loss)

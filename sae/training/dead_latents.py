@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.seeds import generator
 from sae.training.prefetch import Pair
 from sae.training.stack import Stack
@@ -31,30 +32,41 @@ def resample_(
     *,
     seeds: Sequence[int],
     step: int,
+    latents: Int[Tensor, " n"] | None = None,
+    group: Processes = ALONE,
 ) -> None:
     """Points dead latents at inputs that are badly reconstructed (Bricken et al. 2023, 'Neuron resampling').
 
     Inputs are drawn from the `pool` with probability proportional to their squared loss. The decoder row becomes the
     unit vector of ``y - b_dec``, the encoder row that of ``x - b_dec`` at a fifth of the live rows' mean norm, and the
     bias zero. Adam's moments of exactly those entries are zeroed: old momentum would carry the new row back.
+
+    Where the `group` has further latents, `latents` are the numbers of those of the stack among all: which input a
+    latent is pointed at depends on its place among all dead latents.
     """
     for i, seed in enumerate(seeds):
-        latents = dead[i].nonzero()[:, 0]
-        if len(latents) == 0:
+        own = dead[i].nonzero()[:, 0]
+        numbers = own if latents is None else latents.to(own.device)[own]
+        all_dead = torch.cat(group.gather_rows(numbers)).sort().values
+        if len(all_dead) == 0:
             continue
         weight = errors[i].double().square().cpu()
         if not bool(weight.sum() > 0):
             continue
-        drawn = torch.multinomial(weight, len(latents), replacement=True, generator=generator("resample", seed, step))
+        draw = generator("resample", seed, step)
+        drawn = torch.multinomial(weight, len(all_dead), replacement=True, generator=draw)
+        drawn = drawn[torch.searchsorted(all_dead, numbers).cpu()]
         input_direction, target_direction = (
             torch.nn.functional.normalize(samples[drawn.to(samples.device)] - centre[i], dim=-1)
             for samples, centre in ((pool.x, stack.subtracted), (pool.y, stack.b_dec))
         )
-        alive = ~dead[i]
-        norm = stack.W_enc[i][alive].norm(dim=-1).mean() if bool(alive.any()) else input_direction.new_ones(())
-        stack.W_dec[i, latents] = target_direction
-        stack.W_enc[i, latents] = input_direction * (ENCODER_SHARE * norm)
-        stack.b_enc[i, latents] = 0
+        norms = stack.W_enc[i][~dead[i]].norm(dim=-1)
+        total, count = norms.sum(), norms.new_tensor(len(norms))
+        group.sum_(total, count)
+        norm = total / count if bool(count > 0) else torch.ones_like(total)
+        stack.W_dec[i, own] = target_direction
+        stack.W_enc[i, own] = input_direction * (ENCODER_SHARE * norm)
+        stack.b_enc[i, own] = 0
         for name in ("W_enc", "W_dec", "b_enc"):
             for moment in moments[name]:
-                moment[i, latents] = 0
+                moment[i, own] = 0

@@ -12,6 +12,9 @@ product here. Codes exist for one block of samples at a time, small enough for t
 
 Nested levels of widths w_1 < ... < w_L have one residual each, r_l. A latent that is in level s but not in level s - 1
 is in the levels s..L, so that ``(r_s + ... + r_L) / L`` replaces r for it.
+
+Where the latents are divided over processes, x_hat is the sum of what the processes decode; the codes, h, g and all
+gradients of latents are computed where the latents are, and the last term of db_dec is summed.
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.architecture import Architecture, LargestOfBatch, LatentParameters, Pursuit
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.training.aux_losses import DeadLatentGradient, dead_latent_gradient
 from sae.training.gradients import BatchSums, Gradient, StepInputs
-from sae.training.kernels.reference import select_
+from sae.training.selection import select_among_, thresholds_of_batch
 from sae.training.stack import Stack, products_
 
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
@@ -75,8 +79,19 @@ class BatchContext:
 class DenseStep:
     """The dense path with its buffers, for at most `n_members` members of one shape."""
 
-    def __init__(self, n_members: int, n_latents: int, d_in: int, batch: int, like: Tensor) -> None:
-        self.rows = min(batch, max(256, _BLOCK.get(like.device.type, 1 << 21) // n_latents))
+    def __init__(
+        self,
+        n_members: int,
+        n_latents: int,
+        d_in: int,
+        batch: int,
+        like: Tensor,
+        group: Processes = ALONE,
+        most: int = 0,
+    ) -> None:
+        """`group` has the other latents, at `most` so many on a process: all divide a batch into the same blocks."""
+        self.group = group
+        self.rows = min(batch, max(256, _BLOCK.get(like.device.type, 1 << 21) // max(most, n_latents)))
         self.v, self.h = like.new_empty(2, n_members, self.rows, n_latents)
         self.residual = like.new_empty(n_members, self.rows, d_in)
         shape = (n_members, n_latents, d_in)
@@ -97,7 +112,7 @@ class DenseStep:
             torch.relu_(v)
             return v.masked_fill_(v < threshold[:, None, None], 0)
         assert not isinstance(architecture.selection, Pursuit)
-        return select_(v, architecture.selection)
+        return select_among_(v, architecture.selection, self.group)
 
     def errors(
         self, stack: Stack, architecture: Architecture, x: Float[Tensor, "rows d_in"], y: Float[Tensor, "rows d_in"]
@@ -109,11 +124,13 @@ class DenseStep:
         return self._residuals(stack, z, y, [slice(0, z.shape[-1])])[0].square().sum(-1)
 
     def cost(self, stack: Stack, architecture: Architecture, x: Float[Tensor, "batch d_in"]) -> Tensor:
-        """The unweighted penalty, summed over the first `rows` samples."""
+        """The unweighted penalty, summed over the first `rows` samples and over all processes."""
         parameters, norm = broadcast(stack.per_latent()), None if architecture.unit_rows else stack.norm()[:, None, :]
         offset = offset_less_cutoff(stack, architecture)
         v = self.keep(stack, architecture, x[: self.rows], offset, stack.batch_threshold)
-        return architecture.cost(v, architecture.activate(v, parameters), norm, parameters).sum((1, 2))
+        cost = architecture.cost(v, architecture.activate(v, parameters), norm, parameters).sum((1, 2))
+        self.group.sum_(cost)
+        return cost
 
     def _residuals(self, stack: Stack, z: Tensor, y: Tensor, parts: list[slice]) -> list[Tensor]:
         """``x_hat - y`` of each level."""
@@ -121,10 +138,16 @@ class DenseStep:
         for part in parts:
             buffer = self.residual[: stack.n_members, : len(y)]
             r = buffer if part is parts[-1] else torch.empty_like(buffer)
-            r.copy_(residuals[-1]) if residuals else torch.sub(stack.b_dec[:, None, :], y, out=r)
+            r.copy_(residuals[-1]) if residuals else self._start(stack, y, out=r)
             products_(r, z[..., part], stack.W_dec[:, part], keep=True)
             residuals.append(r)
+        for r in residuals:
+            self.group.sum_(r)
         return residuals
+
+    def _start(self, stack: Stack, y: Tensor, out: Tensor) -> Tensor:
+        """``b_dec - y``, to which the decoded codes are added; zero on all processes of the group but the first."""
+        return torch.sub(stack.b_dec[:, None, :], y, out=out) if self.group.is_first else out.zero_()
 
     def threshold(
         self, stack: Stack, architecture: Architecture, x: Float[Tensor, "batch d_in"], offset: Tensor
@@ -139,10 +162,10 @@ class DenseStep:
                 v = self.keep(stack, architecture, block, offset, floor)
                 for positive, of_member in zip(pieces, v, strict=True):
                     positive.append(of_member[of_member > 0])
-            codes = [torch.cat(positive) for positive in pieces]
-            if all(len(of_member) >= n_kept for of_member in codes):
+            thresholds, enough = thresholds_of_batch([torch.cat(positive) for positive in pieces], n_kept, self.group)
+            if enough:
                 break
-        return torch.stack([kth_largest(of_member, n_kept) for of_member in codes])
+        return thresholds
 
     def mean_l0(self, stack: Stack, architecture: Architecture, x: Tensor, offset: Tensor, threshold: Tensor) -> Tensor:
         """The mean number of active latents, where the gradient depends on it; zero elsewhere."""
@@ -151,6 +174,7 @@ class DenseStep:
             for block in x.split(self.rows):
                 v = self.keep(stack, architecture, block, offset, threshold)
                 l0 += (architecture.activate(v, parameters)[0] > 0).sum((1, 2), dtype=l0.dtype)
+            self.group.sum_(l0)
         return l0 / len(x)
 
     def gradients(
@@ -178,8 +202,12 @@ class DenseStep:
         for first in range(0, len(x), self.rows):
             block = slice(first, first + self.rows)
             self._add(sums, context, x[block], y[block], is_first=first == 0)
+        if inputs.count:
+            self.group.sum_(sums.l0, sums.cost)
         sums.write_terms(inputs, value, threshold)
-        return sums.gradient(stack, len(x), inputs.coefficient, norm)
+        gradient = sums.gradient(stack, len(x), inputs.coefficient, norm)
+        gradient.add_along_encoder_(stack, self.group)
+        return gradient
 
     def _add(self, sums: BatchSums, context: BatchContext, x: Tensor, y: Tensor, is_first: bool) -> None:
         """Adds a block of samples."""
@@ -230,8 +258,9 @@ class DenseStep:
 
     def _decode_detached(self, stack: Stack, codes: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """``h`` and the squared error of further codes, whose decoder gets no gradient."""
-        r = (stack.b_dec[:, None, :] - y).contiguous()
+        r = self._start(stack, y, out=y.new_empty(stack.n_members, *y.shape))
         products_(r, codes, stack.W_dec, keep=True)
+        self.group.sum_(r)
         h = torch.empty_like(codes)
         products_(h, r, stack.W_dec.mT)
         return h, r.square().sum((1, 2))
@@ -243,7 +272,7 @@ class DenseStep:
         if dead is None:
             return []
         by_member = (
-            dead_latent_gradient(stack.part(i, i + 1), architecture, x, residual[i], of_member)
+            dead_latent_gradient(stack.part(i, i + 1), architecture, x, residual[i], of_member, self.group)
             for i, of_member in enumerate(dead)
         )
         return [(i, gradient) for i, gradient in enumerate(by_member) if gradient is not None]
@@ -258,10 +287,3 @@ def offset_less_cutoff(stack: Stack, architecture: Architecture) -> Tensor:
 def broadcast(parameters: LatentParameters) -> LatentParameters:
     """Per-latent parameters with an axis for samples inserted."""
     return {name: values[:, None, :] for name, values in parameters.items()}
-
-
-def kth_largest(codes: Float[Tensor, " codes"], k: int) -> Tensor:
-    """The `k`-th largest code; zero where there are fewer."""
-    if len(codes) < k:
-        return codes.new_zeros(())
-    return codes.kthvalue(len(codes) - k + 1).values

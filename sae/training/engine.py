@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.architecture import Architecture, LargestOfBatch, Pursuit
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.registry import UserError
 from sae.training import pursuit_step as pursuit
@@ -49,7 +50,9 @@ than launching it."""
 class Engine:
     """Trains `stack` in place, and with it the `moments` of Adam and the paths `is_sparse` of its members.
 
-    `target_l0` is for penalties that depend on it, `keep_near` the cosine of :meth:`Stack.keep_near_`.
+    `target_l0` is for penalties that depend on it, `keep_near` the cosine of :meth:`Stack.keep_near_`. Where the
+    `group` has further latents of the members, the stack has those of this process, `most` is the largest number on any
+    process and `n_latents` that of all.
     """
 
     def __init__(
@@ -66,6 +69,9 @@ class Engine:
         kernels: Kernels | None = None,
         target_l0: Float[Tensor, " n_members"] | None = None,
         keep_near: float = 0.0,
+        group: Processes = ALONE,
+        most: int | None = None,
+        n_latents: int | None = None,
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
         if precision not in get_args(Precision):
@@ -74,8 +80,10 @@ class Engine:
         self.target_l0 = torch.full_like(stack.batch_threshold, torch.nan) if target_l0 is None else target_l0
         self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
-        n_members, n_latents, d_in = stack.W_dec.shape
-        codes = batch * n_latents
+        n_members, n_own, d_in = stack.W_dec.shape
+        self.group, self.n_latents, most = group, n_latents or n_own, most or n_own
+        # All processes of the group take the same path.
+        codes = batch * most
         is_large = codes >= LARGE.get(stack.W_dec.device.type, codes + 1)
         self.at_once = 1 if is_large else n_members
         # On the sparse path, members with levels or with an auxiliary loss are processed one by one: while they are
@@ -83,12 +91,14 @@ class Engine:
         one_by_one = len(architecture.levels) > 1 or architecture.dead_latent_loss is not None
         pursues = isinstance(architecture.selection, Pursuit)
         self._may_be_sparse = not pursues and (is_large or not one_by_one)
-        self._dense = DenseStep(self.at_once, n_latents, d_in, batch, stack.W_dec)
+        self._dense = DenseStep(self.at_once, n_own, d_in, batch, stack.W_dec, group, most)
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None
         self._stale = torch.ones(n_members, dtype=torch.bool)
-        # A profiler waits for the device, which is not allowed during a capture.
-        self._replays = stack.W_dec.is_cuda and n_members * codes <= REPLAYED and spans is NO_SPANS
+        # A profiler waits for the device, which is not allowed during a capture; exchanges with others are not
+        # captured.
+        is_small, alone = n_members * codes <= REPLAYED, group.size == 1
+        self._replays = stack.W_dec.is_cuda and is_small and alone and spans is NO_SPANS
         self._captured: dict[tuple[int, int], Replay[tuple[Terms, Gradient]]] = {}
 
     def step(
@@ -110,7 +120,7 @@ class Engine:
         terms `l0` and `penalty` may be zero.
         """
         terms, chooses_paths = Terms.empty(self.stack), t == 1 or t % CHOOSE_PATH_EVERY == 0
-        if self.architecture.dead_latent_loss is None or dead is None or not bool(dead.any()):
+        if self.architecture.dead_latent_loss is None or dead is None or not self.group.any(dead.any()):
             dead = None
         inputs = StepInputs(
             x=x,
@@ -193,6 +203,7 @@ class Engine:
             residual=self._residual[: last - first],
             rounded=self._rounded_part(first, last),
             spans=self.spans,
+            group=self.group,
         )
         return sparse.sparse_descend(members, inputs)
 
@@ -254,7 +265,7 @@ class Engine:
         return self._rounded.part(first * n_latents, last * n_latents)
 
     def _choose_paths(self, l0: Tensor) -> None:
-        density = (l0 / self.stack.W_dec.shape[1]).to(self.is_sparse.device)
+        density = (l0 / self.n_latents).to(self.is_sparse.device)
         bound = torch.where(self.is_sparse, self.kernels.dense_above, self.kernels.sparse_below)
         is_sparse = (density < bound) & self._may_be_sparse
         if not torch.equal(is_sparse, self.is_sparse):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae.numerics.processes import Processes
 from sae.training.aux_losses import DeadLatentGradient
 from sae.training.kernels import Adam, Latents
 from sae.training.stack import Stack
@@ -89,6 +90,12 @@ class Gradient:
     b_dec: Float[Tensor, "n_members d_in"]
     """The gradient of the decoder bias."""
 
+    def add_along_encoder_(self, stack: Stack, group: Processes) -> None:
+        """Adds to the gradient of `b_dec` its part through the encoders of all processes of the group."""
+        along = stack.along_encoder(self.latents.b_enc.view_as(stack.b_enc))
+        group.sum_(along)
+        self.b_dec -= along
+
 
 @dataclass
 class BatchSums:
@@ -145,7 +152,7 @@ class BatchSums:
         terms.batch_threshold.copy_(batch_threshold)
 
     def gradient(self, stack: Stack, batch: int, coefficient: Tensor, norm: Tensor | None) -> Gradient:
-        """The gradients, in the memory of the sums."""
+        """The gradients, in the memory of the sums; that of `b_dec` lacks the part of the encoder."""
         scale = 2 / batch
         to_bias = self.g.mul_(scale)
         self.to_dec.mul_(scale)
@@ -153,6 +160,6 @@ class BatchSums:
         if norm is not None:
             along = coefficient[:, None] * self.in_norm / norm / batch
             self.to_dec.addcmul_(along[:, :, None], stack.W_dec)
-        b_dec = scale * self.r - stack.along_encoder(to_bias)
         latents = Latents(self.to_enc.flatten(0, 1), self.to_dec.flatten(0, 1), to_bias.flatten())
-        return Gradient(latents, {name: total.mul_(scale) for name, total in self.latent_parameters.items()}, b_dec)
+        by_name = {name: total.mul_(scale) for name, total in self.latent_parameters.items()}
+        return Gradient(latents, by_name, scale * self.r)

@@ -15,19 +15,22 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sae.architecture import Architecture
 from sae.numerics.memory import check_memory
+from sae.numerics.processes import ALONE
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.numerics.schedules import trapezoid
 from sae.source import Source
 from sae.training.config import TrainConfig
 from sae.training.dead_latents import count_steps_since_fired_, resample_
-from sae.training.dense_step import kth_largest
+from sae.training.division import Division, divide
 from sae.training.engine import Engine
 from sae.training.gradients import Terms
 from sae.training.input_scaling import InputStatistics
 from sae.training.kernels import Adam
 from sae.training.l0_controller import Control
 from sae.training.prefetch import Pair, batches_of
+from sae.training.selection import thresholds_of_batch
 from sae.training.state import Member, State
 
 
@@ -57,14 +60,17 @@ def train_side_by_side(
     device: str = "cpu",
     resumes: Sequence[Mapping[str, Tensor] | None] | None = None,
     spans: Spans = NO_SPANS,
+    divisions: Sequence[Division] | None = None,
 ) -> Iterator[list[State]]:
     """Trains stacks of different shapes or architectures in one pass over the data, each as it would train alone.
 
     With a sequence of sources, each stack trains on its own. Yields the states of all stacks; the checkpoints `resumes`
-    must be of the same step.
+    must be of the same step. Where the stacks are divided over processes, `divisions` are the parts of this process,
+    and a checkpoint has the members and latents of its division.
     """
     sources = [source] * len(stacks) if isinstance(source, Source) else source
-    _check_sizes(stacks, sources, config, device)
+    divisions = divide(shapes_of(stacks), ALONE) if divisions is None else divisions
+    _check_sizes(stacks, sources, config, device, divisions)
     resumes = resumes or [None] * len(stacks)
     # Measured at most once for each source, and only if a stack does not resume.
     scaling = config.input_scale, config.centre == "median"
@@ -74,10 +80,10 @@ def train_side_by_side(
         return InputStatistics.measure(of, config.n_scale, config.batch_size, *scaling)
 
     states = [
-        State.initial(members, of, config, device, statistics(of))
+        State.initial(members, of, config, device, statistics(of), division)
         if resume is None
-        else State.restored(members, of, config, device, resume)
-        for members, of, resume in zip(stacks, sources, resumes, strict=True)
+        else State.restored(members, of, config, device, resume, division)
+        for members, of, resume, division in zip(stacks, sources, resumes, divisions, strict=True)
     ]
     assert len({state.step for state in states}) == 1, "stacks that train side by side are at the same step"
     trainers = [_Trainer(state, config, spans) for state in states]
@@ -103,11 +109,20 @@ def train_side_by_side(
                 yield states
 
 
+def shapes_of(stacks: Sequence[Sequence[Member]]) -> list[tuple[int, int, Architecture]]:
+    """The number of members of each stack, their number of latents and their architecture."""
+    return [(len(members), members[0][0].n_latents, members[0][0].architecture(0.0)) for members in stacks]
+
+
 def _check_sizes(
-    stacks: Sequence[Sequence[Member]], sources: Sequence[Source], config: TrainConfig, device: str
+    stacks: Sequence[Sequence[Member]],
+    sources: Sequence[Source],
+    config: TrainConfig,
+    device: str,
+    divisions: Sequence[Division],
 ) -> None:
     """Raises `UserError` where a batch, or the parameters, cannot fit in memory."""
-    for members, source in zip(stacks, sources, strict=True):
+    for members, source, division in zip(stacks, sources, divisions, strict=True):
         row = 4 * (source.d_in + (0 if source.truth is None else len(source.truth.directions)))
         check_memory(f"train.batch_size = {config.batch_size}", config.batch_size * row)
         check_memory(f"train.n_scale = {config.n_scale}", config.n_scale * row)
@@ -115,7 +130,7 @@ def _check_sizes(
             check_memory(f"train.resample_pool = {config.resample_pool}", config.resample_pool * row)
         n_latents = members[0][0].n_latents
         # Encoder and decoder, each with both moments of Adam.
-        needed = len(members) * 3 * 2 * 4 * n_latents * source.d_in
+        needed = len(division.members) * 3 * 2 * 4 * len(division.latents) * source.d_in
         check_memory(f"n_latents = {n_latents} in a stack of {len(members)}", needed, device)
 
 
@@ -124,8 +139,8 @@ class _Trainer:
 
     def __init__(self, state: State, config: TrainConfig, spans: Spans) -> None:
         self.state, self.config, self.spans = state, config, spans
-        configs, like = [member for member, _ in state.members], state.factor
-        self.first = configs[0]
+        configs, like = [member for member, _ in state.own_members], state.factor
+        self.first, division = configs[0], state.division
         self.coefficient = torch.tensor([c.coefficient for c in configs]).to(like)
         target = torch.tensor([c.target_l0 or torch.nan for c in configs]).to(like)
         controlled = torch.tensor([c.controlled for c in configs], device=like.device)
@@ -137,13 +152,16 @@ class _Trainer:
             state.stack,
             state.moments,
             state.is_sparse,
-            self.first.architecture(state.step / config.steps),
+            division.local(self.first.architecture(state.step / config.steps)),
             config.batch_size,
             decoder_bias=self.first.decoder_bias,
             precision=config.precision,
             spans=spans,
             target_l0=target,
             keep_near=config.keep_near,
+            group=division.group,
+            most=division.most,
+            n_latents=division.n_latents,
         )
 
     def step(self, pair: Pair, source: Source, logged: bool) -> None:
@@ -153,7 +171,8 @@ class _Trainer:
         warm = trapezoid(state.step, config.steps, config.penalty_warm_up, 0.0)
         with self.spans("bookkeeping"):
             x, y = state.scaling(pair)
-            state.factor *= self.engine.anneal(self.first.architecture(state.step / config.steps), x)
+            architecture = self.first.architecture(state.step / config.steps)
+            state.factor *= self.engine.anneal(state.division.local(architecture), x)
         coefficient = self.coefficient * state.factor * self.control.weight(state.step / config.steps) * warm
         state.step += 1
         adam, constant_rate = (Adam.at(state.step, rate, config.beta1, config.beta2) for rate in (lr, config.lr))
@@ -180,19 +199,24 @@ class _Trainer:
             if state.step == config.steps:
                 self._calibrate(source)
             if logged:
-                state.logged_values = _logged_values(terms, coefficient, state.dead, lr)
+                dead = state.dead.float().sum(-1)
+                state.division.group.sum_(dead)
+                state.logged_values = _logged_values(terms, coefficient, dead / state.division.n_latents, lr)
 
     def _calibrate(self, source: Source) -> None:
         """Scales a member's thresholds by one factor to meet a controlled target on the pool of coming samples."""
+        if not any(member.counts and member.controlled for member, _ in self.state.members):
+            return
+        pool, group = _pool(self.state, source, self.config), self.state.division.group
         for i in (self.control.counts & ~self.control.target.isnan()).nonzero()[:, 0].tolist():
             member, target = self.state.result().part(i, i + 1), float(self.control.target[i])
             ratios = list[Tensor]()
-            pool = _pool(self.state, source, self.config)
             for x, _ in pool:
                 pre = torch.addmm(member.b_enc[0], x - member.subtracted[0], member.W_enc[0].T)
                 ratio = (pre / member.latent_parameters["threshold"][0].clamp_min(1e-12)).clamp_min(0).flatten()
                 ratios.append(ratio.topk(min(len(ratio), round(4 * target * len(x)))).values)
-            factor = kth_largest(torch.cat(ratios), round(target * sum(len(x) for x, _ in pool)))
+            n_active = round(target * sum(len(x) for x, _ in pool))
+            [factor], _ = thresholds_of_batch([torch.cat(ratios)], n_active, group)
             member.latent_parameters["threshold"].mul_(factor.clamp(0.5, 2))
 
 
@@ -203,14 +227,23 @@ def _resamples_after(step: int, config: TrainConfig) -> bool:
 
 def _resample(state: State, engine: Engine, source: Source, config: TrainConfig) -> None:
     """Resamples dead latents on the pool of coming samples."""
-    dead = state.dead
-    if not bool(dead.any()):
+    dead, division = state.dead, state.division
+    if not division.processes.any(dead.any()):  # those who have no dead latent take part in reading the pool
         return
     pieces = _pool(state, source, config)
     errors = torch.cat([engine.errors(*piece) for piece in pieces], 1)
     pool = Pair(*(torch.cat(part) for part in zip(*pieces, strict=True)))
-    seeds = [seed for _, seed in state.members]
-    resample_(state.stack, state.moments, dead, pool, errors, seeds=seeds, step=state.step)
+    resample_(
+        state.stack,
+        state.moments,
+        dead,
+        pool,
+        errors,
+        seeds=[seed for _, seed in state.own_members],
+        step=state.step,
+        latents=division.latents,
+        group=division.group,
+    )
     state.stack.keep_near_(config.keep_near)
     for name, value in state.members[0][0].architecture(0.0).initial_values.items():
         state.stack.latent_parameters[name].masked_fill_(dead, value)
@@ -235,6 +268,6 @@ def _logged_values(terms: Terms, coefficient: Tensor, dead: Tensor, lr: float) -
         "penalty": terms.penalty,
         "l0": terms.l0,
         "coefficient": coefficient,
-        "dead": dead.float().mean(-1),
+        "dead": dead,
         "lr": lr,
     }

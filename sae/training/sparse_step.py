@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.architecture import Architecture, LargestOfBatch, LatentParameters, Positive, Pursuit, Selection
+from sae.architecture import Architecture, Largest, LargestOfBatch, LatentParameters, Positive, Pursuit, Selection
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.training.aux_losses import DeadLatentGradient, dead_latent_gradient
-from sae.training.dense_step import SEARCH_SHARE, kth_largest, offset_less_cutoff, residuals_by_segment, segments
+from sae.training.dense_step import SEARCH_SHARE, offset_less_cutoff, residuals_by_segment, segments
 from sae.training.gradients import StepInputs
 from sae.training.kernels import Adam, Codes, Kernels, Latents, Rounded, SparseBackward, TrainedLatents
+from sae.training.selection import keep_among, keep_pairs, thresholds_of_batch
 from sae.training.stack import Stack
 
 
@@ -54,6 +56,8 @@ class Members:
     """The rounded encoder; None to compute its product in full precision."""
     spans: Spans = NO_SPANS
     """The profiler."""
+    group: Processes = ALONE
+    """The processes that have the other latents of these members."""
 
     def part(self, first: int, last: int) -> Members:
         """The members `first` to `last`, as views."""
@@ -109,12 +113,15 @@ def _descend(members: Members, inputs: StepInputs) -> RemainingGradient:
     with members.spans("backward"):
         squares = [torch.linalg.vector_norm(r, dim=(1, 2)).square_() for r in residuals]
         last, dead = residuals[-1][0], inputs.dead
-        addition = None if dead is None else dead_latent_gradient(stack, architecture, x, last, dead[0])
+        addition = None if dead is None else dead_latent_gradient(stack, architecture, x, last, dead[0], members.group)
         by_segment = residuals_by_segment(residuals)
-        if len(by_segment) > 1:
+        if not h:
             h = [_along_decoder(members, segment, r) for segment, r in zip(activated, by_segment, strict=True)]
         detached = [[_decode_detached(members, segment, z, y) for z in segment.codes[1:]] for segment in activated]
-        l0 = _mean_l0(activated, n_members, n_latents, len(x)) if architecture.needs_l0 else terms.l0
+        l0 = terms.l0
+        if architecture.needs_l0:
+            l0 = _mean_l0(activated, n_members, len(x))
+            members.group.sum_(l0)
         weight, value = architecture.penalty_weight(inputs.coefficient, l0, inputs.target_l0)
     g_sum, cost = torch.empty_like(stack.b_enc), torch.zeros_like(terms.penalty)
     parameter_sums = {name: torch.empty_like(numbers) for name, numbers in stack.latent_parameters.items()}
@@ -161,7 +168,9 @@ def _descend(members: Members, inputs: StepInputs) -> RemainingGradient:
             for name, more in addition.latent_parameters.items():
                 parameter_sums[name][0].index_add_(0, addition.latent, more)
             auxiliary += addition.loss
-        b_dec = scale * (by_segment[0].sum(1) - stack.along_encoder(g_sum))
+        along_encoder = stack.along_encoder(g_sum)
+        members.group.sum_(along_encoder, terms.l0, cost)
+        b_dec = scale * (by_segment[0].sum(1) - along_encoder)
     terms.mse.copy_(squares[-1] / len(x))
     terms.penalty.copy_(torch.where(value.isnan(), inputs.coefficient * cost / len(x), value))
     terms.auxiliary.copy_(auxiliary / len(x))
@@ -180,7 +189,9 @@ def _activate(members: Members, inputs: StepInputs) -> list[Segment]:
         kept = _largest_of_batch(members, inputs, offset, parts, selection.k * len(inputs.x))
     else:
         assert not isinstance(selection, Pursuit)
+        assert len(parts) == 1 or not isinstance(selection, Largest), "a row's largest codes are those of one segment"
         kept = [_encode(members, inputs.x, offset, part, selection) for part in parts]
+        kept = [keep_among(pairs, selection, members.group) for pairs in kept]
     activated = list[Segment]()
     for part, pairs in zip(parts, kept, strict=True):
         segment = Segment(part, pairs, {}, ())
@@ -213,22 +224,16 @@ def _largest_of_batch(
         found = [_encode(members, x, lowered, part, Positive()) for part in parts]
         floors = [floor[_member(pairs, len(x))] for pairs in found]
         found = [pairs._replace(value=pairs.value + above) for pairs, above in zip(found, floors, strict=True)]
-        enough = True
-        for i in range(len(threshold)):
-            codes = torch.cat([pairs.value[_member(pairs, len(x)) == i] for pairs in found])
-            threshold[i] = kth_largest(codes, n_kept)
-            enough &= len(codes) >= n_kept
+        of_member = [_member(pairs, len(x)) for pairs in found]
+        by_member = [
+            torch.cat([pairs.value[of == i] for pairs, of in zip(found, of_member, strict=True)])
+            for i in range(len(threshold))
+        ]
+        thresholds, enough = thresholds_of_batch(by_member, n_kept, members.group)
+        threshold.copy_(thresholds)
         if enough:
             break
-    return [_at_least(pairs, threshold[_member(pairs, len(x))]) for pairs in found]
-
-
-def _at_least(pairs: Codes, threshold: Tensor) -> Codes:
-    """The pairs whose code is not below the threshold."""
-    kept = pairs.value >= threshold
-    before = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
-    torch.cumsum(kept, 0, out=before[1:])
-    return Codes(before[pairs.start], pairs.latent[kept], pairs.value[kept])
+    return [keep_pairs(pairs, pairs.value >= threshold[_member(pairs, len(x))]) for pairs in found]
 
 
 def _member(pairs: Codes, batch: int) -> Tensor:
@@ -238,40 +243,52 @@ def _member(pairs: Codes, batch: int) -> Tensor:
 
 
 def _decode(members: Members, activated: list[Segment], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """``x_hat - y`` of each level, and, where there is one level, ``h`` of its pairs."""
+    """``x_hat - y`` of each level, and, where one process has all latents of one level, ``h`` of its pairs."""
     stack, residuals = members.stack, list[Tensor]()
-    if len(activated) == 1:
+    if len(activated) == 1 and members.group.size == 1:
         [segment], residual = activated, members.residual
         codes, W_dec = segment.with_values(segment.codes[0]), _latents(stack, segment.part).W_dec
         return [residual], [members.kernels.decode(codes, W_dec, stack.b_dec, y, residual.flatten(0, 1))]
-    b_dec, target = stack.b_dec, y
+    b_dec, target = _start(members, y)
     for segment in activated:
         residual = torch.empty_like(members.residual)
         codes, W_dec = segment.with_values(segment.codes[0]), _latents(stack, segment.part).W_dec
-        members.kernels.decode(codes, W_dec, b_dec, target, residual.flatten(0, 1))
+        members.kernels.reconstruct(codes, W_dec, b_dec, target, residual.flatten(0, 1))
         residuals.append(residual)
         # The next level continues from this reconstruction: its residual replaces the bias less the target.
         b_dec, target = torch.zeros_like(stack.b_dec), -residual[0]
+    for residual in residuals:
+        members.group.sum_(residual)
     return residuals, []
 
 
+def _start(members: Members, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The decoder biases and the target of a reconstruction; zero on all processes of the group but the first."""
+    b_dec = members.stack.b_dec
+    return (b_dec, y) if members.group.is_first else (torch.zeros_like(b_dec), torch.zeros_like(y))
+
+
 def _along_decoder(members: Members, segment: Segment, r: Tensor) -> Tensor:
-    """``r . W_dec[latent]`` of each pair, by decoding zero codes with a target of -r."""
-    zero_codes = segment.with_values(torch.zeros_like(segment.pairs.value))
-    zero_bias, W_dec = torch.zeros_like(members.stack.b_dec), _latents(members.stack, segment.part).W_dec
-    return members.kernels.decode(zero_codes, W_dec, zero_bias, -r[0], members.residual.flatten(0, 1))
+    """``r . W_dec[latent]`` of each pair."""
+    W_dec = _latents(members.stack, segment.part).W_dec
+    return members.kernels.along_decoder(segment.pairs, W_dec, r.flatten(0, 1))
 
 
 def _decode_detached(members: Members, segment: Segment, codes: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """``h`` and the squared error of further codes, whose decoder gets no gradient."""
-    residual = torch.empty_like(members.residual)
+    residual, pairs = torch.empty_like(members.residual), segment.with_values(codes)
     W_dec = _latents(members.stack, segment.part).W_dec
-    h = members.kernels.decode(segment.with_values(codes), W_dec, members.stack.b_dec, y, residual.flatten(0, 1))
+    if members.group.size == 1:
+        h = members.kernels.decode(pairs, W_dec, members.stack.b_dec, y, residual.flatten(0, 1))
+    else:
+        members.kernels.reconstruct(pairs, W_dec, *_start(members, y), residual.flatten(0, 1))
+        members.group.sum_(residual)
+        h = _along_decoder(members, segment, residual)
     return h, torch.linalg.vector_norm(residual, dim=(1, 2)).square_()
 
 
-def _mean_l0(activated: list[Segment], n_members: int, n_latents: int, batch: int) -> Tensor:
-    """The mean number of active latents of every member."""
+def _mean_l0(activated: list[Segment], n_members: int, batch: int) -> Tensor:
+    """The mean number of active latents of every member, of those of this process."""
     counts = [torch.bincount(_member(s.pairs, batch)[s.codes[0] > 0], minlength=n_members) for s in activated]
     return torch.stack(counts).sum(0).to(activated[0].pairs.value.dtype) / batch
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.numerics.seeds import generator
@@ -46,6 +46,8 @@ class Stack:
     NAMES: ClassVar[tuple[str, ...]] = ("W_enc", "W_dec", "b_enc", "b_dec")
     STORED: ClassVar[dict[str, str]] = {"bar": "batch_threshold", "centre": "centre", "began": "initial_W_dec"}
     """Names in :meth:`tensors`, and so in checkpoints, of the fields that are not parameters."""
+    WITHOUT_LATENTS: ClassVar[tuple[str, ...]] = ("b_dec", "bar", "centre")
+    """Names in :meth:`tensors` of what has no axis of latents."""
 
     def __post_init__(self) -> None:
         if not len(self.batch_threshold):
@@ -67,14 +69,18 @@ class Stack:
         device: str,
         start: Start = "random",
         rows: Float[Tensor, "rows d_in"] | None = None,
+        latents: Int[Tensor, " n"] | None = None,
     ) -> Stack:
         """Unit decoder rows, the encoder their transpose, ``b_enc = 0``, ``b_dec`` at the `centre`.
 
-        Member i depends only on ``seeds[i]`` and the samples `rows`.
+        Member i depends only on ``seeds[i]`` and the samples `rows`. With `latents`, the stack has only these of each
+        member.
         """
         directions = [first_directions(start, s, n_latents, centre, rows) for s in seeds]
+        if latents is not None:
+            directions = [each[latents] for each in directions]
         W_dec = torch.stack(directions).to(device)
-        b_enc = torch.zeros(len(seeds), n_latents, device=device)
+        b_enc = W_dec.new_zeros(W_dec.shape[:2])
         b_dec = centre.to(device, torch.float32).repeat(len(seeds), 1)
         return cls(W_dec.clone(), W_dec, b_enc, b_dec)
 

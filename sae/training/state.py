@@ -5,7 +5,7 @@ Members are dictionaries of one shape and architecture, each with its own settin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from sae.numerics.fit_cost import FitCost
 from sae.registry import UserError
 from sae.source import Source
 from sae.training.config import TrainConfig
+from sae.training.division import Division
 from sae.training.input_scaling import InputScaling, InputStatistics
 from sae.training.stack import Stack
 
@@ -27,14 +28,18 @@ Member = tuple[DictionaryConfig, int]
 
 @dataclass
 class State:
-    """The state of training after `step` steps; yielded by :func:`sae.training.loop.train`."""
+    """The state of training after `step` steps; yielded by :func:`sae.training.loop.train`.
+
+    Where a stack is divided over processes, each has the state of its own members and latents: the axes below are
+    those.
+    """
 
     step: int
     """The number of steps taken."""
     config: TrainConfig
     """The settings of training."""
     members: Sequence[Member]
-    """The settings and seed of each member."""
+    """The settings and seed of each member of the whole stack."""
     stack: Stack
     """The parameters."""
     moments: Mapping[str, list[Tensor]]
@@ -55,15 +60,23 @@ class State:
     """The scaling of the activations."""
     logged_values: dict[str, Tensor | float]
     """The values that the last step logged."""
+    division: Division
+    """The members and latents of the stack that are here."""
     n_rows: int | None = None
     """The number of different training samples of the source; None where they are generated without end."""
 
     @classmethod
     def initial(
-        cls, members: Sequence[Member], source: Source, config: TrainConfig, device: str, statistics: InputStatistics
+        cls,
+        members: Sequence[Member],
+        source: Source,
+        config: TrainConfig,
+        device: str,
+        statistics: InputStatistics,
+        division: Division,
     ) -> State:
         """The state before the first step."""
-        first, seeds = members[0][0], [seed for _, seed in members]
+        first, seeds = members[0][0], [members[i][1] for i in division.members]
         if source.has_targets and isinstance(first.architecture().selection, Pursuit):
             raise UserError(
                 'kind = "matching_pursuit": works for autoencoders only, and this source has targets; use another kind'
@@ -73,7 +86,8 @@ class State:
             part if centred else torch.zeros_like(part) for part in (statistics.centre, statistics.target_centre)
         )
         b_dec = target if first.decoder_bias else torch.zeros_like(target)
-        stack = Stack.initialise(seeds, first.n_latents, b_dec, device, config.start, statistics.rows)
+        latents = None if division.group.size == 1 else division.latents
+        stack = Stack.initialise(seeds, first.n_latents, b_dec, device, config.start, statistics.rows, latents)
         stack.W_enc *= config.encoder_norm
         if source.has_targets:
             stack.centre = centre.to(device).repeat(len(seeds), 1)
@@ -92,10 +106,11 @@ class State:
             factor=torch.ones_like(per_member),
             integral=torch.zeros_like(per_member),
             smooth_l0=torch.zeros_like(per_member),
-            steps_since_fired=torch.zeros(stack.n_members, first.n_latents, dtype=torch.int32, device=device),
+            steps_since_fired=torch.zeros_like(stack.b_enc, dtype=torch.int32),
             is_sparse=torch.zeros(stack.n_members, dtype=torch.bool),
             scaling=statistics.scaling,
             logged_values={},
+            division=division,
             n_rows=source.n_rows["train"],
         )
 
@@ -107,8 +122,9 @@ class State:
         config: TrainConfig,
         device: str,
         saved: Mapping[str, Tensor],
+        division: Division,
     ) -> State:
-        """The state of a checkpoint."""
+        """The state of a checkpoint, which has the members and latents of the division."""
         tensor = {name: value.to(device).clone() for name, value in saved.items()}
 
         def of(prefix: str) -> dict[str, Tensor]:
@@ -129,8 +145,14 @@ class State:
             is_sparse=saved["is_sparse"].clone(),
             scaling=InputScaling.of(of("units.")),
             logged_values={},
+            division=division,
             n_rows=source.n_rows["train"],
         )
+
+    @property
+    def own_members(self) -> list[Member]:
+        """The settings and seed of the members that are here."""
+        return [self.members[i] for i in self.division.members]
 
     @property
     def dead(self) -> Bool[Tensor, "n_members n_latents"]:
@@ -138,12 +160,15 @@ class State:
         return self.steps_since_fired >= self.config.dead_after
 
     def records(self) -> list[dict[str, float | int]]:
-        """The logged values of the last step, one mapping per member."""
+        """The logged values of the last step, one mapping per member of the whole stack."""
+        by_member = {k: v for k, v in self.logged_values.items() if isinstance(v, Tensor)}
+        gathered = self.division.of_all_members(torch.stack(list(by_member.values()), 1)) if by_member else None
         return [
             {
                 "step": self.step,
                 "samples": self.step * self.config.batch_size,
-                **{k: float(v[i]) if isinstance(v, Tensor) else v for k, v in self.logged_values.items()},
+                **{k: v for k, v in self.logged_values.items() if not isinstance(v, Tensor)},
+                **({} if gathered is None else dict(zip(by_member, gathered[i].tolist(), strict=True))),
             }
             for i in range(len(self.members))
         ]
@@ -170,14 +195,29 @@ class State:
 
     def dictionaries(self) -> list[Dictionary]:
         """The dictionaries at this step, in raw units, on the CPU, with the training cost and the input scale on their
-        cards."""
+        cards. Where a stack is divided over processes, all must ask, and only the first gets them."""
+        return [dictionary for dictionary in self.iterate_dictionaries() if dictionary is not None]
+
+    def iterate_dictionaries(self) -> Iterator[Dictionary | None]:
+        """:meth:`dictionaries` one at a time, so that only one is in memory; None for each on all processes but the
+        first."""
         stack, entries = self.result(), self.fit_cost.card_entry() | {"input_scale": self.scaling.card_value}
-        return [
-            config.architecture()
-            .build(*self.scaling.fold({k: v.cpu() for k, v in stack.member(i).items()}))
-            .with_card(**entries)
-            for i, (config, _) in enumerate(self.members)
-        ]
+        own = {member: i for i, member in enumerate(self.division.members)}
+        for member, (config, _) in enumerate(self.members):
+            tensors = self._assembled(member, stack, own.get(member))
+            is_first, architecture = self.division.processes.is_first, config.architecture()
+            yield architecture.build(*self.scaling.fold(tensors)).with_card(**entries) if is_first else None
+
+    def _assembled(self, member: int, stack: Stack, at: int | None) -> dict[str, Tensor]:
+        """The tensors of one member in a dictionary's layout, of which `at` is the place in `stack`; incomplete on all
+        processes but the first."""
+        division, tensors = self.division, dict[str, Tensor]()
+        for name, tensor in stack.tensors().items():
+            here = None if at is None else tensor[at].cpu()
+            whole = division.assemble(here, member, name not in Stack.WITHOUT_LATENTS)
+            if whole is not None:
+                tensors[name] = whole.T.contiguous() if name == "W_enc" else whole.clone()
+        return tensors
 
     @property
     def fit_cost(self) -> FitCost:
@@ -190,12 +230,28 @@ class State:
         """
         selection = self.members[0][0].architecture().selection
         products = selection.k if isinstance(selection, Pursuit) else 5
-        samples = self.step * self.config.batch_size
-        return FitCost.training(samples, products * self.stack.W_dec[0].numel() * samples, self.n_rows)
+        samples, weights = self.step * self.config.batch_size, self.division.n_latents * self.stack.W_dec.shape[-1]
+        return FitCost.training(samples, products * weights * samples, self.n_rows)
 
 
-def select_members(checkpoint: Mapping[str, Tensor], members: Sequence[int]) -> dict[str, Tensor]:
-    """The checkpoint of these members of a stack, as if they had been trained without the others."""
+def select_members(
+    checkpoint: Mapping[str, Tensor], members: Sequence[int], latents: Int[Tensor, " n"] | None = None
+) -> dict[str, Tensor]:
+    """The checkpoint of these members of a stack, as if they had been trained without the others; with `latents`, only
+    of these latents of each."""
     keep = list(members)
-    shared = ("step", "units.")
-    return {name: t if name.startswith(shared) else t[keep] for name, t in checkpoint.items()}
+    of_members = {name: t if name.startswith(SHARED) else t[keep] for name, t in checkpoint.items()}
+    if latents is None:
+        return of_members
+    return {name: t[:, latents] if has_latents(name) else t for name, t in of_members.items()}
+
+
+SHARED = ("step", "units.")
+"""How the names of tensors in a checkpoint begin that all members share."""
+
+
+def has_latents(name: str) -> bool:
+    """Whether a tensor of a checkpoint has an axis of latents, after that of members."""
+    kind, _, parameter = name.partition(".")
+    is_parameter = kind in ("parameter", "moment0", "moment1", "average")
+    return parameter not in Stack.WITHOUT_LATENTS if is_parameter else name == "silent_for"

@@ -163,6 +163,27 @@ class Kernels(ABC):
     ) -> Float[Tensor, " pairs"]:
         """Writes ``r = z W_dec + b_dec - x`` to `residual` and returns ``r . W_dec[latent]`` of each pair."""
 
+    def reconstruct(
+        self,
+        codes: Codes,
+        W_dec: Float[Tensor, "latents d_in"],
+        b_dec: Float[Tensor, "n_members d_in"],
+        x: Float[Tensor, "batch d_in"],
+        residual: Float[Tensor, "rows d_in"],
+    ) -> None:
+        """:meth:`decode` without its result: only writes the residual."""
+        self.decode(codes, W_dec, b_dec, x, residual)
+
+    def along_decoder(
+        self, codes: Codes, W_dec: Float[Tensor, "latents d_in"], residual: Float[Tensor, "rows d_in"]
+    ) -> Float[Tensor, " pairs"]:
+        """``r . W_dec[latent]`` of each pair, for given residuals; the values of the codes are not used.
+
+        Here by decoding zero codes with a target of -r.
+        """
+        none = codes._replace(value=torch.zeros_like(codes.value))
+        return self.decode(none, W_dec, torch.zeros_like(residual[:1]), -residual, torch.empty_like(residual))
+
     @abstractmethod
     def transpose(self, codes: Codes, n_latents: int) -> ByLatent:
         """The pairs grouped by latent; `n_latents` counts the latents of all members."""

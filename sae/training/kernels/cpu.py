@@ -121,6 +121,14 @@ class Numba(Kernels):
         loops.decode(*_arrays(*codes, W_dec, b_dec, x, residual, grad))
         return grad
 
+    def reconstruct(self, codes: Codes, W_dec: Tensor, b_dec: Tensor, x: Tensor, residual: Tensor) -> None:
+        loops.reconstruct(*_arrays(*codes, W_dec, b_dec, x, residual))
+
+    def along_decoder(self, codes: Codes, W_dec: Tensor, residual: Tensor) -> Tensor:
+        grad = torch.empty_like(codes.value)
+        loops.along_decoder(*_arrays(codes.start, codes.latent, W_dec, residual, grad))
+        return grad
+
     def transpose(self, codes: Codes, n_latents: int) -> ByLatent:
         n = len(codes.latent)
         by = ByLatent(torch.empty(n_latents + 1, dtype=torch.int64), *torch.empty(2, n, dtype=torch.int32))

@@ -254,6 +254,28 @@ def decode(
 
 
 @_threaded
+def reconstruct(
+    start: _Array, latent: _Array, value: _Array, W_dec: _Array, b_dec: _Array, x: _Array, residual: _Array
+) -> None:
+    """:func:`decode` without the products."""
+    per = x.shape[0]
+    for b in prange(residual.shape[0]):
+        pairs = slice(start[b], start[b + 1])
+        r, centre, target = residual[b], b_dec[b // per], x[b % per]
+        for i in range(r.shape[0]):
+            r[i] = centre[i] - target[i]
+        add_rows(r, value[pairs], W_dec, latent[pairs], 0)
+
+
+@_threaded
+def along_decoder(start: _Array, latent: _Array, W_dec: _Array, residual: _Array, grad: _Array) -> None:
+    """The products of :func:`decode` alone."""
+    for b in prange(residual.shape[0]):
+        pairs = slice(start[b], start[b + 1])
+        products(residual[b], W_dec, latent[pairs], grad[pairs])
+
+
+@_threaded
 def transpose(start: _Array, latent: _Array, by_start: _Array, by_row: _Array, by_pair: _Array) -> None:
     """A stable counting sort by latent; parts of the rows are counted and placed in parallel."""
     rows, n_latents = start.shape[0] - 1, by_start.shape[0] - 1
