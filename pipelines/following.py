@@ -13,7 +13,7 @@ from pipelines.plan import STAGES
 from pipelines.steps.step import Job, Runtime, Step
 from pipelines.steps.store import Store
 
-TOGETHER = frozenset({"train"})
+TOGETHER = frozenset({"train", "score"})
 """The stages that all processes of a run work on."""
 
 

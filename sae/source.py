@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sae.numerics.arrays import Numbers, as_tensor
 from sae.numerics.norms import N_MEDIAN, norm_limit, within_norm
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.seeds import Permutation, derive, epoch_rows
 from sae.registry import KindSettings, UserError, VersionedSettings
 
@@ -97,6 +98,9 @@ class Source(ABC):
     made_from: SourceConfig | None = None
     """The settings that the source was made from, which cards name; None where it was made without any."""
 
+    processes: Processes = ALONE
+    """The processes that read the same training batches at the same time; a source may divide the work of computing
+    them, which must not change them."""
     computes_ahead: bool = False
     """Whether training batches are computed in the background, ahead of the one that was read last. They are then best
     read one at a time, in order."""

@@ -60,8 +60,18 @@ class Threads(Processes):
     def _receive(self, into: Tensor, sender: int) -> Tensor:
         return into.copy_(self.shared.queues[sender, self.rank].get(timeout=SECONDS))
 
-    def wait_for_first(self) -> None:
+    def _broadcast(self, tensor: Tensor) -> None:
+        tensor.copy_(self._exchange(tensor)[0])
+
+    def wait_for_all(self) -> None:
         self.shared.barrier.wait()
+
+    def tell(self, message: str) -> str:
+        self.shared.offered[self.rank] = message
+        self.shared.barrier.wait()
+        told = self.shared.offered[0]
+        self.shared.barrier.wait()
+        return told
 
     def _small(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -1,4 +1,8 @@
-"""Stage `score`: computes every metric for every dictionary of a source, on held-out activations."""
+"""Stage `score`: computes every metric for every dictionary of a source, on held-out activations.
+
+Of several processes each scores some of the dictionaries. A dictionary that is too large for one device is divided over
+all of them (:mod:`sae.dictionaries._over_processes`) and scored by the first.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,13 @@ from torch import Tensor
 
 from pipelines.steps.source_steps import open_step, refuse_non_finite
 from pipelines.steps.step import Job, Runtime, StageProgress
+from sae.dictionaries._over_processes import is_divisible, over_processes, own_latents, serve
 from sae.dictionary import Dictionary
 from sae.files import load
+from sae.files.native import stored_dictionary
 from sae.metric import Case, Evidence, MetricConfig, gather_evidence, scores_of
 from sae.numerics.atomic_write import write_atomically
+from sae.numerics.memory import memory_of
 from sae.registry import config_class
 
 VERSION = 7
@@ -26,17 +33,72 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
 
     The evidence is gathered once; what a metric computes from it alone is shared by all dictionaries.
     """
-    directory, config = jobs[0].inputs["source"], jobs[0].step.config
-    source = open_step(jobs[0].step.inputs["source"], directory, runtime.device)
-    evidence = gather_evidence(source, config["n_rows"])
-    for batch in (evidence.choose, evidence.test):
-        refuse_non_finite(batch, directory)
-    metrics = [_metric(settings) for settings in config["metrics"]]
+    if runtime.processes.size > 1:
+        yield from _run_together(jobs, runtime, progress)
+        return
+    evidence, metrics = _evidence(jobs[0], runtime), _metrics(jobs[0])
     for i, job in enumerate(jobs):
         progress(i, len(jobs), "dictionaries")
         _score(job, load(job.inputs["dictionary"]), evidence, metrics)
         yield job
     progress(len(jobs), len(jobs), "dictionaries")
+
+
+def _run_together(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
+    """:func:`run` by several processes; the first yields the jobs."""
+    processes, metrics, is_large = runtime.processes, _metrics(jobs[0]), _are_large(jobs, runtime)
+    small, large = ([job for job, flag in zip(jobs, is_large, strict=True) if flag == of] for of in (False, True))
+    own = small[processes.rank :: processes.size]
+    evidence = _evidence(jobs[0], runtime) if own or processes.is_first else None
+    for i, job in enumerate(own):
+        assert evidence is not None
+        progress(min(i * processes.size, len(small)), len(jobs), "dictionaries")
+        _score(job, load(job.inputs["dictionary"]), evidence, metrics)
+    processes.wait_for_all()
+    if not processes.is_first:
+        for job in large:
+            _serve(job, runtime)
+        return
+    assert evidence is not None
+    yield from small
+    for i, job in enumerate(large):
+        progress(len(small) + i, len(jobs), "dictionaries")
+        with over_processes(load(job.inputs["dictionary"]), runtime.device, processes) as divided:
+            _score(job, divided, evidence, metrics)
+        yield job
+    progress(len(jobs), len(jobs), "dictionaries")
+
+
+def _are_large(jobs: Sequence[Job], runtime: Runtime) -> list[bool]:
+    """Which dictionaries are divided: those whose weights take more than half of a device. The first process
+    decides."""
+    if runtime.processes.size == 1:
+        return [False] * len(jobs)
+    room = memory_of(runtime.device) // 2
+    found = [stored_dictionary(job.inputs["dictionary"]) for job in jobs]
+    large = [each is not None and is_divisible(each.cls) and each.weights_bytes > room for each in found]
+    return json.loads(runtime.processes.tell(json.dumps(large)))
+
+
+def _serve(job: Job, runtime: Runtime) -> None:
+    """Encodes and decodes with the latents of this process, for the first, which scores."""
+    processes, stored = runtime.processes, stored_dictionary(job.inputs["dictionary"])
+    assert stored is not None
+    part = stored.load_part(own_latents(stored.n_latents, processes))
+    serve(part.to(runtime.device), stored.n_latents, processes)
+
+
+def _evidence(job: Job, runtime: Runtime) -> Evidence:
+    directory = job.inputs["source"]
+    source = open_step(job.step.inputs["source"], directory, runtime.device)
+    evidence = gather_evidence(source, job.step.config["n_rows"])
+    for batch in (evidence.choose, evidence.test):
+        refuse_non_finite(batch, directory)
+    return evidence
+
+
+def _metrics(job: Job) -> list[MetricConfig]:
+    return [_metric(settings) for settings in job.step.config["metrics"]]
 
 
 def _metric(settings: Mapping[str, Any]) -> MetricConfig:

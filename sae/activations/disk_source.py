@@ -151,7 +151,7 @@ class Activations(Source):
                     columns[f"{i}.{name}"] = torch.empty(n, source.d_in, dtype=dtype, device=self.device)
             return columns
 
-        return Stream(self.order, compute, empty, self.device)
+        return Stream(self.order, compute, empty, self.device, self.processes, self.config.rows_at_once)
 
     def columns_of(self, streamed: Columns) -> dict[str, Tensor]:
         """The columns of this source among those of its stream."""
@@ -184,8 +184,10 @@ class Activations(Source):
 
     @property
     def _memory(self) -> int:
-        """The most bytes of activations that the stream holds at once."""
+        """The most bytes of activations that the stream holds at once, for each of several processes about its
+        share."""
         largest = max(self.order.segment_size(segment) for segment in range(self.order.n_windows + 1))
+        largest = -(-largest // self.processes.size)
         return SEGMENTS * largest * sum(source.config.bytes_each(source.d_in) for source in self.streams_with)
 
     def figures(self) -> Mapping[str, float]:

@@ -3,7 +3,8 @@
 A thread runs the model over the windows of :mod:`sae.activations.window_order`, one window ahead of the segment that is
 being read, and puts every activation at its place in the segments. Three segments are in memory at most: the one that
 is read, the next, and the earlier half of the one after that. A segment that is no longer in memory is computed again,
-so that a sample depends on its number alone; reading in order computes each window once.
+so that a sample depends on its number alone; reading in order computes each window once. Several processes that read a
+stream together divide the rows of each window (:mod:`sae.activations.stream_shares`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.activations.stream_shares import Shares
 from sae.activations.window_order import WindowOrder
+from sae.numerics.processes import ALONE, Processes
 
 SEGMENTS = 3
 """The most segments that are in memory at once."""
@@ -42,9 +45,19 @@ class _Segment:
 class Stream:
     """The samples of a training split in their order, on one device."""
 
-    def __init__(self, order: WindowOrder, compute: Compute, empty: Callable[[int], Columns], device: str) -> None:
-        """`empty` allocates the columns of so many samples on `device`."""
+    def __init__(
+        self,
+        order: WindowOrder,
+        compute: Compute,
+        empty: Callable[[int], Columns],
+        device: str,
+        processes: Processes = ALONE,
+        rows_at_once: int = 1,
+    ) -> None:
+        """`empty` allocates the columns of so many samples on `device`; `compute` runs the model over `rows_at_once`
+        rows at a time."""
         self.order, self.device = order, device
+        self._shares = None if processes.size == 1 else Shares(order, processes, rows_at_once)
         self._compute, self._empty = compute, empty
         self._segments: dict[int, _Segment] = {}
         self._wanted = 0
@@ -79,7 +92,10 @@ class Stream:
             start = self.order.segment_start(number)
             stop = min(end, start + self.order.segment_size(number))
             columns = self._whole(number).columns
-            pieces.append({name: column[begin - start : stop - start] for name, column in columns.items()})
+            if self._shares is None:
+                pieces.append({name: column[begin - start : stop - start] for name, column in columns.items()})
+            else:
+                pieces.append(self._shares.read(number, columns, begin - start, stop - start))
             begin = stop
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -136,18 +152,25 @@ class Stream:
     def _start(self, window: int) -> Future[None]:
         for number in (window, window + 1):
             if number in self._alive() and number not in self._segments:
-                self._segments[number] = _Segment(self._empty(self.order.segment_size(number)))
+                self._segments[number] = _Segment(self._empty(self._n_held(number)))
         into = [self._segments.get(number) for number in (window, window + 1)]
         side = _side_stream(self.device)
         return self._thread.submit(self._fill, window, into, side)
+
+    def _n_held(self, number: int) -> int:
+        """The number of samples of a segment that are in the memory of this process."""
+        if self._shares is None:
+            return self.order.segment_size(number)
+        return self._shares.segment(number).n_of(self._shares.processes.rank)
 
     def _fill(self, window: int, into: list[_Segment | None], side: torch.cuda.Stream | None) -> None:
         """Computes a window and puts its activations into the segments that they belong to, None where one is not
         needed."""
         began = time.perf_counter()
-        places, done = self.order.places(window), 0
+        order = self.order if self._shares is None else self._shares
+        places, done = order.places(window), 0
         with torch.no_grad(), _on(side):
-            for piece in self._compute(self.order.rows(window)):
+            for piece in self._compute(order.rows(window)):
                 if self._stopped.is_set():
                     return
                 n = len(next(iter(piece.values())))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sae.dictionary import Dictionary
@@ -80,6 +81,54 @@ def load_native(header_file: Path, weights_file: Path) -> Dictionary:
         raise UserError(
             f"{weights_file.parent}: tensors or settings do not fit a {kind!r} dictionary: {reason}"
         ) from None
+
+
+@dataclass(frozen=True)
+class StoredDictionary:
+    """What the headers of a dictionary in the native format say, without its weights."""
+
+    folder: Path
+    """Its folder."""
+    cls: type[Dictionary]
+    """Its class."""
+    settings: Mapping[str, Any]
+    """Its settings."""
+    n_latents: int
+    """The number of its latents."""
+    weights_bytes: int
+    """The bytes of its tensors."""
+
+    def load_part(self, latents: range) -> Dictionary:
+        """The dictionary of some of the latents; the weights of others are not read.
+
+        It encodes candidates where a code depends on the other latents (TopK).
+        """
+        axes, tensors, kept = tensor_axes(self.cls), dict[str, Tensor](), slice(latents.start, latents.stop)
+        with safe_open(self.folder / WEIGHTS, "pt") as f:
+            for name in f.keys():  # noqa: SIM118 (not a mapping)
+                own = tuple(kept if axis == "n_latents" else slice(None) for axis in axes[name])
+                tensors[name] = f.get_slice(name)[own].clone()
+        settings = dict(self.settings)
+        if "k" in settings:
+            settings["k"] = min(settings["k"], len(latents))
+        return self.cls(**tensors, **settings)
+
+
+def stored_dictionary(folder: Path) -> StoredDictionary | None:
+    """The dictionary in a folder, or in its folder ``dictionary``; None where there is none in the native format, or
+    one that is read by another encoder."""
+    inside = folder if (folder / HEADER).is_file() else folder / "dictionary"
+    if not (inside / HEADER).is_file():
+        return None
+    header = read_header(inside / HEADER)
+    module = kinds("dictionaries").get(header["kind"])
+    cls: type[Dictionary] | None = getattr(module, "KIND", None)
+    if cls is None:
+        return None
+    with safe_open(inside / WEIGHTS, "pt") as f:
+        [n_latents, *_] = f.get_slice("W_dec").get_shape()
+    size = (inside / WEIGHTS).stat().st_size
+    return StoredDictionary(inside, cls, cls.checked(header["settings"]), n_latents, size)
 
 
 def read_header(file: Path) -> dict[str, Any]:

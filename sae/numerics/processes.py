@@ -136,8 +136,18 @@ class Processes:
             return self._receive(torch.empty(shape, dtype=_DTYPES[kind]), sender)
 
     def wait_for_all(self) -> None:
-        """Returns once every process has called it."""
-        self.numbers(0.0)
+        """Returns once every process has called it, however long their work takes."""
+        if self.size > 1:
+            with self._timed():
+                distributed.all_reduce(torch.zeros(1), group=self._patient or self._group)
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """The tensor of the first process; the others give one of the same shape and type, which is overwritten."""
+        if self.size > 1:
+            tensor = tensor.contiguous()
+            with self._timed():
+                self._broadcast(tensor)
+        return tensor
 
     def wait_for_first(self) -> None:
         """Returns once the first process has called it, however long it has been working alone."""
@@ -162,6 +172,9 @@ class Processes:
         every = [torch.empty_like(tensor) for _ in range(self.size)]
         distributed.all_gather(every, tensor, group=self._group)
         return every
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        distributed.broadcast(tensor, self._number(0), group=self._group)
 
     def _send(self, tensor: Tensor, to: int) -> None:
         distributed.send(tensor, self._number(to), group=self._group)

@@ -31,7 +31,7 @@ from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.training.aux_losses import DeadLatentGradient, dead_latent_gradient
 from sae.training.gradients import BatchSums, Gradient, StepInputs
-from sae.training.selection import select_among_, thresholds_of_batch
+from sae.training.selection import at_most, select_among_, thresholds_of_batch
 from sae.training.stack import Stack, products_
 
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
@@ -161,7 +161,7 @@ class DenseStep:
             for block in x.split(self.rows):
                 v = self.keep(stack, architecture, block, offset, floor)
                 for positive, of_member in zip(pieces, v, strict=True):
-                    positive.append(of_member[of_member > 0])
+                    positive.append(at_most(of_member[of_member > 0], n_kept))
             thresholds, enough = thresholds_of_batch([torch.cat(positive) for positive in pieces], n_kept, self.group)
             if enough:
                 break

@@ -41,6 +41,9 @@ THRESHOLD_RATE = 0.03
 LARGE = {"cpu": 1 << 18}
 """The number of codes of a member from which the dense path processes members one at a time, so that each stays in the
 cache."""
+WORTHWHILE = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""The number of codes of a member from which the sparse path is worthwhile where it processes members one by one. That
+of a GPU is an estimate: below it, a dense step takes no longer than to launch the kernels of a sparse one."""
 
 REPLAYED = 1 << 25
 """The number of codes up to which a dense step on a GPU is captured and replayed, because computing it takes less time
@@ -82,15 +85,16 @@ class Engine:
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
         n_members, n_own, d_in = stack.W_dec.shape
         self.group, self.n_latents, most = group, n_latents or n_own, most or n_own
-        # All processes of the group take the same path.
-        codes = batch * most
+        # By all latents, so that the path does not depend on the number of processes.
+        codes = batch * self.n_latents
         is_large = codes >= LARGE.get(stack.W_dec.device.type, codes + 1)
         self.at_once = 1 if is_large else n_members
         # On the sparse path, members with levels or with an auxiliary loss are processed one by one: while they are
         # small, the dense path is faster.
         one_by_one = len(architecture.levels) > 1 or architecture.dead_latent_loss is not None
         pursues = isinstance(architecture.selection, Pursuit)
-        self._may_be_sparse = not pursues and (is_large or not one_by_one)
+        is_worthwhile = codes >= WORTHWHILE.get(stack.W_dec.device.type, codes + 1)
+        self._may_be_sparse = not pursues and (is_worthwhile or not one_by_one)
         self._dense = DenseStep(self.at_once, n_own, d_in, batch, stack.W_dec, group, most)
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None

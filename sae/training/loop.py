@@ -71,7 +71,10 @@ def train_side_by_side(
     sources = [source] * len(stacks) if isinstance(source, Source) else source
     divisions = divide(shapes_of(stacks), ALONE) if divisions is None else divisions
     _check_sizes(stacks, sources, config, device, divisions)
-    resumes = resumes or [None] * len(stacks)
+    resumes, distinct = resumes or [None] * len(stacks), list(dict.fromkeys(sources))
+    processes = divisions[0].processes if divisions else ALONE
+    for each in distinct:
+        each.processes = processes
     # Measured at most once for each source, and only if a stack does not resume.
     scaling = config.input_scale, config.centre == "median"
 
@@ -91,7 +94,7 @@ def train_side_by_side(
     if step == config.steps:
         yield states
         return
-    coming, size, distinct = range(step, config.steps), config.batch_size, list(dict.fromkeys(sources))
+    coming, size = range(step, config.steps), config.batch_size
     with ExitStack() as stack:
         for each in distinct:
             stack.enter_context(each.reading(config.steps * size))

@@ -79,11 +79,15 @@ def thresholds_of_batch(
     """
     thresholds, enough = list[Tensor](), True
     for own in codes:
-        offered = own if group.size == 1 or len(own) <= n_kept else own.topk(n_kept, sorted=False).values
-        every = torch.cat(group.gather_rows(offered))
+        every = torch.cat(group.gather_rows(own if group.size == 1 else at_most(own, n_kept)))
         thresholds.append(kth_largest(every, n_kept))
         enough &= len(every) >= n_kept
     return torch.stack(thresholds), enough
+
+
+def at_most(codes: Float[Tensor, " codes"], n: int) -> Float[Tensor, " kept"]:
+    """The `n` largest codes, in any order; all where there are no more."""
+    return codes if len(codes) <= n else codes.topk(n, sorted=False).values
 
 
 def kth_largest(codes: Float[Tensor, " codes"], k: int) -> Tensor:

@@ -21,9 +21,11 @@ from sae.activations.stream import SEGMENTS, Stream
 from sae.activations.window_order import WindowOrder
 from sae.model.hooked import Model
 from sae.numerics.card import wrong_entries
+from sae.numerics.processes import ALONE, Processes
 from sae.registry import UserError
 from sae.sources.transformer import Config
 from tests.streaming import Killed, build, bytes_of, columns, kill_after, silent, words
+from tests.threads_as_processes import run_as_processes
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -67,8 +69,33 @@ class _Counted:
             identity = [10 * row + k for row in part for k in range(self.order.counts[row])]
             yield {"acts": torch.tensor(identity, dtype=torch.long).reshape(-1, 1)}
 
-    def stream(self) -> Stream:
-        return Stream(self.order, self.compute, lambda n: {"acts": torch.zeros(n, 1, dtype=torch.long)}, "cpu")
+    def stream(self, processes: Processes = ALONE, rows_at_once: int = 1) -> Stream:
+        def empty(n: int) -> dict[str, Tensor]:
+            return {"acts": torch.zeros(n, 1, dtype=torch.long)}
+
+        return Stream(self.order, self.compute, empty, "cpu", processes, rows_at_once)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("rows_at_once", [1, 3])
+def test_processes_that_read_together_read_what_one_reads(size: int, rows_at_once: int):
+    """Every row is computed by one of them, and batches do not depend on how many there are."""
+    order = _order(40, 7)
+    starts = [*range(0, 2 * order.n_samples - 5, 5), 3, 0]  # and from the beginning again
+
+    def read(processes: Processes) -> tuple[Tensor, Counter[int]]:
+        counted = _Counted(order)
+        stream = counted.stream(processes, rows_at_once)
+        stream.end = 2 * order.n_samples
+        taken = torch.cat([stream.take(i, i + 5)["acts"] for i in starts])[:, 0]
+        stream.close()
+        return taken, counted.computed
+
+    expected, _ = read(ALONE)
+    found = run_as_processes(size, read)
+    assert all(torch.equal(taken, expected) for taken, _ in found)
+    assert {row for _, computed in found for row in computed} == set(range(40))
+    assert max(sum(c.values()) for _, c in found) < 1.6 * sum(sum(c.values()) for _, c in found) / size
 
 
 def test_reading_in_order_computes_each_row_once_an_epoch_in_another_thread():
