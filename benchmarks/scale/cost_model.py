@@ -134,6 +134,12 @@ class Cost:
         """Samples per second over all processes; every member is trained on all of them."""
         return self.division.setting.batch / self.seconds(path)
 
+    def dense_products_per_s(self) -> float:
+        """Samples per second if the products of a dense step, in bfloat16 at the peak, were all: a limit for trainers
+        that do not use sparsity."""
+        products = self.phases("dense")[0].flops / self.machines.device.products["bfloat16"].value
+        return self.division.setting.batch / products
+
     @property
     def path(self) -> Path:
         """The path that the engine takes."""

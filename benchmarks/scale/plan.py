@@ -13,6 +13,7 @@ from benchmarks.scale.collectives import Collective
 from benchmarks.scale.cost_model import Cost, Machines, cost, data_parallel, efficiency, fully_sharded, least_width
 from benchmarks.scale.devices import Link, Sourced
 from benchmarks.scale.setting import Setting
+from benchmarks.scale.work import Phase
 
 
 def plan(setting: Setting, machines: Machines, most: int, tokens: float | None = None) -> list[Line]:
@@ -67,7 +68,8 @@ def step_line(of: Cost, tokens: float | None = None) -> Line:
         "fully_sharded_ms": 1e3 * sum(one.seconds for one in fully_sharded(of)),
         "collectives": collective_lines(exchanged),
         "path": of.path,
-        "phases": {phase.name: phase_line(of, phase) for phase in of.phases(of.path)},
+        "dense": {phase.name: phase_line(of, phase) for phase in of.phases("dense")},
+        "sparse": {phase.name: phase_line(of, phase) for phase in of.phases("sparse")},
         "work_ms": 1e3 * of.work(of.path),
         "communication_ms": 1e3 * of.communication,
         "launches_ms": 1e3 * of.launches(of.path),
@@ -76,6 +78,7 @@ def step_line(of: Cost, tokens: float | None = None) -> Line:
         "samples_per_s": of.samples_per_s(),
         "samples_per_s_dense": of.samples_per_s("dense"),
         "samples_per_s_sparse": of.samples_per_s("sparse"),
+        "samples_per_s_dense_products": of.dense_products_per_s(),
         "efficiency": efficiency(of),
         "shares": {limit: round(share, 3) for limit, share in of.shares().items()},
         "limit": of.binds,
@@ -85,7 +88,7 @@ def step_line(of: Cost, tokens: float | None = None) -> Line:
     return {**line, "basis": basis(of.machines)}
 
 
-def phase_line(of: Cost, phase: Any) -> dict[str, float]:
+def phase_line(of: Cost, phase: Phase) -> dict[str, float]:
     """Work of a phase in GFLOP, GB and milliseconds."""
     seconds = phase.seconds(of.machines.device, of.machines.assumptions)
     return {"gflop": round(phase.flops / 1e9, 3), "gb": round(phase.n_bytes / 1e9, 4), "ms": round(1e3 * seconds, 4)}

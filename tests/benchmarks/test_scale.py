@@ -108,6 +108,8 @@ def test_dense_products_at_the_peak():
         products = work.dense_step(Division(setting, 1), True, "bfloat16")[0]
         assert products.flops == 5 * 2 * setting.batch * setting.d_in * setting.n_latents
         assert setting.batch / (products.flops / 989e12) == pytest.approx(limit, rel=0.01)
+        assert cost(setting, H100, 1).dense_products_per_s() == pytest.approx(limit, rel=0.01)
+        assert cost(setting, H100, 8).dense_products_per_s() == pytest.approx(8 * limit, rel=0.01)
 
 
 def test_sparse_steps_at_the_peak():

@@ -126,7 +126,7 @@ def test_the_constants_are_those_of_the_code():
     from sae.training.kernels import cpu
 
     assert {True: dense_step._BLOCK["cuda"], False: dense_step._BLOCK["cpu"]} == memory.BLOCK
-    assert {"cpu": memory.LARGE_ON_CPU} == engine.LARGE, "is_sparse too: a GPU has no such size"
+    assert {"cpu": memory.LARGE_ON_CPU} == engine.LARGE, "a size for GPUs changes members_at_once and is_sparse"
     assert (memory.ON_CPU, memory.LEAST_ROWS[False]) == (cpu._BLOCK, cpu._LEAST_ROWS)
     assert cpu.Numba.sparse_below == work.SPARSE_BELOW[False]
     gpu = (ROOT / "sae/training/kernels/gpu.py").read_text(encoding="utf-8")  # needs Triton to be imported
