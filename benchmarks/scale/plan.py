@@ -182,6 +182,8 @@ def table(lines: Sequence[Line]) -> str:
             f"data parallelism would exchange {last['data_parallel_mb']:,.0f} MB a step, "
             f"fully sharded {last['fully_sharded_mb']:,.0f} MB"
         )
+    if "hours" in last:
+        text.append("hours, by processes: " + ", ".join(f"{line['processes']}: {line['hours']:.3g}" for line in steps))
     text.append(f"fewest processes that fit: {answer['fewest_that_fit'] or 'none of these'}")
     enough = ", ".join(f"{p}: {n:,}" if n else f"{p}: none" for p, n in answer["least_width"].items())
     if enough:

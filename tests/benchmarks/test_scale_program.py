@@ -35,7 +35,11 @@ def test_a_plan_says_what_it_is_computed_from(capsys: pytest.CaptureFixture[str]
     assert answer["fewest_that_fit"] == 4 and answer["fastest_that_fit"] == 48
     assert all(number > 0 and source for number, source in sources["products"].values())
     text = table(shown)
-    assert text.count("\n") == 11 and "fewest processes that fit: 4" in text
+    assert (
+        text.count("\n") == 12
+        and "hours, by processes: 1: 47.2, 2: 23.7" in text
+        and "fewest processes that fit: 4" in text
+    )
     assert "data parallelism would exchange 34,360 MB a step, fully sharded 103,079 MB" in text
 
 
