@@ -17,9 +17,12 @@ from sae.registry import UserError
 Line = dict[str, Any]
 
 
-def emit(benchmark: str, line: Mapping[str, Any], device: str = "cpu") -> Line:
-    """Prints one result as a JSON line, with the machine and the torch version, and returns it."""
-    full = {"benchmark": benchmark, **line, "machine": machine(device), "torch": torch.__version__}
+def emit(benchmark: str, line: Mapping[str, Any], device: str | None = "cpu") -> Line:
+    """Prints one result as a JSON line, with the machine and the torch version, and returns it. What is computed has no
+    `device`, and its line names no machine."""
+    full = {"benchmark": benchmark, **line}
+    if device is not None:
+        full |= {"machine": machine(device), "torch": torch.__version__}
     print(json.dumps({k: _short(v) for k, v in full.items()}), flush=True)
     return full
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from benchmarks.gpu.table import gpu
 from benchmarks.lines import Line, note, read, run
+from benchmarks.scale.page import scale
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HERE = Path(__file__).parent
-PAGES = (HERE / "README.md", *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory")))
+PAGES = (HERE / "README.md", *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory", "scale")))
 Column = tuple[str, Callable[[Line], str]]
 
 
@@ -234,7 +235,7 @@ def toys(lines: Sequence[Line]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
-    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "gpu": gpu,
+    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "gpu": gpu, "scale": scale,
 }  # fmt: skip
 
 

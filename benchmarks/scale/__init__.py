@@ -1,0 +1,1 @@
+"""The cost of one dictionary over many devices: memory, communication and rows per second, computed."""
