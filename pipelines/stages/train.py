@@ -25,6 +25,7 @@ from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import left_out, open_step, open_steps
 from pipelines.steps.step import Job, Runtime, StageProgress
+from pipelines.steps.stopping import Stopped
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
@@ -148,17 +149,19 @@ def _train(
     if forecast := sources[0].forecast((config.steps - first_step) * config.batch_size):
         runtime.note(forecast)
     for states in train_side_by_side(members, sources, config, runtime.device, resumes, spans=runtime.spans):
-        step = states[0].step
+        step, is_stopping = states[0].step, runtime.stopping()
         with runtime.spans("bookkeeping"):
             # Empty on resuming from the checkpoint of the last step, which is logged already.
             if all(state.logged_values for state in states):
                 _record(states, jobs, logs, sinks, progress, sources[0].figures())
-            if step == config.steps or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
+            if step == config.steps or is_stopping or time.monotonic() - saved_at >= runtime.checkpoint_seconds:
                 for log in logs:  # first, so that no checkpoint outlives the lines before it
                     log.sync()
                 hashes = {job.step.key: log.digest.hexdigest() for job, log in zip(jobs, logs, strict=True)}
                 _checkpoint(states, stacks, checkpoint, logs[0].last, hashes)
                 saved_at = time.monotonic()
+        if is_stopping and step < config.steps:
+            raise Stopped(f"at step {step}")
         if step == config.steps:
             dictionaries = [dictionary for state in states for dictionary in state.dictionaries()]
             for job, log, dictionary in zip(jobs, logs, dictionaries, strict=True):
