@@ -23,6 +23,7 @@ from pipelines.commands.init import init_config
 from pipelines.commands.output import Terminal, open_streams
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
 from pipelines.commands.verify import verify_steps
+from pipelines.steps.stopping import Stopped
 
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
 """Errors of the operating system that are about the user's machine: a full disk, a folder that cannot be written."""
@@ -110,12 +111,15 @@ def _too_many(unused: Sequence[str], plugins: Sequence[Path], tokens: Sequence[s
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 a bug, with its traceback, 2 a mistake of the user, in one line, 130 interrupted."""
+    """Exit codes: 0 done, 1 a bug, with its traceback, 2 a mistake of the user, in one line, 130 interrupted,
+    143 stopped by SIGTERM."""
     debug = "--debug" in sys.argv[1:]
     open_streams()
     try:
         command, bound, *_ = app.meta.parse_args(_words(), exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
+    except Stopped:  # which has said so
+        raise
     except SystemExit as stop:
         place = _place_in_plugin()
         if place is None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipelines.plan import STAGES
 from pipelines.steps.step import Job, Runtime, Step
+from pipelines.steps.stopping import asked_to_stop, stoppable
 from pipelines.steps.store import Store
 
 TOGETHER = frozenset({"train", "score"})
@@ -32,10 +34,12 @@ def tell_end(runtime: Runtime) -> None:
 def follow(steps: Sequence[Step], store: Store, runtime: Runtime) -> None:
     """Works on what the first process tells, until it has come to the end of the plan."""
     of_name = {step.name: step for step in steps}
-    while (told := json.loads(runtime.processes.tell(""))) is not None:
-        jobs = [job_of(of_name[name], store) for name in told["steps"]]
-        for _ in STAGES[told["stage"]].run(jobs, store.scratch(told["group"]), runtime, _silent):
-            pass
+    watched = replace(runtime, stopping=lambda: asked_to_stop() != "")
+    with stoppable():
+        while (told := json.loads(runtime.processes.tell(""))) is not None:
+            jobs = [job_of(of_name[name], store) for name in told["steps"]]
+            for _ in STAGES[told["stage"]].run(jobs, store.scratch(told["group"]), watched, _silent):
+                pass
 
 
 def job_of(step: Step, store: Store) -> Job:

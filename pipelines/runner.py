@@ -1,35 +1,35 @@
-"""Runs a plan: does the missing steps group by group; several runs may share the output folder.
+"""Runs a plan: does the missing steps group by group; several runs, on any machines, may share the output folder.
 
-A lock, released when its process dies, gives a group of steps to one run at a time. A step is either finished or
-absent, so a run that was killed at any moment can simply be started again.
+A claim gives a group of steps to one run at a time (`pipelines.steps.lease`). A step is either finished or absent, so a
+run that was killed at any moment can simply be started again.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from pipelines.config.tables import RuntimeTable
-from pipelines.following import job_of, tell_end, tell_others
-from pipelines.plan import STAGES
+from pipelines.following import tell_end
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.checksums import CHECKSUMS
-from pipelines.steps.external_files import files_of, refuse_changed
+from pipelines.steps.external_files import files_of
+from pipelines.steps.failures import Failures, Patience, refuse_failed
 from pipelines.steps.joining import own_device
 from pipelines.steps.known_hashes import load_known, save_known
-from pipelines.steps.progress import STATUS, Board, Status, read_status
-from pipelines.steps.step import Job, Runtime, Step
+from pipelines.steps.lease import ClaimLost
+from pipelines.steps.progress import Board, Status, read_status
+from pipelines.steps.step import Runtime, Step
+from pipelines.steps.stopping import Stopped, asked_to_stop, stoppable
 from pipelines.steps.store import Store
+from pipelines.work import holds_no_work, title_of, work_on
 from sae.fitting import default_device
 from sae.model.placement import ALL, run_models_on
-from sae.numerics.atomic_write import named_errors
 from sae.numerics.devices import check_device
 from sae.numerics.processes import ALONE, Processes
 from sae.registry import UserError
@@ -56,29 +56,93 @@ def execution(table: RuntimeTable, processes: Processes = ALONE) -> Runtime:
     return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks, processes=processes)
 
 
-def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> None:
+def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board, patience: Patience | None = None) -> None:
     """Does every step that is not done, after verifying those that are.
 
-    Raises what a stage raises; the unfinished directory is kept, and the next run continues from it. Raises `UserError`
-    where the folder is not writable or a finished step is damaged.
+    Raises what a stage raises; the unfinished directory is kept, and the next run continues from it. With `patience`,
+    as for workers that share the folder, a step that fails is left to another worker and the rest is done; `UserError`,
+    with the first error and the place of its traceback, is raised once nothing more can be done.
+
+    Raises `UserError` where the folder is not writable or a finished step is damaged, and
+    :class:`~pipelines.steps.stopping.Stopped`, which ends the process, after SIGTERM.
     """
     store.create()
     load_known(store.root)
-    outside, trusted = files_of(steps), set[str]()
-    waiting = False
-    while pending := _pending(steps, store, trusted):
-        save_known(store.root, outside)
-        groups = ready(pending, store.done)
-        if any(_work_if_free(group, members, store, runtime, board, trusted) for group, members in groups.items()):
-            waiting = False
-            continue
-        if groups and not waiting:
-            board.note(f"waiting for another run to finish {next(iter(groups))}{_process(store, next(iter(groups)))}")
-            waiting = True
-        time.sleep(POLL_SECONDS)
-    save_known(store.root, outside)
+    with stoppable():
+        try:
+            _Run(steps, store, runtime, board, None if patience is None else Failures(patience)).do()
+        except Stopped as stop:
+            board.note(f"stopped by {asked_to_stop()}; the next run continues {stop.where}")
+            raise
     _remove_old_scratch(steps, store)
     tell_end(runtime)
+
+
+@dataclass
+class _Run:
+    """A run while it goes on."""
+
+    steps: Sequence[Step]
+    store: Store
+    runtime: Runtime
+    board: Board
+    failures: Failures | None
+    trusted: set[str] = field(default_factory=set)
+    """Names of the steps that were verified or done by this run."""
+
+    def do(self) -> None:
+        """Does group by group what is ready and nobody else works on, until nothing is left."""
+        outside, waiting = files_of(self.steps), False
+        while pending := _pending(self.steps, self.store, self.trusted):
+            save_known(self.store.root, outside)
+            groups = ready(pending, self.store.done)
+            if asked_to_stop():
+                raise Stopped(f"with {title_of(pending)}")
+            if any(self._work_if_free(group, members) for group, members in self._open(groups).items()):
+                waiting = False
+                continue
+            if groups and not waiting:
+                first = next(iter(groups))
+                self.board.note(f"waiting for another run to finish {first}{_process(self.store, first)}")
+                waiting = True
+            time.sleep(POLL_SECONDS)
+        save_known(self.store.root, outside)
+
+    def _open(self, groups: Mapping[str, list[Step]]) -> Mapping[str, list[Step]]:
+        """The groups that this worker may try. Raises `UserError` where all were given up."""
+        if self.failures is None or not groups:
+            return groups
+        scratch = {group: self.store.scratch(group) for group in groups}
+        failed = {folder: f for folder in scratch.values() if (f := self.failures.given_up(folder)) is not None}
+        left = [group for group in groups if scratch[group] not in failed]
+        if not left:
+            raise refuse_failed(failed, {group: title_of(members) for group, members in groups.items()})
+        here = self.failures.failed_here
+        others_work = any(group in here for group in left) and any(self.store.is_claimed(group) for group in left)
+        return {g: groups[g] for g in left if self.failures.may_try(scratch[g], others_work)}
+
+    def _work_if_free(self, group: str, steps: Sequence[Step]) -> bool:
+        """Does the steps of a group; False where another run is working on them."""
+        with self.store.claim(group) as lease:
+            if lease is None:
+                return False
+            scratch = self.store.scratch(group)  # it and the steps are looked at again under the claim
+            missing = [step for step in steps if not self.store.done(step)]
+            if not missing or (self.failures is not None and self.failures.given_up(scratch)):
+                return True
+            try:
+                work_on(group, missing, self.store, self.runtime, self.board, lease)
+            except ClaimLost as lost:
+                self.board.note(f"{title_of(missing)}: {lost}")
+                return False
+            except Exception as error:
+                if self.failures is None:
+                    raise
+                failure = self.failures.record(scratch, error)
+                self.board.note(f"{title_of(missing)}: failed: {failure.error}; see {scratch / failure.log}")
+                return True
+            self.trusted.update(step.name for step in missing)
+            return True
 
 
 def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Step]:
@@ -102,14 +166,15 @@ def _remove_old_scratch(steps: Sequence[Step], store: Store) -> None:
         scratch = store.scratch(group)
         status = read_status(scratch)
         finished = status is not None and all((store.root / name).is_dir() for name in status.steps)
-        if finished or _holds_no_work(scratch):
+        if finished or holds_no_work(scratch):
             with store.claim(group) as free:
                 if free:
                     shutil.rmtree(scratch, ignore_errors=True)
+    store.tidy()
 
 
 def group_of(step: Step) -> str:
-    """The name of a step's lock and scratch folder."""
+    """The name of a step's claim and scratch folder."""
     return step.group or step.name
 
 
@@ -122,84 +187,9 @@ def ready(pending: Sequence[Step], done: Callable[[Step], bool]) -> Mapping[str,
     return groups
 
 
-def _work_if_free(
-    group: str, steps: Sequence[Step], store: Store, runtime: Runtime, board: Board, trusted: set[str]
-) -> bool:
-    """Does the steps of a group and adds them to `trusted`; False where another run is working on them."""
-    with store.claim(group) as free:
-        if free and (missing := [step for step in steps if not store.done(step)]):  # checked again under the lock
-            _work(group, missing, store, runtime, board)
-            trusted.update(step.name for step in missing)
-        return free
-
-
-def _work(group: str, missing: Sequence[Step], store: Store, runtime: Runtime, board: Board) -> None:
-    """Does the steps of a locked group. Each is finished as soon as the stage yields it, so that an interruption loses
-    only the others; the scratch folder is kept until all are finished."""
-    scratch = store.scratch(group)
-    scratch.mkdir(parents=True, exist_ok=True)
-    jobs = [_job(step, store) for step in missing]
-    start, stage = time.monotonic(), missing[0].stage
-    shown = board.work(_title(missing), [step.name for step in missing], scratch)
-    kept_in_order = _removes_empty_folders(missing, scratch, store)
-    with named_errors(store.root), kept_in_order, shown as progress, runtime.spans(stage):
-        for step in missing:
-            refuse_changed(step)
-        for source in {source.name: source for step in missing for source in step.inputs.values()}.values():
-            store.verify(source, whole=True)
-        tell_others(runtime, stage, group, missing)
-        for job in STAGES[stage].run(jobs, scratch, replace(runtime, note=board.note), progress):
-            try:
-                refuse_changed(job.step)
-            except UserError:  # what was written may come from the changed file: none of it is continued from
-                _discard(missing, scratch, store)
-                raise
-            store.commit(job.step, runtime.device, time.monotonic() - start)
-    unfinished = [step.name for step in missing if not store.done(step)]
-    assert not unfinished, f"the stage did not finish {unfinished}"
-    shutil.rmtree(scratch)
-
-
-@contextmanager
-def _removes_empty_folders(steps: Sequence[Step], scratch: Path, store: Store) -> Generator[None]:
-    """After a user's mistake, such as a hook that does not exist, removes the folders in which nothing was written: the
-    corrected config has other steps, and nobody would continue these."""
-    try:
-        yield
-    except UserError:
-        for folder in map(store.partial, steps):
-            if folder.is_dir() and all(file.name == CHECKSUMS for file in folder.iterdir()):
-                shutil.rmtree(folder)
-        if _holds_no_work(scratch):
-            shutil.rmtree(scratch, ignore_errors=True)
-        raise
-
-
-def _holds_no_work(scratch: Path) -> bool:
-    """Whether a scratch folder has nothing but, at most, the status of its run."""
-    return scratch.is_dir() and all(file.stem == Path(STATUS).stem for file in scratch.iterdir())
-
-
-def _discard(steps: Sequence[Step], scratch: Path, store: Store) -> None:
-    """Removes the unfinished work on steps."""
-    for folder in (*map(store.partial, steps), scratch):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _job(step: Step, store: Store) -> Job:
-    job = job_of(step, store)
-    job.out.mkdir(exist_ok=True)
-    return job
-
-
-def _title(steps: Sequence[Step]) -> str:
-    title = f"{steps[0].stage}: {steps[0].title}"
-    return title if len(steps) == 1 else f"{title} and {len(steps) - 1} more"
-
-
 def _process(store: Store, group: str) -> str:
     status = read_status(store.scratch(group))
-    return f" (process {status.pid})" if status else ""
+    return f" (process {status.pid}{f' on {status.host}' if status.host else ''})" if status else ""
 
 
 StepState = Literal["done", "running", "stopped", "waiting", "damaged"]
@@ -227,7 +217,7 @@ def standings(steps: Sequence[Step], store: Store) -> list[StepStanding]:
 
 
 def _standing(step: Step, store: Store, groups: dict[str, tuple[bool, Status | None]]) -> StepStanding:
-    """The state of one step; `groups` caches whether each group is locked, and its status."""
+    """The state of one step; `groups` caches whether each group is claimed, and its status."""
     if store.done(step):
         try:
             store.verify(step)
@@ -236,12 +226,12 @@ def _standing(step: Step, store: Store, groups: dict[str, tuple[bool, Status | N
         return StepStanding(step, "done")
     group = group_of(step)
     if group not in groups:
-        groups[group] = (_is_locked(store, group), read_status(store.scratch(group)))
+        groups[group] = (_is_claimed(store, group), read_status(store.scratch(group)))
     running, status = groups[group]
     if status is None or step.name not in status.steps:
         return StepStanding(step, "waiting")
     return StepStanding(step, "running" if running else "stopped", status)
 
 
-def _is_locked(store: Store, group: str) -> bool:
+def _is_claimed(store: Store, group: str) -> bool:
     return store.scratch(group).is_dir() and store.is_claimed(group)  # without a scratch folder no run works on it

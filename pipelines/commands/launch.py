@@ -7,10 +7,11 @@ Each is given what torchrun would give it, and a file in place of an address.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 GRACE_SECONDS = 5
@@ -42,6 +43,7 @@ def run_on_devices(n: int, arguments: Sequence[str], device: str) -> int:
         with _environment({} if on_gpus else {"OMP_NUM_THREADS": str(max(1, cores // n))}):
             started = start_processes(_one, (n, meeting, list(arguments)), n, join=False, start_method="spawn")
         assert started is not None
+        signal.signal(signal.SIGTERM, lambda number, _: _pass_on(number, started.pids()))
         try:
             while not started.join(grace_period=GRACE_SECONDS):
                 pass
@@ -53,6 +55,13 @@ def run_on_devices(n: int, arguments: Sequence[str], device: str) -> int:
                 "the same command again to continue from the last checkpoint"
             ) from None
         return 0
+
+
+def _pass_on(number: int, pids: Sequence[int | None]) -> None:
+    """Passes a signal on to the processes, which write a checkpoint and end."""
+    for pid in filter(None, pids):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _one(rank: int, n: int, meeting: str, arguments: list[str]) -> None:

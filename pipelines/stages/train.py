@@ -24,6 +24,7 @@ from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import left_out, open_step, open_steps
 from pipelines.steps.step import Job, Runtime, StageProgress
+from pipelines.steps.stopping import Stopped
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
@@ -170,19 +171,21 @@ def _train(
         members, sources, config, runtime.device, resumes, spans=runtime.spans, divisions=divisions
     )
     for states in training:
-        step = states[0].step
+        step, is_stopping = states[0].step, processes.any(runtime.stopping())
         with runtime.spans("bookkeeping"):
             # Empty on resuming from the checkpoint of the last step, which is logged already.
             if all(state.logged_values for state in states):
                 _record(states, jobs, logs, sinks, progress, sources[0].figures())
             is_due = time.monotonic() - saved_at >= runtime.checkpoint_seconds
-            if step == config.steps or processes.any(is_due and processes.is_first):
+            if step == config.steps or is_stopping or processes.any(is_due and processes.is_first):
                 for log in logs:  # first, so that no checkpoint outlives the lines before it
                     log.sync()
                 hashes = {job.step.key: log.digest.hexdigest() for job, log in zip(jobs, logs, strict=False)}
                 timing = logs[0].last if logs else Timing()
                 write_checkpoint(scratch, states, Facts(keys, timing, hashes), processes)
                 saved_at = time.monotonic()
+        if is_stopping and step < config.steps:
+            raise Stopped(f"at step {step}")
         if step == config.steps:
             seconds = logs[0].last.seconds if logs else 0.0
             for job, dictionary in zip(jobs, _dictionaries(states), strict=True):

@@ -2,9 +2,10 @@
 start.
 
 A file is taken for unchanged while its path, size, inode and times of change are the same. What is known is kept in
-``OUT/.hashes.json``, which ``sae verify`` does without. A change that leaves those as they were, such as a bit that
-flips on the disk, is found when the file is read: steps read their inputs whole (:func:`sha256_now`), and shards
-compare each block with its checksum (`sae.activations.block_sums`).
+``OUT/.hashes.json``, and in a hidden file of each step, which is there as soon as the step is: a step that another
+worker has finished is not read by all others. ``sae verify`` does without both. A change that leaves those as they
+were, such as a bit that flips on the disk, is found when the file is read: steps read their inputs whole
+(:func:`sha256_now`), and shards compare each block with its checksum (`sae.activations.block_sums`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -23,7 +24,7 @@ from sae.numerics.atomic_write import write_atomically
 LARGE_FILE = 1 << 18
 """Bytes from which on a file of a finished step is not read at every start."""
 HASHES = ".hashes.json"
-"""File in the folder of all steps with the hashes that are known from earlier runs."""
+"""File in the folder of all steps, and in that of a step, with the hashes that are known from earlier runs."""
 SETTLED_SECONDS = 2.0
 """A file that changed more recently may change again within one tick of the clock of its file system, unnoticed."""
 
@@ -66,6 +67,21 @@ def read_sha256(file: Path) -> str:
 def remember(file: Path, value: str) -> None:
     """Takes `value` for the SHA-256 of a file that nobody else writes to."""
     _keep(file, _identity(file), value)
+
+
+def record_step(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Records the hashes of the large files of a step, by name, in its folder, which may be renamed afterwards."""
+    found = {name: _identity(folder / name) for name in hashes}
+    lines = {name: [*identity, hashes[name]] for name, identity in found.items() if identity[0] >= LARGE_FILE}
+    if lines:
+        write_atomically(folder / HASHES, json.dumps(lines, indent=0).encode())
+
+
+def load_step(folder: Path) -> None:
+    """Takes over what the folder of a finished step says of its files, where it is true and no more is known."""
+    for name, entry in _entries(folder).items():
+        if not ((known := _known.get(name)) and _is_true(name, known)) and _is_true(name, entry):
+            _known[name] = entry
 
 
 def _keep(file: Path, identity: tuple[int, ...], value: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipelines.steps.checksums import sha256
-from pipelines.steps.known_hashes import LARGE_FILE, known_sha256, read_sha256, sha256_now
+from pipelines.steps.known_hashes import LARGE_FILE, known_sha256, load_step, read_sha256, sha256_now
 from pipelines.steps.step import Step
 from sae.activations.shards import checks_itself
 from sae.numerics.atomic_write import write_atomically
@@ -40,6 +40,7 @@ def verify(step: Step, directory: Path, whole: bool = False) -> None:
     manifest = read_manifest(directory)
     _refuse_other_step(step, directory, manifest)
     _refuse_edited(directory, manifest)
+    load_step(directory)
     _verify_files(directory, manifest["files"], _hash_when_used if whole else _hash_at_start)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ class Status:
     """Names of the group's steps."""
     pid: int = field(default_factory=os.getpid)
     """Process that works on the group."""
+    host: str = ""
+    """Name of its machine; empty where earlier versions wrote the status."""
     done: int = 0
     """Units that are done."""
     total: int = 0
@@ -87,7 +90,7 @@ class Board:
     @contextmanager
     def work(self, title: str, steps: list[str], scratch: Path) -> Generator[StageProgress]:
         """Shows the progress of a group while the block runs; yields the callback that the stage reports it to."""
-        status = Status(title, steps)
+        status = Status(title, steps, host=platform.node())
         status.write(scratch / STATUS)
         start = time.monotonic()
         bar = Progress(

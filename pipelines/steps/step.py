@@ -62,6 +62,10 @@ def _silent(_: str) -> None:
     pass
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Runtime:
     """How work is executed; no part of it enters a key."""
@@ -78,6 +82,9 @@ class Runtime:
     """Shows one line to the user."""
     processes: Processes = ALONE
     """The processes that do the work of one run together; the first of them decides what is done."""
+    stopping: Callable[[], bool] = _never
+    """Whether the process is to end: a stage that asks makes the next run continue from here, and raises
+    :class:`~pipelines.steps.stopping.Stopped`. Others are left by the runner at their next report of progress."""
     spans: Spans = NO_SPANS
     """Records where time goes: a span for each group of steps, named by its stage, with finer ones inside."""
 

@@ -1,25 +1,31 @@
 """Finished steps on disk: ``OUT/<stage>-<key>``, each complete or absent, described by a manifest.
 
 A step is written under ``<name>.partial``; its manifest, with the hash of every file, is written last; then the
-directory is renamed. ``.locks`` and ``.scratch`` hold the locks and checkpoints of runs in progress.
+directory is renamed. ``.locks`` and ``.scratch`` hold the claims and checkpoints of runs in progress.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.steps.checksums import CHECKSUMS, changed_since_recorded, sha256
-from pipelines.steps.known_hashes import remember
+from pipelines.steps.claims import TEMPORARY
+from pipelines.steps.known_hashes import record_step, remember
+from pipelines.steps.lease import Lease, is_claimed, take, tidy
 from pipelines.steps.manifest import MANIFEST, verify, versions, write_manifest
 from pipelines.steps.step import Step
 from sae.numerics.atomic_write import named_errors
 from sae.registry import UserError
 
+_CLAIM_SECONDS = 0.05
+"""Time between two tries to claim what another run holds."""
 _LINK_SECONDS = 60.0
 """How long a run waits for another that makes the same link, which takes no time."""
 
@@ -36,7 +42,7 @@ class Store:
         try:
             for folder in (".locks", ".scratch"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".locks" / f".probe.{os.getpid()}"
+            probe = self._claims / f".{secrets.token_hex(8)}{TEMPORARY}"
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -59,11 +65,14 @@ class Store:
         """Whether the step is finished; :meth:`verify` checks that its files are undamaged."""
         return self.directory(step).is_dir()
 
-    def commit(self, step: Step, device: str, seconds: float) -> Path:
+    def commit(self, step: Step, device: str, seconds: float, lease: Lease | None = None) -> Path:
         """Writes the manifest of a filled partial directory and renames it to the finished step.
 
-        Raises `UserError` where a file has changed on disk since it was written.
+        Raises `UserError` where a file has changed on disk since it was written, and
+        :class:`~pipelines.steps.lease.ClaimLost` where the lease on the step's group no longer counts.
         """
+        if lease is not None:
+            lease.check(surely=True)
         partial, final = self.partial(step), self.directory(step)
         (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming
         for leftover in [f for f in partial.rglob(".*") if f.is_file() and f.name != CHECKSUMS]:
@@ -87,8 +96,11 @@ class Store:
         }
         write_manifest(partial, manifest)
         _make_modes_alike(partial / MANIFEST, files.values())
+        record_step(partial, hashes)
         for path in (*files.values(), *{f.parent for f in files.values()}, partial):
             _sync(path)
+        if lease is not None:  # again, as hashing takes long
+            lease.check(surely=True)
         partial.rename(final)
         for name in files:
             remember(final / name, hashes[name])
@@ -119,45 +131,31 @@ class Store:
         return link
 
     @contextmanager
-    def claim(self, group: str, seconds: float = 0.0) -> Generator[bool]:
-        """Tries to lock a group, for so many seconds; yields whether it succeeded. The lock ends with the block or the
-        process."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.root / ".locks" / f"{group}.lock", timeout=seconds)
+    def claim(self, group: str, seconds: float = 0.0) -> Generator[Lease | None]:
+        """Claims a group, trying for so many seconds; yields its lease, or None where another run holds it. The claim
+        ends with the block, or some time after its process."""
+        until = time.monotonic() + seconds
+        while (lease := take(self._claims / group)) is None and time.monotonic() < until:
+            time.sleep(_CLAIM_SECONDS)
         try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
+            yield lease
         finally:
-            lock.release()
+            if lease is not None:
+                lease.release()
 
     def is_claimed(self, group: str) -> bool:
-        """Whether a run holds the lock of a group, also in a folder of another user that can only be read."""
-        try:
-            with self.claim(group) as free:
-                return not free
-        except OSError:  # the lock cannot be opened for writing
-            return _is_locked(self.root / ".locks" / f"{group}.lock")
+        """Whether a run, of any machine, works on a group; also in a folder that can only be read."""
+        return is_claimed(self._claims / group)
 
+    def tidy(self) -> None:
+        """Removes the claims of runs that were killed. Leaves those of runs on other machines which may still work."""
+        for name in tidy(self._claims):
+            with self.claim(name.name):
+                pass
 
-def _is_locked(file: Path) -> bool:
-    """Whether a process holds the lock of a file that only it may write; False where the system cannot say."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        with file.open("rb") as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    @property
+    def _claims(self) -> Path:
+        return self.root / ".locks"
 
 
 def _make_modes_alike(file: Path, others: Iterable[Path]) -> None:

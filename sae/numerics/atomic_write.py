@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,8 @@ def write_tensors(
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
                 raise
-            raise UserError(f"{path}: {os.strerror(int(code[1]))}") from None
+            cause = OSError(int(code[1]), os.strerror(int(code[1])), str(path))
+            raise UserError(f"{path}: {cause.strerror}") from cause
 
 
 @contextmanager
@@ -56,11 +59,11 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Generator[Path]:
     """A temporary path to write to; when the block ends, the file is synced to disk and renamed to `path`.
 
     If the block raises, the temporary file is removed and `path` stays as it was. The default name of the temporary
-    file contains the process id, so that two processes may write the same file. A process that is killed leaves the
-    temporary file behind; pass a fixed `temporary` path where the next run should overwrite that leftover. The file has
-    the permissions of any new file of this process, also where a library creates it for its user alone.
+    file is that of this process on this machine, so that several may write the same file. A process that is killed
+    leaves the temporary file behind; pass a fixed `temporary` path where the next run should overwrite that leftover.
+    The file has the permissions of any new file of this process, also where a library creates it for its user alone.
     """
-    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary or path.with_name(f".{path.name}.{_of_this_process(os.getpid())}")
     try:
         with named_errors(path):
             temporary.unlink(missing_ok=True)
@@ -73,6 +76,12 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Generator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _of_this_process(pid: int) -> str:
+    """A part of file names that no other process has: processes of two machines may have one number."""
+    return f"{pid}-{secrets.token_hex(4)}"
 
 
 def link_or_copy(file: Path, to: Path) -> None:

@@ -144,6 +144,26 @@ def test_a_run_by_two_then_three_then_one_is_that_of_one(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_sigterm_writes_a_checkpoint_and_ends_all(tmp_path: Path):
+    config, out = written(tmp_path, 4000), tmp_path / "out"
+    with subprocess.Popen(
+        command(config, out, "--devices", "2", "--set", "runtime.checkpoint_seconds=1000"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not list(out.glob("train-*.partial/log.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.count("stopped by SIGTERM; the next run continues at step") == 1
+    assert len(list(out.glob(".scratch/*/checkpoint-*-of-2.safetensors"))) == 2
+
+
+@pytest.mark.slow
 def test_the_command_gives_the_same_and_prints_once(tmp_path: Path):
     config = written(tmp_path, 100)
     alone, together = run(config, tmp_path / "one"), run(config, tmp_path / "two", "--devices=2")

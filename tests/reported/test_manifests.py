@@ -135,7 +135,7 @@ def test_steps_of_another_run_are_verified_too(tmp_path: Path, monkeypatch: pyte
         hidden.clear()
         return True
 
-    monkeypatch.setattr("pipelines.runner._work_if_free", finished_elsewhere)
+    monkeypatch.setattr("pipelines.runner._Run._work_if_free", finished_elsewhere)
     with pytest.raises(UserError, match="damaged"):
         work(tmp_path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pipelines.config.config import parse
 from pipelines.explore import site
 from pipelines.plan import plan
 from pipelines.runner import execution, group_of, run, standings
-from pipelines.steps import store as stores
+from pipelines.steps import lease
 from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.progress import Board, Status
 from pipelines.steps.step import Step
@@ -60,43 +59,29 @@ def test_pages_of_a_run_killed_as_it_replaced_them(tmp_path: Path, monkeypatch: 
     assert (out / "index.html").read_text() == "three"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows cannot lock a file that it may only read")
 @pytest.mark.parametrize("is_running", [False, True])
 def test_the_status_of_a_folder_that_can_only_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_running: bool
 ):
-    """`sae status` on the run of a colleague ended with 'Permission denied' for the lock."""
+    """`sae status` on the run of a colleague, here on another machine, ended with 'Permission denied' for the lock."""
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "process_state", lambda _: "unknown")
     store, step = Store(tmp_path), Step("train", 1, {})
     store.create()
     scratch = store.scratch(group_of(step))
     scratch.mkdir()
     Status("t", [step.name]).write(scratch / "status.json")
-    with store.claim(group_of(step)):
-        pass  # the lock exists
-    opened = os.open
 
-    def refuses_to_write(file: Any, flags: int, *more: Any, **settings: Any) -> int:
-        if str(file).endswith(".lock") and flags & (os.O_WRONLY | os.O_RDWR):
-            raise PermissionError(13, "Permission denied", str(file))
-        return opened(file, flags, *more, **settings)
+    def refuses(*_: object) -> float:
+        raise PermissionError(13, "Permission denied")
 
-    def state() -> str:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "open", refuses_to_write)
-            return standings([step], store)[0].state
-
-    if not is_running:
-        assert state() == "stopped"
-        return
-    with store.claim(group_of(step)):
-        assert state() == "running"
-    (tmp_path / ".locks" / f"{group_of(step)}.lock").unlink()
-    assert state() == "stopped"
-
-
-def test_what_is_locked_on_windows_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.platform", "win32")
-    assert not vars(stores)["_is_locked"](tmp_path / "lock")
+    with store.claim(group_of(step)) as claimed, monkeypatch.context() as patch:
+        assert claimed is not None
+        patch.setattr(lease, "_clock", refuses)
+        if not is_running:
+            vars(claimed)["_ended"].set()
+        assert standings([step], store)[0].state == ("running" if is_running else "stopped")
+    assert standings([step], store)[0].state == "stopped"
 
 
 @pytest.mark.parametrize(("name", "code"), [("n" * 200, 0), ("n" * 201, 2), ("é" * 101, 2)])

@@ -107,6 +107,12 @@ def test_a_finished_run_starts_without_reading_large_files(table: dict[str, Any]
     assert read == []
 
 
+def test_no_worker_reads_what_another_has_finished(table: dict[str, Any], out: Path, read: list[str]):
+    (out / HASHES).unlink()  # as a worker finds the steps that others finish after it has begun
+    start(table, out)
+    assert set(read) == {"text.txt", "model.safetensors"}  # files that are not those of steps
+
+
 def test_a_copy_is_read_once(table: dict[str, Any], out: Path, read: list[str], tmp_path: Path):
     shutil.copytree(out, tmp_path / "copy", symlinks=True)
     start(table, tmp_path / "copy")
@@ -167,7 +173,8 @@ def test_verify_refuses_what_is_no_folder_of_steps(tmp_path: Path, call: Callabl
 
 @pytest.mark.parametrize("junk", ["", "[]", "{", '{"stream-x/a": 3}', '{"a": [1, 2, 3, 4, 5]}', "\x00", "[" * 9999])
 def test_a_damaged_record_counts_for_nothing(table: dict[str, Any], out: Path, read: list[str], junk: str):
-    (out / HASHES).write_text(junk)
+    for record in out.rglob(HASHES):  # that of the folder, and those of steps
+        record.write_text(junk)
     start(table, out)
     assert len(read) >= 3
     restart(read)
