@@ -150,7 +150,7 @@ table, out, moments = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys
 places = {
     "commit": (Store, "commit"),
     "log": (train.Log, "write"),
-    "checkpoint": (train, "_checkpoint"),
+    "checkpoint": (train, "write_checkpoint"),
     "checkpoint file": (checksums, "write_atomically"),
     "dictionary": (train, "save"),
     "rename": (Path, "rename"),
@@ -214,7 +214,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tiny: Given, tmp
 def test_a_sweep_changed_while_interrupted_continues_the_members_kept(tiny: Given, tmp_path: Path, results: Results):
     changed, whole = tmp_path / "changed", tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_checkpoint", interrupted_at(4, train._checkpoint))
+        patch.setattr(train, "write_checkpoint", interrupted_at(4, train.write_checkpoint))
         work(tiny, changed)
     (scratch,) = (changed / ".scratch").glob("train-*")
     assert (scratch / "checkpoint.safetensors").exists()

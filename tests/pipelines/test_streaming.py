@@ -55,7 +55,7 @@ def test_an_interrupted_run_ends_on_the_same_bytes_and_so_does_a_hook_point_alon
     whole, stopped, alone = (tmp_path / name for name in ("whole", "stopped", "alone"))
     work(table, whole)
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_checkpoint", interrupted_at(4, train._checkpoint))
+        patch.setattr(train, "write_checkpoint", interrupted_at(4, train.write_checkpoint))
         work(table, stopped)
     assert list((stopped / ".scratch").glob("train-*/checkpoint.safetensors"))
     work(table, stopped)

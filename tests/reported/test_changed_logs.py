@@ -31,7 +31,7 @@ def test_a_changed_number_in_a_log(tiny: dict[str, Any], tmp_path: Path, monkeyp
     """A flipped bit that made one digit of a loss another was kept, and drawn as the loss of that step."""
     tiny["dictionary"]["l1"], tiny["train"]["seeds"], tiny["baselines"]["kinds"] = 0.1, 0, []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "_checkpoint", interrupted_at(4, vars(train)["_checkpoint"]))
+        patch.setattr(train, "write_checkpoint", interrupted_at(4, vars(train)["write_checkpoint"]))
         work(tiny, tmp_path)
     (log,) = tmp_path.glob("train-*.partial/log.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -49,7 +49,7 @@ def one(tiny: Given) -> Given:
 @pytest.fixture
 def stopped(one: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output folder of a training run that was stopped after step 30 of 60; returns the scratch folder."""
-    monkeypatch.setattr(train, "_checkpoint", interrupted_at(4, vars(train)["_checkpoint"]))
+    monkeypatch.setattr(train, "write_checkpoint", interrupted_at(4, vars(train)["write_checkpoint"]))
     with pytest.raises(KeyboardInterrupt):
         work(one, tmp_path / "stopped")
     monkeypatch.undo()

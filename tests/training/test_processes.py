@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.steps.joining import MEETING_FILE, join_processes
@@ -21,7 +22,7 @@ from sae.dictionary import Dictionary
 from sae.numerics.processes import Processes
 from sae.registry import config_class
 from sae.scoring import score
-from sae.source import Source, TensorSource
+from sae.source import Batch, Source, Split, TensorSource
 from sae.sources.independent import Config as Independent
 from sae.training.config import TrainConfig
 from sae.training.division import divide
@@ -99,20 +100,37 @@ def source_of(kind: str) -> Source:
     return TensorSource(x, targets=x @ turn)
 
 
+class Reversed(Source):
+    """A source with the samples of every training batch in reverse order: the same batches, added in another order."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.d_in, self.has_targets = source, source.d_in, source.has_targets
+
+    def batch(self, step: int, size: int, split: Split = "train") -> Batch:
+        batch = self.source.batch(step, size, split)
+        return Batch(batch.acts.flip(0), targets=None if batch.targets is None else batch.targets.flip(0))
+
+
 def train_all(processes: Processes, folder: Path) -> None:
-    """Trains every kind on both paths and saves its dictionary, with whether it was sparse at the end."""
-    for kind, settings in KINDS.items():
-        config = config_class("dictionaries", "relu" if kind == "transcoder" else kind)
-        member: Member = config(n_latents=N_LATENTS, **settings), 0  # pyright: ignore[reportAssignmentType]
-        for path, below in (("dense", 0.0), ("sparse", 1.0)):
-            Numba.sparse_below, Numba.dense_above = below, 2 * below
-            [division] = divide(shapes_of([[member]]), processes)
-            *_, [state] = train_side_by_side([[member]], source_of(kind), SETTINGS, divisions=[division])
-            assert bool(state.is_sparse) == (path == "sparse"), (kind, path)
-            for dictionary in state.dictionaries():
-                torch.save(dictionary.tensors(), folder / f"{kind}-{path}.pt")
-                dictionary_scores = scores(kind, dictionary)
-                (folder / f"{kind}-{path}.json").write_text(json.dumps(dictionary_scores))
+    """Trains every kind on both paths and saves its dictionary and scores; one process does it on reversed batches too."""
+    for kind in KINDS:
+        for path in ("dense", "sparse"):
+            train_one(processes, kind, path, source_of(kind), folder)
+            if processes.size == 1:
+                train_one(processes, kind, path, Reversed(source_of(kind)), folder / "reversed")
+
+
+def train_one(processes: Processes, kind: str, path: str, source: Source, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    Numba.sparse_below = Numba.dense_above = 1.0 if path == "sparse" else 0.0
+    config = config_class("dictionaries", "relu" if kind == "transcoder" else kind)
+    member: Member = config(n_latents=N_LATENTS, **KINDS[kind]), 0  # pyright: ignore[reportAssignmentType]
+    [division] = divide(shapes_of([[member]]), processes)
+    *_, [state] = train_side_by_side([[member]], source, SETTINGS, divisions=[division])
+    assert bool(state.is_sparse) == (path == "sparse"), (kind, path)
+    for dictionary in state.dictionaries():
+        save_file({name: t.contiguous() for name, t in dictionary.tensors().items()}, folder / f"{kind}-{path}.weights")
+        (folder / f"{kind}-{path}.json").write_text(json.dumps(scores(kind, dictionary)))
 
 
 def scores(kind: str, dictionary: Dictionary) -> dict[str, float]:
@@ -137,17 +155,29 @@ def of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_training_by_processes_is_that_of_one(n: int, of_one: Path, tmp_path: Path):
-    """Weights within 1e-4 of their norm and scores within 1e-3 after 200 steps, for every kind on both paths."""
+    """After 200 steps weights are within 1e-4 of their norm and scores within 1e-3, for every kind on both paths.
+
+    Where a latent fires on a single sample, or not, by the last bit of its code, rounding decides, and Adam makes small
+    gradients large: there the difference is no more than twice what the order of the samples in a batch makes.
+    """
     run_processes("train_all", n, tmp_path)
-    worst: dict[str, float] = {}
-    for file in sorted(of_one.glob("*.pt")):
-        expected, found = torch.load(file), torch.load(tmp_path / file.name)
+    files = sorted(of_one.glob("*.weights"))
+    assert len(files) == 2 * len(KINDS)
+    worse: dict[str, tuple[float, float]] = {}
+    for file in files:
+        expected, found, control = (load_file(at / file.name) for at in (of_one, tmp_path, of_one / "reversed"))
         for name, value in expected.items():
-            worst[f"{file.stem} {name}"] = relative(found[name], value)
-        of_scores = [json.loads((folder / f"{file.stem}.json").read_text()) for folder in (of_one, tmp_path)]
-        assert of_scores[1] == pytest.approx(of_scores[0], rel=1e-3, abs=1e-3, nan_ok=True), file.stem
-    assert len(worst) >= 4 * 2 * len(KINDS)
-    assert {name: value for name, value in worst.items() if value > 1e-4} == {}
+            differences = relative(found[name], value), relative(control[name], value)
+            if differences[0] > max(1e-4, 2 * differences[1]):
+                worse[f"{file.stem} {name}"] = differences
+        expected, found, control = (
+            json.loads((at / f"{file.stem}.json").read_text()) for at in (of_one, tmp_path, of_one / "reversed")
+        )
+        for name, value in expected.items():
+            differences = abs(found[name] - value), abs(control[name] - value)
+            if differences[0] > max(1e-3 * max(1.0, abs(value)), 2 * differences[1]):
+                worse[f"{file.stem} {name}"] = differences
+    assert worse == {}
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

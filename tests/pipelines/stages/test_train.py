@@ -86,7 +86,7 @@ def test_checkpoints_are_written_by_time_and_at_the_end(
     jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     steps: list[int] = []
-    monkeypatch.setattr(train, "_checkpoint", lambda states, *_: steps.append(states[0].step))
+    monkeypatch.setattr(train, "write_checkpoint", lambda _, states, *__: steps.append(states[0].step))
     work(jobs, tmp_path, checkpoint_seconds=1e9)
     assert steps == [60]
     steps.clear()
