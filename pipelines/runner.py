@@ -74,7 +74,7 @@ def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board, pat
         except Stopped as stop:
             board.note(f"stopped by {asked_to_stop()}; the next run continues {stop.where}")
             raise
-    _remove_old_scratch(steps, store)
+    _remove_leftovers(steps, store)
     tell_end(runtime)
 
 
@@ -157,19 +157,23 @@ def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Ste
     return pending
 
 
-def _remove_old_scratch(steps: Sequence[Step], store: Store) -> None:
-    """Removes the scratch folders left by runs that were killed after finishing a group, or before they began it, and
-    the checksums of unfinished work in folders of finished steps."""
+def _remove_leftovers(steps: Sequence[Step], store: Store) -> None:
+    """Removes what runs have left that were killed after finishing a group, or before they began it, or that went on
+    writing for a moment after another had taken over: scratch folders, unfinished folders and checksums of finished
+    steps, and claims."""
     for step in steps:
         (store.directory(step) / CHECKSUMS).unlink(missing_ok=True)
+    partial = {store.partial(step): group_of(step) for step in steps if store.partial(step).is_dir()}
     for group in {group_of(step) for step in steps}:
         scratch = store.scratch(group)
         status = read_status(scratch)
         finished = status is not None and all((store.root / name).is_dir() for name in status.steps)
-        if finished or holds_no_work(scratch):
-            with store.claim(group) as free:
-                if free:
-                    shutil.rmtree(scratch, ignore_errors=True)
+        folders = [folder for folder, of in partial.items() if of == group]
+        folders += [scratch] if finished or holds_no_work(scratch) else []
+        if folders:
+            with store.claim(group) as lease:
+                for folder in folders if lease else ():
+                    shutil.rmtree(folder, ignore_errors=True)
     store.tidy()
 
 

@@ -89,3 +89,13 @@ def test_checksums_alone_are_no_work(tiny: dict[str, Any], tmp_path: Path, monke
     with pytest.raises(UserError, match="no such hook"):
         work(tiny, tmp_path)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_a_suspended_run_wrote_after_another_had_finished_is_removed(tiny: dict[str, Any], tmp_path: Path):
+    """A run that was suspended while it saved a dictionary, until another had done so, left a folder for ever."""
+    work(tiny, tmp_path)
+    partial = Store(tmp_path).partial(plan(parse(tiny))[0])
+    partial.mkdir()
+    (partial / "source.safetensors").write_text("of the run that went on")
+    work(tiny, tmp_path)
+    assert not partial.exists()
