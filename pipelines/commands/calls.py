@@ -23,6 +23,9 @@ from pipelines.config.config import FULL, Config, read_table
 from pipelines.config.python_tables import toml_values
 from pipelines.config.shipped import find_config
 from pipelines.config.toml_tables import Overrides
+from pipelines.engines.choice import Workers
+from pipelines.engines.drive import drive
+from pipelines.engines.shared_run import SharedRun
 from pipelines.plan import plan
 from pipelines.precision import precision_notes
 from pipelines.steps.progress import Board
@@ -31,6 +34,9 @@ from pipelines.steps.store import Store
 from sae.model.placement import device_for_models, run_models_on
 from sae.numerics.progress_line import is_terminal
 from sae.registry import UserError, expand_home
+
+ONE = Workers()
+"""The work is done by this process."""
 
 ConfigLike = str | Path | Mapping[str, Any]
 """A config: a TOML file, the name of one that `sae configs` lists, or its tables as a dict."""
@@ -67,16 +73,24 @@ class PlannedRun:
             raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
         return self
 
-    def runtime(self) -> Runtime:
-        """How the work is done. Sets torch's threads; raises `UserError` where this machine has no such device."""
-        return runner.execution(self.settings.runtime)
+    def runtime(self, workers: Workers = ONE) -> Runtime:
+        """How the work is done. Sets torch's threads; raises `UserError` where this machine has no such device. The
+        machines of a cluster may have others than this one."""
+        return runner.execution(self.settings.runtime) if workers.on == "local" else Runtime()
 
-    def do(self, runtime: Runtime, board: Board) -> Run:
-        """Does every step that is not done, and links the page."""
+    def do(self, runtime: Runtime, board: Board, workers: Workers = ONE) -> Run | None:
+        """Does every step that is not done, by workers where there are several, and links the page; None where jobs of
+        a cluster go on with the work after the call."""
         store = Store(self.root)
         for note in precision_notes(self.settings, self.root):
             board.note(note)
-        runner.run(self.steps, store, runtime, board)
+        if workers.are_this_process or all(store.done(step) for step in self.steps):
+            runner.run(self.steps, store, runtime, board)
+        else:
+            engine = workers.engine()
+            shared = SharedRun.create(self.settings.name, self.steps, self.settings.runtime, self.root)
+            if not drive(engine, shared, workers.n, board.console):
+                return None
         last = self.steps[-1]
         directory = store.directory(last)
         page = store.link(self.link, directory)
@@ -96,6 +110,7 @@ def run(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> Run:
     """Does every step of a config that is not done, as `sae run` does, and returns the scored dictionaries.
 
@@ -119,13 +134,17 @@ def run(
     progress
         Whether progress is shown on stderr: a bar on a terminal, a line every 15 seconds elsewhere. None: a bar on a
         terminal, nothing elsewhere.
+    workers
+        Processes among which the steps are divided; ``runtime.workers`` of the config where None, by default the work
+        is done in this process.
 
-    Raises `UserError` (a `ValueError`) for mistakes in the config, before any work.
+    Raises `UserError` (a `ValueError`) for mistakes in the config, before any work, and
+    :class:`~pipelines.engines.WorkersFailed` where workers fail by anything else, with the place of the log.
     """
     given = _given(config)
     chosen = FULL if tier is None else tier
     planned = PlannedRun.of_report(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
-    return _done(planned, progress)
+    return _done(planned, progress, workers)
 
 
 @overload
@@ -135,6 +154,7 @@ def bench(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> Run: ...
 @overload
 def bench(
@@ -143,6 +163,7 @@ def bench(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> list[Run]: ...
 def bench(
     suite: ConfigLike | Sequence[ConfigLike],
@@ -150,6 +171,7 @@ def bench(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> Run | list[Run]:
     """Compares the methods of a suite, as `sae bench` does: trains and scores what is missing, then tests and compares.
 
@@ -160,7 +182,7 @@ def bench(
     """
     several = list(suite) if isinstance(suite, list | tuple) else None
     given = [_given(one) for one in ([suite] if several is None else several)]
-    done = [_done(one, progress) for one in plan_suites(given, _overrides(set), _folder(out), tier or "")]
+    done = [_done(one, progress, workers) for one in plan_suites(given, _overrides(set), _folder(out), tier or "")]
     return done[0] if several is None else done
 
 
@@ -206,9 +228,12 @@ def _folder(out: str | Path | None) -> Path | None:
     return None if out is None else expand_home(Path(out))
 
 
-def _done(planned: PlannedRun, progress: bool | None) -> Run:
+def _done(planned: PlannedRun, progress: bool | None, workers: int | None) -> Run:
+    chosen = Workers(planned.settings.runtime.workers if workers is None else workers)
     with _process_settings_restored():
-        return planned.do(planned.runtime(), Board(_console(progress)))
+        done = planned.do(planned.runtime(chosen), Board(_console(progress)), chosen)
+    assert done is not None, "only jobs of a cluster go on after the call"
+    return done
 
 
 def _console(progress: bool | None) -> Terminal:

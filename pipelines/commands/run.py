@@ -10,11 +10,13 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan, read_settings
+from pipelines.commands.options import ConfigName, Out, Set, Tier, WorkerOptions, read_plan, read_settings
 from pipelines.commands.output import Terminal
 from pipelines.report.text_table import TextColumn, print_text_table
 
 Profile = Annotated[bool, Parameter(name="--profile", negative=())]
+NO_WORKERS = WorkerOptions()
+"""The work is done as the config says, by default by the command itself."""
 
 
 def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
@@ -38,7 +40,13 @@ def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tie
 
 
 def run_config(
-    config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full", profile: Profile = False
+    config: ConfigName,
+    *,
+    set: Set = None,
+    out: Out = None,
+    tier: Tier = "full",
+    profile: Profile = False,
+    workers: WorkerOptions = NO_WORKERS,
 ) -> None:
     """Do every step of a config that is not done; print the scores and the report's path.
 
@@ -53,21 +61,28 @@ def run_config(
     from pipelines.stages.report import print_table
     from pipelines.steps import profile as profiling
     from pipelines.steps.progress import Board
+    from sae.registry import UserError
 
     settings, root = read_settings(config, set, tier, out)
     planned = PlannedRun.of_report(settings, root, tier)
-    runtime = planned.runtime()
+    chosen, console = workers.of(settings), Terminal()
+    if profile and not chosen.are_this_process:
+        raise UserError("--profile: times the work of one process; leave it out, or use one worker")
+    runtime = planned.runtime(chosen)
     if profile:
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
-    done = planned.do(runtime, Board(Terminal(stderr=True)))
-    console = Terminal()
+    done = planned.do(runtime, Board(Terminal(stderr=True)), chosen)
+    if done is None:
+        return
     print_table(done.directory, console)
     if profile:
         profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
     console.print(f"report: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 
-def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> None:
+def bench_suites(
+    *suite: Path, tier: Tier = "", set: Set = None, out: Out = None, workers: WorkerOptions = NO_WORKERS
+) -> None:
     """Compare methods on the data sets of suites: intervals, paired tests, sweeps at one L0, and a page of results.
 
     Trains and scores what is missing, as `sae run` does, then prints the table and the page's path.
@@ -85,14 +100,20 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
 
     # All are planned first, so that a mistake is found before any work.
     for planned in plan_suites(suite, set, out, tier):
-        done = planned.do(planned.runtime(), Board(Terminal(stderr=True)))
-        console = Terminal()
+        chosen, console = workers.of(planned.settings), Terminal()
+        done = planned.do(planned.runtime(chosen), Board(Terminal(stderr=True)), chosen)
+        if done is None:
+            continue
         print_bench_table(done.directory, console)
         console.print(f"page: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
-    """Show which steps are done, running, stopped, waiting or damaged, from any shell; with the options of the run."""
+    """Show which steps are done, running, stopped, waiting or damaged, from any shell; with the options of the run.
+
+    After a run by several workers, also what each of them does, or how it ended, and its log.
+    """
+    from pipelines.engines.drive import describe_workers
     from pipelines.precision import precision_notes
     from pipelines.runner import standings
     from pipelines.steps.store import Store
@@ -105,9 +126,11 @@ def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: T
         console.print(f"{stage:9}", ", ".join(f"{n} {state}" for state, n in count.items()))
     for note in precision_notes(settings, root):
         console.print(note)
-    working = {(s.state, s.status.title, s.status.line, s.status.pid) for s in found if s.status}
+    working = {(s.state, s.status.title, s.status.line(), s.status.pid) for s in found if s.status}
     for state, title, progress, pid in sorted(working):
         console.print(f"{state}: {title}: {progress} (process {pid})")
+    for line in describe_workers(settings.name, root):
+        console.print(line)
     for standing in found:
         if standing.problem:
             console.print(f"damaged: {standing.problem}")
