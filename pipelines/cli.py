@@ -23,6 +23,7 @@ from pipelines.commands.init import init_config
 from pipelines.commands.output import Terminal, open_streams
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
 from pipelines.commands.verify import verify_steps
+from pipelines.engines import WorkersFailed
 from pipelines.steps.stopping import Stopped
 
 MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
@@ -129,7 +130,9 @@ def main() -> None:
         _fail("interrupted; run the same command again to continue", 130, debug)
     except Exception as error:
         message = _users_part(error)
-        if message is None:
+        if isinstance(error, WorkersFailed):
+            _fail(str(error), 1, debug)
+        elif message is None:
             _report_bug()
         else:
             _fail(message, 2, debug)

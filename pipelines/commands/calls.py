@@ -23,6 +23,9 @@ from pipelines.config.config import FULL, Config, read_table
 from pipelines.config.python_tables import toml_values
 from pipelines.config.shipped import find_config
 from pipelines.config.toml_tables import Overrides
+from pipelines.engines.choice import Workers
+from pipelines.engines.drive import drive
+from pipelines.engines.shared_run import SharedRun
 from pipelines.following import follow
 from pipelines.plan import plan
 from pipelines.precision import precision_notes
@@ -36,6 +39,9 @@ from sae.numerics.progress_line import is_terminal
 from sae.registry import UserError, expand_home
 
 T = TypeVar("T")
+ONE = Workers()
+"""The work is done by this process."""
+
 ConfigLike = str | Path | Mapping[str, Any]
 """A config: a TOML file, the name of one that `sae configs` lists, or its tables as a dict."""
 
@@ -71,13 +77,16 @@ class PlannedRun:
             raise UserError(f"{link}: exists and is not a link to a report; move it, or rename the config")
         return self
 
-    def runtime(self, processes: Processes = ALONE) -> Runtime:
-        """How the work is done. Sets torch's threads; raises `UserError` where this machine has no such device."""
-        return runner.execution(self.settings.runtime, processes)
+    def runtime(self, workers: Workers = ONE, processes: Processes = ALONE) -> Runtime:
+        """How the work is done. Sets torch's threads; raises `UserError` where this machine has no such device. The
+        machines of a cluster may have others than this one."""
+        local = workers.on == "local"
+        return runner.execution(self.settings.runtime, processes) if local else Runtime()
 
-    def do(self, runtime: Runtime, board: Board) -> Run:
-        """Does every step that is not done, and links the page. Of several processes, all but the first help with what
-        the first is doing."""
+    def do(self, runtime: Runtime, board: Board, workers: Workers = ONE) -> Run | None:
+        """Does every step that is not done, by workers where there are several, and links the page; None where jobs of
+        a cluster go on with the work after the call. Of several processes, all but the first help with what the first
+        is doing."""
         store, processes = Store(self.root), runtime.processes
         if not processes.is_first:
             follow(self.steps, store, runtime)
@@ -85,7 +94,13 @@ class PlannedRun:
             return self._result(store, store.root / self.link)
         for note in precision_notes(self.settings, self.root):
             board.note(note)
-        runner.run(self.steps, store, runtime, board)
+        if workers.are_this_process or all(store.done(step) for step in self.steps):
+            runner.run(self.steps, store, runtime, board)
+        else:
+            engine = workers.engine()
+            shared = SharedRun.create(self.settings.name, self.steps, self.settings.runtime, self.root)
+            if not drive(engine, shared, workers.n, board.console):
+                return None
         page = store.link(self.link, store.directory(self.steps[-1]))
         processes.wait_for_first()
         return self._result(store, page)
@@ -110,6 +125,7 @@ def run(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> Run:
     """Does every step of a config that is not done, as `sae run` does, and returns the scored dictionaries.
 
@@ -134,8 +150,12 @@ def run(
     progress
         Whether progress is shown on stderr: a bar on a terminal, a line every 15 seconds elsewhere. None: a bar on a
         terminal, nothing elsewhere.
+    workers
+        Processes among which the steps are divided; ``runtime.workers`` of the config where None, by default the work
+        is done in this process.
 
-    Raises `UserError` (a `ValueError`) for mistakes in the config, before any work.
+    Raises `UserError` (a `ValueError`) for mistakes in the config, before any work, and
+    :class:`~pipelines.engines.WorkersFailed` where workers fail by anything else, with the place of the log.
     """
     given = _given(config)
     chosen = FULL if tier is None else tier
@@ -143,7 +163,7 @@ def run(
     def plan() -> PlannedRun:
         return PlannedRun.of_report(*read_settings(given, _overrides(set), chosen, _folder(out)), chosen)
 
-    return _done(*planned_together(plan), progress)
+    return _done(*planned_together(plan), progress, workers)
 
 
 @overload
@@ -153,6 +173,7 @@ def bench(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> Run: ...
 @overload
 def bench(
@@ -161,6 +182,7 @@ def bench(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> list[Run]: ...
 def bench(
     suite: ConfigLike | Sequence[ConfigLike],
@@ -168,6 +190,7 @@ def bench(
     out: str | Path | None = None,
     tier: str | None = None,
     progress: bool | None = None,
+    workers: int | None = None,
 ) -> Run | list[Run]:
     """Compares the methods of a suite, as `sae bench` does: trains and scores what is missing, then tests and compares.
 
@@ -179,7 +202,7 @@ def bench(
     several = list(suite) if isinstance(suite, list | tuple) else None
     given = [_given(one) for one in ([suite] if several is None else several)]
     planned, processes = planned_together(lambda: plan_suites(given, _overrides(set), _folder(out), tier or ""))
-    done = [_done(one, processes, progress) for one in planned]
+    done = [_done(one, processes, progress, workers) for one in planned]
     return done[0] if several is None else done
 
 
@@ -231,9 +254,13 @@ def planned_together(plan: Callable[[], T]) -> tuple[T, Processes]:
     return after_first(processes, plan), processes
 
 
-def _done(planned: PlannedRun, processes: Processes, progress: bool | None) -> Run:
+def _done(planned: PlannedRun, processes: Processes, progress: bool | None, workers: int | None) -> Run:
+    n = planned.settings.runtime.workers if workers is None else workers
+    chosen = Workers(n) if processes.size == 1 else ONE
     with _process_settings_restored():
-        return planned.do(planned.runtime(processes), Board(_console(progress)))
+        done = planned.do(planned.runtime(chosen, processes), Board(_console(progress)), chosen)
+    assert done is not None, "only jobs of a cluster go on after the call"
+    return done
 
 
 def _console(progress: bool | None) -> Terminal:

@@ -14,9 +14,23 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sae.registry import UserError
+
 GRACE_SECONDS = 5
 """How long the other processes may take to leave once one of them has ended; then they are told to, and after as long
 again they are killed."""
+
+
+def start_devices(n: int, device: str, has_workers: bool) -> None:
+    """Runs the present command again in `n` processes and ends with their exit code; does nothing for one, or in one of
+    several. Raises `UserError` where workers are asked for as well."""
+    if n < 1:
+        raise UserError(f"--devices {n}: give the number of processes, 1 or more")
+    together = n > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together and has_workers:
+        raise UserError("--devices, --workers: processes that train together are one worker; give one of the two")
+    if n > 1:
+        sys.exit(run_on_devices(n, without_option(sys.argv[1:], "--devices"), device))
 
 
 def run_on_devices(n: int, arguments: Sequence[str], device: str) -> int:
@@ -27,8 +41,6 @@ def run_on_devices(n: int, arguments: Sequence[str], device: str) -> int:
     """
     import torch
     from torch.multiprocessing.spawn import ProcessExitedException, start_processes
-
-    from sae.registry import UserError
 
     on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpus and torch.cuda.device_count() < n:

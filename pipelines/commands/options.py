@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from pipelines.config.config import Config
     from pipelines.config.toml_tables import Overrides
+    from pipelines.engines.choice import Workers
     from pipelines.steps.step import Step
 
 ConfigName = Annotated[Path, Parameter(help="A TOML file, or the name of a config that `sae configs` lists.")]
@@ -26,6 +28,50 @@ Out = Annotated[Path | None, Parameter(name="--out", help="The folder of all ste
 Tier = Annotated[
     str, Parameter(name="--tier", help="Use the values under [tiers.NAME]: fast, full (the file as it is), or another.")
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Options by which several workers do a run."""
+
+    workers: Annotated[
+        int | None,
+        Parameter(name="--workers", help="Workers among whom the steps are divided; runtime.workers where unset."),
+    ] = None
+    """The number of workers."""
+    on: Annotated[
+        str, Parameter(name="--on", help="Where workers run: local, this machine; slurm or ray, a cluster.")
+    ] = "local"
+    """The engine that starts them."""
+    slurm: Annotated[
+        str | None,
+        Parameter(name="--slurm", help="What each job asks of Slurm, such as partition=gpu,gpus=1,cpus=8,time=8h."),
+    ] = None
+    """What a job asks of Slurm."""
+    detach: Annotated[
+        bool, Parameter(name="--detach", negative=(), help="End when the jobs are in Slurm's queue; they go on.")
+    ] = False
+    """Whether to wait for Slurm's jobs."""
+    address: Annotated[
+        str | None,
+        Parameter(name="--address", help="The address of a Ray cluster, such as auto; a local one where unset."),
+    ] = None
+    """The address of a Ray cluster."""
+    gpus_per_step: Annotated[
+        float | None,
+        Parameter(name="--gpus-per-step", help="GPUs of a Ray task that trains or runs a model, such as 1 or 0.5."),
+    ] = None
+    """GPUs of a Ray task that needs one."""
+
+    def of(self, settings: Config) -> Workers:
+        """The workers of a config. Raises `UserError` where the options do not fit together."""
+        from pipelines.engines.choice import Workers
+        from pipelines.engines.slurm import read_slurm
+
+        n = settings.runtime.workers if self.workers is None else self.workers
+        slurm = {} if self.slurm is None else read_slurm(self.slurm)
+        return Workers(n, self.on, slurm, self.address, self.gpus_per_step, self.detach)
 
 
 def read_settings(

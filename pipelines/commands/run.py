@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
 
-from pipelines.commands.options import ConfigName, Out, Set, Tier, read_plan, read_settings
+from pipelines.commands.options import ConfigName, Out, Set, Tier, WorkerOptions, read_plan, read_settings
 from pipelines.commands.output import Terminal
 from pipelines.report.text_table import TextColumn, print_text_table
 
@@ -24,6 +23,8 @@ Devices = Annotated[
         "a stack, then the latents of each.",
     ),
 ]
+NO_WORKERS = WorkerOptions()
+"""The work is done as the config says, by default by the command itself."""
 
 
 def show_plan(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
@@ -53,6 +54,7 @@ def run_config(
     out: Out = None,
     tier: Tier = "full",
     profile: Profile = False,
+    workers: WorkerOptions = NO_WORKERS,
     devices: Devices = 1,
 ) -> None:
     """Do every step of a config that is not done; print the scores and the report's path.
@@ -65,38 +67,38 @@ def run_config(
         Also print where the time went, and write a trace that ui.perfetto.dev opens.
     """
     from pipelines.commands.calls import PlannedRun, planned_together
+    from pipelines.commands.launch import start_devices
     from pipelines.stages.report import print_table
     from pipelines.steps import profile as profiling
     from pipelines.steps.progress import Board
+    from sae.registry import UserError
 
-    if devices != 1:
-        _start(devices, config, set, tier, out)
     planned, processes = planned_together(lambda: PlannedRun.of_report(*read_settings(config, set, tier, out), tier))
-    settings, root, runtime = planned.settings, planned.root, planned.runtime(processes)
+    settings, root = planned.settings, planned.root
+    chosen, console = workers.of(settings), Terminal()
+    if profile and not chosen.are_this_process:
+        raise UserError("--profile: times the work of one process; leave it out, or use one worker")
+    start_devices(devices, settings.runtime.device, has_workers=not chosen.are_this_process)
+    runtime = planned.runtime(chosen, processes)
     if profile:
         runtime = replace(runtime, spans=profiling.recorder(runtime.device))
-    done = planned.do(runtime, Board(Terminal(stderr=True)))
-    if not processes.is_first:
+    done = planned.do(runtime, Board(Terminal(stderr=True)), chosen)
+    if done is None or not processes.is_first:
         return
-    console = Terminal()
     print_table(done.directory, console)
     if profile:
         profiling.print_profile(runtime.spans, root / f"{settings.name}.trace.json", console)
     console.print(f"report: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _start(devices: int, config: Path, set: list[str] | None, tier: str, out: Path | None) -> NoReturn:
-    """Runs this command in several processes, and ends with their exit code."""
-    from pipelines.commands.launch import run_on_devices, without_option
-    from sae.registry import UserError
-
-    if devices < 1:
-        raise UserError(f"--devices {devices}: give the number of processes, 1 or more")
-    settings, _ = read_settings(config, set, tier, out)  # mistakes are found before anything is started
-    sys.exit(run_on_devices(devices, without_option(sys.argv[1:], "--devices"), settings.runtime.device))
-
-
-def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None) -> None:
+def bench_suites(
+    *suite: Path,
+    tier: Tier = "",
+    set: Set = None,
+    out: Out = None,
+    workers: WorkerOptions = NO_WORKERS,
+    devices: Devices = 1,
+) -> None:
     """Compare methods on the data sets of suites: intervals, paired tests, sweeps at one L0, and a page of results.
 
     Trains and scores what is missing, as `sae run` does, then prints the table and the page's path.
@@ -108,20 +110,30 @@ def bench_suites(*suite: Path, tier: Tier = "", set: Set = None, out: Out = None
     tier
         fast, full, or another tier of the file; fast where it has one.
     """
-    from pipelines.commands.calls import plan_suites
+    from pipelines.commands.calls import plan_suites, planned_together
+    from pipelines.commands.launch import start_devices
     from pipelines.stages.bench import print_bench_table
     from pipelines.steps.progress import Board
 
     # All are planned first, so that a mistake is found before any work.
-    for planned in plan_suites(suite, set, out, tier):
-        done = planned.do(planned.runtime(), Board(Terminal(stderr=True)))
-        console = Terminal()
+    every, processes = planned_together(lambda: plan_suites(suite, set, out, tier))
+    first = every[0].settings
+    start_devices(devices, first.runtime.device, has_workers=not workers.of(first).are_this_process)
+    for planned in every:
+        chosen, console = workers.of(planned.settings), Terminal()
+        done = planned.do(planned.runtime(chosen, processes), Board(Terminal(stderr=True)), chosen)
+        if done is None or not processes.is_first:
+            continue
         print_bench_table(done.directory, console)
         console.print(f"page: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: Tier = "full") -> None:
-    """Show which steps are done, running, stopped, waiting or damaged, from any shell; with the options of the run."""
+    """Show which steps are done, running, stopped, waiting or damaged, from any shell; with the options of the run.
+
+    After a run by several workers, also what each of them does, or how it ended, and its log.
+    """
+    from pipelines.engines.drive import describe_workers
     from pipelines.precision import precision_notes
     from pipelines.runner import standings
     from pipelines.steps.store import Store
@@ -134,9 +146,11 @@ def show_status(config: ConfigName, *, set: Set = None, out: Out = None, tier: T
         console.print(f"{stage:9}", ", ".join(f"{n} {state}" for state, n in count.items()))
     for note in precision_notes(settings, root):
         console.print(note)
-    working = {(s.state, s.status.title, s.status.line, s.status.pid) for s in found if s.status}
+    working = {(s.state, s.status.title, s.status.line(), s.status.pid) for s in found if s.status}
     for state, title, progress, pid in sorted(working):
         console.print(f"{state}: {title}: {progress} (process {pid})")
+    for line in describe_workers(settings.name, root):
+        console.print(line)
     for standing in found:
         if standing.problem:
             console.print(f"damaged: {standing.problem}")

@@ -105,6 +105,8 @@ class RuntimeTable(Settings):
     are spread; `device` where unset."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of torch; its own choice where unset."""
+    workers: int = Field(default=1, ge=1)
+    """Workers among whom `sae run` and `sae bench` divide the steps, as with `--workers`; 1 is the command itself."""
     out: LocalPath = Path("runs")
     """The folder of all steps."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)

@@ -6,7 +6,7 @@ point in the group ``sae.<interface>``, a file given to :func:`load_plugin`, or 
 
 from sae.registry.discovery import config_class, configurable, declare_interfaces, kinds, register
 from sae.registry.paths import LocalPath, PathOrId, expand_home
-from sae.registry.plugins import fingerprint, load_plugin
+from sae.registry.plugins import fingerprint, load_plugin, plugin_files
 from sae.registry.settings import (
     KindSettings,
     MissingFileError,
@@ -36,6 +36,7 @@ __all__ = [
     "fingerprint",
     "kinds",
     "load_plugin",
+    "plugin_files",
     "problem_of",
     "register",
     "same_type",

@@ -76,6 +76,11 @@ def register(config: type[KindSettings]) -> type[KindSettings]:
     return config
 
 
+def registered() -> list[type[KindSettings]]:
+    """The config classes of all kinds that were registered in this process."""
+    return [module.Config for of_interface in _REGISTERED.values() for module in of_interface.values()]
+
+
 @lru_cache
 def _modules(package: str) -> dict[str, ModuleType]:
     folder = importlib.import_module(package)

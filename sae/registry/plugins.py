@@ -7,16 +7,18 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from sae.registry.discovery import is_kind, register
+from sae.registry.discovery import is_kind, register, registered
 from sae.registry.settings import KindSettings, MissingFileError, Settings, UserError
 
 _FINGERPRINTS: dict[type[Settings], str] = {}
 _PACKAGES = {"site-packages", "dist-packages"}
 """The names of folders of installed packages."""
+_MODULE = "sae_plugin_"
+"""How the names of the modules of plugins begin."""
 
 
 def load_plugin(file: str | Path) -> list[type[KindSettings]]:
@@ -35,7 +37,7 @@ def load_plugin(file: str | Path) -> list[type[KindSettings]]:
     except (SyntaxError, ValueError) as error:  # a ValueError for bytes that are no text
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UserError(f"--plugin {file}{line}: not valid Python: {error}") from None
-    name = f"sae_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"--plugin {file}: not a Python file; give a file that ends in .py")
@@ -61,6 +63,23 @@ def load_plugin(file: str | Path) -> list[type[KindSettings]]:
         )
         raise UserError(f"--plugin {file}: it defines no complete kind{reason}")
     return [register(config) for config in found]
+
+
+def plugin_files(kinds: Collection[str]) -> list[Path]:
+    """The files that another process has to load to know what this one knows: those of all plugins.
+
+    Raises `UserError` where one of `kinds`, names of kinds from outside the package, is in no file that could be
+    loaded, because a program or a notebook has registered it.
+    """
+    for config in registered():
+        kind = config.model_fields["kind"].default
+        if kind in kinds and not config.__module__.startswith(_MODULE):
+            raise UserError(
+                f"{kind}: this kind exists only in this process, where no worker finds it; put it into a file and load "
+                "that with sae.load_plugin or --plugin, or run without workers"
+            )
+    files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(_MODULE)]
+    return [Path(file) for file in files if file is not None]
 
 
 def fingerprint(settings: Settings) -> str | None:

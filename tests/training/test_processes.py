@@ -112,7 +112,8 @@ class Reversed(Source):
 
 
 def train_all(processes: Processes, folder: Path) -> None:
-    """Trains every kind on both paths and saves its dictionary and scores; one process does it on reversed batches too."""
+    """Trains every kind on both paths and saves its dictionary and scores; one process does it on reversed batches
+    too."""
     for kind in KINDS:
         for path in ("dense", "sparse"):
             train_one(processes, kind, path, source_of(kind), folder)

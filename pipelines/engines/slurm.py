@@ -1,0 +1,150 @@
+"""Workers as jobs of a Slurm cluster, submitted by submitit as one array.
+
+When the time of a job is up, or when it has to make room for others, Slurm sends it a signal before: its worker saves
+its state and leaves, and the job goes back into the queue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+from pipelines.engines.engine import WorkerEngine
+from pipelines.engines.shared_run import SharedRun
+from pipelines.engines.slurm_job import SIGNAL_SECONDS, WorkerJob
+from pipelines.engines.worker_state import ENDED, file_system_time, read_states
+from sae.registry import UserError
+
+EXAMPLE = "--slurm partition=gpu,gpus=1,cpus=8,mem=64GB,time=8h"
+"""An example for error messages."""
+_REQUEUES = 10_000
+"""How often a job goes back into the queue when its time is up, in effect until the work is done."""
+_UNITS = {"s": 1 / 60, "sec": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, "d": 1440.0}
+"""Minutes."""
+
+
+def read_slurm(text: str) -> dict[str, str]:
+    """The options of ``--slurm``: ``name=value`` separated by commas. A value may hold commas in brackets, as in
+    ``nodelist=a[1,2]``. Raises `UserError` where it is not of that form."""
+    found: dict[str, str] = {}
+    for part in re.split(r",(?![^\[]*\])", text):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not re.fullmatch(r"[a-z][a-z-]*", name) or not equals or not value:
+            raise UserError(f"--slurm {text}: {part.strip()!r} is not name=value; for example {EXAMPLE}")
+        if name in found:
+            raise UserError(f"--slurm {text}: {name} is given twice")
+        found[name] = value
+    parameters_of(found)
+    return found
+
+
+def parameters_of(options: Mapping[str, str]) -> dict[str, Any]:
+    """The options in submitit's terms: ``time``, ``cpus`` and ``gpus`` of each job, and any other of sbatch's.
+
+    Raises `UserError` where a value is none, or where nothing says how long a job may run.
+    """
+    others = {name: value for name, value in options.items() if name not in ("time", "cpus", "gpus")}
+    if "time" not in options:
+        raise UserError(f"--slurm: say how long a job may run; for example {EXAMPLE}")
+    found: dict[str, Any] = {"timeout_min": _minutes(options["time"])}
+    if "cpus" in options:
+        if not options["cpus"].isdecimal() or int(options["cpus"]) < 1:
+            raise UserError(f"--slurm cpus={options['cpus']}: give a whole number, the cores of a job")
+        found["cpus_per_task"] = int(options["cpus"])
+        found["slurm_srun_args"] = [f"--cpus-per-task={options['cpus']}"]  # which srun no longer takes from sbatch
+    if "gpus" in options:
+        if not re.fullmatch(r"([\w.-]+:)?\d+", options["gpus"]):
+            raise UserError(f"--slurm gpus={options['gpus']}: give a whole number, or a kind and a number: a100:1")
+        others["gpus-per-node"] = options["gpus"]
+    if others:
+        found["slurm_additional_parameters"] = others
+    return found
+
+
+def _minutes(text: str) -> int:
+    """The minutes of ``8h``, ``90min``, ``2d``, or of Slurm's own ``[days-]hours:minutes:seconds``."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|sec|m|min|h|d)", text):
+        minutes = float(match[1]) * _UNITS[match[2]]
+    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text):
+        days, first, second, third = (int(part or 0) for part in match.groups())
+        # Slurm reads two numbers as minutes and seconds, after a number of days as hours and minutes.
+        is_short = match[4] is None and match[1] is None
+        minutes = first + second / 60 if is_short else days * 1440 + first * 60 + second + third / 60
+    else:
+        raise UserError(f"--slurm time={text}: is not a time; write 8h, 90min, 2d or 1-12:00:00")
+    if minutes < 1:
+        raise UserError(f"--slurm time={text}: less than a minute; give a job at least one")
+    return int(minutes)
+
+
+class SlurmEngine(WorkerEngine):
+    """Submits jobs, which stay in the queue when the command ends before them."""
+
+    name: ClassVar[str] = "slurm"
+
+    def __init__(self, options: Mapping[str, str], detaches: bool = False, cluster: str = "slurm") -> None:
+        """`cluster` ``local`` starts the jobs as processes of this machine, without Slurm, as tests do.
+
+        Raises `UserError` where submitit is not installed.
+        """
+        try:
+            submitit: Any = import_module("submitit")
+        except ImportError:
+            raise UserError("--on slurm: submitit is not installed; pip install submitit") from None
+        self._submitit, self._cluster, self.detaches = submitit, cluster, detaches
+        self._parameters = parameters_of(options)
+        self._jobs: list[Any] = []
+        self._is_over = False
+
+    def start(self, run: SharedRun, n: int) -> None:
+        self._run = run
+        try:
+            executor = self._submitit.AutoExecutor(
+                run.folder / "jobs", self._cluster, slurm_max_num_timeout=_REQUEUES, local_max_num_timeout=_REQUEUES
+            )
+        except RuntimeError:
+            raise UserError(
+                "--on slurm: there is no Slurm here (no srun); run the command on a login node of the cluster"
+            ) from None
+        executor.update_parameters(
+            name=f"sae-{run.name}",
+            slurm_signal_delay_s=SIGNAL_SECONDS,
+            slurm_array_parallelism=n,
+            stderr_to_stdout=True,
+            **self._parameters,
+        )
+        job = WorkerJob(run.folder, run.table.threads)
+        try:
+            self._jobs = list(executor.map_array(job, [str(i + 1) for i in range(n)]))
+        except self._submitit.core.utils.FailedJobError as error:
+            lines = [line for line in str(error).splitlines() if "sbatch" in line] or [str(error)]
+            raise UserError(f"--on slurm: {' '.join(lines[-1].split())}") from None
+
+    def tend(self, is_pending: bool) -> int:
+        if is_pending:
+            return sum(not job.done() for job in self._jobs)
+        now = file_system_time(self._run.folder)
+        states = read_states(self._run.folder)
+        leaving = sum(s.activity not in ENDED and s.is_alive(self._run.folder, now) for s in states)
+        self._is_over = not leaving
+        return leaving
+
+    def stop(self) -> str:
+        if not self._jobs:
+            return ""
+        if self._is_over or all(job.done() for job in self._jobs):
+            for job in self._jobs:  # those that are still in the queue
+                if not job.done():
+                    job.cancel(check=False)
+            return ""
+        ids = " ".join(dict.fromkeys(str(job.job_id).split("_")[0] for job in self._jobs))
+        return (
+            f"jobs {ids} go on; to see them: sae status, or squeue --job {ids.replace(' ', ',')}; to cancel them: "
+            f"scancel {ids}; for the scores: the same command again"
+        )
+
+    def lost(self) -> list[str]:
+        folder = self._run.folder / "jobs"
+        return [f"job {job.job_id} ended in state {job.state}; log: {folder}" for job in self._jobs]
