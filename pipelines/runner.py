@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 
 from pipelines.config.tables import RuntimeTable
-from pipelines.following import tell_end
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.external_files import files_of
@@ -27,6 +26,7 @@ from pipelines.steps.progress import Board, Status, read_status
 from pipelines.steps.step import Runtime, Step
 from pipelines.steps.stopping import Stopped, asked_to_stop, stoppable
 from pipelines.steps.store import Store
+from pipelines.steps.together import tell_end
 from pipelines.work import holds_no_work, title_of, work_on
 from sae.fitting import default_device
 from sae.model.placement import ALL, run_models_on

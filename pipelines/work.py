@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.following import job_of, tell_others
 from pipelines.plan import STAGES
 from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.external_files import refuse_changed
@@ -19,6 +18,7 @@ from pipelines.steps.progress import STATUS, Board
 from pipelines.steps.step import Job, Runtime, StageProgress, Step
 from pipelines.steps.stopping import Stopped, asked_to_stop
 from pipelines.steps.store import Store
+from pipelines.steps.together import tell_others
 from sae.numerics.atomic_write import named_errors
 from sae.registry import UserError
 
@@ -114,7 +114,7 @@ def _discard(steps: Sequence[Step], scratch: Path, store: Store) -> None:
 
 
 def _job(step: Step, store: Store) -> Job:
-    job = job_of(step, store)
+    job = store.job(step)
     job.out.mkdir(exist_ok=True)
     return job
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sae
-from sae.dictionaries._over_processes import is_divisible, over_processes, own_latents, serve
+from sae.dictionaries._over_processes import answer, is_divisible, over_processes, own_latents
 from sae.dictionary import Dictionary
 from sae.files.native import stored_dictionary
 from sae.numerics.processes import Processes
@@ -48,7 +48,7 @@ def test_codes_reconstructions_and_scores_are_those_of_the_whole(kind: str, size
                 assert divided.encode(batch.acts[:6].view(2, 3, -1)).shape == (2, 3, 37)
                 return results(divided)
         own = own_latents(37, processes)
-        return serve(stored.load_part(own), 37, processes)
+        return answer(stored.load_part(own), 37, processes)
 
     codes, decoded, scores = results(d)
     found, *others = run_as_processes(size, work)

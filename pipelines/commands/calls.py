@@ -38,7 +38,7 @@ from sae.numerics.processes import ALONE, Processes
 from sae.numerics.progress_line import is_terminal
 from sae.registry import UserError, expand_home
 
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 ONE = Workers()
 """The work is done by this process."""
 
@@ -248,7 +248,7 @@ def _folder(out: str | Path | None) -> Path | None:
     return None if out is None else expand_home(Path(out))
 
 
-def planned_together(plan: Callable[[], T]) -> tuple[T, Processes]:
+def planned_together(plan: Callable[[], _Result]) -> tuple[_Result, Processes]:
     """A plan, and the processes that were started with this one to do it; the first plans before the others."""
     processes = join_processes()
     return after_first(processes, plan), processes

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sae.registry import UserError
 
-GRACE_SECONDS = 5
+LEAVE_SECONDS = 5
 """How long the other processes may take to leave once one of them has ended; then they are told to, and after as long
 again they are killed."""
 
@@ -57,7 +57,7 @@ def run_on_devices(n: int, arguments: Sequence[str], device: str) -> int:
         assert started is not None
         signal.signal(signal.SIGTERM, lambda number, _: _pass_on(number, started.pids()))
         try:
-            while not started.join(grace_period=GRACE_SECONDS):
+            while not started.join(grace_period=LEAVE_SECONDS):
                 pass
         except ProcessExitedException as error:
             if error.exit_code > 0:  # it has said why

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipelines.steps.source_steps import open_step, refuse_non_finite
 from pipelines.steps.step import Job, Runtime, StageProgress
-from sae.dictionaries._over_processes import is_divisible, over_processes, own_latents, serve
+from sae.dictionaries._over_processes import answer, is_divisible, over_processes, own_latents
 from sae.dictionary import Dictionary
 from sae.files import load
 from sae.files.native import stored_dictionary
@@ -85,7 +85,7 @@ def _serve(job: Job, runtime: Runtime) -> None:
     processes, stored = runtime.processes, stored_dictionary(job.inputs["dictionary"])
     assert stored is not None
     part = stored.load_part(own_latents(stored.n_latents, processes))
-    serve(part.to(runtime.device), stored.n_latents, processes)
+    answer(part.to(runtime.device), stored.n_latents, processes)
 
 
 def _evidence(job: Job, runtime: Runtime) -> Evidence:

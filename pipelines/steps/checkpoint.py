@@ -25,7 +25,7 @@ from sae.numerics.processes import Processes
 from sae.training.division import Division
 from sae.training.state import SHARED, State, has_latents
 
-FILE = "checkpoint.safetensors"
+ONE_FILE = "checkpoint.safetensors"
 LIST = "checkpoint.json"
 MEMBERS, LATENTS = "members", "latents"
 """The names, behind the number of the stack, of the members and latents that are in a file of one process."""
@@ -127,7 +127,7 @@ def _common(wanted: Int[Tensor, " wanted"], there: Int[Tensor, " there"] | None)
 def find_checkpoint(scratch: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The newest undamaged checkpoint in a folder, and the files that are damaged or have no checksum."""
     found, damaged = list[Checkpoint](), list[Path]()
-    single, listed = scratch / FILE, scratch / LIST
+    single, listed = scratch / ONE_FILE, scratch / LIST
     if single.exists():
         if is_intact(single):
             with safe_open(single, "pt") as f:
@@ -148,8 +148,8 @@ def find_checkpoint(scratch: Path) -> tuple[Checkpoint | None, list[Path]]:
 def write_checkpoint(scratch: Path, states: Sequence[State], facts: Facts, processes: Processes) -> None:
     """Writes the states of all stacks; replaces the checkpoint that was there. All processes must call it."""
     if processes.size == 1:
-        write_checked(scratch / FILE, to_bytes(_tensors(states), facts.as_text()))
-        _remove(scratch, keep=[scratch / FILE])
+        write_checked(scratch / ONE_FILE, to_bytes(_tensors(states), facts.as_text()))
+        _remove(scratch, keep=[scratch / ONE_FILE])
         return
     step = states[0].step
     names = [f"checkpoint-{step}-{rank}-of-{processes.size}.safetensors" for rank in range(processes.size)]
@@ -176,7 +176,7 @@ def _tensors(states: Sequence[State]) -> dict[str, Tensor]:
 def _remove(scratch: Path, keep: Sequence[Path]) -> None:
     """Removes the files of earlier checkpoints, each after the one that names it."""
     kept = {path for file in keep for path in (file, file.with_name(file.name + ".sha256"))}
-    for pattern in (f"{LIST}*", f"{FILE}*", "checkpoint-*"):
+    for pattern in (f"{LIST}*", f"{ONE_FILE}*", "checkpoint-*"):
         for file in scratch.glob(pattern):
             if file not in kept:
                 file.unlink(missing_ok=True)

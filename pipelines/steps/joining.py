@@ -23,7 +23,7 @@ MEETING_FILE = "SAE_MEETING_FILE"
 EXCHANGE = timedelta(minutes=30)
 """How long an exchange may take before the others are taken for lost."""
 
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 
 
 def number_and_count() -> tuple[int, int]:
@@ -70,7 +70,7 @@ def own_device() -> str:
     return f"cuda:{number}"
 
 
-def after_first(processes: Processes, work: Callable[[], T]) -> T:
+def after_first(processes: Processes, work: Callable[[], _Result]) -> _Result:
     """The result of `work`, which the first process does before the others, so that they find what it has written."""
     if processes.is_first:
         result = work()

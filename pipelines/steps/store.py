@@ -20,7 +20,7 @@ from pipelines.steps.claims import TEMPORARY
 from pipelines.steps.known_hashes import record_step, remember
 from pipelines.steps.lease import Lease, is_claimed, take, tidy
 from pipelines.steps.manifest import MANIFEST, verify, versions, write_manifest
-from pipelines.steps.step import Step
+from pipelines.steps.step import Job, Step
 from sae.numerics.atomic_write import named_errors
 from sae.registry import UserError
 
@@ -56,6 +56,10 @@ class Store:
     def partial(self, step: Step) -> Path:
         """Where the step is while it is being filled."""
         return self.root / f"{step.name}.partial"
+
+    def job(self, step: Step) -> Job:
+        """The step with its directories."""
+        return Job(step, {name: self.directory(source) for name, source in step.inputs.items()}, self.partial(step))
 
     def scratch(self, group: str) -> Path:
         """Folder of a group's checkpoints and status; it survives an interruption."""

@@ -3,7 +3,7 @@
 The first process uses it like any other: it passes samples to the others, each encodes them for its latents on its own
 device, and the active codes come back. Decoding sends the active codes out, and the sum of what the processes decode is
 the reconstruction. Everything else (norms and rows of the decoder, cosines) is read from the weights in the first
-process's memory. The other processes answer in :func:`serve` and run nothing else, so that any metric can be computed.
+process's memory. The other processes answer in :func:`answer` and run nothing else, so that any metric can be computed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class OverProcesses(Dictionary):
 
 @contextmanager
 def over_processes(whole: Dictionary, device: str, processes: Processes) -> Generator[Dictionary]:
-    """The dictionary divided over the processes; the others have to :func:`serve` for as long as the context lasts."""
+    """The dictionary divided over the processes; the others have to :func:`answer` for as long as the context lasts."""
     part = part_of(whole, own_latents(whole.n_latents, processes)).to(device)
     shared = {name: getattr(whole, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
     try:
@@ -100,7 +100,7 @@ def over_processes(whole: Dictionary, device: str, processes: Processes) -> Gene
         _tell(processes, do="end")
 
 
-def serve(part: Dictionary, n_latents: int, processes: Processes) -> None:
+def answer(part: Dictionary, n_latents: int, processes: Processes) -> None:
     """Encodes and decodes with the latents of this process whatever the first process asks for, until it has ended."""
     like = part.W_dec
     while (asked := json.loads(processes.tell("")))["do"] != "end":
