@@ -87,7 +87,9 @@ def weights(out: Path) -> dict[str, Tensor]:
 
 
 def scores(out: Path) -> dict[str, dict[str, float]]:
-    return {file.parent.name: json.loads(file.read_text())["scores"] for file in out.glob("score-*/scores.json")}
+    """The scores that are defined, by the name of the step."""
+    found = {file.parent.name: json.loads(file.read_text())["scores"] for file in out.glob("score-*/scores.json")}
+    return {step: {name: value for name, value in row.items() if value is not None} for step, row in found.items()}
 
 
 def assert_alike(out: Path, expected: Path) -> None:
