@@ -162,7 +162,7 @@ def test_training_by_processes_is_that_of_one(n: int, of_one: Path, tmp_path: Pa
     """After 200 steps weights are within 1e-4 of their norm and scores within 1e-3, for every kind on both paths.
 
     The gradient of an L1 penalty jumps where a code becomes zero, so that the last bit of one code decides at times,
-    and Adam makes small gradients large: there the difference is no more than three times what other last bits of the
+    and Adam makes small gradients large: there the difference is of the size that other last bits of the
     activations make with one process.
     """
     run_processes("train_all", n, tmp_path)
