@@ -387,6 +387,19 @@ def test_a_folder_in_which_nothing_can_be_written_says_so(name: Path, monkeypatc
     taken(name).release()  # nothing is left of the failure
 
 
+def test_a_claim_that_cannot_be_removed_raises_nothing(name: Path, monkeypatch: pytest.MonkeyPatch):
+    """The error of the work would be hidden by one of the release."""
+
+    def refuses(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    first = taken(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "remove", refuses)
+        first.release()
+    taken(name).release()
+
+
 def test_what_killed_processes_left_is_removed(name: Path, monkeypatch: pytest.MonkeyPatch):
     """A successor of a claim that is gone, and temporary files; not those of now, and no claim that counts."""
     folder = name.parent
