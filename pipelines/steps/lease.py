@@ -125,7 +125,7 @@ class Lease:
             return
         if is_last:
             self._shown = asked
-        elif not self._ended.is_set():
+        else:
             self._lost = True
 
 

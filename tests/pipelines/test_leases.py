@@ -120,6 +120,17 @@ def test_a_claim_that_is_not_touched_is_taken_over(name: Path):
 
 
 @pytest.mark.usefixtures("far_away")
+def test_an_owner_that_ends_before_it_finds_out_removes_nothing(name: Path):
+    first = taken(name)
+    silence(first)
+    age(name)
+    second = taken(name)
+    first.release()
+    assert second.held(surely=True) and take(name) is None
+    second.release()
+
+
+@pytest.mark.usefixtures("far_away")
 def test_a_heartbeat_finds_out_that_the_claim_was_taken_over(name: Path):
     first = taken(name)
     owner_ = owner.this_process()
