@@ -127,7 +127,7 @@ class _Run:
             if lease is None:
                 return False
             scratch = self.store.scratch(group)  # it and the steps are looked at again under the claim
-            missing = [step for step in steps if not self.store.done(step)]
+            missing = self.store.missing(steps)
             if not missing or (self.failures is not None and self.failures.given_up(scratch)):
                 return True
             try:
@@ -148,7 +148,7 @@ class _Run:
 def _pending(steps: Sequence[Step], store: Store, trusted: set[str]) -> list[Step]:
     """The steps that are not done. Those that are done are verified once, also where another run has just done them;
     `trusted` holds the names of those that were verified or done by this run."""
-    pending = [step for step in steps if not store.done(step)]
+    pending = store.missing(steps)
     names = {step.name for step in pending}
     for step in steps:
         if step.name not in names and step.name not in trusted:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.steps.owner import Owner, owner_of
+from sae.numerics.atomic_write import named_errors
 
 _SUFFIX = ".claim"
 _TOKEN = "[0-9a-f]{16}"
@@ -43,11 +44,22 @@ class Claim:
 
 def chain_of(name: Path) -> list[Claim]:
     """The claims on a name, each superseded by the next; empty where it is free."""
+    ask_for_names(name.parent)
     chain, file = list[Claim](), _first(name)
     while (claim := read_claim(file)) is not None and all(claim.token != other.token for other in chain):
         chain.append(claim)
         file = _successor(name, claim.token)
     return chain
+
+
+def ask_for_names(folder: Path) -> None:
+    """Makes what is found in a folder from now on what its server knows.
+
+    A client of NFS answers from memory that a name does not exist, for up to a minute. It asks again where the folder
+    was changed, which it learns when the folder is opened.
+    """
+    if os.name != "nt":
+        os.close(os.open(folder, os.O_RDONLY))
 
 
 def read_claim(file: Path) -> Claim | None:
@@ -73,7 +85,8 @@ def make_claim(name: Path, last: Claim | None, token: str, lease: float, owner: 
     content = owner.to_json(token=token, lease=lease)
     temporary = file.with_name(f".{token}{TEMPORARY}")
     try:
-        temporary.write_bytes(content)
+        with named_errors(temporary):
+            temporary.write_bytes(content)
         try:
             os.link(temporary, file)  # unlike a rename, this replaces no file
             return file

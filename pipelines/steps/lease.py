@@ -32,6 +32,7 @@ import os
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.steps.claims import (
@@ -95,9 +96,10 @@ class Lease:
         self._ended.set()
         if self._pid != os.getpid():  # a forked child that leaves the block of its parent
             return
-        if self.held(surely=True):
-            for claim in chain_of(self.name):  # the name is free once the first is gone
-                remove(claim.file)
+        with suppress(OSError):  # what is left is found abandoned
+            if self.held(surely=True):
+                for claim in chain_of(self.name):  # the name is free once the first is gone
+                    remove(claim.file)
         _ours[self.token] = False
 
     def _beat(self) -> None:
@@ -123,7 +125,7 @@ class Lease:
             return
         if is_last:
             self._shown = asked
-        elif not self._ended.is_set():
+        else:
             self._lost = True
 
 
@@ -167,7 +169,7 @@ def is_claimed(name: Path) -> bool:
 
     Works in a folder that can only be read, where it takes two heartbeats if the owner may be gone.
     """
-    chain = chain_of(name)
+    chain = chain_of(name) if name.parent.is_dir() else []
     if not chain or (state := _owner_state(chain[-1])) == "gone":
         return False
     try:

@@ -10,13 +10,13 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.steps.checksums import CHECKSUMS, changed_since_recorded, sha256
-from pipelines.steps.claims import TEMPORARY
+from pipelines.steps.claims import TEMPORARY, ask_for_names
 from pipelines.steps.known_hashes import record_step, remember
 from pipelines.steps.lease import Lease, is_claimed, take, tidy
 from pipelines.steps.manifest import MANIFEST, verify, versions, write_manifest
@@ -68,6 +68,11 @@ class Store:
     def done(self, step: Step) -> bool:
         """Whether the step is finished; :meth:`verify` checks that its files are undamaged."""
         return self.directory(step).is_dir()
+
+    def missing(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps that are not finished, as far as the file system, and not this machine's memory of it, knows."""
+        ask_for_names(self.root)
+        return [step for step in steps if not self.done(step)]
 
     def commit(self, step: Step, device: str, seconds: float, lease: Lease | None = None) -> Path:
         """Writes the manifest of a filled partial directory and renames it to the finished step.
@@ -153,9 +158,10 @@ class Store:
 
     def tidy(self) -> None:
         """Removes the claims of runs that were killed. Leaves those of runs on other machines which may still work."""
-        for name in tidy(self._claims):
-            with self.claim(name.name):
-                pass
+        with suppress(OSError):  # it is not for this that a run fails which is done
+            for name in tidy(self._claims):
+                with self.claim(name.name):
+                    pass
 
     @property
     def _claims(self) -> Path:

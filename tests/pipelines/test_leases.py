@@ -120,6 +120,17 @@ def test_a_claim_that_is_not_touched_is_taken_over(name: Path):
 
 
 @pytest.mark.usefixtures("far_away")
+def test_an_owner_that_ends_before_it_finds_out_removes_nothing(name: Path):
+    first = taken(name)
+    silence(first)
+    age(name)
+    second = taken(name)
+    first.release()
+    assert second.held(surely=True) and take(name) is None
+    second.release()
+
+
+@pytest.mark.usefixtures("far_away")
 def test_a_heartbeat_finds_out_that_the_claim_was_taken_over(name: Path):
     first = taken(name)
     owner_ = owner.this_process()
@@ -385,6 +396,19 @@ def test_a_folder_in_which_nothing_can_be_written_says_so(name: Path, monkeypatc
         take(name)
     monkeypatch.undo()
     taken(name).release()  # nothing is left of the failure
+
+
+def test_a_claim_that_cannot_be_removed_raises_nothing(name: Path, monkeypatch: pytest.MonkeyPatch):
+    """The error of the work would be hidden by one of the release."""
+
+    def refuses(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    first = taken(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "remove", refuses)
+        first.release()
+    taken(name).release()
 
 
 def test_what_killed_processes_left_is_removed(name: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import signal
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -296,7 +297,7 @@ def test_a_worker_leaves_what_failed_on_it_to_others_that_work(tmp_path: Path):
         raise ValueError("x")
     except ValueError as error:
         assert failures.record(scratch, error) == Failure(
-            "run 1", os.uname().nodename, os.getpid(), "ValueError: x", "failure-1.log"
+            "run 1", platform.node(), os.getpid(), "ValueError: x", "failure-1.log"
         )
     assert not failures.may_try(scratch, others_work=True) and failures.may_try(scratch, others_work=False)
     assert not Failures(Patience("run 1")).given_up(scratch)
