@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from socket import gethostname
+from socket import create_connection, gethostname
 from typing import Any, ClassVar
 
 from pipelines.engines.engine import WorkerEngine
@@ -30,6 +30,8 @@ RETRIES = 3
 """How often Ray starts a task again whose process or node has died."""
 ATTEMPTS = 3
 """How often a group is tried that fails by an error which is not a mistake of the user."""
+CONNECT_SECONDS = 10.0
+"""How long a cluster may take to answer."""
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the folder for groups that are ready, beside those when a task has ended."""
 _LEAVE_SECONDS = 30.0
@@ -56,6 +58,7 @@ class RayEngine(WorkerEngine):
 
     def start(self, run: SharedRun, n: int) -> None:
         if not self._ray.is_initialized():
+            _refuse_silent(self._address)
             try:
                 self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -122,6 +125,17 @@ class RayEngine(WorkerEngine):
 
     def failures(self, run: SharedRun) -> list[Failure]:
         return self._failed
+
+
+def _refuse_silent(address: str | None) -> None:
+    """Raises `UserError` where nothing answers at ``host:port``, which Ray would try for a quarter of an hour."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers ({error.strerror or error})") from None
 
 
 def work_on(folder: str, name: str, group: str) -> list[Mapping[str, Any]]:

@@ -253,6 +253,17 @@ def test_a_task_says_that_it_does_not_see_the_folder(tmp_path: Path):
     assert "must be on storage that all nodes see: choose it with --out" in failure["error"] and failure["is_mistake"]
 
 
+def test_an_address_at_which_nothing_answers(
+    call: Call, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ray = ModuleType("ray")
+    vars(ray)["is_initialized"] = lambda: False
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    options = ["--on", "ray", "--workers", 2, "--address", "127.0.0.1:9"]
+    code, _, warned = call("run", tiny_file, "--out", tmp_path, *options)
+    assert code == 2 and "--address 127.0.0.1:9: no Ray cluster answers (Connection refused)" in warned
+
+
 def test_options_of_slurm():
     found = parameters_of(read_slurm("partition=gpu,gpus=a100:2,cpus=8,mem=64GB,time=8h,nodelist=a[1,3-5]"))
     assert found["timeout_min"] == 480 and found["cpus_per_task"] == 8

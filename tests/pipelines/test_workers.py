@@ -127,7 +127,9 @@ def test_jobs_of_submitit(longer: Path, call: Call, tmp_path: Path, results: Res
         first = [s for s in states_of(out) if s.name == "1" and "train" in s.title]
         if first and not interrupted:  # as Slurm does before it takes a node away
             interrupted.append(first[0].pid)
-            subprocess.run(["pkill", "-USR2", "-P", str(engine._jobs[0].job_id)], check=True)
+            controller = engine._jobs[0].job_id
+            [job] = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+            os.kill(int(job), signal.SIGUSR2)
         return tend(is_pending)
 
     monkeypatch.setattr(engine, "tend", interrupt_once)
