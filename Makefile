@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-newest test-slow test-kernels peers docs bench attack check format clean
+.PHONY: demo test test-newest test-slow test-kernels test-engines peers docs bench attack check format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,17 @@ peers: .venv-peers/installed
 	SAE_PEERS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peer
 	.venv-peers/bin/python -m benchmarks.peers
 
+# Workers as jobs of submitit and as tasks of Ray, neither of which needs a cluster for its tests.
+.venv-engines/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --quiet --upgrade pip
+	.venv-engines/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,slurm,ray]'
+	touch $@
+
+test-engines: .venv-engines/installed
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-engines/bin/python -m pytest -m 'slow or not slow' \
+		tests/pipelines/test_engines.py tests/pipelines/test_workers.py
+
 .venv/docs-installed: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
@@ -71,4 +82,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-newest .venv-peers .triton runs docs/_build
+	rm -rf .venv .venv-newest .venv-peers .venv-engines .triton runs docs/_build

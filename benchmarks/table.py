@@ -15,7 +15,7 @@ from benchmarks.scale.page import scale
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HERE = Path(__file__).parent
-PAGES = (HERE / "README.md", *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory", "scale")))
+PAGES = (HERE / "README.md", *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory", "workers", "scale")))
 Column = tuple[str, Callable[[Line], str]]
 
 
@@ -218,6 +218,21 @@ def memory(lines: Sequence[Line]) -> str:
     return markdown(columns, sorted(newest.values(), key=lambda line: (order.index(line["name"]), line["n_latents"])))
 
 
+def workers(lines: Sequence[Line]) -> str:
+    """One row per number of workers."""
+    newest = {tuple(line[key] for key in ("workers", "sources", "d_in", "n_latents", "steps")): line for line in lines}
+    columns: list[Column] = [
+        ("workers", lambda line: str(line["workers"])),
+        ("dictionaries", lambda line: f"{line['sources']} of {line['n_latents']} latents, {line['steps']:,} steps"),
+        ("one process, s", lambda line: f"{line['one_s']:.0f}"),
+        ("workers, s", lambda line: f"{line['several_s']:.0f}"),
+        ("times faster", lambda line: f"{line['ratio']:.2f} ({min(line['ratios']):.2f} to {max(line['ratios']):.2f})"),
+        ("files", lambda line: f"{line['files']}, {'all' if line['same_bytes'] else 'NOT'} the same"),
+        ("machine", lambda line: line["machine"]),
+    ]
+    return markdown(columns, [newest[key] for key in sorted(newest)])
+
+
 def toys(lines: Sequence[Line]) -> str:
     """One table per study, with its claim as the title and one row per fact."""
     newest = {(line["study"], line["claim"]): line for line in lines}
@@ -235,7 +250,8 @@ def toys(lines: Sequence[Line]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
-    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "gpu": gpu, "scale": scale,
+    "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "workers": workers,
+    "gpu": gpu, "scale": scale,
 }  # fmt: skip
 
 

@@ -98,7 +98,9 @@ class PlannedRun:
             runner.run(self.steps, store, runtime, board)
         else:
             engine = workers.engine()
-            shared = SharedRun.create(self.settings.name, self.steps, self.settings.runtime, self.root)
+            shared = engine.rejoin(self.steps, self.root)
+            if shared is None:
+                shared = SharedRun.create(self.settings.name, self.steps, self.settings.runtime, self.root)
             if not drive(engine, shared, workers.n, board.console):
                 return None
         page = store.link(self.link, store.directory(self.steps[-1]))

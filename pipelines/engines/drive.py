@@ -29,6 +29,9 @@ _LEAVE_SECONDS = 30.0
 """How long workers may take to leave when every step is done."""
 SHOW_SECONDS = 1.0
 """Seconds between two looks at what they are doing."""
+_LOOKS_PER_SECOND, _MOST_SECONDS = 500, 2.0
+"""How many steps are looked at in a second, each in the folder on what may be a slow file system, and the most time
+between two looks at all of them."""
 
 
 def drive(engine: WorkerEngine, run: SharedRun, n: int, console: Console) -> bool:
@@ -82,7 +85,7 @@ class WorkersTable:
     def __init__(self, console: Console, run: SharedRun, engine: str) -> None:
         self.console, self.run, self.engine = console, run, engine
         self._pending = run.pending()
-        self._shown_at = self._printed_at = time.monotonic()
+        self._shown_at = self._printed_at = self._looked_at = time.monotonic()
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> WorkersTable:
@@ -100,8 +103,10 @@ class WorkersTable:
 
     def show(self) -> int:
         """Shows what is going on, where it is time to; returns how many steps are not done."""
-        self._pending = [step for step in self._pending if not self.run.store.done(step)]
         now = time.monotonic()
+        if now - self._looked_at >= min(_MOST_SECONDS, len(self._pending) / _LOOKS_PER_SECOND):
+            self._pending = [step for step in self._pending if not self.run.store.done(step)]
+            self._looked_at = now
         if self._live is not None and now - self._shown_at >= SHOW_SECONDS:
             self._shown_at = now
             self._live.update(Group(*(Text(line, "dim", no_wrap=True) for line in self._lines())), refresh=True)

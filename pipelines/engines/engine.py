@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from pipelines.engines.shared_run import SharedRun
 from pipelines.engines.worker_state import Failure, failures_of, read_states
+from pipelines.steps.step import Step
 
 
 class WorkerEngine(ABC):
@@ -16,6 +19,11 @@ class WorkerEngine(ABC):
     """The name by which `--on` chooses it."""
     detaches: bool = False
     """Whether the command ends as soon as the workers are started."""
+
+    def rejoin(self, steps: Sequence[Step], root: Path) -> SharedRun | None:
+        """The run whose workers, started by an earlier command, still work on these steps; None where there is none,
+        as where workers end with their command. :meth:`start` then starts none."""
+        return None
 
     @abstractmethod
     def start(self, run: SharedRun, n: int) -> None:

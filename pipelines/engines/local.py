@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from typing import ClassVar
 
 from pipelines.engines.engine import WorkerEngine
@@ -56,10 +57,11 @@ class LocalEngine(WorkerEngine):
     def stop(self) -> str:
         processes = self._processes.values()
         try:
-            for process in processes:  # all at once, so that they save their states side by side
+            for process in processes:  # once each, since a second signal means at once
                 process.terminate()
+            end = time.monotonic() + GRACE_SECONDS
             for process in processes:
-                end_process(process, GRACE_SECONDS)
+                end_process(process, end)
         finally:
             for process in processes:  # also after a second Ctrl-C
                 process.kill()

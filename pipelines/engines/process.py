@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,12 +49,11 @@ def start_process(
         )
 
 
-def end_process(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Asks a worker to stop (SIGTERM), which it does after it has saved its state, and kills it where it has not done
-    so in time."""
-    process.terminate()
+def end_process(process: subprocess.Popen[bytes], end: float) -> None:
+    """Waits until `end`, a time of `time.monotonic`, for a worker that was asked to stop, which saves its state before,
+    and kills it where it has not ended by then."""
     with suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
+        process.wait(max(0.0, end - time.monotonic()))
     process.kill()
     process.wait()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from socket import create_connection, gethostname
 from typing import Any, ClassVar
 
 from pipelines.engines.engine import WorkerEngine
@@ -28,6 +30,10 @@ RETRIES = 3
 """How often Ray starts a task again whose process or node has died."""
 ATTEMPTS = 3
 """How often a group is tried that fails by an error which is not a mistake of the user."""
+CONNECT_SECONDS = 10.0
+"""How long a cluster may take to answer."""
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at the folder for groups that are ready, beside those when a task has ended."""
 _LEAVE_SECONDS = 30.0
 """How long a task that is cancelled may take."""
 
@@ -48,9 +54,11 @@ class RayEngine(WorkerEngine):
         self._attempts: dict[str, int] = {}
         self._failed: list[Failure] = []
         self._started = False
+        self._looked_at = -LOOK_SECONDS
 
     def start(self, run: SharedRun, n: int) -> None:
         if not self._ray.is_initialized():
+            _refuse_silent(self._address)
             try:
                 self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -65,7 +73,8 @@ class RayEngine(WorkerEngine):
         finished, _ = self._ray.wait(list(self._running), timeout=0) if self._running else ([], [])
         for task in finished:
             self._finish(task)
-        if is_pending and self._free:
+        if is_pending and self._free and (finished or time.monotonic() - self._looked_at >= LOOK_SECONDS):
+            self._looked_at = time.monotonic()
             pending = [step for step in self._left if not self._run.store.done(step)]
             busy = {group for group, _ in self._running.values()}
             for group, steps in ready(pending, self._run.store.done).items():
@@ -118,14 +127,24 @@ class RayEngine(WorkerEngine):
         return self._failed
 
 
+def _refuse_silent(address: str | None) -> None:
+    """Raises `UserError` where nothing answers at ``host:port``, which Ray would try for a quarter of an hour."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers ({error.strerror or error})") from None
+
+
 def work_on(folder: str, name: str, group: str) -> list[Mapping[str, Any]]:
     """The task: does a group of steps of the run in `folder`, and returns what failed.
 
     What it writes goes to the log of the worker `name`.
     """
     if not Path(folder).is_dir():
-        node = import_module("ray").util.get_node_ip_address()
-        where = f"{folder}: not there on the node {node}; the output folder must be on storage that all nodes see"
+        where = f"{folder}: not there on {gethostname()}; the output folder must be on storage that all nodes see"
         return [asdict(Failure([], "", f"{where}: choose it with --out", True, ""))]
     from pipelines.engines.worker import work
 

@@ -6,19 +6,29 @@ its state and leaves, and the job goes back into the queue.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.engines.engine import WorkerEngine
-from pipelines.engines.shared_run import SharedRun
+from pipelines.engines.shared_run import SharedRun, run_folders
 from pipelines.engines.slurm_job import SIGNAL_SECONDS, WorkerJob
 from pipelines.engines.worker_state import ENDED, file_system_time, read_states
+from pipelines.steps.step import Step
+from sae.numerics.atomic_write import write_atomically
 from sae.registry import UserError
 
 EXAMPLE = "--slurm partition=gpu,gpus=1,cpus=8,mem=64GB,time=8h"
 """An example for error messages."""
+QUEUE_SECONDS = 10.0
+"""Seconds between two looks at the queue."""
+JOBS = "jobs.json"
+"""File in the folder of a run with the numbers of its jobs."""
 _REQUEUES = 10_000
 """How often a job goes back into the queue when its time is up, in effect until the work is done."""
 _UNITS = {"s": 1 / 60, "sec": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, "d": 1440.0}
@@ -58,8 +68,8 @@ def parameters_of(options: Mapping[str, str]) -> dict[str, Any]:
         if not re.fullmatch(r"([\w.-]+:)?\d+", options["gpus"]):
             raise UserError(f"--slurm gpus={options['gpus']}: give a whole number, or a kind and a number: a100:1")
         others["gpus-per-node"] = options["gpus"]
-    if others:
-        found["slurm_additional_parameters"] = others
+    # A node that is taken away, or breaks, sends its job back into the queue, where the cluster allows it.
+    found["slurm_additional_parameters"] = {"requeue": True, **others}
     return found
 
 
@@ -96,10 +106,25 @@ class SlurmEngine(WorkerEngine):
         self._submitit, self._cluster, self.detaches = submitit, cluster, detaches
         self._parameters = parameters_of(options)
         self._jobs: list[Any] = []
+        self._ids: list[str] = []
         self._is_over = False
+        self._in_queue, self._asked_at = 0, -QUEUE_SECONDS
+
+    def rejoin(self, steps: Sequence[Step], root: Path) -> SharedRun | None:
+        for folder in reversed(run_folders(root)):
+            if not (folder / JOBS).is_file():
+                continue
+            run = SharedRun.read(folder)
+            self._ids = json.loads((folder / JOBS).read_bytes())
+            if {step.name for step in steps} <= {step.name for step in run.steps} and self._count():
+                return run
+            self._ids = []
+        return None
 
     def start(self, run: SharedRun, n: int) -> None:
         self._run = run
+        if self._ids:
+            return
         try:
             executor = self._submitit.AutoExecutor(
                 run.folder / "jobs", self._cluster, slurm_max_num_timeout=_REQUEUES, local_max_num_timeout=_REQUEUES
@@ -121,30 +146,43 @@ class SlurmEngine(WorkerEngine):
         except self._submitit.core.utils.FailedJobError as error:
             lines = [line for line in str(error).splitlines() if "sbatch" in line] or [str(error)]
             raise UserError(f"--on slurm: {' '.join(lines[-1].split())}") from None
+        self._ids = list(dict.fromkeys(str(job.job_id).split("_")[0] for job in self._jobs))
+        if self._cluster == "slurm":
+            write_atomically(run.folder / JOBS, json.dumps(self._ids).encode())
 
     def tend(self, is_pending: bool) -> int:
         if is_pending:
-            return sum(not job.done() for job in self._jobs)
+            if time.monotonic() - self._asked_at >= QUEUE_SECONDS:
+                self._asked_at, self._in_queue = time.monotonic(), self._count()
+            return self._in_queue
         now = file_system_time(self._run.folder)
         states = read_states(self._run.folder)
         leaving = sum(s.activity not in ENDED and s.is_alive(self._run.folder, now) for s in states)
         self._is_over = not leaving
         return leaving
 
+    def _count(self) -> int:
+        """The number of jobs that wait or run. Slurm's accounting, which submitit asks, is not there on every
+        cluster; the queue is."""
+        if self._cluster != "slurm":
+            return sum(not job.done() for job in self._jobs)
+        command = ["squeue", "--noheader", "--array", "--format=%i", "--job", ",".join(self._ids)]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        if asked.returncode == 0:
+            return len(asked.stdout.split())
+        return 0 if "Invalid job id" in asked.stderr else len(self._ids)  # or the queue does not answer at present
+
     def stop(self) -> str:
-        if not self._jobs:
+        if not self._ids or self._cluster != "slurm":
             return ""
-        if self._is_over or all(job.done() for job in self._jobs):
-            for job in self._jobs:  # those that are still in the queue
-                if not job.done():
-                    job.cancel(check=False)
+        ids = " ".join(self._ids)
+        if self._is_over:  # those that have started find nothing to do and leave
+            subprocess.run(["scancel", "--state=PENDING", *self._ids], capture_output=True, check=False)
             return ""
-        ids = " ".join(dict.fromkeys(str(job.job_id).split("_")[0] for job in self._jobs))
         return (
             f"jobs {ids} go on; to see them: sae status, or squeue --job {ids.replace(' ', ',')}; to cancel them: "
-            f"scancel {ids}; for the scores: the same command again"
+            f"scancel {ids}; to wait for the scores: the same command again"
         )
 
     def lost(self) -> list[str]:
-        folder = self._run.folder / "jobs"
-        return [f"job {job.job_id} ended in state {job.state}; log: {folder}" for job in self._jobs]
+        return [f"the jobs {' '.join(self._ids)} ended before the work was done; logs: {self._run.folder}"]

@@ -19,8 +19,13 @@ _LEAVE_SECONDS = 60.0
 """How long a worker may take to save its state when its job has to go; Slurm's signal comes `SIGNAL_SECONDS` before."""
 SIGNAL_SECONDS = 90
 """Seconds between the signal and the end of a job."""
-_FINAL = (0, 1, 2, 143, -signal.SIGTERM)
-"""Exit codes of a worker that has ended by itself or because it was asked to."""
+KILL_SECONDS = 300.0
+"""How long a job whose worker was asked to stop waits for Slurm to end it. A job that ended by itself would not come
+back from the queue."""
+_ENDED = (0, 1, 2)
+"""Exit codes of a worker that has nothing left to do, or has failed."""
+_STOPPED = (143, -signal.SIGTERM)
+"""Exit codes of a worker that was asked to stop."""
 
 
 class WorkerJob:
@@ -42,8 +47,10 @@ class WorkerJob:
             self._pid = process.pid
             while (code := process.poll()) is None:  # wait() would hold a lock that `checkpoint` may need
                 time.sleep(0.2)
-            if code in _FINAL:
+            if code in _ENDED:
                 break
+            if code in _STOPPED:
+                time.sleep(KILL_SECONDS)
         return code or 0
 
     def checkpoint(self, name: str) -> Any:

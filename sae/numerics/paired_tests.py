@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from scipy import stats
 
 from sae.numerics.statistics import LEVEL, Estimate, mean_interval
 
@@ -89,6 +88,8 @@ def nested_bootstrap(groups: Groups, seed: int, draws: int = 2000, level: float 
     n = len(kept)
     if n < 2:
         return math.nan, math.nan
+    from scipy import stats  # which takes most of a second to import
+
     rng = np.random.default_rng(seed)
     longest = max(map(len, kept))
     table = np.full((n, longest), np.nan)
@@ -138,6 +139,8 @@ def paired(a: Groups, b: Groups, level: float = LEVEL) -> Paired:
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     if len(differences) < 2:
         return Paired(estimate, math.nan, math.nan, math.nan, wins, losses)
+    from scipy import stats
+
     with np.errstate(divide="ignore", invalid="ignore"):  # no spread: infinite, or NaN where the difference is 0
         effect = float(np.float64(estimate.mean) / np.std(differences, ddof=1))
     p = 2 * float(stats.t.sf(abs(effect) * math.sqrt(len(differences)), len(differences) - 1))

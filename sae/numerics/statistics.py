@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -49,6 +48,8 @@ def of_share(hits: int, n: int, level: float = LEVEL) -> Interval:
     """``hits / n`` with Wilson's interval (Wilson 1927), which is valid at 0 and 1 as well; NaN if n is 0."""
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
+    from scipy import stats  # which takes most of a second to import
+
     wilson = stats.binomtest(hits, n).proportion_ci(level, "wilson")
     return Interval(hits / n, float(wilson.low), float(wilson.high))
 
@@ -118,4 +119,6 @@ def _variance_of_mean(x: Sequence[float], mean: float) -> float:
 
 
 def _t(level: float, freedom: float) -> float:
+    from scipy import stats
+
     return float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else math.nan

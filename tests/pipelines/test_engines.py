@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -17,14 +17,16 @@ from rich.console import Console
 import sae
 from pipelines.config.config import parse, read_config
 from pipelines.config.shipped import find_config
-from pipelines.engines import WorkersFailed, local
+from pipelines.engines import local
 from pipelines.engines.choice import Workers
+from pipelines.engines.drive import drive
 from pipelines.engines.engine import WorkerEngine
 from pipelines.engines.local import LocalEngine
 from pipelines.engines.process import RESTARTS
+from pipelines.engines.ray import work_on
 from pipelines.engines.resources import needs_gpu
 from pipelines.engines.shared_run import PLAN, SharedRun, without
-from pipelines.engines.slurm import SlurmEngine, parameters_of, read_slurm
+from pipelines.engines.slurm import JOBS, SlurmEngine, parameters_of, read_slurm
 from pipelines.engines.worker import work
 from pipelines.engines.worker_state import WorkerState, file_system_time, read_states
 from pipelines.plan import STAGES, plan
@@ -36,23 +38,9 @@ from pipelines.steps.store import Store
 from sae.metric import Case, MetricConfig, Scores
 from sae.registry import UserError, discovery
 
-CHECKOUT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, str, str]]
 Results = Callable[[Path], dict[str, str]]
 Given = dict[str, Any]
-
-
-def sae_process(*arguments: object, **more: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *map(str, arguments)],
-        cwd=CHECKOUT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **more,
-    )
 
 
 class InThisProcess(WorkerEngine):
@@ -82,19 +70,21 @@ def shared(table: Given, out: Path) -> SharedRun:
 
 
 def test_two_workers_make_what_one_run_makes(call: Call, tiny_file: Path, tmp_path: Path, results: Results):
-    by_two, by_one = tmp_path / "by two", tmp_path / "by one"
+    """By processes, but without the report, whose libraries take longer than the work."""
+    by_two, by_one, warned = tmp_path / "by two", tmp_path / "by one", StringIO()
     settings = read_config(tiny_file)
-    run(plan(settings)[:-1], Store(by_one), execution(settings.runtime), Board(Console(quiet=True)))
-    code, told, warned = call("run", tiny_file, "--out", by_two, "--workers", 2)
-    assert code == 0 and told.rstrip().endswith(f"report: {by_two / 'tiny' / 'report.html'}"), warned
+    steps = plan(settings)[:-1]
+    run(steps, Store(by_one), execution(settings.runtime), Board(Console(quiet=True)))
+    by_workers = SharedRun.create("tiny", steps, settings.runtime, by_two)
+    assert drive(LocalEngine(), by_workers, 2, Console(file=warned, width=300))
     assert results(by_two) == results(by_one) and len(results(by_one)) > 16
     [folder] = (by_two / ".workers").iterdir()
-    assert "2 workers (local)" in warned and str(folder) in warned
+    assert f"2 workers (local); logs: {folder}" in warned.getvalue()
     code, told, _ = call("status", tiny_file, "--out", by_two)
     for name in "12":
         assert f"worker {name} (local, host " in told and f"log: {folder / name}.log" in told
         assert (folder / f"{name}.log").is_file()
-    assert told.count(": done, ") == 2
+    assert code == 0 and told.count(": done, ") == 2
 
 
 def test_a_worker_does_what_was_planned(tiny: Given, tmp_path: Path):
@@ -102,7 +92,6 @@ def test_a_worker_does_what_was_planned(tiny: Given, tmp_path: Path):
     read = SharedRun.read(planned.folder)
     assert [s.name for s in read.steps] == [s.name for s in planned.steps] and read.table == planned.table
     assert [(s.group, s.title, s.config) for s in read.steps] == [(s.group, s.title, s.config) for s in planned.steps]
-    assert work(planned.folder, "1", "local") == [] and planned.pending() == []
     demo = read_config(find_config(Path("demo")))
     again = SharedRun.read(SharedRun.create("demo", plan(demo), demo.runtime, tmp_path).folder)
     assert {s.name for s in again.steps} == {s.name for s in plan(demo)}
@@ -259,10 +248,27 @@ def test_an_engine_that_is_not_installed(
     assert code == 2 and f"pip install {package}" in warned and warned.count("\n") == 1
 
 
+def test_a_task_says_that_it_does_not_see_the_folder(tmp_path: Path):
+    [failure] = work_on(str(tmp_path / "elsewhere"), "1", "train-0")
+    assert "must be on storage that all nodes see: choose it with --out" in failure["error"] and failure["is_mistake"]
+
+
+def test_an_address_at_which_nothing_answers(
+    call: Call, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ray = ModuleType("ray")
+    vars(ray)["is_initialized"] = lambda: False
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    options = ["--on", "ray", "--workers", 2, "--address", "127.0.0.1:9"]
+    code, _, warned = call("run", tiny_file, "--out", tmp_path, *options)
+    assert code == 2 and "--address 127.0.0.1:9: no Ray cluster answers (Connection refused)" in warned
+
+
 def test_options_of_slurm():
     found = parameters_of(read_slurm("partition=gpu,gpus=a100:2,cpus=8,mem=64GB,time=8h,nodelist=a[1,3-5]"))
     assert found["timeout_min"] == 480 and found["cpus_per_task"] == 8
     assert found["slurm_additional_parameters"] == {
+        "requeue": True,
         "partition": "gpu",
         "gpus-per-node": "a100:2",
         "mem": "64GB",
@@ -272,6 +278,29 @@ def test_options_of_slurm():
         assert parameters_of({"time": text})["timeout_min"] == minutes, text
 
 
+def test_the_same_command_waits_for_the_jobs_of_the_one_before(
+    tiny: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    queue = tmp_path / "bin" / "squeue"
+    queue.parent.mkdir()
+    queue.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(queue.parent), prepend=os.pathsep)
+    monkeypatch.setitem(sys.modules, "submitit", ModuleType("submitit"))
+    before = shared(tiny, tmp_path / "out")
+    (before.folder / JOBS).write_text('["71"]')
+    for answer, is_there in (("echo 71_0; echo 71_1", True), ("true", False)):
+        queue.write_text(f"#!/bin/sh\n[ $5 = 71 ] && {answer}\n")
+        engine = SlurmEngine({"time": "1h"})
+        found = engine.rejoin(before.steps, tmp_path / "out")
+        assert (found is not None and found.folder == before.folder) == is_there
+    queue.write_text("#!/bin/sh\necho 71_0; echo 71_1\n")
+    engine = SlurmEngine({"time": "1h"})
+    assert engine.rejoin(before.steps, tmp_path / "out") is not None
+    engine.start(before, 2)  # submits nothing
+    assert engine.tend(is_pending=True) == 2 and "scancel 71" in engine.stop()
+    assert engine.rejoin([Step("generate", 1, {})], tmp_path / "out") is None
+
+
 def test_what_needs_a_gpu():
     toy, text = Step("generate", 1, {}), Step("stream", 1, {})
     needs = {stage: needs_gpu(Step(stage, 1, {}, {"source": toy})) for stage in STAGES}
@@ -279,127 +308,3 @@ def test_what_needs_a_gpu():
     assert needs_gpu(Step("score", 1, {}, {"source": text, "dictionary": Step("train", 1, {})}))
     assert not needs_gpu(Step("train", 1, {"method": {}}, {"source": toy}))
     assert not needs_gpu(Step("report", 1, {}, {"source.0": text}))
-
-
-# Processes that are killed, and clusters: seconds each.
-
-
-@pytest.fixture
-def longer(tiny: Given, tmp_path: Path) -> Path:
-    """A config of eight sources, each with a dictionary that is trained for a second or more."""
-    sources = "\n".join(
-        f"[[source]]\nkind='independent'\nn_features=64\nd_in=32\nprobability=0.05\nseed={i}" for i in range(8)
-    )
-    file = tmp_path / "longer.toml"
-    file.write_text(
-        f"{sources}\n[dictionary]\nkind='relu'\nn_latents=128\nl1=2\n[train]\nsteps=800\nbatch_size=128\n"
-        "n_scale=512\n[score]\nn_rows=400\nmetrics=['reconstruction']\n[runtime]\ndevice='cpu'\nthreads=1\n"
-        "checkpoint_seconds=0.2\n"
-    )
-    return file
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-    return value
-
-
-def states_of(out: Path) -> list[WorkerState]:
-    folders = sorted((out / ".workers").glob("*"))
-    return read_states(folders[-1]) if folders else []
-
-
-def exists(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.is_file() and " Z " not in stat.read_text()
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_replaced(call: Call, longer: Path, tmp_path: Path, results: Results):
-    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
-    assert call("run", longer, "--out", undisturbed)[0] == 0
-    parent = sae_process("run", longer, "--out", out, "--workers", 2)
-    first = until(lambda: [s for s in states_of(out) if s.name == "1" and "train" in s.title])[0]
-    os.kill(first.pid, signal.SIGKILL)
-    again = until(lambda: [s for s in states_of(out) if s.name == "1" and s.pid != first.pid])[0]
-    assert again.engine == "local"
-    told, warned = parent.communicate(timeout=120)
-    assert parent.returncode == 0 and "report:" in told, warned
-    assert results(out) == results(undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
-)
-def test_workers_end_with_the_command(longer: Path, tmp_path: Path, number: signal.Signals, code: int):
-    out = tmp_path / "out"
-    parent = sae_process("run", longer, "--out", out, "--workers", 2)
-    until(lambda: sum("train" in s.title for s in states_of(out)) == 2)
-    pids = [s.pid for s in states_of(out)]
-    parent.send_signal(number)
-    _, warned = parent.communicate(timeout=60)
-    assert parent.returncode == code and "Traceback" not in warned
-    assert number == signal.SIGKILL or "run the same command again to continue" in warned
-    until(lambda: not any(exists(pid) for pid in pids), 30)
-
-
-@pytest.mark.slow
-def test_sae_run_with_workers(tiny: Given, tmp_path: Path):
-    done = sae.run(tiny, out=tmp_path / "out", workers=2)
-    assert len(done.dictionaries()) == 7 and states_of(tmp_path / "out")
-    broken = tmp_path / "broken.py"
-    broken.write_text(
-        "from typing import Literal\nfrom sae.metric import MetricConfig\n\n\nclass BrokenConfig(MetricConfig):\n"
-        '    """Fails."""\n\n    kind: Literal["broken"] = "broken"\n\n    def score(self, case):\n'
-        '        raise KeyError("x")\n'
-    )
-    sae.load_plugin(broken)
-    with pytest.raises(WorkersFailed, match=r"score: .*KeyError: 'x'.*log: "):
-        sae.run(tiny, {"score.metrics": ["broken"]}, out=tmp_path / "out", workers=2)
-    del discovery._REGISTERED["metrics"]["broken"]
-
-
-@pytest.mark.slow
-def test_jobs_of_submitit(longer: Path, call: Call, tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("submitit", reason="submitit is not installed: pip install submitit")
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
-    assert call("run", longer, "--out", undisturbed)[0] == 0
-    engine = SlurmEngine({"time": "10min"}, cluster="local")
-    tend, interrupted = engine.tend, list[int]()
-
-    def interrupt_once(is_pending: bool) -> int:
-        first = [s for s in states_of(out) if s.name == "1" and "train" in s.title]
-        if first and not interrupted:  # as Slurm does before it takes a node away
-            interrupted.append(first[0].pid)
-            subprocess.run(["pkill", "-USR2", "-P", str(engine._jobs[0].job_id)], check=True)
-        return tend(is_pending)
-
-    monkeypatch.setattr(engine, "tend", interrupt_once)
-    monkeypatch.setattr(Workers, "engine", lambda self: engine)
-    code, told, warned = call("run", longer, "--out", out, "--workers", 2, "--on", "slurm", "--slurm", "time=10min")
-    assert code == 0 and "report:" in told, warned
-    assert results(out) == results(undisturbed) and interrupted
-    first, second = states_of(out)
-    assert first.pid != interrupted[0] and first.job and second.engine == "slurm"
-    [folder] = (out / ".workers").iterdir()
-    assert (folder / "1.log").is_file() and list((folder / "jobs").glob("*_submitted.pkl"))
-
-
-@pytest.mark.slow
-def test_tasks_of_ray(longer: Path, call: Call, tmp_path: Path, results: Results):
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
-    assert call("run", longer, "--out", undisturbed)[0] == 0
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        code, told, warned = call("run", longer, "--out", out, "--workers", 2, "--on", "ray")
-        assert code == 0 and "report:" in told, warned
-        assert results(out) == results(undisturbed)
-        [folder] = (out / ".workers").iterdir()
-        assert {s.engine for s in read_states(folder)} == {"ray"} and "train: relu" in (folder / "1.log").read_text()
-    finally:
-        ray.shutdown()
