@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipelines.engines.shared_run import SharedRun
-from pipelines.engines.worker_state import Failure, failures_of, read_states
+from pipelines.engines.worker_state import FailedStep, failures_of, read_states
 from pipelines.steps.step import Step
 
 
@@ -39,7 +39,7 @@ class WorkerEngine(ABC):
         """Called where the command ends before the work does: ends the workers, or leaves them to their cluster and
         returns a line on how to see and to cancel them."""
 
-    def failures(self, run: SharedRun) -> list[Failure]:
+    def failures(self, run: SharedRun) -> list[FailedStep]:
         """What the workers could not do."""
         return failures_of(read_states(run.folder))
 

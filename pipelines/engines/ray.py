@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from pipelines.engines.engine import WorkerEngine
 from pipelines.engines.resources import needs_gpu
 from pipelines.engines.shared_run import SharedRun, without
-from pipelines.engines.worker_state import Failure
+from pipelines.engines.worker_state import FailedStep
 from pipelines.runner import ready
 from pipelines.steps.step import Step
 from sae.registry import UserError
@@ -52,7 +52,7 @@ class RayEngine(WorkerEngine):
         self._ray, self._address, self._gpus = ray, address, gpus_per_step
         self._running: dict[Any, tuple[str, str]] = {}
         self._attempts: dict[str, int] = {}
-        self._failed: list[Failure] = []
+        self._failed: list[FailedStep] = []
         self._started = False
         self._looked_at = -LOOK_SECONDS
 
@@ -85,7 +85,7 @@ class RayEngine(WorkerEngine):
     def _submit(self, group: str, steps: list[Step]) -> None:
         worker = self._free.pop(0)
         table = self._run.table
-        task = self._ray.remote(work_on).options(
+        task = self._ray.remote(work_on_group).options(
             name=f"{steps[0].stage}: {steps[0].title}",
             num_cpus=table.threads or 1,
             num_gpus=self._gpus if any(needs_gpu(step) for step in steps) else 0,
@@ -99,10 +99,10 @@ class RayEngine(WorkerEngine):
         group, worker = self._running.pop(task)
         self._free.insert(0, worker)
         try:
-            failures = [Failure(**each) for each in self._ray.get(task)]
+            failures = [FailedStep(**each) for each in self._ray.get(task)]
         except self._ray.exceptions.RayError as error:  # its process died again and again, or its node was lost
             failures = [
-                Failure([], group, " ".join(str(error).split()), False, str(self._run.folder / f"{worker}.log"))
+                FailedStep([], group, " ".join(str(error).split()), False, str(self._run.folder / f"{worker}.log"))
             ]
         self._attempts[group] = self._attempts.get(group, 0) + 1
         if not failures or (not any(f.is_mistake for f in failures) and self._attempts[group] < ATTEMPTS):
@@ -123,7 +123,7 @@ class RayEngine(WorkerEngine):
             self._ray.shutdown()
         return ""
 
-    def failures(self, run: SharedRun) -> list[Failure]:
+    def failures(self, run: SharedRun) -> list[FailedStep]:
         return self._failed
 
 
@@ -138,21 +138,21 @@ def _refuse_silent(address: str | None) -> None:
         raise UserError(f"--address {address}: no Ray cluster answers ({error.strerror or error})") from None
 
 
-def work_on(folder: str, name: str, group: str) -> list[Mapping[str, Any]]:
+def work_on_group(folder: str, name: str, group: str) -> list[Mapping[str, Any]]:
     """The task: does a group of steps of the run in `folder`, and returns what failed.
 
     What it writes goes to the log of the worker `name`.
     """
     if not Path(folder).is_dir():
         where = f"{folder}: not there on {gethostname()}; the output folder must be on storage that all nodes see"
-        return [asdict(Failure([], "", f"{where}: choose it with --out", True, ""))]
+        return [asdict(FailedStep([], "", f"{where}: choose it with --out", True, ""))]
     from pipelines.engines.worker import work
 
     with _output_in(Path(folder) / f"{name}.log"):
         try:
             return [asdict(failure) for failure in work(Path(folder), name, "ray", group=group)]
         except UserError as error:
-            return [asdict(Failure([], group, str(error), True, f"{folder}/{name}.log"))]
+            return [asdict(FailedStep([], group, str(error), True, f"{folder}/{name}.log"))]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipelines import runner
 from pipelines.engines.shared_run import SharedRun, without
-from pipelines.engines.worker_state import BEAT_SECONDS, Failure, WorkerActivity, WorkerState
+from pipelines.engines.worker_state import BEAT_SECONDS, FailedStep, WorkerActivity, WorkerState
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, StageProgress, Step
 from sae.registry import UserError, load_plugin
@@ -46,7 +46,7 @@ def run_worker(folder: str, name: str) -> None:
         sys.exit(MISTAKE if all(each.is_mistake for each in failures) else BUG)
 
 
-def work(folder: Path, name: str, engine: str, job: str = "", group: str = "") -> list[Failure]:
+def work(folder: Path, name: str, engine: str, job: str = "", group: str = "") -> list[FailedStep]:
     """Does what is left of the run in `folder`, or only one group of its steps, whose inputs are done; returns what
     failed. The tracebacks are printed, so that they are in its log.
 
@@ -119,7 +119,7 @@ class WorkerBoard(Board):
         text = " ".join(str(error).split())
         is_mistake = isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
         line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
-        self.state.failures.append(Failure(steps, self.state.title, line, is_mistake, self.state.log))
+        self.state.failures.append(FailedStep(steps, self.state.title, line, is_mistake, self.state.log))
 
     @contextmanager
     def work(self, title: str, steps: list[str], scratch: Path) -> Generator[StageProgress]:

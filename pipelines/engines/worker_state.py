@@ -31,7 +31,7 @@ ENDED = frozenset({"done", "failed", "stopped"})
 
 
 @dataclass
-class Failure:
+class FailedStep:
     """A group of steps that a worker could not do."""
 
     steps: list[str]
@@ -70,7 +70,7 @@ class WorkerState:
     """The scratch folder of these steps."""
     since: float = field(default_factory=time.time)
     """When it began with it, in seconds since 1970 by the clock of its machine."""
-    failures: list[Failure] = field(default_factory=list[Failure])
+    failures: list[FailedStep] = field(default_factory=list[FailedStep])
     """What it could not do."""
 
     def write(self, folder: Path) -> None:
@@ -132,9 +132,9 @@ def file_system_time(folder: Path) -> float:
     return now
 
 
-def failures_of(states: Sequence[WorkerState]) -> list[Failure]:
+def failures_of(states: Sequence[WorkerState]) -> list[FailedStep]:
     """The failures of several workers, one for each group of steps."""
-    found: dict[tuple[str, ...], Failure] = {}
+    found: dict[tuple[str, ...], FailedStep] = {}
     for failure in (each for state in states for each in state.failures):
         found.setdefault(tuple(failure.steps), failure)
     return list(found.values())
