@@ -1,6 +1,6 @@
 """A worker: does the steps of a shared run that nobody else works on, until nothing is left.
 
-An engine starts it as a process with :func:`run_worker`, or calls :func:`work_on` for one group of steps.
+An engine starts it as a process with :func:`run_worker`, or calls :func:`work_on_group` for one group of steps.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pipelines.engines.drive import drive
 from pipelines.engines.engine import WorkerEngine
 from pipelines.engines.local import LocalEngine
 from pipelines.engines.process import RESTARTS
-from pipelines.engines.ray import work_on
+from pipelines.engines.ray import work_on_group
 from pipelines.engines.resources import needs_gpu
 from pipelines.engines.shared_run import PLAN, SharedRun, without
 from pipelines.engines.slurm import JOBS, SlurmEngine, parameters_of, read_slurm
@@ -249,7 +249,7 @@ def test_an_engine_that_is_not_installed(
 
 
 def test_a_task_says_that_it_does_not_see_the_folder(tmp_path: Path):
-    [failure] = work_on(str(tmp_path / "elsewhere"), "1", "train-0")
+    [failure] = work_on_group(str(tmp_path / "elsewhere"), "1", "train-0")
     assert "must be on storage that all nodes see: choose it with --out" in failure["error"] and failure["is_mistake"]
 
 
