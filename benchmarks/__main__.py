@@ -11,6 +11,7 @@ from benchmarks.lines import note, run
 from benchmarks.stack import stack
 from benchmarks.step import step
 from benchmarks.whole import whole
+from benchmarks.workers import workers
 
 TRAINERS = ("sae-relu", "sae-topk", "dictionary_learning-standard", "saelens-standard", "sparsify-topk")
 
@@ -45,6 +46,8 @@ def run_all(*, threads: int = 2, cache: Path = Path("runs/bench")) -> None:
     data(rows=100_000, shard_rows=20_000, threads=threads, seconds=1.0, cache=cache)
     note("generate")
     generate(threads=threads, seconds=0.5)
+    note("workers: 4 sources")
+    workers(small=True, cache=cache)
     note("harvest")
     harvest(threads=threads, batches=2, seconds=2.0)
 

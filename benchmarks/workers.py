@@ -6,6 +6,7 @@ python -m benchmarks.workers > benchmarks/results/workers.jsonl
 from __future__ import annotations
 
 import hashlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,14 +84,16 @@ def workers(
     tables = [SOURCE.format(seed=seed, **settings) for seed in range(sources)]
     config.write_text("".join(tables) + REST.format(n_latents=n_latents, steps=steps))
     seconds: dict[int, list[float]] = {1: [], n: []}
+    cpu: dict[int, list[float]] = {1: [], n: []}
     made: dict[int, dict[str, str]] = {}
     for _ in range(pairs):
         for count in seconds:
             out = folder / f"by-{count}"
             shutil.rmtree(out, ignore_errors=True)
-            seconds[count].append(time_run(config, out, count))
+            for times, took in zip((seconds, cpu), time_run(config, out, count), strict=True):
+                times[count].append(took)
             made[count] = files_in(out)
-            note(f"{count} workers: {seconds[count][-1]:.1f} s, {len(made[count])} files")
+            note(f"{count} workers: {seconds[count][-1]:.1f} s, {cpu[count][-1]:.1f} s of CPU")
     if made[1] != made[n]:
         failed("the files of one process and of several workers differ")
     shutil.rmtree(folder)
@@ -98,15 +101,23 @@ def workers(
     ratios = [a / b for a, b in zip(seconds[1], seconds[n], strict=True)]
     line: Line = {"name": "sae-workers", "workers": n, "sources": sources, "d_in": d_in, "n_latents": n_latents}
     line |= {"steps": steps, "one_s": one, "several_s": several, "ratio": median(ratios), "ratios": ratios}
+    line |= {"one_cpu_s": median(cpu[1]), "several_cpu_s": median(cpu[n])}
     return [emit("workers", {**line, "files": len(made[1]), "same_bytes": made[1] == made[n]})]
 
 
-def time_run(config: Path, out: Path, n: int) -> float:
-    """The seconds of `sae run` with so many workers, from the start of the command to its end."""
+def time_run(config: Path, out: Path, n: int) -> tuple[float, float]:
+    """The seconds of `sae run` with so many workers, from the start of the command to its end, and those of the
+    processors. Where other programs take the cores meanwhile, the latter say what the division costs."""
     command = [sys.executable, "-m", "pipelines", "run", str(config), "--out", str(out), "--workers", str(n)]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), cpu_of_children()
     subprocess.run(command, check=True, capture_output=True, env=environment(1))
-    return time.perf_counter() - began
+    return time.perf_counter() - began, cpu_of_children() - before
+
+
+def cpu_of_children() -> float:
+    """Seconds of the processors that processes started from here, and by those, have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def files_in(out: Path) -> dict[str, str]:
