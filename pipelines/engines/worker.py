@@ -18,8 +18,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines import runner
-from pipelines.engines.shared_run import SharedRun, without
+from pipelines.engines.shared_run import SharedRun
 from pipelines.engines.worker_state import BEAT_SECONDS, FailedStep, WorkerActivity, WorkerState
+from pipelines.steps.failures import Patience, StepsFailed
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, StageProgress, Step
 from sae.registry import UserError, load_plugin
@@ -86,16 +87,12 @@ def _opened(folder: Path) -> SharedRun:
 
 
 def _do(steps: Sequence[Step], run: SharedRun, runtime: Runtime, board: WorkerBoard) -> None:
-    left = list(steps)
-    while left:
-        try:
-            return runner.run(left, run.store, runtime, board)
-        except Exception as error:
-            failed = [name for name in board.steps if not (run.store.root / name).is_dir()]
-            if not failed:  # nothing was being worked on
-                raise
-            board.fail(error, failed)
-            left = without(left, failed)
+    """Does the steps; those that fail are left to other workers, and given up after some attempts."""
+    try:
+        runner.run(steps, run.store, runtime, board, Patience(run.folder.name))
+    except StepsFailed as failed:
+        names = [step.name for step in run.store.missing(steps) if runner.group_of(step) in failed.groups]
+        board.give_up(failed, names)
 
 
 class WorkerBoard(Board):
@@ -120,6 +117,10 @@ class WorkerBoard(Board):
         is_mistake = isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
         line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
         self.state.failures.append(FailedStep(steps, self.state.title, line, is_mistake, self.state.log))
+
+    def give_up(self, failed: StepsFailed, steps: list[str]) -> None:
+        """Records steps that failed on several workers."""
+        self.state.failures.append(FailedStep(steps, failed.title, failed.error, failed.is_mistake, str(failed.log)))
 
     @contextmanager
     def work(self, title: str, steps: list[str], scratch: Path) -> Generator[StageProgress]:

@@ -110,12 +110,25 @@ def is_of_failures(file: Path) -> bool:
     return file.name == FAILURES or file.name.startswith("failure-")
 
 
-def refuse_failed(failed: Mapping[Path, Failure], titles: Mapping[str, str]) -> UserError:
-    """The error of one line for groups that were given up, by scratch folder; `titles` are those of groups."""
-    [(scratch, failure), *others] = failed.items()
-    more = f"; {len(others)} more failed, see {FAILURES} in the folders beside it" if others else ""
-    place = f"(on {failure.host}, process {failure.pid}); see {scratch / failure.log}"
-    return UserError(f"{titles[scratch.name]}: {failure.error} {place}{more}")
+class StepsFailed(UserError):
+    """Steps that were given up, in one line for the first group of them."""
+
+    def __init__(self, failed: Mapping[str, Failure], titles: Mapping[str, str], scratch: Mapping[str, Path]) -> None:
+        """`failed` has the last failure of each group; titles and scratch folders are those of groups."""
+        [(group, failure), *others] = failed.items()
+        self.groups = list(failed)
+        """The groups of steps."""
+        self.title = titles[group]
+        """Stage and title of the first."""
+        self.error = failure.error.removeprefix(f"{UserError.__name__}: ")
+        """Its error."""
+        self.is_mistake = all(each.is_final for each in failed.values())
+        """Whether all are mistakes of the user."""
+        self.log = scratch[group] / failure.log
+        """The file with its traceback."""
+        more = f"; {len(others)} more failed, see {FAILURES} in the folders beside it" if others else ""
+        place = f"(on {failure.host}, process {failure.pid}); see {self.log}"
+        super().__init__(f"{self.title}: {failure.error} {place}{more}")
 
 
 def _is_full_disk(error: BaseException) -> bool:
