@@ -22,8 +22,9 @@ heartbeat has done so lately. Who supersedes a claim that moved in the last mome
 out. Each takeover makes the lease twice as long, up to `LONGEST_LEASE`, so that no group goes back and forth for ever
 between machines on which one call takes too long.
 
-What remains is a process that is stopped between its last check and the system call after it, for longer than a lease.
-It could rename the folder of a step that another works on; the hashes in the manifest would show it.
+What remains is a process that is stopped between a check and what it writes next, for longer than a lease. It could
+add a line to the log of a step that another works on, or rename its folder. Where the other has hashed the file before,
+the hashes in the manifest show it, and the step is refused as damaged.
 """
 
 from __future__ import annotations
