@@ -8,6 +8,7 @@ from benchmarks.data import data
 from benchmarks.generate import generate
 from benchmarks.harvest import harvest
 from benchmarks.lines import note, run
+from benchmarks.scale.measure import Measurement, measure
 from benchmarks.stack import stack
 from benchmarks.step import step
 from benchmarks.whole import whole
@@ -42,6 +43,9 @@ def run_all(*, threads: int = 2, cache: Path = Path("runs/bench")) -> None:
     stack(members=8, batch=512, steps=200, threads=threads, seconds=2.0)
     note("whole: 64 -> 256")
     whole(d_in=64, n_latents=256, batch=512, steps=300, threads=threads, repeats=1, cache=cache)
+    note("scale: 64 -> 1,024 on two processes")
+    for path in ("sparse", "dense"):
+        measure(Measurement("relu", 64, 1024, 512, 16, 1, path, 0.5), processes=2, threads=1, rounds=1)
     note("data: 100,000 rows")
     data(rows=100_000, shard_rows=20_000, threads=threads, seconds=1.0, cache=cache)
     note("generate")

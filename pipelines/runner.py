@@ -18,7 +18,7 @@ from pipelines.config.tables import RuntimeTable
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.checksums import CHECKSUMS
 from pipelines.steps.external_files import files_of
-from pipelines.steps.failures import Failures, Patience, StepsFailed
+from pipelines.steps.failures import Failures, GivenUp, Patience, StepsFailed
 from pipelines.steps.joining import own_device
 from pipelines.steps.known_hashes import load_known, save_known
 from pipelines.steps.lease import ClaimLost
@@ -116,7 +116,7 @@ class _Run:
         failed = {group: f for group, folder in scratch.items() if (f := self.failures.given_up(folder)) is not None}
         left = [group for group in groups if group not in failed]
         if not left:
-            raise StepsFailed(failed, {group: title_of(members) for group, members in groups.items()}, scratch)
+            raise StepsFailed({g: GivenUp(title_of(groups[g]), f, scratch[g] / f.log) for g, f in failed.items()})
         here = self.failures.failed_here
         others_work = any(group in here for group in left) and any(self.store.is_claimed(group) for group in left)
         return {g: groups[g] for g in left if self.failures.may_try(scratch[g], others_work)}

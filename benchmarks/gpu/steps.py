@@ -1,8 +1,6 @@
 """Training steps of single dictionaries at a given L0, against the dense rooflines of the same minutes.
 
-The states are planted, not trained: weights at random, and one number in every encoder bias, so that as many latents
-are active as wanted; a learning rate near zero keeps it so. What a step computes is that of a trained dictionary whose
-latents fire evenly.
+The states are planted, not trained (:mod:`benchmarks.planted`); a learning rate near zero keeps them so.
 """
 
 from __future__ import annotations
@@ -13,10 +11,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import trainers
 from benchmarks.clock import seconds as seconds_of
+from benchmarks.planted import SELECTING, STILL, bias_for, plant_, settings_of
 from benchmarks.roofline import Roofline, tf32
 from benchmarks.rounds import time_with_roofline
 from benchmarks.trainers import Setting
@@ -25,10 +23,6 @@ from sae.numerics import memory
 from sae.registry import config_class
 from sae.training.kernels.backend import kernels_for
 
-SAMPLED = 1 << 20
-"""Products from which the bias is measured."""
-STILL = 1e-12
-"""The learning rate."""
 HYSTERESIS = 1.5
 """How far above the density at which a member becomes sparse it has to be to become dense again."""
 
@@ -37,26 +31,15 @@ class Planted(Run):
     """Our trainer on a planted state."""
 
     def __init__(self, kind: str, setting: Setting, precision: str, l0: float) -> None:
-        selects = kind in ("topk", "batchtopk")
-        sparsity = {"k": setting.l0} if selects else {"l1": 1.0} if kind == "relu" else {"l0": float(setting.l0)}
-        config: Any = config_class("dictionaries", kind)(n_latents=setting.n_latents, **sparsity)
+        config: Any = config_class("dictionaries", kind)(**settings_of(kind, setting.n_latents, setting.l0))
         still = replace(setting, extra={"lr": STILL, "precision": precision})
         super().__init__([(config, setting.seed)], still, trainers.pool_of(setting))
-        if not selects:
+        if kind not in SELECTING:
             state = self.state.checkpoint()
             self.training.close()
-            scale = 1 / state["units.scale"].item() if "units.scale" in state else 1.0
-            bias = _bias(self.batches[0] * scale, state["parameter.W_enc"], l0 / setting.n_latents)
-            state["parameter.b_enc"].fill_(bias).add_(state.get("parameter.threshold", 0.0))
+            plant_(state, kind, bias_for(self.batches[0], state, l0 / setting.n_latents))
             self.training = self._train(state)
             self.state = next(self.training)
-
-
-def _bias(x: Tensor, W_enc: Tensor, share: float) -> float:
-    """The bias at which this share of the products is positive, from products of as many rows as are sampled."""
-    W = W_enc.reshape(-1, W_enc.shape[-1]) if W_enc.shape[-1] == x.shape[1] else W_enc[0].mT
-    rows = max(1, min(len(x), SAMPLED // len(W)))
-    return -float((x[:rows] @ W.mT).flatten().float().cpu().quantile(1 - share))
 
 
 def step(

@@ -5,11 +5,15 @@ a batch and gathers the others; it holds the latents of its shard with their mom
 and decodes them, and an all-reduce adds the reconstructions. No gradient of a weight is exchanged. In numbers, for each
 member whose latents are divided:
 
-    all-gather   samples            B d
+    all-gather   samples            B d          of a stream; stored samples are read by every process for itself
     all-reduce   reconstructions    B d          twice for gates, once for each level, once more with dead latents
     all-reduce   sums               d + 2        L0, penalty, and the encoder's part of the gradient of b_dec
-    all-gather   candidates         k p B        TopK: the k largest of each process; over a batch about k B in all
+    all-gather   candidates         k p B        TopK: the k largest of each process; over a batch about 2.5 k B in all
     all-gather   dead candidates    a p B        with dead latents, a = d / 2 by default
+    all-gather   counts             2 p          whether latents are dead, how many, how many candidates: 8 bytes each
+
+In sparse steps each is one collective, or one for each member where members are processed one by one. In dense steps
+there is one for each block of samples and each group of members that are processed together.
 
 The time of a step is ``harvest + max(sum of phases + sum of collectives, launches)``: nothing overlaps but the
 launching of operations with their execution. Samples per second are B over it, and the efficiency of p processes is
@@ -19,14 +23,20 @@ their samples per second over p times those of one process, whether that one fit
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Literal
 
 from benchmarks.scale.collectives import Collective, Group
 from benchmarks.scale.devices import Assumptions, Device, Link
-from benchmarks.scale.memory import gathered_candidates, held_bytes
-from benchmarks.scale.setting import FLOAT, SELECTING, Division, Setting
+from benchmarks.scale.memory import dense_rows, held_bytes, members_at_once
+from benchmarks.scale.setting import FLOAT, OVER_BATCH, SELECTING, Division, Setting
 from benchmarks.scale.work import Phase, dense_step, is_sparse, operations, sparse_step
 
+DOUBLE = 8
+"""Bytes of a count that processes tell each other."""
+FOUND = 2.5
+"""Codes above the floor from which the search for the threshold of a batch starts, over those that are kept: assumed,
+for trained dictionaries. Processes offer each other `p` times those that are kept at most."""
 Path = Literal["dense", "sparse"]
 Limit = Literal["compute", "memory bandwidth", "communication", "launches", "harvest"]
 """What takes the largest part of a step."""
@@ -84,28 +94,44 @@ class Cost:
             return sparse_step(self.division, is_gpu)
         return dense_step(self.division, is_gpu, "float32" if precision == "bfloat16" else precision)
 
-    def collectives(self) -> list[Collective]:
-        """What a step exchanges."""
+    def collectives(self, path: Path | None = None) -> list[Collective]:
+        """What a step exchanges, on the path that the engine takes by default."""
         s, d = self.division.setting, self.division
         world, shard = self.machines.group(d.processes), self.machines.group(d.shards)
         found = [Collective("samples", "all-gather", FLOAT * d.sample_entries, world)] if world.size > 1 else []
         if shard.size == 1:
             return found
-        decodings = s.decodings + (1 if s.dead and s.kind in SELECTING else 0)
+        runs, blocks = self._pieces(path or self.path)
+        pieces, decodings = runs * blocks, s.decodings + (1 if s.aux_k else 0)
         one = FLOAT * d.members * d.sample_entries
-        found += [Collective("reconstructions", "all-reduce", one, shard)] * decodings
-        found.append(Collective("sums", "all-reduce", FLOAT * d.members * (s.d_in + 2), shard))
-        all_candidates = gathered_candidates(d)
-        main = gathered_candidates(Division(replace(s, dead=False), d.processes))
-        for what, numbers in (("candidates", main), ("dead candidates", all_candidates - main)):
-            if numbers:
-                found.append(Collective(what, "all-gather", FLOAT * numbers, shard))
-        return found
+        found += [Collective("reconstructions", "all-reduce", one / pieces, shard)] * (decodings * pieces)
+        if (path or self.path) == "sparse":
+            found += [Collective("sums", "all-reduce", FLOAT * d.members * (s.d_in + 2) / runs, shard)] * runs
+        else:
+            found += [Collective("sums", "all-reduce", FLOAT * d.members * n / runs, shard) for n in (s.d_in, 2)] * runs
+        if s.kind not in SELECTING:
+            return found
+        # Over a batch, one for each member.
+        often = d.members if s.kind in OVER_BATCH else pieces
+        per_row = min(FOUND, shard.size) * s.k if s.kind in OVER_BATCH else s.k * shard.size
+        found += [Collective("candidates", "all-gather", FLOAT * d.members * s.batch * per_row / often, shard)] * often
+        counts = 1 + (d.members if s.kind in OVER_BATCH else 0)
+        if s.aux_k:
+            offered = FLOAT * s.batch * s.aux_k * shard.size / blocks
+            found += [Collective("dead candidates", "all-gather", offered, shard)] * (d.members * blocks)
+            counts += d.members * blocks
+        return [*found, *[Collective("counts", "all-gather", DOUBLE * shard.size, shard)] * counts]
 
-    @property
-    def communication(self) -> float:
+    def _pieces(self, path: Path) -> tuple[int, int]:
+        """The groups of members that a path processes one after the other, and the blocks of samples."""
+        d, is_gpu = self.division, self.machines.device.is_gpu
+        if path == "sparse":
+            return (d.members if d.setting.one_by_one else 1), 1
+        return ceil(d.members / members_at_once(d, is_gpu)), ceil(d.setting.batch / dense_rows(d, is_gpu))
+
+    def communication(self, path: Path | None = None) -> float:
         """Seconds of a step in which processes wait for each other's numbers."""
-        return sum(one.seconds for one in self.collectives())
+        return sum(one.seconds for one in self.collectives(path))
 
     @property
     def harvest(self) -> float:
@@ -128,7 +154,7 @@ class Cost:
     def seconds(self, path: Path | None = None) -> float:
         """Seconds of a step, on the path that the engine takes by default."""
         path = path or self.path
-        return max(self.work(path) + self.communication, self.launches(path)) + self.harvest
+        return max(self.work(path) + self.communication(path), self.launches(path)) + self.harvest
 
     def samples_per_s(self, path: Path | None = None) -> float:
         """Samples per second over all processes; every member is trained on all of them."""
@@ -152,8 +178,8 @@ class Cost:
         seconds: dict[Limit, float] = {
             "compute": sum(flops for flops, memory in parts if flops >= memory),
             "memory bandwidth": sum(memory for flops, memory in parts if memory > flops),
-            "communication": self.communication,
-            "launches": max(0.0, self.launches(self.path) - self.work(self.path) - self.communication),
+            "communication": self.communication(),
+            "launches": max(0.0, self.launches(self.path) - self.work(self.path) - self.communication()),
             "harvest": self.harvest,
         }
         total = sum(seconds.values())

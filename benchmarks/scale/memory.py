@@ -6,8 +6,10 @@ For M members of N latents on a process, d dimensions and batches of B samples, 
     moments of Adam       twice the parameters but the thresholds, 4 M
     gradient buffers      8 M' N d        M' members at once: all on a GPU, one of a large dictionary on a CPU
     blocks of codes       8 M' N rows + 4 M' rows d        rows = max(256, 2^29 / N) on a GPU, 2^21 / N on a CPU
-    temporaries           4 M' N rows for each of TEMPORARIES; 4 M' N B where codes are selected over the batch
-    residuals             4 M B d for each reconstruction of a sparse step
+    temporaries           4 M' N rows for each of TEMPORARIES; where codes are selected over the batch, 7 N rows, and
+                          12 M' k B for each block, but no more than for half of the codes
+    residuals             4 M B d for each reconstruction of a sparse step; on several processes 4 M B d + 4 B d more
+    gathered              14 bytes for each code that is offered to the other processes, k of a row from each at most
     search                pre-activations of a block, and for each of them a bit on a GPU, 8 bytes on a CPU;
                           10 bytes for each active code, and on a GPU 512 for each row at least
     rounded encoder       2 M N d + 8 M N with `precision = "bfloat16"`
@@ -15,7 +17,8 @@ For M members of N latents on a process, d dimensions and batches of B samples, 
     bookkeeping           5 M N: steps since a latent fired, and whether it fired
 
 Gradient buffers and blocks are allocated before the first step and kept, whichever path is taken. A selection over the
-batch begins without a threshold: the first step collects all positive pre-activations, half of all, and sorts a copy.
+batch begins without a threshold: in the first step half of all pre-activations are positive; of each block their mask,
+their places and their values are held, of blocks before it the k B largest (`selection.at_most`).
 """
 
 from __future__ import annotations
@@ -23,12 +26,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.scale.devices import Assumptions, Device
-from benchmarks.scale.setting import FLOAT, OVER_BATCH, PARAMETERS, Division
+from benchmarks.scale.setting import FLOAT, OVER_BATCH, PARAMETERS, SELECTING, Division
 
 BLOCK = {True: 1 << 29, False: 1 << 21}
 """Codes of a member in a block of the dense path, on a GPU or a CPU (sae/training/dense_step.py)."""
 LARGE_ON_CPU = 1 << 18
 """Codes of a member from which a CPU processes members one at a time (sae/training/engine.py)."""
+FOUND_BYTES, KEPT_BYTES = 7, 12
+"""Bytes for each code of a block in which the largest of a batch are searched, a mask, the places and values of half of
+them; and for each of the codes that are kept of a block: in a list, beside each other, and once more while some are
+chosen."""
+OFFERED_BYTES = 14
+"""Bytes for each code that processes offer each other: as gathered, stacked, sorted by rows, and two masks."""
 STORED, FUSED, ON_CPU = 1 << 23, 1 << 28, 1 << 20
 """Pre-activations in a block of the search: stored or fused on a GPU (kernels/gpu.py), on a CPU (kernels/cpu.py)."""
 LEAST_ROWS = {True: 128, False: 512}
@@ -60,7 +69,7 @@ def is_fused(division: Division, is_gpu: bool) -> bool:
 
 def members_at_once(division: Division, is_gpu: bool) -> int:
     """The members that the dense path processes at a time."""
-    is_large = not is_gpu and division.setting.batch * division.latents >= LARGE_ON_CPU
+    is_large = not is_gpu and division.setting.batch * division.setting.n_latents >= LARGE_ON_CPU
     return 1 if is_large else division.members
 
 
@@ -74,31 +83,40 @@ def held_bytes(division: Division, device: Device, assumptions: Assumptions) -> 
     )
     trained = 2 * division.matrix_entries + division.latent_entries * (1 + PARAMETERS.get(s.kind, 0))
     trained += division.members * s.d_in
-    whole = FLOAT * at_once * s.batch * division.latents
     is_short = s.precision == "bfloat16"
     searching = searched * division.latents * ((2 if is_short else FLOAT) + (1 / 8 if is_gpu else 8))
     pairs = max(GROWTH * division.pairs, LEAST_PAIRS * division.members * s.batch if is_gpu else 0)
     block = FLOAT * at_once * rows * division.latents
+    again = division.shards > 1 or s.kind == "matryoshka"
+    residuals = (s.decodings + again) * division.members + (division.shards > 1)
     short = (2 * division.matrix_entries + 2 * FLOAT * division.latent_entries) if is_short else 0
     return {
         "parameters": FLOAT * (trained + division.members),
         "moments": FLOAT * 2 * trained,
         "gradient_buffers": FLOAT * 2 * at_once * division.latents * s.d_in,
         "blocks": 2 * block + FLOAT * at_once * rows * s.d_in,
-        "temporaries": TEMPORARIES.get(s.kind, 0.0) * block if s.kind not in OVER_BATCH else whole,
-        "residuals": FLOAT * s.decodings * division.members * division.sample_entries,
+        "temporaries": TEMPORARIES.get(s.kind, 0.0) * block if s.kind not in OVER_BATCH else _search(division, is_gpu),
+        "residuals": FLOAT * residuals * division.sample_entries,
         "search": searching + PAIR_BYTES * pairs,
         "rounded_encoder": float(short),
         "batches": FLOAT * division.sample_entries * (2 + (assumptions.prefetched if is_gpu else 0)),
-        "gathered": FLOAT * gathered_candidates(division),
+        "gathered": float(OFFERED_BYTES * offered_candidates(division)),
         "bookkeeping": 5.0 * division.latent_entries,
     }
 
 
-def gathered_candidates(division: Division) -> float:
-    """Numbers that a process gathers to find the threshold of a selection over all latents; 0 where it has them all."""
+def _search(division: Division, is_gpu: bool) -> float:
+    """Bytes in which the first step of a selection over the batch searches for the threshold."""
+    s, rows = division.setting, dense_rows(division, is_gpu)
+    kept = min(-(-s.batch // rows) * s.k * s.batch, s.batch * division.latents / 2)
+    return FOUND_BYTES * rows * division.latents + KEPT_BYTES * members_at_once(division, is_gpu) * kept
+
+
+def offered_candidates(division: Division) -> float:
+    """Codes that the processes of a group offer each other at most, to find the threshold of a selection over all
+    latents; 0 where one process has them all. Of a selection over the batch, a member's in the first step."""
     s, shards = division.setting, division.shards
-    if shards == 1 or s.kind in ("relu", "gated", "jumprelu"):
+    if shards == 1 or s.kind not in SELECTING:
         return 0.0
-    per_row = s.k if s.kind != "topk" else min(s.k, division.latents) * shards
-    return division.members * s.batch * (per_row + min(s.aux_k, division.latents) * shards)
+    members = 1 if s.kind in OVER_BATCH else division.members
+    return s.batch * shards * max(members * s.k, s.aux_k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -71,7 +70,7 @@ def step_line(of: Cost, tokens: float | None = None) -> Line:
         "dense": {phase.name: phase_line(of, phase) for phase in of.phases("dense")},
         "sparse": {phase.name: phase_line(of, phase) for phase in of.phases("sparse")},
         "work_ms": 1e3 * of.work(of.path),
-        "communication_ms": 1e3 * of.communication,
+        "communication_ms": 1e3 * of.communication(),
         "launches_ms": 1e3 * of.launches(of.path),
         "harvest_ms": 1e3 * of.harvest,
         "step_ms": 1e3 * of.seconds(),
@@ -96,15 +95,17 @@ def phase_line(of: Cost, phase: Phase) -> dict[str, float]:
 
 def collective_lines(exchanged: Sequence[Collective]) -> dict[str, dict[str, Any]]:
     """What is exchanged: how, how often, the bytes of all results and the time."""
-    often = Counter(one.what for one in exchanged)
+    by_what: dict[str, list[Collective]] = {}
+    for one in exchanged:
+        by_what.setdefault(one.what, []).append(one)
     return {
-        one.what: {
-            "kind": one.kind,
-            "times": often[one.what],
-            "mb": round(often[one.what] * one.n_bytes / 1e6, 4),
-            "ms": round(1e3 * often[one.what] * one.seconds, 4),
+        what: {
+            "kind": every[0].kind,
+            "times": len(every),
+            "mb": round(sum(one.n_bytes for one in every) / 1e6, 4),
+            "ms": round(1e3 * sum(one.seconds for one in every), 4),
         }
-        for one in exchanged
+        for what, every in by_what.items()
     }
 
 

@@ -62,6 +62,11 @@ class Setting:
         """The number of dead latents per sample in the auxiliary loss, where it takes part."""
         return self.d_in // 2 if self.dead and self.kind in SELECTING else 0
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether sparse steps process members one by one."""
+        return self.n_levels > 1 or self.aux_k > 0
+
 
 @dataclass(frozen=True)
 class Division:
@@ -74,8 +79,8 @@ class Division:
 
     @property
     def groups(self) -> int:
-        """The number of groups of members, each on its own processes."""
-        return min(self.processes, self.setting.members)
+        """The number of groups of members, each on as many processes (sae/training/division.py)."""
+        return max(n for n in range(1, self.processes + 1) if self.processes % n == 0 and n <= self.setting.members)
 
     @property
     def shards(self) -> int:

@@ -36,6 +36,9 @@ CODE_PASSES, TOPK_PASSES, BATCH_PASSES = 11, 8, 6
 """Passes over dense codes: in every step, for the largest of a row (readings, zeros, a copy), and for a threshold."""
 WEIGHT_PASSES, ADAM_PASSES = 20, 12
 """Passes over a matrix of weights after the products of a dense step, and in the update of a sparse one."""
+WORTHWHILE = {True: 1 << 24, False: 1 << 18}
+"""The codes of a member from which members with an auxiliary loss or with levels may be sparse, on a GPU or a CPU
+(`engine.WORTHWHILE`)."""
 SPARSE_BELOW = {True: 0.02, False: 0.15}
 """The share of active latents below which a step is sparse, on a GPU or a CPU (`Kernels.sparse_below`)."""
 OPERATIONS: Mapping[str, tuple[int, int]] = {
@@ -118,14 +121,16 @@ def operations(division: Division, is_gpu: bool, sparse: bool) -> int:
     dense, each = OPERATIONS[division.setting.kind]
     if not sparse:
         return dense * -(-division.setting.batch // dense_rows(division, is_gpu))
-    return each + KERNELS + SEARCHING * -(-division.setting.batch // search_rows(division, is_gpu))
+    runs = division.members if division.setting.one_by_one else 1
+    return runs * (each + KERNELS + SEARCHING * -(-division.setting.batch // search_rows(division, is_gpu)))
 
 
 def is_sparse(division: Division, is_gpu: bool) -> bool:
     """The path that the engine takes once codes are sparse.
 
-    On a GPU, members with an auxiliary loss or with levels stay dense: :class:`sae.training.engine.Engine` lets them
-    become sparse only where they are large, and knows that size for a CPU alone.
+    Members with an auxiliary loss or with levels stay dense where they are small: a sparse step processes them one by
+    one. The size is that of the whole dictionary and batch, whatever the number of processes.
     """
     s = division.setting
-    return s.k / s.n_latents < SPARSE_BELOW[is_gpu] and not (is_gpu and s.kind in SELECTING)
+    may_be_sparse = s.kind not in SELECTING or s.batch * s.n_latents >= WORTHWHILE[is_gpu]
+    return s.k / s.n_latents < SPARSE_BELOW[is_gpu] and may_be_sparse

@@ -20,7 +20,7 @@ from rich.console import Console
 from pipelines import runner
 from pipelines.engines.shared_run import SharedRun
 from pipelines.engines.worker_state import BEAT_SECONDS, FailedStep, WorkerActivity, WorkerState
-from pipelines.steps.failures import Patience, StepsFailed
+from pipelines.steps.failures import GivenUp, Patience, StepsFailed
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime, StageProgress, Step
 from sae.registry import UserError, load_plugin
@@ -91,8 +91,9 @@ def _do(steps: Sequence[Step], run: SharedRun, runtime: Runtime, board: WorkerBo
     try:
         runner.run(steps, run.store, runtime, board, Patience(run.folder.name))
     except StepsFailed as failed:
-        names = [step.name for step in run.store.missing(steps) if runner.group_of(step) in failed.groups]
-        board.give_up(failed, names)
+        missing = run.store.missing(steps)
+        for group, given_up in failed.groups.items():
+            board.give_up(given_up, [step.name for step in missing if runner.group_of(step) == group])
 
 
 class WorkerBoard(Board):
@@ -118,9 +119,10 @@ class WorkerBoard(Board):
         line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
         self.state.failures.append(FailedStep(steps, self.state.title, line, is_mistake, self.state.log))
 
-    def give_up(self, failed: StepsFailed, steps: list[str]) -> None:
-        """Records steps that failed on several workers."""
-        self.state.failures.append(FailedStep(steps, failed.title, failed.error, failed.is_mistake, str(failed.log)))
+    def give_up(self, given_up: GivenUp, steps: list[str]) -> None:
+        """Records steps that failed on several workers, or would."""
+        is_mistake, log = given_up.failure.is_final, str(given_up.log)
+        self.state.failures.append(FailedStep(steps, given_up.title, given_up.error, is_mistake, log))
 
     @contextmanager
     def work(self, title: str, steps: list[str], scratch: Path) -> Generator[StageProgress]:

@@ -110,25 +110,33 @@ def is_of_failures(file: Path) -> bool:
     return file.name == FAILURES or file.name.startswith("failure-")
 
 
+@dataclass(frozen=True)
+class GivenUp:
+    """A group of steps that is not tried again."""
+
+    title: str
+    """Stage and title of its steps."""
+    failure: Failure
+    """Its last failure."""
+    log: Path
+    """The file with the traceback."""
+
+    @property
+    def error(self) -> str:
+        """The error in one line; a mistake of the user without its kind."""
+        return self.failure.error.removeprefix(f"{UserError.__name__}: ")
+
+
 class StepsFailed(UserError):
     """Steps that were given up, in one line for the first group of them."""
 
-    def __init__(self, failed: Mapping[str, Failure], titles: Mapping[str, str], scratch: Mapping[str, Path]) -> None:
-        """`failed` has the last failure of each group; titles and scratch folders are those of groups."""
-        [(group, failure), *others] = failed.items()
-        self.groups = list(failed)
-        """The groups of steps."""
-        self.title = titles[group]
-        """Stage and title of the first."""
-        self.error = failure.error.removeprefix(f"{UserError.__name__}: ")
-        """Its error."""
-        self.is_mistake = all(each.is_final for each in failed.values())
-        """Whether all are mistakes of the user."""
-        self.log = scratch[group] / failure.log
-        """The file with its traceback."""
+    def __init__(self, groups: Mapping[str, GivenUp]) -> None:
+        self.groups = groups
+        """What was given up, by the name of the group."""
+        [first, *others] = groups.values()
         more = f"; {len(others)} more failed, see {FAILURES} in the folders beside it" if others else ""
-        place = f"(on {failure.host}, process {failure.pid}); see {self.log}"
-        super().__init__(f"{self.title}: {failure.error} {place}{more}")
+        place = f"(on {first.failure.host}, process {first.failure.pid}); see {first.log}"
+        super().__init__(f"{first.title}: {first.failure.error} {place}{more}")
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -10,7 +10,16 @@ import pytest
 
 from benchmarks.scale import work
 from benchmarks.scale.collectives import Collective, Group
-from benchmarks.scale.cost_model import Cost, Machines, cost, data_parallel, efficiency, fully_sharded, least_width
+from benchmarks.scale.cost_model import (
+    FOUND,
+    Cost,
+    Machines,
+    cost,
+    data_parallel,
+    efficiency,
+    fully_sharded,
+    least_width,
+)
 from benchmarks.scale.devices import AT_PEAK, DEVICES, LINKS, Device, Link, Sourced
 from benchmarks.scale.plan import counts
 from benchmarks.scale.setting import Division, Kind, Setting
@@ -54,9 +63,9 @@ def test_two_batches_are_exchanged_whatever_the_width():
         ("relu", {"reconstructions": 1}),
         ("jumprelu", {"reconstructions": 1}),
         ("gated", {"reconstructions": 2}),
-        ("matryoshka", {"reconstructions": 5, "candidates": 16 / 512}),
+        ("matryoshka", {"reconstructions": 5, "candidates": FOUND * 16 / 512}),
         ("topk", {"reconstructions": 1, "candidates": 4 * 16 / 512}),
-        ("batchtopk", {"reconstructions": 1, "candidates": 16 / 512}),
+        ("batchtopk", {"reconstructions": 1, "candidates": FOUND * 16 / 512}),
     ],
 )
 def test_what_each_architecture_exchanges_in_batches(kind: Any, expected: dict[str, float]):
@@ -64,12 +73,13 @@ def test_what_each_architecture_exchanges_in_batches(kind: Any, expected: dict[s
     batch = 4 * 256 * 512 / 1e6
     sums = 4 * 514 / 1e6
     found = exchanged(cost(setting, H100, 4))
+    assert found.pop("counts", 0) == pytest.approx(4 * 8e-6 * {"topk": 1, "batchtopk": 2, "matryoshka": 2}.get(kind, 0))
     assert found == pytest.approx({"samples": batch, "sums": sums, **{k: v * batch for k, v in expected.items()}})
     more = exchanged(cost(replace(setting, dead=True), H100, 4))
     if kind in ("topk", "batchtopk", "matryoshka"):
         assert more["reconstructions"] == pytest.approx(found["reconstructions"] + batch)
         assert more["dead candidates"] == pytest.approx(4 * batch / 2), "half of d_in from each of four processes"
-        assert more["candidates"] == found["candidates"]
+        assert more["candidates"] == found["candidates"] and more["counts"] <= 4 * 8e-6 * 3
     else:
         assert more == found
 
@@ -125,9 +135,10 @@ def test_sparse_steps_at_the_peak():
 def test_the_path_is_that_of_the_engine():
     assert cost(NARROW, H100, 1).path == "sparse"
     assert cost(replace(NARROW, k=500), H100, 1).path == "dense"
-    topk = replace(NARROW, kind="topk")
+    topk, few = replace(NARROW, kind="topk"), replace(NARROW, kind="topk", batch=512)
     cpu = Device("", DEVICES["h100"].products, Sourced(1e10, ""), Sourced(1e9, ""), is_gpu=False)
-    assert cost(topk, H100, 1).path == "dense" and cost(topk, replace(H100, device=cpu), 1).path == "sparse"
+    assert cost(topk, H100, 1).path == "sparse" and cost(few, H100, 1).path == "dense", "2^24 codes of all processes"
+    assert cost(topk, H100, 64).path == "sparse" and cost(few, replace(H100, device=cpu), 1).path == "sparse"
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -174,3 +185,5 @@ def test_members_are_put_on_processes_first():
     assert efficiency(cost(sixteen, H100, 16)) > 0.8 > efficiency(cost(NARROW, H100, 16))
     three = Division(replace(NARROW, members=3), 2)
     assert (three.groups, three.members) == (2, 2), "the larger share counts"
+    three = Division(replace(NARROW, members=3), 4)
+    assert (three.groups, three.shards, three.members) == (2, 2, 2), "groups of as many processes"

@@ -18,14 +18,18 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.scale import memory, work
 from benchmarks.scale.cost_model import Machines, cost
 from benchmarks.scale.devices import DEVICES, LINKS, Assumptions, Device, Sourced
-from benchmarks.scale.setting import Division, Setting
+from benchmarks.scale.setting import OVER_BATCH, Setting
+from benchmarks.scale.setting import Division as Share
+from sae.numerics.processes import ALONE, Processes
 from sae.registry import config_class
 from sae.sources.independent import Config as SourceConfig
 from sae.training import dense_step, engine
 from sae.training.config import TrainConfig
+from sae.training.division import Division
 from sae.training.engine import Engine
 from sae.training.input_scaling import InputStatistics
 from sae.training.kernels import Adam
+from sae.training.kernels.reference import Reference
 from sae.training.state import State
 
 ROOT = Path(__file__).parents[2]
@@ -36,15 +40,33 @@ KINDS: Mapping[str, dict[str, float]] = {
 
 
 def trained(
-    kind: str, members: int = 1, batch: int = 256, d_in: int = 32, n_latents: int = 1024
+    kind: str,
+    members: int = 1,
+    batch: int = 256,
+    d_in: int = 32,
+    n_latents: int = 1024,
+    processes: Processes = ALONE,
 ) -> tuple[State, Engine]:
     """A state and an engine before the first step."""
     config: Any = config_class("dictionaries", kind)(n_latents=n_latents, **KINDS[kind])
     source = SourceConfig(n_features=64, d_in=d_in, probability=0.05).build()
     settings = TrainConfig(steps=10, batch_size=batch, n_scale=512)
     statistics = InputStatistics.measure(source, 512, batch, settings.input_scale, False)
-    state = State.initial([(config, seed) for seed in range(members)], source, settings, "cpu", statistics)
-    return state, Engine(state.stack, state.moments, state.is_sparse, config.architecture(0.0), batch)
+    division = Division.of(members, n_latents, config.architecture(0.0), processes)
+    stack = [(config, seed) for seed in range(members)]
+    state = State.initial(stack, source, settings, "cpu", statistics, division)
+    engine = Engine(
+        state.stack,
+        state.moments,
+        state.is_sparse,
+        division.local(config.architecture(0.0)),
+        batch,
+        kernels=Reference(),
+        group=division.group,
+        most=division.most,
+        n_latents=n_latents,
+    )
+    return state, engine
 
 
 def size(tensors: Sequence[Tensor]) -> int:
@@ -57,7 +79,7 @@ CPU = Device("a CPU", DEVICES["h100"].products, Sourced(1e10, ""), Sourced(1e9, 
 
 def stated(kind: Any, members: int, batch: int, d_in: int = 32, n_latents: int = 1024) -> dict[str, float]:
     setting = Setting(d_in=d_in, n_latents=n_latents, batch=batch, kind=kind, k=8, members=members)
-    return memory.held_bytes(Division(setting, 1), CPU, Assumptions())
+    return memory.held_bytes(Share(setting, 1), CPU, Assumptions())
 
 
 @pytest.mark.parametrize(
@@ -74,8 +96,8 @@ def test_the_stated_memory_is_that_of_a_state_and_an_engine(kind: str, members: 
     fired = torch.zeros_like(state.steps_since_fired, dtype=torch.bool)
     assert expected["bookkeeping"] == size([state.steps_since_fired, fired])
     setting = Setting(d_in=32, n_latents=1024, batch=batch, members=members)
-    assert memory.dense_rows(Division(setting, 1), False) == dense.rows
-    assert memory.members_at_once(Division(setting, 1), False) == made.at_once
+    assert memory.dense_rows(Share(setting, 1), False) == dense.rows
+    assert memory.members_at_once(Share(setting, 1), False) == made.at_once
 
 
 class Watch(TorchDispatchMode):
@@ -117,7 +139,10 @@ def test_the_temporaries_and_operations_of_a_dense_step_are_those_counted(kind: 
     with Watch() as watch:
         made.step(x, 2, Adam.at(2, 1e-3, 0.9, 0.999), torch.ones(1), count=True)
     expected = stated(kind, 1, batch, d_in, n_latents)["temporaries"]
-    assert watch.peak == pytest.approx(expected, rel=0.15, abs=0.1 * 4 * made._dense.rows * n_latents)
+    if kind in OVER_BATCH:  # the places of positive codes, 8 bytes for each of half of them, are made inside of torch
+        assert expected - 4 * made._dense.rows * n_latents <= 1.1 * watch.peak and watch.peak <= expected
+    else:
+        assert watch.peak == pytest.approx(expected, rel=0.15, abs=0.1 * 4 * made._dense.rows * n_latents)
     assert watch.operations == pytest.approx(work.OPERATIONS[kind][0], abs=30), "without the loop"
     assert state.stack.n_members == 1
 
@@ -126,7 +151,8 @@ def test_the_constants_are_those_of_the_code():
     from sae.training.kernels import cpu
 
     assert {True: dense_step._BLOCK["cuda"], False: dense_step._BLOCK["cpu"]} == memory.BLOCK
-    assert {"cpu": memory.LARGE_ON_CPU} == engine.LARGE, "a size for GPUs changes members_at_once and is_sparse"
+    assert {"cpu": memory.LARGE_ON_CPU} == engine.LARGE, "a size for GPUs changes members_at_once"
+    assert {"cpu": work.WORTHWHILE[False], "cuda": work.WORTHWHILE[True]} == engine.WORTHWHILE
     assert (memory.ON_CPU, memory.LEAST_ROWS[False]) == (cpu._BLOCK, cpu._LEAST_ROWS)
     assert cpu.Numba.sparse_below == work.SPARSE_BELOW[False]
     gpu = (ROOT / "sae/training/kernels/gpu.py").read_text(encoding="utf-8")  # needs Triton to be imported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from benchmarks.lines import read
 from benchmarks.scale.__main__ import scale
 from benchmarks.scale.cost_model import Machines, cost
 from benchmarks.scale.devices import DEVICES, LINKS, this_cpu
+from benchmarks.scale.measure import Measurement, rate
 from benchmarks.scale.page import scale as page
 from benchmarks.scale.plan import step_line, table
 from benchmarks.scale.setting import Setting
+from pipelines.steps.joining import own_device
 from sae.registry import UserError
+from sae.training.kernels.cpu import Numba
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +74,38 @@ def test_measured_steps_are_compared_at_the_rates_of_their_minutes():
         assert line["basis"].startswith("measured on AMD EPYC")
 
 
+MEASURED: dict[str, Any] = {
+    "name": "measured", "kind": "relu", "d_in": 768, "n_latents": 24_576, "batch": 2048, "k": 32, "members": 2,
+    "path": "dense", "processes": 2, "threads": 1, "l0": 31.7, "samples_per_s_alone": 1000.0,
+    "samples_per_s_all_threads": 1500.0, "samples_per_s": 1800.0, "speedup": 1.8, "speedups": [1.9, 1.7],
+    "over_all_threads": 1.2, "exchanging": 0.054, "machine": "a CPU",
+}  # fmt: skip
+
+
+def test_measured_processes_have_a_table_in_which_the_last_line_counts():
+    text = page([{**MEASURED, "speedup": 1.0}, MEASURED, {**MEASURED, "path": "sparse"}]).split("**Processes of")[1]
+    assert text.count("| 1.80 (1.70 to 1.90) | 1.20 | 5.4% | measured on a CPU |") == 2 and "1.00" not in text
+    assert "| 768 → 24,576, batch 2,048, 2 members, relu, L0 32, dense | 2 \N{MULTIPLICATION SIGN} 1 | 1,000 |" in text
+
+
+@pytest.mark.parametrize(("kind", "path"), [("relu", "sparse"), ("relu", "dense"), ("batchtopk", "sparse")])
+def test_a_planted_state_is_timed_on_its_path(kind: Any, path: Any, monkeypatch: pytest.MonkeyPatch):
+    for bound in ("sparse_below", "dense_above"):
+        monkeypatch.setattr(Numba, bound, getattr(Numba, bound))  # set by the program, and restored here
+    found = rate(**asdict(Measurement(kind, 32, 512, 512, 16, 2, path, seconds=0.01)))
+    assert found["l0"] == pytest.approx(16, rel=0.25) and found["samples_per_s"] > 0
+    assert found["exchanging"] == 0 and found["device"] == own_device()
+
+
+@pytest.mark.slow
+def test_processes_are_measured_next_to_one(capsys: pytest.CaptureFixture[str]):
+    [line] = scale(d_in=32, n_latents=512, batch=512, k=16, seconds=0.1, rounds=1)
+    [shown] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert shown["basis"] == "measured" and shown["machine"] and shown["path"] == "sparse"
+    assert line["speedup"] == line["samples_per_s"] / line["samples_per_s_alone"] == 2 * line["efficiency"]
+    assert 0 < line["exchanging"] < 1 and line["l0"] == pytest.approx(16, rel=0.25)
+
+
 def test_every_rate_has_a_source():
     for device in DEVICES.values():
         assert all(r.source for r in (*device.products.values(), device.memory, device.memory_bandwidth))
@@ -82,7 +118,10 @@ def test_every_rate_has_a_source():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "--plan, --against: neither is given"),
+        ({"processes": 1}, "--processes = 1: a comparison with one process needs at least 2"),
+        ({"l0": 5.0}, "--l0 = 5: is for --plan; set --k"),
+        ({"k": 0}, "--k = 0: must be above 0"),
+        ({"batch": 0}, "--batch = 0: must be at least 1"),
         ({"plan": True, "kind": "topk", "l0": 5.0}, r"--l0 = 5: kind = \"topk\" keeps k latents; set --k"),
         ({"plan": True, "n_latents": 8, "k": 9}, "--k = 9: must be above 0 and at most"),
         ({"plan": True, "gpus": 0}, "--gpus = 0: must be at least 1"),
