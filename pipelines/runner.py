@@ -133,6 +133,8 @@ class _Run:
             try:
                 work_on(group, missing, self.store, self.runtime, self.board, lease)
             except ClaimLost as lost:
+                if self.runtime.processes.size > 1:  # the others are in the midst of the stage, and end with this one
+                    raise UserError(f"{title_of(missing)}: {lost}; run the same command again") from None
                 self.board.note(f"{title_of(missing)}: {lost}")
                 return False
             except Exception as error:
