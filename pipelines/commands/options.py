@@ -64,6 +64,14 @@ class WorkerOptions:
     ] = None
     """GPUs of a Ray task that needs one."""
 
+    def start_ahead(self) -> None:
+        """Starts workers of this machine, which load the libraries while this process loads them too and plans."""
+        n = self.workers or 1
+        if self.on == "local" and n > 1:
+            from pipelines.engines.process import chosen_threads, cores, start_ahead
+
+            start_ahead(min(n, cores()), chosen_threads() or max(1, cores() // n))
+
     def of(self, settings: Config) -> Workers:
         """The workers of a config. Raises `UserError` where the options do not fit together."""
         from pipelines.engines.choice import Workers

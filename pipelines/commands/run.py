@@ -66,6 +66,7 @@ def run_config(
     profile
         Also print where the time went, and write a trace that ui.perfetto.dev opens.
     """
+    workers.start_ahead()
     from pipelines.commands.calls import PlannedRun, planned_together
     from pipelines.commands.launch import start_devices
     from pipelines.stages.report import print_table
@@ -110,6 +111,7 @@ def bench_suites(
     tier
         fast, full, or another tier of the file; fast where it has one.
     """
+    workers.start_ahead()
     from pipelines.commands.calls import plan_suites, planned_together
     from pipelines.commands.launch import start_devices
     from pipelines.stages.bench import print_bench_table

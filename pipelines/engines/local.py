@@ -9,7 +9,7 @@ import time
 from typing import ClassVar
 
 from pipelines.engines.engine import WorkerEngine
-from pipelines.engines.process import RESTARTS, THREADS, cores, end_process, start_process
+from pipelines.engines.process import RESTARTS, chosen_threads, cores, discard_ready, end_process, start_process
 from pipelines.engines.shared_run import SharedRun
 from pipelines.engines.worker import BUG, MISTAKE
 
@@ -29,11 +29,12 @@ class LocalEngine(WorkerEngine):
 
     def start(self, run: SharedRun, n: int) -> None:
         self._run = run
-        self._threads = run.table.threads or _chosen_threads() or max(1, cores() // n)
+        self._threads = run.table.threads or chosen_threads() or max(1, cores() // n)
         gpus = visible_gpus(run)
         self._gpus = {str(i + 1): gpus[i % len(gpus)] for i in range(n)} if gpus else {}
         for i in range(n):
             self._start(str(i + 1))
+        discard_ready()
 
     def _start(self, name: str) -> None:
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[name]} if name in self._gpus else {}
@@ -81,12 +82,6 @@ def visible_gpus(run: SharedRun) -> list[str]:
         return []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [gpu.strip() for gpu in chosen.split(",")] if chosen else [str(i) for i in range(torch.cuda.device_count())]
-
-
-def _chosen_threads() -> int | None:
-    """The threads that the user has chosen by a variable of the environment; None where there is none."""
-    chosen = os.environ.get(THREADS[0], "")
-    return int(chosen) if chosen.isdecimal() and int(chosen) > 0 else None
 
 
 def _ending(code: int) -> str:
