@@ -140,6 +140,8 @@ class Round:
         time.sleep(LEASE)  # a worker may have been killed after all steps were done
         last = Child(worker(self.out, self.machine(0)), self.out.parent / "last.txt").wait()
         self.problems += [f"the last run failed, {last.told()}"] if last.code else []
+        for stray in self.out.glob(".locks/.*.new"):  # no claim, but what one leaves that was killed while claiming
+            stray.unlink()
         self.problems += [f"{file} is left" for file in self.out.glob(".locks/*")]
 
     def end(self, i: int, code: int) -> None:
