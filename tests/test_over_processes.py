@@ -43,12 +43,12 @@ def test_codes_reconstructions_and_scores_are_those_of_the_whole(kind: str, size
         return z, one.decode(z), score(one, batch.acts, **evidence)
 
     def work(processes: Processes):
+        part = stored.load_part(own_latents(37, processes))
         if processes.is_first:
-            with over_processes(d, "cpu", processes) as divided:
+            with over_processes(d, part, processes) as divided:
                 assert divided.encode(batch.acts[:6].view(2, 3, -1)).shape == (2, 3, 37)
                 return results(divided)
-        own = own_latents(37, processes)
-        return answer(stored.load_part(own), 37, processes)
+        return answer(part, 37, processes)
 
     codes, decoded, scores = results(d)
     found, *others = run_as_processes(size, work)

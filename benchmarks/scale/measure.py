@@ -28,10 +28,9 @@ from benchmarks.scale.setting import Kind
 from sae.architecture import DictionaryConfig
 from sae.registry import UserError, config_class
 from sae.training.config import TrainConfig
-from sae.training.division import divide
 from sae.training.input_scaling import InputStatistics
 from sae.training.kernels.backend import kernels_for
-from sae.training.loop import shapes_of, train_side_by_side
+from sae.training.loop import divide, train_side_by_side
 from sae.training.state import Member, State
 
 STRIDE = 2
@@ -139,7 +138,7 @@ def rate(**settings: Any) -> Line:
     constant: dict[str, Any] = {"warm_up": 0.0, "decay": 0.0, "penalty_warm_up": 0.0, "resample_every": 0}
     train = TrainConfig(steps=HORIZON, batch_size=of.batch, log_every=STRIDE, n_scale=of.batch, lr=STILL, **constant)
     pool = Pool(planted(of.d_in, of.n_latents // 2, of.batch, max(1, of.k // 2), device))
-    divisions = divide(shapes_of([members]), processes)
+    divisions = divide([members], processes)
     statistics = InputStatistics.measure(pool, of.batch, of.batch, train.input_scale, False)
     saved = State.initial(members, pool, train, device, statistics, divisions[0]).checkpoint()
     # One bias for all, though each process has other latents to find it by.

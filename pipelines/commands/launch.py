@@ -14,6 +14,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipelines.engines.process import cores
+from pipelines.steps.joining import MEETING_FILE, number_and_count
 from sae.registry import UserError
 
 LEAVE_SECONDS = 5
@@ -26,7 +28,7 @@ def start_devices(n: int, device: str, has_workers: bool) -> None:
     several. Raises `UserError` where workers are asked for as well."""
     if n < 1:
         raise UserError(f"--devices {n}: give the number of processes, 1 or more")
-    together = n > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    together = n > 1 or number_and_count()[1] > 1
     if together and has_workers:
         raise UserError("--devices, --workers: processes that train together are one worker; give one of the two")
     if n > 1:
@@ -48,11 +50,10 @@ def run_on_devices(n: int, arguments: Sequence[str], device: str) -> int:
             f"--devices {n}: this machine has {torch.cuda.device_count()} GPUs; ask for fewer, or set "
             "runtime.device=cpu to divide its cores"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
         # Children read these when they import torch.
-        with _environment({} if on_gpus else {"OMP_NUM_THREADS": str(max(1, cores // n))}):
+        with _environment({} if on_gpus else {"OMP_NUM_THREADS": str(max(1, cores() // n))}):
             started = start_processes(_one, (n, meeting, list(arguments)), n, join=False, start_method="spawn")
         assert started is not None
         signal.signal(signal.SIGTERM, lambda number, _: _pass_on(number, started.pids()))
@@ -79,8 +80,6 @@ def _pass_on(number: int, pids: Sequence[int | None]) -> None:
 def _one(rank: int, n: int, meeting: str, arguments: list[str]) -> None:
     """One of the processes."""
     import runpy
-
-    from pipelines.steps.joining import MEETING_FILE
 
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
     os.environ.update({name: str(number) for name, number in numbers.items()} | {MEETING_FILE: meeting})

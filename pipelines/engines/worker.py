@@ -64,7 +64,7 @@ def work(folder: Path, name: str, engine: str, job: str = "", group: str = "") -
             board.tell("waiting")
             _do(steps, run, runtime, board)
         except Exception as error:
-            board.fail(error, [])
+            board.fail(error)
             board.tell("failed")
             raise
         except BaseException:
@@ -102,8 +102,6 @@ class WorkerBoard(Board):
     def __init__(self, state: WorkerState, folder: Path) -> None:
         super().__init__(Console(file=sys.stderr, width=200, force_terminal=False, force_jupyter=False))
         self.state, self.folder = state, folder
-        self.steps: list[str] = []
-        """Names of the steps that are being worked on."""
 
     def tell(self, activity: WorkerActivity, title: str = "", group: str = "") -> None:
         """Writes what the worker does from now on."""
@@ -111,13 +109,13 @@ class WorkerBoard(Board):
         self.state.since = time.time()
         self.state.write(self.folder)
 
-    def fail(self, error: Exception, steps: list[str]) -> None:
+    def fail(self, error: Exception) -> None:
         """Records what could not be done, with the traceback in the log."""
         traceback.print_exception(error)
         text = " ".join(str(error).split())
         is_mistake = isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
         line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
-        self.state.failures.append(FailedStep(steps, self.state.title, line, is_mistake, self.state.log))
+        self.state.failures.append(FailedStep([], self.state.title, line, is_mistake, self.state.log))
 
     def give_up(self, given_up: GivenUp, steps: list[str]) -> None:
         """Records steps that failed on several workers, or would."""
@@ -126,12 +124,10 @@ class WorkerBoard(Board):
 
     @contextmanager
     def work(self, title: str, steps: list[str], scratch: Path) -> Generator[StageProgress]:
-        """As that of a board; the steps stay those that are being worked on where the block raises."""
-        self.steps = steps
+        """As that of a board, with what the worker does in its state; it stays where the block raises."""
         self.tell("working", title, scratch.name)
         with super().work(title, steps, scratch) as progress:
             yield progress
-        self.steps = []
         self.tell("waiting")
 
 

@@ -57,13 +57,15 @@ def _run_together(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress
     processes.wait_for_all()
     if not processes.is_first:
         for job in large:
-            _serve(job, runtime)
+            part, n_latents = _own_part(job, runtime)
+            answer(part, n_latents, processes)
         return
     assert evidence is not None
     yield from small
     for i, job in enumerate(large):
         progress(len(small) + i, len(jobs), "dictionaries")
-        with over_processes(load(job.inputs["dictionary"]), runtime.device, processes) as divided:
+        part, _ = _own_part(job, runtime)
+        with over_processes(load(job.inputs["dictionary"]), part, processes) as divided:
             _score(job, divided, evidence, metrics)
         yield job
     progress(len(jobs), len(jobs), "dictionaries")
@@ -72,20 +74,18 @@ def _run_together(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress
 def _are_large(jobs: Sequence[Job], runtime: Runtime) -> list[bool]:
     """Which dictionaries are divided: those whose weights take more than half of a device. The first process
     decides."""
-    if runtime.processes.size == 1:
-        return [False] * len(jobs)
     room = memory_of(runtime.device) // 2
     found = [stored_dictionary(job.inputs["dictionary"]) for job in jobs]
     large = [each is not None and is_divisible(each.cls) and each.weights_bytes > room for each in found]
     return json.loads(runtime.processes.tell(json.dumps(large)))
 
 
-def _serve(job: Job, runtime: Runtime) -> None:
-    """Encodes and decodes with the latents of this process, for the first, which scores."""
-    processes, stored = runtime.processes, stored_dictionary(job.inputs["dictionary"])
+def _own_part(job: Job, runtime: Runtime) -> tuple[Dictionary, int]:
+    """The latents of this process, on its device, and the number of all."""
+    stored = stored_dictionary(job.inputs["dictionary"])
     assert stored is not None
-    part = stored.load_part(own_latents(stored.n_latents, processes))
-    answer(part.to(runtime.device), stored.n_latents, processes)
+    part = stored.load_part(own_latents(stored.n_latents, runtime.processes))
+    return part.to(runtime.device), stored.n_latents
 
 
 def _evidence(job: Job, runtime: Runtime) -> Evidence:

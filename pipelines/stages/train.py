@@ -11,32 +11,29 @@ logs and dictionaries.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
-from pipelines.steps.checkpoint import Checkpoint, Facts, Timing, find_checkpoint, write_checkpoint
+from pipelines.steps.checkpoint import Facts, Timing, find_checkpoint, write_checkpoint
 from pipelines.steps.cost import Cost, metered
 from pipelines.steps.log_sinks import Sinks
 from pipelines.steps.source_steps import left_out, open_step, open_steps
 from pipelines.steps.step import Job, Runtime, StageProgress
 from pipelines.steps.stopping import Stopped
+from pipelines.steps.training_log import Log
 from sae.architecture import DictionaryConfig
 from sae.baseline import BaselineConfig
 from sae.dictionary import Dictionary
 from sae.files import save
 from sae.numerics import memory
-from sae.numerics.atomic_write import named_errors, write_atomically
 from sae.numerics.memory import memory_of
+from sae.numerics.processes import ALONE, Processes
 from sae.registry import UserError, config_class
 from sae.source import Source
 from sae.training.config import TrainConfig
-from sae.training.division import divide
-from sae.training.loop import shapes_of, train_side_by_side
+from sae.training.loop import divide, train_side_by_side
 from sae.training.state import Member, State
 
 VERSION = 4
@@ -61,7 +58,7 @@ def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StagePro
     for part in ([j for j in trained if j.step.key in started], [j for j in trained if j.step.key not in started]):
         for stacks in _passes(part, runtime):
             held = memory.held_bytes(runtime.device)
-            for job, seconds in _train(stacks, scratch, checkpoint, runtime, progress):
+            for job, seconds in _train(stacks, scratch, runtime, progress):
                 peak = runtime.processes.total(float(max(0, memory.peak_bytes(runtime.device) - held)))
                 if runtime.processes.is_first:
                     _write_cost(job, stacks, seconds, round(peak))
@@ -111,11 +108,13 @@ def _memory_of_all(runtime: Runtime) -> int:
     return round(runtime.processes.total(float(own // on_this_machine)))
 
 
-def _sources(jobs: Sequence[Job], device: str) -> list[Source]:
-    """The source of every job, each opened once."""
+def _sources(jobs: Sequence[Job], device: str, processes: Processes = ALONE) -> list[Source]:
+    """The source of every job, each opened once, to be read by the processes together."""
     steps = {job.inputs["source"]: job.step.inputs["source"] for job in jobs}
     opened = open_steps([(step, directory) for directory, step in steps.items()], device)
     of_directory = dict(zip(steps, opened, strict=True))
+    for source in opened:
+        source.processes = processes
     return [of_directory[job.inputs["source"]] for job in jobs]
 
 
@@ -142,19 +141,16 @@ def _stackable(a: Job, b: Job) -> bool:
 
 
 def _train(
-    stacks: Sequence[Sequence[Job]],
-    scratch: Path,
-    checkpoint: Checkpoint | None,
-    runtime: Runtime,
-    progress: StageProgress,
+    stacks: Sequence[Sequence[Job]], scratch: Path, runtime: Runtime, progress: StageProgress
 ) -> Iterator[tuple[Job, float]]:
     """Trains stacks in one pass over the data, from their checkpoint where there is one; yields each job with the
     seconds of the whole pass."""
     jobs = [job for stack in stacks for job in stack]
     config = TrainConfig(**jobs[0].step.config["train"])
-    sources = _sources([stack[0] for stack in stacks], runtime.device)
     members, processes = [[_member(job) for job in stack] for stack in stacks], runtime.processes
-    divisions, keys = divide(shapes_of(members), processes), [[job.step.key for job in stack] for stack in stacks]
+    sources = _sources([stack[0] for stack in stacks], runtime.device, processes)
+    divisions, keys = divide(members, processes), [[job.step.key for job in stack] for stack in stacks]
+    checkpoint, _ = find_checkpoint(scratch)  # by now that of another pass, perhaps
     if checkpoint is not None and not checkpoint.holds(keys):
         checkpoint = None
     first_step, facts = (0, Facts(keys)) if checkpoint is None else (checkpoint.step, checkpoint.facts)
@@ -246,56 +242,3 @@ def _record(
     sinks.log(step, records)
     mean = {name: sum(r[name] for r in records) / len(records) for name in ("loss", "l0", "dead")}
     progress(step, states[0].config.steps, "steps", **mean, **figures)
-
-
-class Log:
-    """Training log of one member: one JSON object per line, with seconds of training and samples per second."""
-
-    def __init__(self, file: Path, up_to: int, before: Timing, note: Callable[[str], None], sha256: str = "") -> None:
-        """Continues after the line of step `up_to`, before which training took `before`.
-
-        Lines that a killed run wrote after its checkpoint are dropped, and so is everything from a damaged line on; all
-        lines, where they are whole but have not the SHA-256 that they had at the checkpoint.
-        """
-        self.file, self.before, self.last = file, before, before
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = _lines(file)
-        kept = [line for line, step in lines if step <= up_to]
-        if up_to and (not lines or lines[-1][1] < up_to):
-            note(f"{file}: lines up to step {up_to} are missing or damaged; the log goes on after {len(kept)} lines")
-        elif sha256 not in ("", hashlib.sha256(b"".join(kept)).hexdigest()):
-            note(f"{file}: damaged, its hash differs from that in the checkpoint; the log goes on after 0 lines")
-            kept = []
-        self.digest = hashlib.sha256(b"".join(kept))
-        write_atomically(file, b"".join(kept))
-        self.start = time.monotonic()
-
-    def write(self, record: Mapping[str, float | int]) -> None:
-        elapsed = time.monotonic() - self.start
-        rate = (record["samples"] - self.before.samples) / elapsed
-        self.last = Timing(round(self.before.seconds + elapsed, 3), int(record["samples"]))
-        values = {**record, "seconds": self.last.seconds, "samples_per_s": round(rate, 1)}
-        line = (json.dumps(values) + "\n").encode()
-        self.digest.update(line)
-        with named_errors(self.file), self.file.open("ab") as f:
-            f.write(line)
-
-    def sync(self) -> None:
-        """Flushes the log to disk."""
-        with named_errors(self.file), self.file.open("rb+") as f:
-            os.fsync(f.fileno())
-
-
-def _lines(file: Path) -> list[tuple[bytes, int]]:
-    """The lines of a log with their steps, up to the first that is cut off, unreadable or out of order."""
-    lines: list[tuple[bytes, int]] = []
-    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else ():
-        try:
-            content: Any = json.loads(line)
-        except ValueError:
-            break
-        step: Any = cast(dict[str, Any], content).get("step") if isinstance(content, dict) else None
-        if not line.endswith(b"\n") or not isinstance(step, int) or (lines and step <= lines[-1][1]):
-            break
-        lines.append((line, step))
-    return lines

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae.activations.stream_shares import Shares
+from sae.activations.stream_shares import EverySample, OwnSamples
 from sae.activations.window_order import WindowOrder
 from sae.numerics.processes import ALONE, Processes
 
@@ -57,7 +57,7 @@ class Stream:
         """`empty` allocates the columns of so many samples on `device`; `compute` runs the model over `rows_at_once`
         rows at a time."""
         self.order, self.device = order, device
-        self._shares = None if processes.size == 1 else Shares(order, processes, rows_at_once)
+        self._share = EverySample(order) if processes.size == 1 else OwnSamples(order, processes, rows_at_once)
         self._compute, self._empty = compute, empty
         self._segments: dict[int, _Segment] = {}
         self._wanted = 0
@@ -92,10 +92,7 @@ class Stream:
             start = self.order.segment_start(number)
             stop = min(end, start + self.order.segment_size(number))
             columns = self._whole(number).columns
-            if self._shares is None:
-                pieces.append({name: column[begin - start : stop - start] for name, column in columns.items()})
-            else:
-                pieces.append(self._shares.read(number, columns, begin - start, stop - start))
+            pieces.append(self._share.read(number, columns, begin - start, stop - start))
             begin = stop
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -152,25 +149,18 @@ class Stream:
     def _start(self, window: int) -> Future[None]:
         for number in (window, window + 1):
             if number in self._alive() and number not in self._segments:
-                self._segments[number] = _Segment(self._empty(self._n_held(number)))
+                self._segments[number] = _Segment(self._empty(self._share.n_held(number)))
         into = [self._segments.get(number) for number in (window, window + 1)]
         side = _side_stream(self.device)
         return self._thread.submit(self._fill, window, into, side)
-
-    def _n_held(self, number: int) -> int:
-        """The number of samples of a segment that are in the memory of this process."""
-        if self._shares is None:
-            return self.order.segment_size(number)
-        return self._shares.segment(number).n_of(self._shares.processes.rank)
 
     def _fill(self, window: int, into: list[_Segment | None], side: torch.cuda.Stream | None) -> None:
         """Computes a window and puts its activations into the segments that they belong to, None where one is not
         needed."""
         began = time.perf_counter()
-        order = self.order if self._shares is None else self._shares
-        places, done = order.places(window), 0
+        places, done = self._share.places(window), 0
         with torch.no_grad(), _on(side):
-            for piece in self._compute(order.rows(window)):
+            for piece in self._compute(self._share.rows(window)):
                 if self._stopped.is_set():
                     return
                 n = len(next(iter(piece.values())))

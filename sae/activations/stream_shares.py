@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,30 @@ from sae.numerics.processes import Processes
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentShares:
+class EverySample:
+    """The share of a process that reads a stream alone."""
+
+    order: WindowOrder
+    """The order of the stream."""
+
+    def rows(self, window: int) -> NDArray[np.int64]:
+        """The rows of a window that this process runs the model over."""
+        return self.order.rows(window)
+
+    def places(self, window: int) -> WindowPlaces:
+        """Where the activations of those rows belong, among the samples of this process."""
+        return self.order.places(window)
+
+    def n_held(self, segment: int) -> int:
+        """The number of samples of a segment that are in the memory of this process."""
+        return self.order.segment_size(segment)
+
+    def read(self, segment: int, columns: Mapping[str, Tensor], begin: int, end: int) -> dict[str, Tensor]:
+        """The samples `begin` to `end` of a segment, of which this process has the `columns` of its own."""
+        return {name: column[begin:end] for name, column in columns.items()}
+
+
+class SegmentOwners(NamedTuple):
     """Where the samples of a segment are."""
 
     owner: NDArray[np.int64]
@@ -29,14 +53,10 @@ class SegmentShares:
     place: NDArray[np.int64]
     """Its place among the samples of that process."""
 
-    def n_of(self, rank: int) -> int:
-        """The number of samples of a process."""
-        return int((self.owner == rank).sum())
-
 
 @dataclass(frozen=True, eq=False)
-class Shares:
-    """The division of a stream over `processes`."""
+class OwnSamples:
+    """The share of one of several `processes`, with the methods of :class:`EverySample`."""
 
     order: WindowOrder
     """The order of the stream."""
@@ -45,34 +65,29 @@ class Shares:
     rows_at_once: int
     """The number of rows in a forward pass."""
     _places: Callable[[int], WindowPlaces] = field(init=False)
-    _segments: Callable[[int], SegmentShares] = field(init=False)
+    _owners: Callable[[int], SegmentOwners] = field(init=False)
 
     def __post_init__(self) -> None:
         # Those of the segments in memory are asked for again and again.
         object.__setattr__(self, "_places", lru_cache(maxsize=3)(self.order.places))
-        object.__setattr__(self, "_segments", lru_cache(maxsize=4)(self._new_segment))
+        object.__setattr__(self, "_owners", lru_cache(maxsize=4)(self._owners_in))
 
     def rows(self, window: int) -> NDArray[np.int64]:
-        """The rows of a window that this process runs the model over."""
         rows = self.order.rows(window)
         return rows[self._owner_of_row(len(rows)) == self.processes.rank]
 
     def places(self, window: int) -> WindowPlaces:
-        """Where the activations of those rows belong, with positions among the samples of this process."""
         every, own = self._places(window), self._owner(window) == self.processes.rank
         position = every.position[own].copy()
         for segment, belongs in ((window, ~every.later[own]), (window + 1, every.later[own])):
-            position[belongs] = self.segment(segment).place[position[belongs]]
+            position[belongs] = self._owners(segment).place[position[belongs]]
         return WindowPlaces(every.later[own], position)
 
-    def segment(self, number: int) -> SegmentShares:
-        """Where the samples of a segment are."""
-        return self._segments(number)
+    def n_held(self, segment: int) -> int:
+        return int((self._owners(segment).owner == self.processes.rank).sum())
 
-    def read(self, number: int, columns: Mapping[str, Tensor], begin: int, end: int) -> dict[str, Tensor]:
-        """The samples `begin` to `end` of a segment, of which this process has the `columns` of its own."""
-        shares = self.segment(number)
-        owner, place = shares.owner[begin:end], shares.place[begin:end]
+    def read(self, segment: int, columns: Mapping[str, Tensor], begin: int, end: int) -> dict[str, Tensor]:
+        owner, place = (each[begin:end] for each in self._owners(segment))
         own = torch.from_numpy(place[owner == self.processes.rank])
         counts = np.bincount(owner, minlength=self.processes.size)
         read: dict[str, Tensor] = {}
@@ -95,7 +110,7 @@ class Shares:
         rows = self.order.rows(window)
         return np.repeat(self._owner_of_row(len(rows)), self.order.counts[rows])
 
-    def _new_segment(self, number: int) -> SegmentShares:
+    def _owners_in(self, number: int) -> SegmentOwners:
         owner = np.zeros(self.order.segment_size(number), np.int64)
         for window in (number - 1, number):
             if window >= 0:
@@ -105,4 +120,4 @@ class Shares:
         place = np.empty_like(owner)
         for rank in range(self.processes.size):
             place[owner == rank] = np.arange(int((owner == rank).sum()))
-        return SegmentShares(owner, place)
+        return SegmentOwners(owner, place)

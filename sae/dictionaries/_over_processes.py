@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor
 from sae.dictionaries.topk import TopK
 from sae.dictionary import Dictionary
 from sae.numerics.processes import ALONE, Processes
-from sae.numerics.tensor_fields import tensor_axes
 from sae.numerics.thresholding import largest
 
 _PAIRS = 1 << 16
@@ -38,17 +37,6 @@ def own_latents(n_latents: int, processes: Processes) -> range:
     """The latents of this process."""
     rank, size = processes.rank, processes.size
     return range(n_latents * rank // size, n_latents * (rank + 1) // size)
-
-
-def part_of(d: Dictionary, latents: range) -> Dictionary:
-    """The dictionary of some of the latents, which encodes candidates where a code depends on the other latents."""
-    axes, own = tensor_axes(type(d)), slice(latents.start, latents.stop)
-    parts = {
-        name: t.narrow(axes[name].index("n_latents"), own.start, len(latents)) if "n_latents" in axes[name] else t
-        for name, t in d.tensors().items()
-    }
-    settings: dict[str, Any] = {"k": min(d.k, len(latents))} if isinstance(d, TopK) else {}
-    return replace(d, **parts, **settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +78,9 @@ class OverProcesses(Dictionary):
 
 
 @contextmanager
-def over_processes(whole: Dictionary, device: str, processes: Processes) -> Generator[Dictionary]:
-    """The dictionary divided over the processes; the others have to :func:`answer` for as long as the context lasts."""
-    part = part_of(whole, own_latents(whole.n_latents, processes)).to(device)
+def over_processes(whole: Dictionary, part: Dictionary, processes: Processes) -> Generator[Dictionary]:
+    """The dictionary divided over the processes, of which the first has this `part`; the others have to :func:`answer`
+    for as long as the context lasts."""
     shared = {name: getattr(whole, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
     try:
         yield OverProcesses(**shared, card=whole.card, whole=whole, part=part, processes=processes)

@@ -9,7 +9,7 @@ latent is then local. The biases `b_dec` are on all processes of a group, which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -35,7 +35,7 @@ class Division:
     latents: Int[Tensor, " n"]
     """The latents that it trains, ascending."""
     levels: tuple[int, ...] = ()
-    """The widths of nested dictionaries, counted in the latents of this process; empty for one level."""
+    """The widths of nested dictionaries, counted in the latents of this process, where it has not all of them."""
     most: int = 0
     """The largest number of latents on any process of the group."""
     processes: Processes = ALONE
@@ -57,12 +57,12 @@ class Division:
         """
         whole = cls.whole(n_members, n_latents)
         if processes.size == 1:
-            return replace(whole, levels=architecture.levels)
+            return whole
         n_groups = _n_groups(processes.size, n_members)
         group, each = processes.part(n_groups), processes.size // n_groups
         members = range(processes.rank // each, n_members, n_groups)
         if each == 1:
-            return replace(whole, members=members, levels=architecture.levels, processes=processes)
+            return replace(whole, members=members, processes=processes)
         if isinstance(architecture.selection, Pursuit):
             raise UserError(
                 f'kind = "matching_pursuit": the latents of one dictionary are not divided over {each} processes, '
@@ -122,11 +122,6 @@ class Division:
                 whole = values.new_empty(self.n_latents, *values.shape[1:], device="cpu") if whole is None else whole
                 whole[latents] = values
         return whole
-
-
-def divide(stacks: Sequence[tuple[int, int, Architecture]], processes: Processes) -> list[Division]:
-    """The division of each stack, given as the number of its members, their number of latents and architecture."""
-    return [Division.of(*stack, processes) for stack in stacks]
 
 
 def _n_groups(n_processes: int, n_members: int) -> int:

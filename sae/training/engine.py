@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.architecture import Architecture, LargestOfBatch, Pursuit
-from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.registry import UserError
 from sae.training import pursuit_step as pursuit
 from sae.training import sparse_step as sparse
 from sae.training.dense_step import DenseStep
+from sae.training.division import Division
 from sae.training.gradients import Gradient, StepInputs, Terms
 from sae.training.kernels import Adam, Kernels, Rounded, TrainedLatents
 from sae.training.kernels.backend import kernels_for
@@ -53,9 +53,8 @@ than launching it."""
 class Engine:
     """Trains `stack` in place, and with it the `moments` of Adam and the paths `is_sparse` of its members.
 
-    `target_l0` is for penalties that depend on it, `keep_near` the cosine of :meth:`Stack.keep_near_`. Where the
-    `group` has further latents of the members, the stack has those of this process, `most` is the largest number on any
-    process and `n_latents` that of all.
+    `target_l0` is for penalties that depend on it, `keep_near` the cosine of :meth:`Stack.keep_near_`. Where
+    latents are divided over processes, the stack has those of the `division`.
     """
 
     def __init__(
@@ -72,9 +71,7 @@ class Engine:
         kernels: Kernels | None = None,
         target_l0: Float[Tensor, " n_members"] | None = None,
         keep_near: float = 0.0,
-        group: Processes = ALONE,
-        most: int | None = None,
-        n_latents: int | None = None,
+        division: Division | None = None,
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
         if precision not in get_args(Precision):
@@ -84,7 +81,8 @@ class Engine:
         self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
         n_members, n_own, d_in = stack.W_dec.shape
-        self.group, self.n_latents, most = group, n_latents or n_own, most or n_own
+        division = division or Division.whole(n_members, n_own)
+        self.group, self.n_latents = division.group, division.n_latents
         # By all latents, so that the path does not depend on the number of processes.
         codes = batch * self.n_latents
         is_large = codes >= LARGE.get(stack.W_dec.device.type, codes + 1)
@@ -95,13 +93,13 @@ class Engine:
         pursues = isinstance(architecture.selection, Pursuit)
         is_worthwhile = codes >= WORTHWHILE.get(stack.W_dec.device.type, codes + 1)
         self._may_be_sparse = not pursues and (is_worthwhile or not one_by_one)
-        self._dense = DenseStep(self.at_once, n_own, d_in, batch, stack.W_dec, group, most)
+        self._dense = DenseStep(self.at_once, n_own, d_in, batch, stack.W_dec, self.group, division.most)
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None
         self._stale = torch.ones(n_members, dtype=torch.bool)
         # A profiler waits for the device, which is not allowed during a capture; exchanges with others are not
         # captured.
-        is_small, alone = n_members * codes <= REPLAYED, group.size == 1
+        is_small, alone = n_members * codes <= REPLAYED, self.group.size == 1
         self._replays = stack.W_dec.is_cuda and is_small and alone and spans is NO_SPANS
         self._captured: dict[tuple[int, int], Replay[tuple[Terms, Gradient]]] = {}
 

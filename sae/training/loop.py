@@ -15,15 +15,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sae.architecture import Architecture
 from sae.numerics.memory import check_memory
-from sae.numerics.processes import ALONE
+from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.numerics.schedules import trapezoid
 from sae.source import Source
 from sae.training.config import TrainConfig
 from sae.training.dead_latents import count_steps_since_fired_, resample_
-from sae.training.division import Division, divide
+from sae.training.division import Division
 from sae.training.engine import Engine
 from sae.training.gradients import Terms
 from sae.training.input_scaling import InputStatistics
@@ -69,12 +68,9 @@ def train_side_by_side(
     and a checkpoint has the members and latents of its division.
     """
     sources = [source] * len(stacks) if isinstance(source, Source) else source
-    divisions = divide(shapes_of(stacks), ALONE) if divisions is None else divisions
+    divisions = divide(stacks, ALONE) if divisions is None else divisions
     _check_sizes(stacks, sources, config, device, divisions)
-    resumes, distinct = resumes or [None] * len(stacks), list(dict.fromkeys(sources))
-    processes = divisions[0].processes if divisions else ALONE
-    for each in distinct:
-        each.processes = processes
+    resumes = resumes or [None] * len(stacks)
     # Measured at most once for each source, and only if a stack does not resume.
     scaling = config.input_scale, config.centre == "median"
 
@@ -94,7 +90,7 @@ def train_side_by_side(
     if step == config.steps:
         yield states
         return
-    coming, size = range(step, config.steps), config.batch_size
+    coming, size, distinct = range(step, config.steps), config.batch_size, list(dict.fromkeys(sources))
     with ExitStack() as stack:
         for each in distinct:
             stack.enter_context(each.reading(config.steps * size))
@@ -112,9 +108,13 @@ def train_side_by_side(
                 yield states
 
 
-def shapes_of(stacks: Sequence[Sequence[Member]]) -> list[tuple[int, int, Architecture]]:
-    """The number of members of each stack, their number of latents and their architecture."""
-    return [(len(members), members[0][0].n_latents, members[0][0].architecture(0.0)) for members in stacks]
+def divide(stacks: Sequence[Sequence[Member]], processes: Processes) -> list[Division]:
+    """The part of each stack that this process trains. Raises `UserError` where a stack cannot be divided."""
+    firsts = [members[0][0] for members in stacks]
+    return [
+        Division.of(len(members), first.n_latents, first.architecture(0.0), processes)
+        for members, first in zip(stacks, firsts, strict=True)
+    ]
 
 
 def _check_sizes(
@@ -162,9 +162,7 @@ class _Trainer:
             spans=spans,
             target_l0=target,
             keep_near=config.keep_near,
-            group=division.group,
-            most=division.most,
-            n_latents=division.n_latents,
+            division=division,
         )
 
     def step(self, pair: Pair, source: Source, logged: bool) -> None:

@@ -161,16 +161,17 @@ class State:
 
     def records(self) -> list[dict[str, float | int]]:
         """The logged values of the last step, one mapping per member of the whole stack."""
-        by_member = {k: v for k, v in self.logged_values.items() if isinstance(v, Tensor)}
-        gathered = self.division.of_all_members(torch.stack(list(by_member.values()), 1)) if by_member else None
+        n, samples = len(self.members), self.step * self.config.batch_size
+        by_member = {name: value for name, value in self.logged_values.items() if isinstance(value, Tensor)}
+        table = self.division.of_all_members(torch.stack(list(by_member.values()), 1)).T.tolist() if by_member else []
+        tensors = dict(zip(by_member, table, strict=True))
+        columns: dict[str, list[float]] = {
+            name: [value] * n if not isinstance(value, Tensor) else tensors[name]
+            for name, value in self.logged_values.items()
+        }
         return [
-            {
-                "step": self.step,
-                "samples": self.step * self.config.batch_size,
-                **{k: v for k, v in self.logged_values.items() if not isinstance(v, Tensor)},
-                **({} if gathered is None else dict(zip(by_member, gathered[i].tolist(), strict=True))),
-            }
-            for i in range(len(self.members))
+            {"step": self.step, "samples": samples, **{name: column[i] for name, column in columns.items()}}
+            for i in range(n)
         ]
 
     def checkpoint(self) -> dict[str, Tensor]:
@@ -204,20 +205,22 @@ class State:
         stack, entries = self.result(), self.fit_cost.card_entry() | {"input_scale": self.scaling.card_value}
         own = {member: i for i, member in enumerate(self.division.members)}
         for member, (config, _) in enumerate(self.members):
-            tensors = self._assembled(member, stack, own.get(member))
-            is_first, architecture = self.division.processes.is_first, config.architecture()
-            yield architecture.build(*self.scaling.fold(tensors)).with_card(**entries) if is_first else None
+            alone = self._assembled(member, stack, own.get(member))
+            if alone is None:
+                yield None
+                continue
+            yield config.architecture().build(*self.scaling.fold(alone.member(0))).with_card(**entries)
 
-    def _assembled(self, member: int, stack: Stack, at: int | None) -> dict[str, Tensor]:
-        """The tensors of one member in a dictionary's layout, of which `at` is the place in `stack`; incomplete on all
-        processes but the first."""
-        division, tensors = self.division, dict[str, Tensor]()
+    def _assembled(self, member: int, stack: Stack, at: int | None) -> Stack | None:
+        """The stack of one member with all its latents, on the CPU; `at` is its place in `stack`. None on all processes
+        but the first, which take part in putting it together."""
+        tensors: dict[str, Tensor] = {}
         for name, tensor in stack.tensors().items():
             here = None if at is None else tensor[at].cpu()
-            whole = division.assemble(here, member, name not in Stack.WITHOUT_LATENTS)
+            whole = self.division.assemble(here, member, name not in Stack.WITHOUT_LATENTS)
             if whole is not None:
-                tensors[name] = whole.T.contiguous() if name == "W_enc" else whole.clone()
-        return tensors
+                tensors[name] = whole[None]
+        return Stack.of(tensors) if tensors else None
 
     @property
     def fit_cost(self) -> FitCost:

@@ -62,9 +62,7 @@ def trained(
         division.local(config.architecture(0.0)),
         batch,
         kernels=Reference(),
-        group=division.group,
-        most=division.most,
-        n_latents=n_latents,
+        division=division,
     )
     return state, engine
 

@@ -22,8 +22,7 @@ from sae.dictionaries.relu import Config as Relu
 from sae.numerics.processes import ALONE, Processes
 from sae.sources.independent import Config as Independent
 from sae.training.config import TrainConfig
-from sae.training.division import divide
-from sae.training.loop import shapes_of, train_side_by_side
+from sae.training.loop import divide, train_side_by_side
 from sae.training.state import Member
 from tests.threads_as_processes import run_as_processes
 
@@ -190,7 +189,7 @@ KEYS = [["a", "b", "c"], ["d"]]
 def state_of(processes: Processes):
     source = Independent(n_features=8, d_in=6, probability=0.2).build()
     settings = TrainConfig(steps=4, batch_size=16, n_scale=32, log_every=2, average=0.5)
-    divisions = divide(shapes_of([MEMBERS, NESTED]), processes)
+    divisions = divide([MEMBERS, NESTED], processes)
     states = next(train_side_by_side([MEMBERS, NESTED], source, settings, divisions=divisions))
     return divisions, states
 

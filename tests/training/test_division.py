@@ -20,11 +20,11 @@ from sae.numerics.processes import ALONE, Processes
 from sae.registry import UserError
 from sae.sources.independent import Config as Independent
 from sae.training.config import TrainConfig
-from sae.training.division import Division, divide
+from sae.training.division import Division
 from sae.training.engine import Engine
 from sae.training.kernels import Adam, Codes
 from sae.training.kernels.reference import Reference
-from sae.training.loop import shapes_of, train_side_by_side
+from sae.training.loop import divide, train_side_by_side
 from sae.training.selection import keep_among, select_among_
 from sae.training.stack import Stack
 from sae.training.state import Member, has_latents, select_members
@@ -82,9 +82,7 @@ def test_a_divided_step_is_that_of_the_whole(name: str, sparse: bool, size: int)
             300,
             kernels=Reference(),
             target_l0=torch.tensor([3.0, 9.0]).double()[:n_members],
-            group=whole.group,
-            most=whole.most,
-            n_latents=n_latents,
+            division=whole,
         )
         return whole, steps(engine, dead[:, whole.latents], y, l1)
 
@@ -118,7 +116,7 @@ STACKS: dict[str, list[Member]] = {
 
 def trained(stack: list[Member], config: TrainConfig, processes: Processes, resume=None, stop: int | None = None):
     """The state at the end or after the step `stop`, with its division, and the records and dictionaries there."""
-    [division] = divide(shapes_of([stack]), processes)
+    [division] = divide([stack], processes)
     resumes = [None if resume is None else select_members(resume, division.members, division.latents)]
     for [state] in train_side_by_side([stack], SOURCE, config, resumes=resumes, divisions=[division]):
         if state.step == stop:
@@ -189,9 +187,9 @@ def test_levels_are_divided_evenly():
 
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(UserError, match="the latents of one dictionary are not divided"):
-        run_as_processes(2, lambda p: divide(shapes_of([[(MatchingPursuit(n_latents=12, k=2), 0)]]), p))
+        run_as_processes(2, lambda p: divide([[(MatchingPursuit(n_latents=12, k=2), 0)]], p))
     with pytest.raises(UserError, match="1 latents cannot be divided over 2 processes"):
-        run_as_processes(2, lambda p: divide(shapes_of([[(Matryoshka(n_latents=16, k=2), 0)]]), p))
+        run_as_processes(2, lambda p: divide([[(Matryoshka(n_latents=16, k=2), 0)]], p))
 
 
 def test_equal_codes_are_counted_once():

@@ -25,9 +25,8 @@ from sae.scoring import score
 from sae.source import Batch, Source, Split, TensorSource
 from sae.sources.independent import Config as Independent
 from sae.training.config import TrainConfig
-from sae.training.division import divide
 from sae.training.kernels.cpu import Numba
-from sae.training.loop import shapes_of, train_side_by_side
+from sae.training.loop import divide, train_side_by_side
 from sae.training.state import Member
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +128,7 @@ def train_one(processes: Processes, kind: str, path: str, source: Source, folder
     Numba.sparse_below = Numba.dense_above = 1.0 if path == "sparse" else 0.0
     config = config_class("dictionaries", "relu" if kind == "transcoder" else kind)
     member: Member = config(n_latents=N_LATENTS, **KINDS[kind]), 0  # pyright: ignore[reportAssignmentType]
-    [division] = divide(shapes_of([[member]]), processes)
+    [division] = divide([[member]], processes)
     *_, [state] = train_side_by_side([[member]], source, SETTINGS, divisions=[division])
     assert bool(state.is_sparse) == (path == "sparse"), (kind, path)
     for dictionary in state.dictionaries():

@@ -232,6 +232,14 @@ def add_rows(out: _Array, weight: _Array, rows: _Array, index: _Array, first: in
             out[i] += a * r[i]
 
 
+@_inlined
+def _reconstruct_row(r: _Array, centre: _Array, target: _Array, value: _Array, W_dec: _Array, latent: _Array) -> None:
+    """``r = centre - target + sum_p value[p] W_dec[latent[p]]``."""
+    for i in range(r.shape[0]):
+        r[i] = centre[i] - target[i]
+    add_rows(r, value, W_dec, latent, 0)
+
+
 @_threaded
 def decode(
     start: _Array,
@@ -246,11 +254,8 @@ def decode(
     per = x.shape[0]
     for b in prange(residual.shape[0]):
         pairs = slice(start[b], start[b + 1])
-        r, centre, target = residual[b], b_dec[b // per], x[b % per]
-        for i in range(r.shape[0]):
-            r[i] = centre[i] - target[i]
-        add_rows(r, value[pairs], W_dec, latent[pairs], 0)
-        products(r, W_dec, latent[pairs], grad[pairs])
+        _reconstruct_row(residual[b], b_dec[b // per], x[b % per], value[pairs], W_dec, latent[pairs])
+        products(residual[b], W_dec, latent[pairs], grad[pairs])
 
 
 @_threaded
@@ -261,10 +266,7 @@ def reconstruct(
     per = x.shape[0]
     for b in prange(residual.shape[0]):
         pairs = slice(start[b], start[b + 1])
-        r, centre, target = residual[b], b_dec[b // per], x[b % per]
-        for i in range(r.shape[0]):
-            r[i] = centre[i] - target[i]
-        add_rows(r, value[pairs], W_dec, latent[pairs], 0)
+        _reconstruct_row(residual[b], b_dec[b // per], x[b % per], value[pairs], W_dec, latent[pairs])
 
 
 @_threaded

@@ -157,6 +157,26 @@ def test_what_does_not_fit_into_memory_is_trained_in_several_passes(
     assert results(two_widths) == together
 
 
+def test_a_pass_does_not_continue_from_the_checkpoint_of_another(
+    two_widths: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that is continued in smaller passes writes the checkpoint of each in the place of the one it began with."""
+    work(two_widths, tmp_path)
+    together, again = results(two_widths), tmp_path / "again"
+    again.mkdir()
+
+    def stop_at(done: int, *_: Any, **__: Any) -> None:
+        if done == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(train.run(two_widths, again, Runtime(checkpoint_seconds=0), stop_at))
+    d_in = train.open_step(two_widths[0].step.inputs["source"], two_widths[0].inputs["source"], "cpu").d_in
+    monkeypatch.setattr(train, "memory_of", lambda device: 2 * 24 * d_in * (3 * 16))
+    work(two_widths, again)
+    assert results(two_widths) == together
+
+
 def test_an_interrupted_run_of_several_stacks_continues(two_widths: list[Job], tmp_path: Path):
     work(two_widths, tmp_path)
     together = results(two_widths)
