@@ -18,7 +18,7 @@ from pipelines.steps.step import Stage, Step
 from sae.baseline import BaselineConfig
 from sae.metric import MetricConfig, default_metrics
 from sae.probing.sources import other_files
-from sae.registry import Settings, UserError, fingerprint
+from sae.registry import KindSettings, Settings, UserError, fingerprint
 from sae.source import SourceConfig
 
 STAGES: dict[str, Stage] = {
@@ -289,11 +289,10 @@ def _lacks(source: SourceConfig) -> str:
 
 
 def _plugins(*settings: Settings) -> dict[str, Any]:
-    """The ``plugins`` entry of a step's config: fingerprints of kinds that come from outside the package.
-
-    Empty where there are none, so that the keys of steps of built-in kinds do not change.
-    """
-    fingerprints = {_kind(each): fingerprint(each) for each in settings}
+    """The ``plugins`` entry of a step's config: fingerprints of kinds from outside the package, and of those that are
+    a setting of another. Empty where there are none, so that the keys of steps of built-in kinds do not change."""
+    inner = [value for each in settings for _, value in each if isinstance(value, KindSettings)]
+    fingerprints = {_kind(each): fingerprint(each) for each in (*settings, *inner)}
     plugins = {kind: value for kind, value in fingerprints.items() if value is not None}
     return {"plugins": plugins} if plugins else {}
 

@@ -225,6 +225,8 @@ class MetricConfig(KindSettings, ABC):
     """Evidence of which at least one must be there; empty means none is required."""
     by_default: ClassVar[bool] = True
     """Whether the family is computed without being named; False means only where it is."""
+    fits_targets: ClassVar[bool] = True
+    """Whether it can score dictionaries that predict targets; False means only those that reconstruct their input."""
 
     @abstractmethod
     def score(self, case: Case) -> Scores:
@@ -232,12 +234,14 @@ class MetricConfig(KindSettings, ABC):
 
     def served_by(self, provides: frozenset[str]) -> bool:
         """Whether evidence with these parts is enough for the metric."""
-        return self.needs <= provides and (not self.needs_any or bool(self.needs_any & provides))
+        has_needed = self.needs <= provides and (not self.needs_any or bool(self.needs_any & provides))
+        return has_needed and (self.fits_targets or "targets" not in provides)
 
     @property
     def requirement(self) -> str:
         """The evidence that is needed, in words."""
-        return " and ".join(sorted(self.needs)) or " or ".join(sorted(self.needs_any))
+        needed = " and ".join(sorted(self.needs)) or " or ".join(sorted(self.needs_any))
+        return needed if self.fits_targets else f"{needed or 'activations'} without targets"
 
 
 def scores_of(metrics: Sequence[MetricConfig], case: Case) -> Scores:

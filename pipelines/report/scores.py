@@ -69,6 +69,12 @@ SCORES: dict[str, ScoreInfo] = {
     "recall_chosen": ScoreInfo("more", "recall at the threshold chosen on the validation split"),
     "f1_chosen": ScoreInfo("more", "F1 at the threshold chosen on the validation split"),
     "threshold": ScoreInfo("", "the threshold chosen on the validation split"),
+    "support_agreement": ScoreInfo(
+        "more", "Jaccard index of the latents that fire and those that another encoder of the same decoder uses"
+    ),
+    "support_truth": ScoreInfo(
+        "more", "Jaccard index of the firing latents and the active features, latents and features matched one to one"
+    ),
     "causal_share": ScoreInfo("more", "share of a recovered feature that ablating its latent removes"),
     "inert": ScoreInfo("less", "share of recovered features of which ablating the latent removes less than half"),
     "causal_stray": ScoreInfo(

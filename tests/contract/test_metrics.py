@@ -193,6 +193,7 @@ def test_random_directions_are_far_from_the_truth(metric: MetricConfig):
     bounds |= {"f1": (0.02, 0.2), "f1_macro": (0.02, 0.25), "probe_auc_latent": (0.55, 0.85), "encoder_cost": (1, 1)}
     bounds |= {"code_mcc": (0.15, 0.5), "coefficient_r2": (0.02, 0.25)}
     bounds |= {"parents_found": (0, 0.75), "decoder_cosine": (0.13, 0.15), "latents_per_subspace": (0, 1)}
+    bounds |= {"support_agreement": (0.3, 0.7), "support_truth": (0.02, 0.2)}
     bounds |= {"composed_latents": (0, 0), "homeless": (0.7, 1), "coverage": (0.1, 0.4), "mcc_absolute": (0.35, 0.5)}
     undefined = {"causal_share", "inert", "causal_stray"}  # nothing is recovered
     shown = (set(bounds) | undefined) & set(s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 import typing
@@ -123,7 +124,8 @@ def type_text(annotation: Any) -> str:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if is_model and not inspect.isabstract(annotation):  # the kinds of an interface have a page of their own
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _models(argument)
