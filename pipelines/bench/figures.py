@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -162,23 +162,22 @@ def _followed(c: Comparison) -> list[Entry]:
 
 
 @styled
-def draw_cost(c: Comparison, score: str, against: str = "train_samples") -> Figure | None:
-    """A score against the training cost, with intervals: up and to the left is better."""
-    shown = [e for e in c.fair if e.estimate(against).mean > 0 and math.isfinite(e.estimate(score).mean)]
+def draw_cost(c: Comparison, score: str) -> Figure | None:
+    """A score against the number of training samples, with intervals: up and to the left is better."""
+    shown = [e for e in c.fair if e.estimate("train_samples").mean > 0 and math.isfinite(e.estimate(score).mean)]
     if len(shown) < 3:
         return None
     figure, (ax,) = canvas(5.6, 3.8)
     look, labels = marks([e.family.label for e in c.entries]), list[Label]()
     for e in shown:
-        x, y = e.estimate(against).mean, e.estimate(score)
+        x, y = e.estimate("train_samples").mean, e.estimate(score)
         colour, marker = look[e.family.label]
         ax.errorbar(x, y.mean, None if math.isnan(y.half) else y.half, color=colour, marker=marker, ms=5, elinewidth=1)
         labels.append((x, y.mean, e.family.label, colour))
     ceilings = [e for e in c.entries if e.family.first.is_ceiling(c.by) and math.isfinite(e.estimate(score).mean)]
     for e in ceilings[:1]:
         ax.axhline(e.estimate(score).mean, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
-    what: Mapping[str, Any] = {"train_samples": "training samples", "train_flops": "floating-point operations"}
-    ax.set(xscale="log", xlabel=what.get(against, against), ylabel=score)
+    ax.set(xscale="log", xlabel="training samples", ylabel=score)
     plain_log(ax.xaxis)
     ax.margins(x=0.12)
     place_labels(ax, labels, [[label[:2]] for label in labels])

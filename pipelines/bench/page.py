@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from pipelines.bench import figures
 from pipelines.bench.comparison import SECOND_SCORE, Comparison, Test
+from pipelines.bench.cost_figure import draw_score_against_cost
 from pipelines.bench.families import Entry
+from pipelines.bench.pareto import COSTS, CostedEntry, compared_scores, costed_entries, without_cost
 from pipelines.bench.tables import (
     CANONICAL,
     BenchCell,
@@ -65,14 +67,37 @@ def suite_pictures(c: Comparison, published: Sequence[Mapping[str, Any]]) -> Ite
         if figure is not None:
             caption = "Means over data sets with 95% intervals. Dashed: random directions, and methods that know the "
             yield Picture(stem.rstrip("_"), f"Recovery by frequency: {title}", f"{caption}true features.", figure)
-    for against, file, title in (
-        ("train_samples", "rows", "training samples"),
-        ("train_flops", "operations", "training operations"),
-    ):
-        figure = figures.draw_cost(c, c.by, against)
-        if figure is not None:
-            caption = "Up and to the left is better. The dashed line is the ceiling."
-            yield Picture(f"cost-{file}", f"{c.by} against {title}", caption, figure)
+    figure = figures.draw_cost(c, c.by)
+    if figure is not None:
+        caption = "Up and to the left is better. The dashed line is the ceiling."
+        yield Picture("cost-rows", f"{c.by} against training samples", caption, figure)
+    figure = draw_score_against_cost(c)
+    if figure is not None:
+        caption = (
+            "Each method at the penalty chosen by " + c.by + ", with the intervals of the table; numbers are in the "
+            "order of the table. Up and to the left is better. Ceilings are dashed, with their numbers at the right; "
+            "controls, which fit nothing, are grey. Marks of the same cost stand side by side. "
+        )
+        yield Picture("pareto", "Recovery against cost", caption + _left_out(c), figure)
+
+
+def _left_out(c: Comparison) -> str:
+    """Which methods are not in the figure of costs, and why."""
+    missing = {what: [e.family.label for e in without_cost(c, cost)] for cost, what in COSTS.items()}
+    texts = [f"{', '.join(names)} (zero or unknown: {what})" for what, names in missing.items() if names]
+    return f"Left out: {'; '.join(texts)}." if texts else ""
+
+
+def _fronts(c: Comparison) -> list[tuple[str, str, list[tuple[str, CostedEntry]]]]:
+    """For each cost and score, the methods that no other beats for less, the cheapest first, with their cost as
+    text."""
+    text = {"train_flops": count_text, "encoder_cost": number}
+    fronts = [
+        (score, what, [(text[cost](p.cost), p) for p in costed_entries(c, score, cost) if p.on_front])
+        for cost, what in COSTS.items()
+        for score in compared_scores(c)
+    ]
+    return [front for front in fronts if front[2]]
 
 
 def render_bench(
@@ -113,6 +138,8 @@ def _section(c: Comparison, shown: Sequence[ShownFigure], i: int) -> dict[str, A
         "areas": sorted(c.area.items(), key=lambda pair: -math.inf if math.isnan(pair[1].mean) else -pair[1].mean),
         "tests": [(score, _tests(c, score)) for score in dict.fromkeys(t.score for t in c.tests)],
         "spread": _spread(c),
+        "fronts": _fronts(c),
+        "left_out": _left_out(c),
         "figures": [(f, inline(f.svg, f"s{i}-{f.name}")) for f in shown],
     }
 

@@ -85,10 +85,15 @@ def interval(e: Estimate, name: str = "") -> str:
         return "(one)"
     if e.half == 0:
         return ""
-    known = score_of(name)
-    high = min(e.high, 1.0) if known is not None and known.better == "more" else e.high
     text = count_text if name in COUNTED else number
-    return f"[{_bare(text(e.low))}, {_bare(text(high))}]"
+    low, high = interval_ends(e, name)
+    return f"[{_bare(text(low))}, {_bare(text(high))}]"
+
+
+def interval_ends(e: Estimate, name: str) -> tuple[float, float]:
+    """The ends of an interval as tables show them; NaN for a single value."""
+    known = score_of(name)
+    return e.low, min(e.high, 1.0) if known is not None and known.better == "more" else e.high
 
 
 def _bare(text: str) -> str:

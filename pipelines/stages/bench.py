@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.bench.comparison import Comparison, compare_methods
 from pipelines.bench.page import render_bench, suite_pictures
+from pipelines.bench.pareto import write_frontier
 from pipelines.bench.tables import markdown, write_table, write_tests
 from pipelines.report.picture import Picture, of_source, write_pictures
 from pipelines.report.settings_table import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-VERSION = 1
+VERSION = 2
 _MOST_DRAWN = 9
 """Sources for which figures are drawn."""
 SUMMARY = "summary.json"
@@ -39,7 +40,8 @@ SUMMARY = "summary.json"
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Writes ``bench.html``, ``scores.csv`` (one row per dictionary), ``table.csv`` (every mean with its intervals),
-    ``table.md`` (the main table), ``tests.csv``, ``summary.json`` (what the terminal shows) and ``figures/``."""
+    ``table.md`` (the main table), ``tests.csv``, ``frontier.csv`` (scores next to costs), ``summary.json`` (what the
+    terminal shows) and ``figures/``."""
     for i, job in enumerate(jobs):
         progress(i, len(jobs), "suites")
         _bench(job)
@@ -64,6 +66,7 @@ def _bench(job: Job) -> None:
     write_csv(rows, job.out / "scores.csv")
     write_table(comparisons, job.out / "table.csv")
     write_tests(comparisons, job.out / "tests.csv")
+    write_frontier(comparisons, job.out / "frontier.csv")
     (job.out / "table.md").write_text(markdown(comparisons), encoding="utf-8")
     n = len(comparisons)
     shown = [write_pictures(drawn, job.out, i, n) for i, drawn in enumerate(_drawn(job, comparisons))]

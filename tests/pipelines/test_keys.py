@@ -3,8 +3,8 @@
 ``python tests/pipelines/test_keys.py`` rewrites the list; say here what changed, and why.
 Since the reorganisation: versions 5 to 7 of the stage `score` (`fvu_median` and `outlier_variance`; codes in blocks;
 correlations of codes in float64, and assignments of any size), and with them the keys of all reports and comparisons,
-whose inputs are scores; version 6 of the stage `report`, which compares hook points. Those of every other stage are the
-first ones.
+whose inputs are scores; version 6 of the stage `report`, which compares hook points; version 2 of the stage `bench`,
+which compares costs. Those of every other stage are the first ones.
 """
 
 from __future__ import annotations

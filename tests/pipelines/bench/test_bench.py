@@ -209,6 +209,7 @@ def suite(tiny: Given) -> Given:
         "source": {**tiny["source"], "seed": [0, 1, 2]},
         "dictionary": dictionary,
         "baselines": {"kinds": ["random", "pca", "oracle"]},
+        "score": {**tiny["score"], "metrics": [*tiny["score"]["metrics"], "cost"]},
         "published": published,
         "tiers": {"fast": {"train": {"steps": 30}, "source": {"seed": [0, 1]}}},
     }
@@ -269,7 +270,11 @@ def test_a_suite_from_the_command_line(
         tests = list(csv.DictReader(f))
     assert {t["n_data"] for t in tests} == {"2"}
     assert json.loads((out / "summary.json").read_text())["by"] == "mcc"
-    assert list((out / "figures").glob("seeds-mcc.svg"))
+    assert list((out / "figures").glob("seeds-mcc.svg")) and list((out / "figures").glob("pareto.png"))
+    with (out / "frontier.csv").open() as f:
+        assert {line["method"] for line in csv.DictReader(f)} == {"relu", "random", "pca"}
+    table = page.split("What to take at which cost")[1].split("</table>")[0]
+    assert "training FLOPs" in table and table.count('<th class="name" scope="row">') >= 2
 
 
 @pytest.mark.slow
