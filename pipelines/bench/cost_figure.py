@@ -24,22 +24,21 @@ _LEAST = 2
 """Fewest methods with a score and a cost that are worth a panel."""
 _APART, _SPREAD = 0.012, 0.1
 """Distance between marks of the same cost, and the room for all of them, as shares of the axis."""
-_LONG = 26
-"""Length of names, in characters, above which the legend has fewer columns."""
 
 
 @styled
 def draw_score_against_cost(c: Comparison) -> Figure | None:
     """Scores (rows) against costs (columns): a numbered mark with its interval for each method, controls in grey, the
-    front as a line, and ceilings dashed. The numbers are the ranks in the table; None without costs."""
+    front as a line, and ceilings dashed. The numbers are the lines of the table; None without costs."""
     panels = {(score, cost): costed_entries(c, score, cost) for score in compared_scores(c) for cost in COSTS}
     filled = [pair for pair, points in panels.items() if len(points) >= _LEAST]
-    scores, costs = (list(dict.fromkeys(names)) for names in zip(*filled, strict=True)) if filled else ([], [])
     if not filled:
         return None
+    scores, costs = (list(dict.fromkeys(names)) for names in zip(*filled, strict=True))
     ceilings = {score: [e for e in c.entries if _is_ceiling(e, score)] for score in scores}
-    shown = {one.entry for pair in filled for one in panels[pair]} | {e for of in ceilings.values() for e in of}
-    number = {e: i for i, e in enumerate((e for e in c.entries if e in shown), start=1)}
+    drawn = {one.entry for score in scores for cost in costs for one in panels[score, cost]}
+    drawn |= {e for of_score in ceilings.values() for e in of_score}
+    number = {e: i for i, e in enumerate(c.entries, start=1) if e in drawn}
     look = _look(list(number))
     figure, axes = canvas(11.4, 3.1 * len(scores) + 1.0, len(costs), len(scores))
     _legend(figure, number, look, {e for of in ceilings.values() for e in of})
@@ -65,7 +64,9 @@ def _look(entries: Sequence[Entry]) -> Mapping[Entry, tuple[str, str]]:
     }
 
 
-def _legend(figure: Figure, number: Mapping[Entry, int], look: Mapping[Entry, tuple[str, str]], ceilings: set[Entry]):
+def _legend(
+    figure: Figure, number: Mapping[Entry, int], look: Mapping[Entry, tuple[str, str]], ceilings: set[Entry]
+) -> None:
     """The names of the numbers, and of the lines."""
     from matplotlib.lines import Line2D
 
@@ -76,7 +77,8 @@ def _legend(figure: Figure, number: Mapping[Entry, int], look: Mapping[Entry, tu
         name = f"{i}  {e.family.label}" + (" (ceiling)" if e in ceilings else "")
         handles.append(Line2D([], [], marker="" if e in ceilings else marker, ms=5, label=name, **line))
     handles.append(Line2D([], [], color=_FRONT, lw=1.2, label="no method is better for less"))
-    columns = 4 if max(len(handle.get_label()) for handle in handles) <= _LONG else 3
+    width = 4.8 * max(len(handle.get_label()) for handle in handles) + 40  # of a column, in points
+    columns = max(1, min(4, int(72 * figure.get_figwidth() // width)))
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8, handlelength=1.8)
 
 

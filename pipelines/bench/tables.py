@@ -19,7 +19,8 @@ from sae.numerics.statistics import Estimate
 CANONICAL = (
     *("l0", "true_l0", "explained_variance", "shrinkage", "mmcs_truth", "mmcs_latents", "mcc", "mcc_all"),
     *("recovered_80", "recovered_90", "precision", "recall", "f1", "f1_chosen", "f1_macro"),
-    *("coefficient_slope", "coefficient_r2", "code_mcc", "uniqueness", "dead", "dense"),
+    *("coefficient_slope", "coefficient_r2", "code_mcc", "support_agreement", "support_truth", "uniqueness"),
+    *("dead", "dense"),
     *("absorption_full", "absorption_fraction", "subspace_cosine", "probe_auc_latent"),
     *("pw_mcc", "train_samples", "train_flops", "seconds", "bytes"),
 )

@@ -69,7 +69,7 @@ class Config(MetricConfig):
     """The encoder to compare with: a name, or a table with its settings."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    by_default: ClassVar[bool] = False  # a lasso of every sample costs as much as all other families together
+    by_default: ClassVar[bool] = False  # it solves a lasso for every sample
     fits_targets: ClassVar[bool] = False
 
     def score(self, case: Case) -> Scores:

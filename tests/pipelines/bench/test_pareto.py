@@ -100,6 +100,14 @@ def test_the_figure_has_a_mark_for_each_method_the_front_and_the_ceilings():
     assert names == ["1  oracle (ceiling)", "2  relu", "3  topk", "4  random", "no method is better for less"]
 
 
+def test_a_method_that_is_alone_in_its_panel_is_drawn():
+    rows = methods(("relu", 0.9, 10), ("topk", 0.8, 20)) + [row("pca", d, 0, f1=0.4, train_flops=5.0) for d in range(3)]
+    rows += [row("ica", d, 0, f1=0.5, encoder_cost=1.0) for d in range(3)]
+    rows += [row("ksvd", d, 0, f1=0.5, encoder_cost=1.0) for d in range(3)]
+    figure = draw_score_against_cost(compared(rows))
+    assert figure is not None and [len(points_of(ax)) for ax in figure.axes] == [2, 2, 1, 2]
+
+
 def test_nothing_to_show_gives_no_figure():
     assert draw_score_against_cost(compared([row("relu", 0, 0, mcc=0.5)])) is None
     assert draw_score_against_cost(compared(methods(("relu", 0.9, 10)))) is None
