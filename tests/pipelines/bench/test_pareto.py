@@ -113,6 +113,7 @@ def test_nothing_to_show_gives_no_figure():
     assert draw_score_against_cost(compared(methods(("relu", 0.9, 10)))) is None
 
 
+@pytest.mark.slow
 def test_numbers_of_twenty_methods_cover_neither_each_other_nor_the_marks():
     rng = np.random.default_rng(0)
     given = [(f"m{i}", float(rng.choice([0.6, 0.9, 0.92])), float(rng.choice([1e9, 3e9, 1e12]))) for i in range(20)]
