@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from sae.dictionaries.matryoshka import Config as matryoshka
     from sae.dictionaries.relu import Config as relu
     from sae.dictionaries.topk import Config as topk
+    from sae.dictionaries.unrolled import Config as unrolled
 
 __version__ = "0.1.0"
 
-_TRAINED_KINDS = ("batchtopk", "gated", "jumprelu", "matching_pursuit", "matryoshka", "relu", "topk")
+_TRAINED_KINDS = ("batchtopk", "gated", "jumprelu", "matching_pursuit", "matryoshka", "relu", "topk", "unrolled")
 _LATER = {
     **{kind: (f"sae.dictionaries.{kind}", "Config") for kind in _TRAINED_KINDS},
     "splice": ("sae.analysis.intervention.splicing", "splice"),
@@ -80,6 +81,7 @@ __all__ = [
     "tokens",
     "top_examples",
     "topk",
+    "unrolled",
 ]
 
 # Told from above, so that no module below names a folder of kinds.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.registry import KindSettings, UserError
+from sae.registry import KindSettings, UserError, VersionedSettings
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,18 @@ class Architecture(ABC):
     """Widths of nested dictionaries: the loss is the mean over levels w of the loss of the first w latents. Empty means
     one level."""
 
+    detach: bool = False
+    """Whether the loss of every level but the last trains only the latents that the level adds."""
+
+    by_frequency: bool = False
+    """Whether latents are sorted by their firing frequency during training, see :mod:`sae.training.frequency_order`."""
+
     dead_latent_loss: AuxK | PreActivationLoss | None = None
     """The auxiliary loss for dead latents; None for none."""
+
+    shrinkage_step: float = 0.0
+    """The size of a step of iterative shrinkage that the encoder takes before its selection over the batch, see
+    :mod:`sae.training.shrinkage_step`; 0 for none. Such members stay on the dense path."""
 
     @property
     def initial_values(self) -> Mapping[str, float]:
@@ -176,7 +186,7 @@ class Architecture(ABC):
         """The dictionary in raw units, from the tensors of a member trained on ``input_scale * x``."""
 
 
-class DictionaryConfig(KindSettings, ABC):
+class DictionaryConfig(VersionedSettings, KindSettings, ABC):
     """Settings of one architecture."""
 
     interface: ClassVar[str] = "dictionaries"
@@ -230,6 +240,12 @@ def check_k(name: str, k: int | None, n_latents: int) -> None:
     """Raises `UserError` where the field `name`, of value `k`, exceeds the number of latents."""
     if k is not None and k > n_latents:
         raise UserError(f"{name} = {k} is more than n_latents = {n_latents}; lower it or raise n_latents")
+
+
+def check_levels(levels: Sequence[int], n_latents: int) -> None:
+    """Raises `UserError` unless the widths ascend from at least 1 and end at `n_latents`."""
+    if levels[-1] != n_latents or list(levels) != sorted({*levels}) or levels[0] < 1:
+        raise UserError(f"levels = {list(levels)}: widths must ascend and end at n_latents = {n_latents}")
 
 
 class PenalisedConfig(DictionaryConfig):
@@ -296,12 +312,15 @@ class SelectingConfig(DictionaryConfig):
         return self.aux_coefficient == 0
 
 
+SCALED = ("threshold", "first_threshold", "shift")
+"""The tensors of a dictionary that scale like their latent's pre-activation."""
+
+
 def raw_units(tensors: Mapping[str, Tensor], input_scale: float) -> dict[str, Any]:
     """Folds the input scale into the weights and normalises decoder rows; ``x_hat`` does not change.
 
     With x' = s x, ``z' = s z``: dividing both biases by s gives codes in raw units. A row of norm r is divided by
-    r and its latent multiplied by r, since selections commute with positive factors. A `threshold` or a `shift` scales
-    like its latent's pre-activation.
+    r and its latent multiplied by r, since selections commute with positive factors, and with it :data:`SCALED`.
     """
     norm = tensors["W_dec"].norm(dim=-1)
     norm = torch.where(norm > 0, norm, torch.ones_like(norm))
@@ -311,4 +330,4 @@ def raw_units(tensors: Mapping[str, Tensor], input_scale: float) -> dict[str, An
         "b_enc": tensors["b_enc"] * norm / input_scale,
         "b_dec": tensors["b_dec"] / input_scale,
     }
-    return folded | {name: tensors[name] * norm / input_scale for name in ("threshold", "shift") if name in tensors}
+    return folded | {name: tensors[name] * norm / input_scale for name in SCALED if name in tensors}

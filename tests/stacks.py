@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from sae.dictionaries.matching_pursuit import PursuitArchitecture
 from sae.dictionaries.matryoshka import MatryoshkaArchitecture
 from sae.dictionaries.relu import ReluArchitecture
 from sae.dictionaries.topk import TopKArchitecture
+from sae.dictionaries.unrolled import UnrolledArchitecture
 from sae.training.stack import Stack
 
 JUMP = partial(JumpReLUArchitecture, start=0.4, bandwidth=1.1, sharpness=0.7, through_input=False)
@@ -36,6 +38,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "matryoshka": MatryoshkaArchitecture(levels=LEVELS, selection=LargestOfBatch(3)),
     "matryoshka-aux": MatryoshkaArchitecture(levels=LEVELS, selection=LargestOfBatch(3), dead_latent_loss=AuxK(0.3, 4)),
     "matryoshka-relu": MatryoshkaArchitecture(levels=LEVELS),
+    "matryoshka-detach": MatryoshkaArchitecture(
+        levels=LEVELS, selection=LargestOfBatch(3), dead_latent_loss=AuxK(0.3, 4), detach=True
+    ),
+    "unrolled": UnrolledArchitecture(selection=LargestOfBatch(3), shrinkage_step=0.3),
+    "unrolled-levels": UnrolledArchitecture(
+        levels=LEVELS, selection=LargestOfBatch(3), dead_latent_loss=AuxK(0.3, 4), detach=True, shrinkage_step=0.7
+    ),
     "gated": GatedArchitecture(),
     "jumprelu": JUMP(shape="step"),
     "jumprelu-tanh": JUMP(shape="tanh"),
@@ -44,7 +53,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "jumprelu-aux": JUMP(shape="step", dead_latent_loss=PreActivationLoss(0.3)),
     "pursuit": PursuitArchitecture(selection=Pursuit(3)),
 }
-DENSE_ONLY = {"pursuit"}
+DENSE_ONLY = {"pursuit", "unrolled", "unrolled-levels"}
 
 
 def random_stack(
@@ -63,7 +72,10 @@ def random_stack(
         name: value + 0.3 * torch.rand(n_members, n_latents, generator=g, dtype=dtype)
         for name, value in architecture.initial_values.items()
     }
-    return Stack(W_enc, W_dec, b_enc, b_dec, latent_parameters)
+    stack = Stack(W_enc, W_dec, b_enc, b_dec, latent_parameters)
+    if architecture.shrinkage_step:
+        stack.first_threshold = torch.zeros_like(stack.batch_threshold)
+    return stack
 
 
 def random_rows(batch: int, d_in: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -134,6 +146,7 @@ def losses(
         parameters = {name: numbers[i] for name, numbers in stack.latent_parameters.items()}
         W_enc, W_dec, b_dec = stack.W_enc[i], stack.W_dec[i], stack.b_dec[i]
         pre = (x - stack.subtracted[i]) @ W_enc.T + stack.b_enc[i]
+        pre_0 = pre
         weight, auxiliary = coefficient[i], torch.zeros_like(coefficient[i])
         norm = torch.ones_like(stack.b_enc[i]) if architecture.unit_rows else W_dec.norm(dim=-1)
         if isinstance(architecture, PursuitArchitecture):
@@ -153,15 +166,28 @@ def losses(
             elif architecture.shape == "quadratic":
                 penalty = (penalty / target_l0[i] - 1) ** 2
         else:
+            if eta := architecture.shrinkage_step:
+                pre = pre - eta * (selected(pre, architecture) @ W_dec + b_dec - x) @ W_dec.T
             z = selected(pre, architecture)
             penalty = architecture.penalty(z * norm).sum(-1).mean()
-        residuals = [z[:, :w] @ W_dec[:w] + b_dec - y for w in architecture.levels or (len(W_dec),)]
+        residuals = level_residuals(architecture, z, W_dec, b_dec, y)
         mse = torch.stack([(r**2).sum(-1).mean() for r in residuals]).mean()
         if dead is not None and architecture.dead_latent_loss is not None:
             loss = architecture.dead_latent_loss
-            auxiliary = auxiliary + dead_loss(loss, pre, parameters, W_dec, residuals[-1], dead[i])
+            auxiliary = auxiliary + dead_loss(loss, pre_0, parameters, W_dec, residuals[-1], dead[i])
         by_member.append(mse + weight * penalty + auxiliary)
     return torch.stack(by_member)
+
+
+def level_residuals(architecture: Architecture, z: Tensor, W_dec: Tensor, b_dec: Tensor, y: Tensor) -> list[Tensor]:
+    """``x_hat - y`` of every level."""
+    levels = architecture.levels or (len(W_dec),)
+    whole = [z[:, :w] @ W_dec[:w] + b_dec - y for w in levels]
+    if not architecture.detach or len(levels) == 1:
+        return whole
+    inner = [torch.zeros_like(y) + b_dec - y, *(r.detach() for r in whole[:-2])]
+    added = [z[:, first:last] @ W_dec[first:last] for first, last in pairwise((0, *levels[:-1]))]
+    return [*(r + more for r, more in zip(inner, added, strict=True)), whole[-1]]
 
 
 def dead_loss(

@@ -26,6 +26,7 @@ from sae.architecture import (
     LargestOfBatch,
     Positive,
     check_k,
+    check_levels,
     exactly_one,
     raw_units,
 )
@@ -51,7 +52,11 @@ class Config(DictionaryConfig):
     """With `k`: the weight of the auxiliary loss for dead latents (:class:`AuxK`); 0 resamples them instead."""
     aux_k: int | None = Field(default=None, gt=0)
     """The number of dead latents per sample in the auxiliary loss; half of `d_in` if unset."""
+    detach: bool = False
+    """Whether the reconstruction of each level but the last is detached from the level that continues it, so that the
+    loss of a level trains only the latents that the level adds; that of the last level trains all."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"detach"})
     member_axes: ClassVar[tuple[str, ...]] = ("l1", "l0")
 
     @model_validator(mode="before")
@@ -63,8 +68,7 @@ class Config(DictionaryConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if self.levels[-1] != self.n_latents or list(self.levels) != sorted({*self.levels}) or self.levels[0] < 1:
-            raise UserError(f"levels = {list(self.levels)}: widths must ascend and end at n_latents = {self.n_latents}")
+        check_levels(self.levels, self.n_latents)
         if self.k is None:
             exactly_one("l1", self.l1, "l0", self.l0)
         elif self.l1 is not None or self.l0 is not None:
@@ -76,7 +80,9 @@ class Config(DictionaryConfig):
     def architecture(self, share: float = 1.0) -> MatryoshkaArchitecture:
         selection = Positive() if self.k is None else LargestOfBatch(self.k)
         dead_latent_loss = AuxK(self.aux_coefficient, self.aux_k) if self.aux_coefficient and self.k else None
-        return MatryoshkaArchitecture(levels=self.levels, selection=selection, dead_latent_loss=dead_latent_loss)
+        return MatryoshkaArchitecture(
+            levels=self.levels, selection=selection, dead_latent_loss=dead_latent_loss, detach=self.detach
+        )
 
     @property
     def coefficient(self) -> float:

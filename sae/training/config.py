@@ -20,7 +20,7 @@ def _centre(value: Any) -> Any:
 class TrainConfig(VersionedSettings):
     """Settings of the training loop. Shares (`warm_up`, `decay`, ...) are shares of `steps`."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"keep_near"})
+    later: ClassVar[frozenset[str]] = frozenset({"keep_near", "aligned"})
 
     steps: int = Field(default=10_000, gt=0)
     """The number of training steps."""
@@ -71,3 +71,8 @@ class TrainConfig(VersionedSettings):
     """The cosine that each decoder row keeps, at least, with its initial direction, by a projection after every step
     (resampled rows too): 0.8 is the soft-frozen decoder of Korznikov et al. 2026 ('Sanity checks for sparse
     autoencoders'), 1 a frozen one, 0 no constraint. A control for how much the learned directions contribute."""
+    aligned: bool = False
+    """Whether the inner product of every encoder row with its decoder row stays one, by a projection after every step:
+    a latent then reads its own direction at full strength, and only how it reads the others is learned (Aligned
+    training, arXiv 2605.18629, which divides the row by the inner product instead; both leave the same rows possible).
+    It also sets the initial norm of encoder rows, in place of `encoder_norm`."""

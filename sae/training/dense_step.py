@@ -11,7 +11,8 @@ The gradient of b_dec sums over the batch first: the sixth product that autograd
 product here. Codes exist for one block of samples at a time, small enough for the cache.
 
 Nested levels of widths w_1 < ... < w_L have one residual each, r_l. A latent that is in level s but not in level s - 1
-is in the levels s..L, so that ``(r_s + ... + r_L) / L`` replaces r for it.
+is in the levels s..L, so that ``(r_s + ... + r_L) / L`` replaces r for it, or ``(r_s + r_L) / L`` where the
+architecture detaches levels (``r_L / L`` in the last).
 
 Where the latents are divided over processes, x_hat is the sum of what the processes decode; the codes, h, g and all
 gradients of latents are computed where the latents are, and the last term of db_dec is summed.
@@ -20,7 +21,6 @@ gradients of latents are computed where the latents are, and the last term of db
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,25 +31,15 @@ from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.training.aux_losses import DeadLatentGradient, dead_latent_gradient
 from sae.training.gradients import BatchSums, Gradient, StepInputs
+from sae.training.levels import residuals_by_segment, segments
 from sae.training.selection import at_most, select_among_, thresholds_of_batch
+from sae.training.shrinkage_step import FirstCodes, gradient_through_step, take_step_
 from sae.training.stack import Stack, products_
 
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 29}
 """The number of codes of one member in a block. How a batch is divided does not depend on the number of members."""
 SEARCH_SHARE = 0.7
 """The threshold of a batch is first searched for above this share of its moving average."""
-
-
-def segments(architecture: Architecture, n_latents: int) -> list[slice]:
-    """The latents of each level that are not in the level before."""
-    return [slice(*ends) for ends in pairwise((0, *(architecture.levels or (n_latents,))))]
-
-
-def residuals_by_segment(residuals: list[Tensor]) -> list[Tensor]:
-    """The mean residual of the levels that contain each segment, in the memory of the residuals."""
-    for inner, outer in pairwise(range(len(residuals) - 1, -1, -1)):
-        residuals[outer] += residuals[inner]
-    return [r.div_(len(residuals)) for r in residuals] if len(residuals) > 1 else residuals
 
 
 @dataclass
@@ -64,6 +54,8 @@ class BatchContext:
     """The offset of pre-activations, less the cutoff."""
     threshold: Float[Tensor, " n_members"]
     """The threshold of the batch, for a selection over the batch."""
+    first: Float[Tensor, " n_members"] | None
+    """That of a selection before it; None without one."""
     half: Float[Tensor, "n_members 1 1"]
     """Half of the penalty's weight."""
     norm: Float[Tensor, "n_members n_latents"] | None
@@ -96,18 +88,28 @@ class DenseStep:
         self.residual = like.new_empty(n_members, self.rows, d_in)
         shape = (n_members, n_latents, d_in)
         self.W_enc, self.W_dec = like.new_empty(2, *shape)
+        self.first_codes: FirstCodes | None = None
+        """The codes of the first of two selections in the last block."""
 
     def keep(
-        self, stack: Stack, architecture: Architecture, x: Float[Tensor, "rows d_in"], offset: Tensor, threshold: Tensor
+        self,
+        stack: Stack,
+        architecture: Architecture,
+        x: Float[Tensor, "rows d_in"],
+        offset: Tensor,
+        threshold: Tensor,
+        first: Float[Tensor, " n_members"] | None = None,
     ) -> Float[Tensor, "n_members rows n_latents"]:
         """The pre-activations that the selection keeps, for a block of at most `rows` samples; the others are zero.
 
         `offset` is that of :func:`offset_less_cutoff`, `threshold` the smallest value that a selection over the batch
-        keeps.
+        keeps, and `first` that of a selection before it, whose codes are in :attr:`first_codes` afterwards.
         """
         v = self.v[: stack.n_members, : len(x)]
         products_(v, x.expand(stack.n_members, *x.shape), stack.W_enc.mT)
         v += offset[:, None, :]
+        if first is not None:
+            self.first_codes = take_step_(v, stack, architecture.shrinkage_step, x, first, self.group)
         if isinstance(architecture.selection, LargestOfBatch):
             torch.relu_(v)
             return v.masked_fill_(v < threshold[:, None, None], 0)
@@ -119,7 +121,8 @@ class DenseStep:
     ) -> Float[Tensor, "n_members rows"]:
         """The squared error of at most `rows` samples, with the moving average of the batch threshold."""
         parameters = broadcast(stack.per_latent())
-        v = self.keep(stack, architecture, x, offset_less_cutoff(stack, architecture), stack.batch_threshold)
+        offset = offset_less_cutoff(stack, architecture)
+        v = self.keep(stack, architecture, x, offset, stack.batch_threshold, stack.first_threshold)
         z = architecture.activate(v, parameters)[0]
         return self._residuals(stack, z, y, [slice(0, z.shape[-1])])[0].square().sum(-1)
 
@@ -150,16 +153,23 @@ class DenseStep:
         return torch.sub(stack.b_dec[:, None, :], y, out=out) if self.group.is_first else out.zero_()
 
     def threshold(
-        self, stack: Stack, architecture: Architecture, x: Float[Tensor, "batch d_in"], offset: Tensor
+        self,
+        stack: Stack,
+        architecture: Architecture,
+        x: Float[Tensor, "batch d_in"],
+        offset: Tensor,
+        average: Float[Tensor, " n_members"],
+        first: Float[Tensor, " n_members"] | None = None,
     ) -> Float[Tensor, " n_members"]:
-        """The smallest pre-activation that a selection over the batch keeps; zero for other selections."""
+        """The smallest pre-activation that a selection over the batch keeps, whose moving average is `average`; zero
+        for other selections. `first` is that of a selection before it."""
         if not isinstance(architecture.selection, LargestOfBatch):
-            return torch.zeros_like(stack.batch_threshold)
+            return torch.zeros_like(average)
         n_kept = architecture.selection.k * len(x)
-        for floor in (SEARCH_SHARE * stack.batch_threshold, torch.zeros_like(stack.batch_threshold)):
+        for floor in (SEARCH_SHARE * average, torch.zeros_like(average)):
             pieces: list[list[Tensor]] = [[] for _ in range(stack.n_members)]
             for block in x.split(self.rows):
-                v = self.keep(stack, architecture, block, offset, floor)
+                v = self.keep(stack, architecture, block, offset, floor, first)
                 for positive, of_member in zip(pieces, v, strict=True):
                     positive.append(at_most(of_member[of_member > 0], n_kept))
             thresholds, enough = thresholds_of_batch([torch.cat(positive) for positive in pieces], n_kept, self.group)
@@ -183,7 +193,11 @@ class DenseStep:
         """The gradients of all parameters; fills in the terms of the `inputs`."""
         x, y = inputs.x, inputs.y
         offset = offset_less_cutoff(stack, architecture)
-        threshold = self.threshold(stack, architecture, x, offset)
+        first = None
+        if stack.first_threshold is not None:
+            first = self.threshold(stack, architecture, x, offset, stack.first_threshold)
+            inputs.terms.first_threshold.copy_(first)
+        threshold = self.threshold(stack, architecture, x, offset, stack.batch_threshold, first)
         l0 = self.mean_l0(stack, architecture, x, offset, threshold)
         weight, value = architecture.penalty_weight(inputs.coefficient, l0, inputs.target_l0)
         norm = None if architecture.unit_rows else stack.norm()
@@ -193,6 +207,7 @@ class DenseStep:
             architecture=architecture,
             offset=offset,
             threshold=threshold,
+            first=first,
             half=weight[:, None, None] / 2,
             norm=norm,
             dead=inputs.dead,
@@ -215,7 +230,7 @@ class DenseStep:
         parts = segments(architecture, sums.to_enc.shape[1])
         norm = None if context.norm is None else context.norm[:, None, :]
         with context.spans("encode"):
-            v = self.keep(stack, architecture, x, context.offset, context.threshold)
+            v = self.keep(stack, architecture, x, context.offset, context.threshold, context.first)
             codes = architecture.activate(v, parameters)
             z = codes[0]
         with context.spans("decode"):
@@ -225,7 +240,7 @@ class DenseStep:
             sums.square += squares[-1]
             sums.auxiliary += torch.stack(squares).mean(0) - squares[-1]
             additions = self._from_dead(stack, architecture, x, residuals[-1], context.dead)
-            by_segment = residuals_by_segment(residuals)
+            by_segment = residuals_by_segment(residuals, architecture.detach)
             sums.r += by_segment[0].sum(1)
             h = self._along_decoder(stack, by_segment, parts, len(x))
             further = [self._decode_detached(stack, a, y) for a in codes[1:]]
@@ -241,8 +256,14 @@ class DenseStep:
             torch.ops.aten.threshold_backward.grad_input(g, v, 0, grad_input=g)
             for part, r in zip(parts, by_segment, strict=True):
                 products_(sums.to_dec[:, part], z[..., part].mT, r, keep=not is_first)
+            if context.first is not None:
+                assert self.first_codes is not None
+                step = architecture.shrinkage_step
+                g = gradient_through_step(g, self.first_codes, stack, step, sums.to_dec, sums.r, self.group)
             products_(sums.to_enc, g.mT, x.expand(stack.n_members, *x.shape), keep=not is_first)
             sums.z += z.sum(1)
+            if architecture.by_frequency:
+                sums.active += (z > 0).sum(1, dtype=sums.active.dtype)
             sums.g += g.sum(1)
             for name, by_code in gradients.parameters.items():
                 sums.latent_parameters[name] += torch.where(v > 0, by_code, 0).sum(1)

@@ -52,8 +52,8 @@ class Division:
     def of(cls, n_members: int, n_latents: int, architecture: Architecture, processes: Processes) -> Division:
         """The part of this process.
 
-        Raises `UserError` where latents would have to be divided and cannot be: for matching pursuit, and where a level
-        has fewer latents than there are processes.
+        Raises `UserError` where latents would have to be divided and cannot be: for matching pursuit, where they are
+        sorted by frequency, and where a level has fewer latents than there are processes.
         """
         whole = cls.whole(n_members, n_latents)
         if processes.size == 1:
@@ -67,6 +67,12 @@ class Division:
             raise UserError(
                 f'kind = "matching_pursuit": the latents of one dictionary are not divided over {each} processes, '
                 "because each depends on those before it; train on one, or as many dictionaries as there are processes"
+            )
+        if architecture.by_frequency:
+            raise UserError(
+                f'order = "frequency": the latents of one dictionary are not divided over {each} processes, because '
+                "sorting would move them between processes; train on one, as many dictionaries as there are processes, "
+                'or set order = "fixed"'
             )
         levels = list(pairwise((0, *(architecture.levels or (n_latents,)))))
         parts = [_part(level, each, group.rank) for level in levels]

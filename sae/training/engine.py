@@ -71,12 +71,14 @@ class Engine:
         kernels: Kernels | None = None,
         target_l0: Float[Tensor, " n_members"] | None = None,
         keep_near: float = 0.0,
+        aligned: bool = False,
         division: Division | None = None,
     ) -> None:
         self.stack, self.architecture, self.decoder_bias, self.spans = stack, architecture, decoder_bias, spans
         if precision not in get_args(Precision):
             raise UserError(f"precision = {precision!r}: training needs the precision that was chosen; see sae.fit")
         self.is_sparse, self.precision, self.keep_near = is_sparse, precision, keep_near
+        self.aligned = aligned
         self.target_l0 = torch.full_like(stack.batch_threshold, torch.nan) if target_l0 is None else target_l0
         self.m, self.v = (Stack.of({name: pair[i] for name, pair in moments.items()}) for i in (0, 1))
         self.kernels = kernels_for(stack.W_dec) if kernels is None else kernels
@@ -92,7 +94,8 @@ class Engine:
         one_by_one = len(architecture.levels) > 1 or architecture.dead_latent_loss is not None
         pursues = isinstance(architecture.selection, Pursuit)
         is_worthwhile = codes >= WORTHWHILE.get(stack.W_dec.device.type, codes + 1)
-        self._may_be_sparse = not pursues and (is_worthwhile or not one_by_one)
+        dense_only = pursues or bool(architecture.shrinkage_step)
+        self._may_be_sparse = not dense_only and (is_worthwhile or not one_by_one)
         self._dense = DenseStep(self.at_once, n_own, d_in, batch, stack.W_dec, self.group, division.most)
         self._residual = stack.W_dec.new_empty(0)
         self._rounded: Rounded | None = None
@@ -141,9 +144,9 @@ class Engine:
                 rate = constant_rate if self.architecture.constant_rate else None
                 self._descend_rest(first, last, rest, adam, rate or adam)
         if isinstance(self.architecture.selection, LargestOfBatch):
-            average, of_batch = self.stack.batch_threshold, terms.batch_threshold
-            new = torch.where(average > 0, average.lerp(of_batch, THRESHOLD_RATE), of_batch)
-            average.copy_(torch.where(of_batch > 0, new, average))
+            follow_(self.stack.batch_threshold, terms.batch_threshold)
+            if self.stack.first_threshold is not None:
+                follow_(self.stack.first_threshold, terms.first_threshold)
         if chooses_paths:
             self._choose_paths(terms.l0)
         return terms
@@ -251,6 +254,9 @@ class Engine:
             adam_(values, *moments, rest.latent_parameters[name], for_parameters)
         self.architecture.constrain_(stack.per_latent())
         stack.keep_near_(self.keep_near)
+        if self.aligned:
+            stack.align_()
+            self._stale[first:last] = True
 
     def _rounded_part(self, first: int, last: int) -> Rounded | None:
         """The rounded encoders of the members `first` to `last`, up to date."""
@@ -273,3 +279,9 @@ class Engine:
         if not torch.equal(is_sparse, self.is_sparse):
             self._captured.clear()
         self.is_sparse.copy_(is_sparse)
+
+
+def follow_(average: Float[Tensor, " n_members"], of_batch: Float[Tensor, " n_members"]) -> None:
+    """Moves the moving average of a threshold, in place; a batch without a threshold (zero) is ignored."""
+    new = torch.where(average > 0, average.lerp(of_batch, THRESHOLD_RATE), of_batch)
+    average.copy_(torch.where(of_batch > 0, new, average))

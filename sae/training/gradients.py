@@ -21,6 +21,8 @@ class Terms:
 
     fired: Bool[Tensor, "n_members n_latents"]
     """Whether a latent was active on any sample of the batch."""
+    frequency: Float[Tensor, "n_members n_latents"]
+    """The share of the batch on which a latent was active, where latents are sorted by it; zero elsewhere."""
     l0: Float[Tensor, " n_members"]
     """The mean number of active latents."""
     mse: Float[Tensor, " n_members"]
@@ -31,12 +33,14 @@ class Terms:
     """The rest of the loss."""
     batch_threshold: Float[Tensor, " n_members"]
     """The smallest code that a selection over the batch kept."""
+    first_threshold: Float[Tensor, " n_members"]
+    """The smallest pre-activation that the first of two selections kept; zero where there is one."""
 
     @classmethod
     def empty(cls, stack: Stack) -> Terms:
         n_members, n_latents, _ = stack.W_dec.shape
         fired = torch.zeros(n_members, n_latents, dtype=torch.bool, device=stack.W_dec.device)
-        return cls(fired, *stack.W_dec.new_zeros(5, n_members))
+        return cls(fired, torch.zeros_like(stack.b_enc), *stack.W_dec.new_zeros(6, n_members))
 
     @property
     def loss(self) -> Float[Tensor, " n_members"]:
@@ -115,6 +119,8 @@ class BatchSums:
     """The gradients in the pre-activations."""
     in_norm: Float[Tensor, "n_members n_latents"]
     """``z phi'(norm z)``, the gradient of the penalty in the decoder norm."""
+    active: Float[Tensor, "n_members n_latents"]
+    """The number of samples on which a latent is active, where latents are sorted by it."""
     l0: Float[Tensor, " n_members"]
     """The number of active latents."""
     square: Float[Tensor, " n_members"]
@@ -129,7 +135,7 @@ class BatchSums:
         """Zero sums for `stack`, in the buffers `to_enc` and `to_dec`."""
         like = stack.b_enc
         latent_parameters = {name: torch.zeros_like(like) for name in stack.latent_parameters}
-        per_latent, per_member = like.new_zeros(3, *like.shape), like.new_zeros(4, len(like))
+        per_latent, per_member = like.new_zeros(4, *like.shape), like.new_zeros(4, len(like))
         return cls(to_enc, to_dec, torch.zeros_like(stack.b_dec), latent_parameters, *per_latent, *per_member)
 
     def add_dead(self, i: int, more: DeadLatentGradient) -> None:
@@ -145,6 +151,7 @@ class BatchSums:
         """Fills in the terms; `value` is the penalty where it is not its weighted cost (NaN where it is)."""
         terms, batch, coefficient = inputs.terms, len(inputs.x), inputs.coefficient
         torch.gt(self.z, 0, out=terms.fired)
+        terms.frequency.copy_(self.active / batch)
         terms.l0.copy_(self.l0 / batch)
         terms.mse.copy_(self.square / batch)
         terms.penalty.copy_(torch.where(value.isnan(), coefficient * self.cost / batch, value))

@@ -24,6 +24,7 @@ from sae.training.config import TrainConfig
 from sae.training.dead_latents import count_steps_since_fired_, resample_
 from sae.training.division import Division
 from sae.training.engine import Engine
+from sae.training.frequency_order import follow_frequency_
 from sae.training.gradients import Terms
 from sae.training.input_scaling import InputStatistics
 from sae.training.kernels import Adam
@@ -162,6 +163,7 @@ class _Trainer:
             spans=spans,
             target_l0=target,
             keep_near=config.keep_near,
+            aligned=config.aligned,
             division=division,
         )
 
@@ -193,6 +195,8 @@ class _Trainer:
                 self.control.follow_(terms.l0, state.step / config.steps)
             if self.first.resampled and _resamples_after(state.step, config):
                 _resample(state, self.engine, source, config)
+            if state.frequency is not None and follow_frequency_(state, terms.frequency):
+                self.engine.refresh()
             # The average is shorter during the first steps, so that it forgets the initial values.
             keep = min(config.average, (1 + state.step) / (10 + state.step))
             for name, average in state.average.items():
@@ -246,6 +250,8 @@ def _resample(state: State, engine: Engine, source: Source, config: TrainConfig)
         group=division.group,
     )
     state.stack.keep_near_(config.keep_near)
+    if config.aligned:
+        state.stack.align_()
     for name, value in state.members[0][0].architecture(0.0).initial_values.items():
         state.stack.latent_parameters[name].masked_fill_(dead, value)
         for moment in state.moments[name]:

@@ -20,9 +20,10 @@ from sae.architecture import Architecture, Largest, LargestOfBatch, LatentParame
 from sae.numerics.processes import ALONE, Processes
 from sae.numerics.profiler import NO_SPANS, Spans
 from sae.training.aux_losses import DeadLatentGradient, dead_latent_gradient
-from sae.training.dense_step import SEARCH_SHARE, offset_less_cutoff, residuals_by_segment, segments
+from sae.training.dense_step import SEARCH_SHARE, offset_less_cutoff
 from sae.training.gradients import StepInputs
 from sae.training.kernels import Adam, Codes, Kernels, Latents, Rounded, SparseBackward, TrainedLatents
+from sae.training.levels import residuals_by_segment, segments
 from sae.training.selection import keep_among, keep_pairs, thresholds_of_batch
 from sae.training.stack import Stack
 
@@ -114,7 +115,7 @@ def _descend(members: Members, inputs: StepInputs) -> RemainingGradient:
         squares = [torch.linalg.vector_norm(r, dim=(1, 2)).square_() for r in residuals]
         last, dead = residuals[-1][0], inputs.dead
         addition = None if dead is None else dead_latent_gradient(stack, architecture, x, last, dead[0], members.group)
-        by_segment = residuals_by_segment(residuals)
+        by_segment = residuals_by_segment(residuals, architecture.detach)
         if not h:
             h = [_along_decoder(members, segment, r) for segment, r in zip(activated, by_segment, strict=True)]
         detached = [[_decode_detached(members, segment, z, y) for z in segment.codes[1:]] for segment in activated]

@@ -38,15 +38,23 @@ class Stack:
     """The per-latent parameters that the architecture adds, by name."""
     batch_threshold: Float[Tensor, " n_members"] = field(default_factory=lambda: torch.zeros(0))
     """The moving average of the smallest code that a selection over the batch keeps; not a parameter."""
+    first_threshold: Float[Tensor, " n_members"] | None = None
+    """The moving average of the smallest pre-activation that the first of two selections keeps, where the encoder takes
+    a step of iterative shrinkage; not a parameter."""
     centre: Float[Tensor, "n_members d_in"] | None = None
     """What encoders subtract from the input; `b_dec` if None. Not a parameter."""
     initial_W_dec: Float[Tensor, "n_members n_latents d_in"] | None = None
     """The initial unit decoder rows, for :meth:`keep_near_`; None for no constraint. Not a parameter."""
 
     NAMES: ClassVar[tuple[str, ...]] = ("W_enc", "W_dec", "b_enc", "b_dec")
-    STORED: ClassVar[dict[str, str]] = {"bar": "batch_threshold", "centre": "centre", "began": "initial_W_dec"}
+    STORED: ClassVar[dict[str, str]] = {
+        "bar": "batch_threshold",
+        "first_threshold": "first_threshold",
+        "centre": "centre",
+        "began": "initial_W_dec",
+    }
     """Names in :meth:`tensors`, and so in checkpoints, of the fields that are not parameters."""
-    WITHOUT_LATENTS: ClassVar[tuple[str, ...]] = ("b_dec", "bar", "centre")
+    WITHOUT_LATENTS: ClassVar[tuple[str, ...]] = ("b_dec", "bar", "first_threshold", "centre")
     """Names in :meth:`tensors` of what has no axis of latents."""
 
     def __post_init__(self) -> None:
@@ -136,6 +144,12 @@ class Stack:
         """Projects decoder rows to a cosine of at least `cosine` with `initial_W_dec`, where there is one."""
         if self.initial_W_dec is not None:
             keep_within_cosine_(self.W_dec, self.initial_W_dec, cosine)
+
+    def align_(self) -> None:
+        """Moves every encoder row along its decoder row until their inner product is one: the nearest such row."""
+        square = self.W_dec.square().sum(-1, keepdim=True).clamp_min(1e-24)
+        along = (self.W_enc * self.W_dec).sum(-1, keepdim=True)
+        self.W_enc.addcmul_((1 - along) / square, self.W_dec)
 
     def member(self, i: int) -> dict[str, Tensor]:
         """Copies of one member's tensors in a dictionary's layout (`W_enc` is ``[d_in, n_latents]``)."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.architecture import DictionaryConfig, Pursuit
+from sae.architecture import Architecture, DictionaryConfig, Pursuit
 from sae.dictionary import Dictionary
 from sae.numerics.fit_cost import FitCost
 from sae.registry import UserError
@@ -20,6 +20,7 @@ from sae.source import Source
 from sae.training.config import TrainConfig
 from sae.training.division import Division
 from sae.training.input_scaling import InputScaling, InputStatistics
+from sae.training.shrinkage_step import PRODUCTS
 from sae.training.stack import Stack
 
 Member = tuple[DictionaryConfig, int]
@@ -62,6 +63,8 @@ class State:
     """The values that the last step logged."""
     division: Division
     """The members and latents of the stack that are here."""
+    frequency: Float[Tensor, "n_members n_latents"] | None = None
+    """The moving average of the latents' firing frequencies, where they are sorted by it."""
     n_rows: int | None = None
     """The number of different training samples of the source; None where they are generated without end."""
 
@@ -77,10 +80,8 @@ class State:
     ) -> State:
         """The state before the first step."""
         first, seeds = members[0][0], [members[i][1] for i in division.members]
-        if source.has_targets and isinstance(first.architecture().selection, Pursuit):
-            raise UserError(
-                'kind = "matching_pursuit": works for autoencoders only, and this source has targets; use another kind'
-            )
+        architecture = first.architecture(0.0)
+        _check_fits(architecture, source, config)
         centred = config.centre != "none"
         centre, target = (
             part if centred else torch.zeros_like(part) for part in (statistics.centre, statistics.target_centre)
@@ -89,11 +90,15 @@ class State:
         latents = None if division.group.size == 1 else division.latents
         stack = Stack.initialise(seeds, first.n_latents, b_dec, device, config.start, statistics.rows, latents)
         stack.W_enc *= config.encoder_norm
+        if config.aligned:
+            stack.align_()
         if source.has_targets:
             stack.centre = centre.to(device).repeat(len(seeds), 1)
+        if architecture.shrinkage_step:
+            stack.first_threshold = torch.zeros_like(stack.batch_threshold)
         if config.keep_near:
             stack.initial_W_dec = stack.W_dec.clone()
-        initial_values = first.architecture(0.0).initial_values
+        initial_values = architecture.initial_values
         stack.latent_parameters = {name: torch.full_like(stack.b_enc, value) for name, value in initial_values.items()}
         parameters, per_member = stack.parameters(), stack.batch_threshold
         return cls(
@@ -111,6 +116,7 @@ class State:
             scaling=statistics.scaling,
             logged_values={},
             division=division,
+            frequency=torch.zeros_like(stack.b_enc) if architecture.by_frequency else None,
             n_rows=source.n_rows["train"],
         )
 
@@ -146,6 +152,7 @@ class State:
             scaling=InputScaling.of(of("units.")),
             logged_values={},
             division=division,
+            frequency=tensor.get("frequency"),
             n_rows=source.n_rows["train"],
         )
 
@@ -185,6 +192,7 @@ class State:
             "smooth_l0": self.smooth_l0.clone(),
             "silent_for": self.steps_since_fired.clone(),
             "is_sparse": self.is_sparse.clone(),
+            **({} if self.frequency is None else {"frequency": self.frequency.clone()}),
             "step": torch.tensor(self.step),
             **{f"average.{k}": v.clone() for k, v in self.average.items()},
             **{f"units.{k}": v for k, v in self.scaling.tensors().items()},
@@ -228,13 +236,32 @@ class State:
 
         Every sample costs five products of ``d_in * n_latents``, as in a dense step (the codes, the reconstruction, and
         the gradients of codes, decoder and encoder), also on the sparse path, which computes less. Matching pursuit,
-        whose gradient touches few latents, costs one product for each of its k steps. The samples from which the input
-        scale is measured are those of the first steps and are not counted twice.
+        whose gradient touches few latents, costs one product for each of its k steps; a step of iterative shrinkage in
+        the encoder adds six products. The samples from which the input scale is measured are those of the first steps
+        and are not counted twice.
         """
-        selection = self.members[0][0].architecture().selection
-        products = selection.k if isinstance(selection, Pursuit) else 5
+        architecture = self.members[0][0].architecture()
+        selection, steps = architecture.selection, bool(architecture.shrinkage_step)
+        products = selection.k if isinstance(selection, Pursuit) else PRODUCTS if steps else 5
         samples, weights = self.step * self.config.batch_size, self.division.n_latents * self.stack.W_dec.shape[-1]
         return FitCost.training(samples, products * weights * samples, self.n_rows)
+
+
+def _check_fits(architecture: Architecture, source: Source, config: TrainConfig) -> None:
+    """Raises `UserError` where the architecture cannot be trained on the source, or with these settings."""
+    pursues, takes_step = isinstance(architecture.selection, Pursuit), bool(architecture.shrinkage_step)
+    if source.has_targets and (pursues or takes_step):
+        kind = "matching_pursuit" if pursues else "unrolled"
+        raise UserError(f'kind = "{kind}": works for autoencoders only, and this source has targets; use another kind')
+    if pursues and config.aligned:
+        raise UserError(
+            "train.aligned = true: matching pursuit has no encoder of its own; train it without, or another kind"
+        )
+    if takes_step and config.input_scale == "whiten":
+        raise UserError(
+            'train.input_scale = "whiten": kind = "unrolled" would take its step in whitened units, and a dictionary '
+            'takes it in raw ones; use "sqrt_d"'
+        )
 
 
 def select_members(
@@ -257,4 +284,4 @@ def has_latents(name: str) -> bool:
     """Whether a tensor of a checkpoint has an axis of latents, after that of members."""
     kind, _, parameter = name.partition(".")
     is_parameter = kind in ("parameter", "moment0", "moment1", "average")
-    return parameter not in Stack.WITHOUT_LATENTS if is_parameter else name == "silent_for"
+    return parameter not in Stack.WITHOUT_LATENTS if is_parameter else name in ("silent_for", "frequency")

@@ -11,6 +11,7 @@ from sae.dictionaries.matching_pursuit import MatchingPursuit
 from sae.dictionaries.matryoshka import Matryoshka
 from sae.dictionaries.standardised import Standardised
 from sae.dictionaries.topk import TopK
+from sae.dictionaries.unrolled import Unrolled
 from sae.registry import config_class, configurable, kinds
 from sae.testing import check_codes, check_dictionary
 
@@ -29,6 +30,8 @@ def make(kind: str) -> sae.Dictionary:
         return Gated(*parts, gain=1 + own, shift=own)
     if kind == "matryoshka":
         return Matryoshka(*parts, threshold=own, levels=(5, 10))
+    if kind == "unrolled":
+        return Unrolled(*parts, threshold=own, first_threshold=own / 2, step=0.4)
     cls = kinds("dictionaries")[kind].KIND
     return cls(*parts, threshold=own) if kind in ("jumprelu", "batchtopk") else cls(*parts)
 
@@ -68,6 +71,7 @@ TRAINED = {
     "batchtopk": {"k": 3},
     "matryoshka": {"k": 3, "levels": (8, 16)},
     "matching_pursuit": {"k": 3},
+    "unrolled": {"k": 3, "levels": (8, 16), "detach": True},
 }
 
 
