@@ -7,8 +7,9 @@ encoder; where that is a kind of dictionary of its own, ``KIND`` is the class th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -65,6 +66,33 @@ class LassoConfig(EncoderConfig):
         """The cost of measuring the unit."""
         n = 0 if source is None or self.units == "raw" else taken(source, N_NORM)
         return FitCost(n, n, n * d.d_in)
+
+
+class OneLayer(NamedTuple):
+    """An encoder of one layer: ``pre = (x - b_dec) W_enc + b_enc`` above a threshold, the largest of them."""
+
+    W_enc: Float[Tensor, "d_in n_latents"]
+    """Its weights."""
+    b_enc: Float[Tensor, " n_latents"]
+    """Its biases."""
+    threshold: Float[Tensor, " n_latents"]
+    """What its pre-activations must exceed."""
+    k: int
+    """The most latents that it keeps."""
+
+
+def one_layer(d: Dictionary, what: str) -> OneLayer:
+    """The encoder of `d`. Raises `UserError` where it is not one layer; `what` needs one."""
+    tensors, settings = d.tensors(), d.settings()
+    threshold = tensors.pop("threshold", torch.zeros_like(d.b_enc))
+    k = int(settings.pop("k", d.n_latents))
+    settings.pop("levels", None)
+    if d.multiply_adds() != d.d_in * d.n_latents or set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"} or settings:
+        raise UserError(
+            f"{what}: needs a one-layer encoder, which a {d.kind!r} dictionary does not have; use encoder 'fista' "
+            "with debias = true, or 'stagewise'"
+        )
+    return OneLayer(d.W_enc, d.b_enc, threshold, min(k, d.n_latents))
 
 
 def needed(source: Source | None, why: str) -> Source:

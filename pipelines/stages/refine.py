@@ -13,7 +13,7 @@ from pipelines.steps.step import Job, Runtime, StageProgress
 from sae.files import load, save
 from sae.refinement import RefineConfig, refined
 
-VERSION = 2
+VERSION = 3
 
 
 def run(jobs: Sequence[Job], scratch: Path, runtime: Runtime, progress: StageProgress) -> Iterator[Job]:

@@ -1,6 +1,7 @@
-"""The true directions as a dictionary: the ceiling, with one of three encoders.
+"""The true directions as a dictionary: the ceiling, with one of four encoders.
 
-fista      non-negative lasso codes: the ceiling where the encoder is not the limit
+fista      non-negative lasso codes
+stagewise  least squares on a support that tests against chance find: the ceiling where the encoder is not the limit
 threshold  one layer fitted to those codes: the ceiling of one-layer encoders (sae/encoders/threshold.py)
 relu       the projections themselves, which are positive wherever features interfere
 """
@@ -24,8 +25,8 @@ class Config(BaselineConfig):
     """The true directions of a source that has truth."""
 
     kind: Literal["oracle"] = "oracle"
-    encoder: Literal["fista", "threshold", "relu"] = "fista"
-    """How the dictionary encodes: by lasso, by one fitted layer, or by plain projections."""
+    encoder: Literal["fista", "stagewise", "threshold", "relu"] = "fista"
+    """How the dictionary encodes: by lasso, stagewise least squares, one fitted layer, or plain projections."""
     l1: float = Field(0.01, ge=0)
     """Penalty of the lasso, in units of the mean activation norm."""
     threshold: float = Field(0.03, ge=0)
@@ -44,6 +45,8 @@ class Config(BaselineConfig):
         tied = Relu.tied(directions, offset).with_card(**FitCost().card_entry())
         if self.encoder == "relu":
             return tied
+        if self.encoder == "stagewise":
+            return tied.with_encoder("stagewise", source, seed)
         if self.encoder == "threshold":
             return tied.with_encoder("threshold", source, seed, layer="learned", **self.lasso)
         rows = training_rows(source, 4096, seed)

@@ -20,10 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sae.dictionary import Dictionary
-from sae.encoder import EncoderConfig
+from sae.encoder import EncoderConfig, one_layer
 from sae.numerics.sparse_coding import lasso, lasso_multiply_adds
 from sae.numerics.thresholding import above, largest
-from sae.registry import UserError
 from sae.source import Source
 
 
@@ -41,21 +40,19 @@ class Config(EncoderConfig):
     def fit(self, d: Dictionary, source: Source | None, seed: int) -> Dictionary:
         """The dictionary with least-squares codes. A lasso dictionary is returned with ``debias`` set, because its
         codes have a support already. Raises `UserError` where the encoder of `d` is neither one layer nor a lasso."""
-        tensors, settings = d.tensors(), d.settings()
-        if "debias" in settings and self.k is None:
+        if "debias" in d.settings() and self.k is None:
             return replace(d, debias=True)
-        threshold = tensors.pop("threshold", torch.zeros_like(d.b_enc))
-        own_k = int(settings.pop("k", d.n_latents))
-        settings.pop("levels", None)
-        one_layer = d.multiply_adds() == d.d_in * d.n_latents
-        if not one_layer or set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"} or settings:
-            raise UserError(
-                f"encoder = 'nnls': needs a one-layer encoder, which a {d.kind!r} dictionary does not have; "
-                "use encoder 'fista' with debias = true"
-            )
-        k = min(self.k or d.n_latents, own_k, d.n_latents)
-        layer = d.W_enc, d.W_dec, d.b_enc, d.b_dec
-        return Nnls(*layer, threshold=threshold, k=k, n_iterations=self.n_iterations, tolerance=self.tolerance)
+        layer = one_layer(d, "encoder = 'nnls'")
+        return Nnls(
+            d.W_enc,
+            d.W_dec,
+            d.b_enc,
+            d.b_dec,
+            threshold=layer.threshold,
+            k=min(self.k or d.n_latents, layer.k),
+            n_iterations=self.n_iterations,
+            tolerance=self.tolerance,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,8 +63,9 @@ def test_refinement_and_encoders_add_their_own():
     before = FitCost.of(d.card)
     refined = sae.refine(d, SOURCE, steps=3, batch_size=50)
     after = FitCost.of(refined.card)
-    n, a_lasso = 4096 + 150, lasso_multiply_adds(d.W_dec, 100)
-    added = 4096 * 8 + 3 * (50 * (2 * a_lasso + 16 * 24) + 16**3 // 3 + 16**2 * 8)
+    n, active = 150, refined.settings()["mean_support"]
+    fits = 2 * 3 * (2 * active * 8 + (2 * active) ** 2 * 8 + (2 * active) ** 3)
+    added = 150 * (3 * 16 * 8 + round(fits + 2 * 11 * active * 8))
     assert after == (before.rows + n, before.samples + n, before.multiply_adds + added)
     assert FitCost.of(d.with_encoder("omp", SOURCE).card) == before, "the directions say it all"
     read = d.with_encoder("threshold", SOURCE, n_rows=1000, layer="learned", steps=10, batch_size=20, n_iterations=5)

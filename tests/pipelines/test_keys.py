@@ -4,7 +4,8 @@
 Since the reorganisation: versions 5 to 7 of the stage `score` (`fvu_median` and `outlier_variance`; codes in blocks;
 correlations of codes in float64, and assignments of any size), and with them the keys of all reports and comparisons,
 whose inputs are scores; version 6 of the stage `report`, which compares hook points; version 2 of the stage `bench`,
-which compares costs. Those of every other stage are the first ones.
+which compares costs; version 3 of the stage `refine` (stagewise codes), and the encoders of the sharkey suites. Those
+of every other stage are the first ones.
 """
 
 from __future__ import annotations

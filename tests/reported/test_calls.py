@@ -25,7 +25,7 @@ C = (0.5 + torch.rand(200, 6, generator=G)) * (torch.rand(200, 6, generator=G) <
 X = C @ F
 D = Relu(F.T.contiguous(), F, torch.full((6,), -1e-5), torch.zeros(6))
 FAST: dict[str, Any] = {"steps": 2, "batch_size": 16, "n_latents": 9, "n_scale": 64}
-SHORT: dict[str, Any] = {"steps": 2, "batch_size": 32, "n_iterations": 5}
+SHORT: dict[str, Any] = {"steps": 2, "batch_size": 32, "rounds": 2}
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")
 
