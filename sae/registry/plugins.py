@@ -78,7 +78,9 @@ def plugin_files(kinds: Collection[str]) -> list[Path]:
                 f"{kind}: this kind exists only in this process, where no worker finds it; put it into a file and load "
                 "that with sae.load_plugin or --plugin, or run without workers"
             )
-    files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(_MODULE)]
+    # Not every loaded module: the kinds of one that failed while it was loaded are not registered.
+    modules = {config.__module__: None for config in registered() if config.__module__.startswith(_MODULE)}
+    files = [getattr(sys.modules[name], "__file__", None) for name in modules]
     return [Path(file) for file in files if file is not None]
 
 
