@@ -90,7 +90,7 @@ def one_layer(d: Dictionary, what: str) -> OneLayer:
     if d.multiply_adds() != d.d_in * d.n_latents or set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"} or settings:
         raise UserError(
             f"{what}: needs a one-layer encoder, which a {d.kind!r} dictionary does not have; use encoder 'fista' "
-            "with debias = true, or 'stagewise'"
+            "with debias = true, or 'stagewise' with start = 'empty'"
         )
     return OneLayer(d.W_enc, d.b_enc, threshold, min(k, d.n_latents))
 

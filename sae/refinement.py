@@ -22,7 +22,7 @@ latents for combinations: a Matryoshka dictionary of such data is better left al
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -96,10 +96,10 @@ def refined(d: Dictionary, source: Source, config: RefineConfig, seed: int) -> S
         x = encoder_rows(source, d, 10_000 * (seed + 1) + step, config.batch_size)
         found = stagewise(x - state.b_dec, state.W_dec, n_sd, config.rounds, config.k)
         keep = min(step / (step + 3), config.keep)
-        change = state.look(found, keep, config.firings if step > last else 0)
+        problem = state.look(found, keep, config.firings if step > last else 0)
         # Codes of before a replacement do not know the new directions.
         if not (step % config.replace_every == 0 and step < last and state.replace()):
-            state.move(change)
+            state.move(problem.solution())
     used = state.fired / max(state.n_rows, 1.0) > config.rare
     W_dec = state.W_dec[used] if bool(used.any()) else state.W_dec
     none, support = W_dec.new_zeros(len(W_dec)), round(float(state.fired.sum()) / max(state.n_rows, 1.0), 3)
@@ -127,6 +127,21 @@ def _fit_cost(d: Dictionary, source: Source, config: RefineConfig, support: floa
     fits = 2 * config.rounds * (n * d.d_in + n * n * d.d_in + n**3)
     a_sample = config.rounds * d.n_latents * d.d_in + round(fits + 2 * (_SOLVES + 1) * support * d.d_in)
     return FitCost.training(samples, samples * a_sample, source.n_rows["train"])
+
+
+class UpdateProblem(NamedTuple):
+    """The least squares of an update of the directions."""
+
+    z: SparseRows
+    """The codes of a batch."""
+    residual: Float[Tensor, "rows d_in"]
+    """What they leave of the samples."""
+    held: Float[Tensor, " n"]
+    """h, by which earlier batches hold each direction."""
+
+    def solution(self) -> Float[Tensor, "n d_in"]:
+        """The change of the directions, and at last of the bias where it is fitted."""
+        return damped_least_squares(self.z, self.residual, self.held, _SOLVES)
 
 
 @dataclass
@@ -163,8 +178,8 @@ class Fit:
         each = torch.zeros_like(d.W_dec[:, 0])
         return cls(unit(d.W_dec), d.b_dec, biased, zeros, each, each.clone(), generator("refine", seed))
 
-    def look(self, found: SupportCodes, keep: float, firings: int) -> Float[Tensor, "n d_in"]:
-        """Adds the codes of a batch to the statistics; returns the change of the directions that they ask for."""
+    def look(self, found: SupportCodes, keep: float, firings: int) -> UpdateProblem:
+        """Adds the codes of a batch to the statistics; returns the problem of the directions that fit them."""
         n, (rows, k) = len(self.W_dec), found.code.shape
         row = torch.arange(rows, device=found.code.device).repeat_interleave(k)
         active = found.code.flatten() > 0
@@ -182,15 +197,14 @@ class Fit:
                 torch.cat([entries[1], torch.full_like(everywhere, n)]),
                 torch.cat([entries[2], entries[2].new_ones(rows)]),
             )
-        z = SparseRows.of(*entries, rows, len(self.held))
-        change = damped_least_squares(z, found.residual, held, _SOLVES)
+        problem = UpdateProblem(SparseRows.of(*entries, rows, len(self.held)), found.residual, held)
         self.held = held + torch.cat([square, square.new_full((1,), float(rows))]) if self.biased else held + square
         self.energy, self.fired = keep * self.energy + square, keep * self.fired + fired
         self.n_rows, self.n_looked = keep * self.n_rows + rows, self.n_looked + rows
         self.seen = [*self.seen, found][-_KEPT_BATCHES:]
         residual = found.residual
         self.missing.append(residual[residual.norm(dim=-1).topk(-(-rows // WORST)).indices])
-        return change
+        return problem
 
     def move(self, change: Float[Tensor, "n d_in"]) -> None:
         """Adds a change to the directions and the bias."""

@@ -91,7 +91,7 @@ def test_an_update_with_the_true_codes_finds_the_directions():
     z = torch.rand(500, 5, generator=g) * (torch.rand(500, 5, generator=g) < 0.5)
     W = torch.nn.functional.normalize(torch.randn(5, 8, generator=g))
     fit = Fit.of(Relu.tied(torch.nn.functional.normalize(W + 0.3)))
-    fit.move(fit.look(codes_of(z, z @ W, fit.W_dec), keep=0.0, firings=0))
+    fit.move(fit.look(codes_of(z, z @ W, fit.W_dec), keep=0.0, firings=0).solution())
     torch.testing.assert_close(fit.W_dec, W, rtol=1e-3, atol=1e-3)
 
 
@@ -101,7 +101,7 @@ def test_earlier_batches_hold_a_direction_and_rare_latents_remember_longer():
     fit = Fit.of(Relu.tied(W))
     fit.look(codes_of(frequent, frequent @ W, W), keep=0.0, firings=0)
     assert float(fit.held[0]) == 100
-    change = fit.look(codes_of(rare, rare @ W + x, W), keep=0.5, firings=0)
+    change = fit.look(codes_of(rare, rare @ W + x, W), keep=0.5, firings=0).solution()
     torch.testing.assert_close(change[0], x[0] / 51)  # one sample against half of a hundred
     assert float(fit.held[0]) == 51
     fit.look(codes_of(rare, rare @ W, W), keep=0.5, firings=10)

@@ -110,14 +110,14 @@ class Stagewise(Dictionary):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         rows = self.centred(x).reshape(-1, self.d_in)
         norm = self.W_dec.norm(dim=-1).clamp_min(1e-12)
+        start, W = None, unit(self.W_dec)
         with torch.no_grad():
-            start, W = None, unit(self.W_dec)
             if self.start_k:
                 pre = torch.relu(rows @ self.W_enc + self.b_enc)
                 start = largest(above(pre, self.threshold), self.start_k) * norm
             codes = stagewise(rows, W, self.n_sd, self.rounds, self.k, start)
-        if torch.is_grad_enabled() and (rows.requires_grad or self.W_dec.requires_grad):
-            codes = refit(rows, unit(self.W_dec), codes)
+        if torch.is_grad_enabled() and (rows.requires_grad or W.requires_grad):
+            codes = refit(rows, W, codes)
         return (codes.dense(self.n_latents) / norm).reshape(*x.shape[:-1], self.n_latents)
 
     def multiply_adds(self) -> int:

@@ -120,10 +120,9 @@ def _fitted(x: Tensor, W: Tensor, gram: Tensor | None, u: Tensor, gate: Tensor, 
 def refit(x: Float[Tensor, "rows d_in"], W: Float[Tensor, "n_latents d_in"], found: SupportCodes) -> SupportCodes:
     """The same codes, as a differentiable function of the samples and the directions for a fixed support."""
     rows, inside = W[found.latent], found.code > 0
-    both = inside[:, :, None] & inside[:, None, :]
-    gram = torch.where(both, rows @ rows.mT, 0) + torch.diag_embed(torch.where(inside, JITTER, 1.0).to(rows))
     along = torch.where(inside, (rows @ x[:, :, None])[..., 0], 0)
-    code = torch.where(inside, torch.linalg.solve(gram, along[..., None])[..., 0], 0)
+    code = torch.linalg.solve(_of_support(rows @ rows.mT, inside), along[..., None])[..., 0]
+    code = torch.where(inside, code, 0)
     return SupportCodes(found.latent, code, x - (code[:, None, :] @ rows)[:, 0])
 
 
@@ -140,9 +139,7 @@ def fit_by_products(
     power, floor = x.square().sum(1), FLOOR * x.norm(dim=1)
     code = torch.zeros_like(along)
     for _ in range(PASSES):
-        both = inside[:, :, None] & inside[:, None, :]
-        diagonal = torch.where(inside, JITTER, 1.0).to(gram)
-        inverse = torch.linalg.inv(torch.where(both, gram, 0) + torch.diag_embed(diagonal))
+        inverse = torch.linalg.inv(_of_support(gram, inside))
         code = torch.where(inside, (inverse @ torch.where(inside, along, 0)[..., None])[..., 0], 0)
         error = (power - (code * along).sum(1)).clamp_min(0)
         freedom = (x.shape[1] - inside.sum(1)).clamp_min(1)
@@ -161,3 +158,10 @@ def fit_by_products(
     code = torch.where(inside, code, 0).clamp_min(0)
     residual = x - (code[:, None, :] @ rows)[:, 0]
     return SupportCodes(torch.where(code > 0, latent, 0), code, residual)
+
+
+def _of_support(gram: Float[Tensor, "rows k k"], inside: Bool[Tensor, "rows k"]) -> Float[Tensor, "rows k k"]:
+    """The inner products of the latents that are `inside`, with the identity for the others, so that it is
+    invertible."""
+    both = inside[:, :, None] & inside[:, None, :]
+    return torch.where(both, gram, 0) + torch.diag_embed(torch.where(inside, JITTER, 1.0).to(gram))

@@ -122,7 +122,6 @@ def _fit(
     for row in prange(len(x)):
         chosen, value = np.empty(k, np.int64), np.empty(k, u.dtype)
         n = _largest(u[row], gate[row], chosen, value)
-        # In the order of their columns or their sizes the sums differ by rounding only.
         a, lower, inverse = np.empty((k, k)), np.empty((k, k)), np.zeros((k, k))
         along, y, z, deficit = np.empty(k), np.empty(k), np.zeros(k), np.empty(k)
         removed = np.empty(k, np.bool_)

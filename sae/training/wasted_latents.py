@@ -13,31 +13,31 @@ from torch import Tensor
 from sae.numerics.matching import unit
 from sae.numerics.stagewise import SupportCodes
 
-ALONG = 0.4
+_ALONG = 0.4
 """The cosine above which two residuals share a direction. Where the noise is as large as a feature, that of two
 residuals with the feature is .5; by chance it is rarely above .25 in 256 dimensions."""
-SUSPECT = 0.5
+_SUSPECT = 0.5
 """A latent may be explained by others if its largest cosine with one of them is above this."""
-EXPLAINED = 0.25
+_EXPLAINED = 0.25
 """The share of a direction's squared norm that others leave of one that they explain."""
 _MOST = 3
 """The most latents that explain another."""
-PROPORTIONAL = 0.99
+_PROPORTIONAL = 0.99
 """The cosine, over the samples in which two latents fire together, above which their codes are proportional."""
 _TOGETHER = 0.5
 """The share of the rarer latent's samples in which two latents that code one feature fire together."""
-ALWAYS = 0.8
+_ALWAYS = 0.8
 """The share of the more frequent one's, from which it has no other use."""
-LEAST = 8
+_LEAST = 8
 """The fewest samples in which a pair must have fired together."""
-ENTRIES = 2**22
+_ENTRIES = 2**22
 """The most pairs of active latents, over all samples, that are looked at."""
 
 
 def explained_by_others(
     W: Float[Tensor, "n_latents d_in"], energy: Float[Tensor, " n_latents"], at_once: int = 1024
 ) -> Bool[Tensor, " n_latents"]:
-    """Latents whose unit direction is, nearly, a non-negative combination of at most :data:`_MOST` latents of larger
+    """Latents whose unit direction is, nearly, a non-negative combination of at most three latents of larger
     energy: doubles, and mixtures of features that have latents of their own."""
     wasted = torch.zeros(len(W), dtype=torch.bool, device=W.device)
     place = torch.arange(len(W), device=W.device)
@@ -45,10 +45,10 @@ def explained_by_others(
         e = energy[latents, None]
         larger = (energy > e) | ((energy == e) & (place < latents[:, None]))
         cosine = torch.where(larger, W[latents] @ W.T, -1.0)
-        suspect = cosine.amax(1) > SUSPECT
+        suspect = cosine.amax(1) > _SUSPECT
         latents, larger = latents[suspect], larger[suspect]
         if len(latents):
-            wasted[latents] = _left_by(W, W[latents], larger) < EXPLAINED
+            wasted[latents] = _left_by(W, W[latents], larger) < _EXPLAINED
     return wasted
 
 
@@ -101,13 +101,13 @@ class Pairs:
 
     @classmethod
     def of(cls, batches: Sequence[SupportCodes], n_latents: int) -> Pairs:
-        """From the codes of some batches: as many samples as have :data:`ENTRIES` pairs."""
+        """From the codes of some batches: as many samples as have at most `_ENTRIES` pairs."""
         latent, code = (torch.cat([getattr(b, name) for b in batches]) for name in ("latent", "code"))
         active = code > 0
         n = active.sum(1)
         size = max(1, int(n.amax()))
         code, order = code.topk(size, dim=1)
-        rows = int(((n * (n - 1) // 2).cumsum(0) <= ENTRIES).sum())
+        rows = int(((n * (n - 1) // 2).cumsum(0) <= _ENTRIES).sum())
         latent, code = latent.gather(1, order)[:rows], code[:rows]
         fired = latent[code > 0].bincount(minlength=n_latents).to(code)
         latent, order = latent.sort(1)
@@ -136,7 +136,7 @@ class Pairs:
         least = torch.minimum(self.fired[self.first], self.fired[self.second])
         most = torch.maximum(self.fired[self.first], self.fired[self.second])
         cosine = self.product / self.square.prod(1).sqrt().clamp_min(1e-30)
-        chosen = (self.count >= LEAST) & (self.count > _TOGETHER * least) & (cosine > PROPORTIONAL)
+        chosen = (self.count >= _LEAST) & (self.count > _TOGETHER * least) & (cosine > _PROPORTIONAL)
         number, used = chosen.nonzero()[:, 0], set[int]()
         for p in number[cosine[number].argsort(descending=True, stable=True)].tolist():
             i, j = int(self.first[p]), int(self.second[p])
@@ -145,14 +145,14 @@ class Pairs:
             used |= {i, j}
             direction = unit((self.code[p, :, None] * W[[i, j]]).sum(0, keepdim=True))[0]
             frequent, rare = (i, j) if self.fired[i] >= self.fired[j] else (j, i)
-            yield OneFeature(frequent, rare, direction, float(self.count[p]) > ALWAYS * float(most[p]))
+            yield OneFeature(frequent, rare, direction, float(self.count[p]) > _ALWAYS * float(most[p]))
 
 
 def shared_directions(residuals: Float[Tensor, "rows d_in"]) -> Iterator[tuple[Float[Tensor, " d_in"], float]]:
     """Directions shared by at least two residuals, with the energy that they explain of those, the largest groups
     first."""
     norm, towards = residuals.norm(dim=-1), unit(residuals)
-    alike = (towards @ towards.T > ALONG).float()
+    alike = (towards @ towards.T > _ALONG).float()
     left = torch.ones_like(norm)
     while True:
         gains = (alike @ (norm.square() * left)) * left * (alike @ left >= 2)
@@ -162,7 +162,7 @@ def shared_directions(residuals: Float[Tensor, "rows d_in"]) -> Iterator[tuple[F
         members = alike[best] * left
         direction = unit((members[:, None] * residuals).sum(0, keepdim=True))[0]
         for _ in range(2):  # around their mean instead of around one of them
-            closer = (towards @ direction > ALONG).float() * left
+            closer = (towards @ direction > _ALONG).float() * left
             if float(closer.sum()) < 2:
                 break
             members, direction = closer, unit((closer[:, None] * residuals).sum(0, keepdim=True))[0]
