@@ -109,7 +109,7 @@ class QuestionContext:
         """The source. Raises `UserError` if its width is not that of the dictionary."""
         config = self.source_config
         [step] = [s for s in plan(self.settings) if s.stage == config.stage and "source" in s.config]
-        runner.run([step], self.store, self.runtime, self.board)
+        runner.run([*step.inputs.values(), step], self.store, self.runtime, self.board)
         source = open_checked(step, self.store.directory(step), self.runtime.device)
         if self.dictionary is not None and self.dictionary.d_in != source.d_in:
             raise UserError(
@@ -149,16 +149,15 @@ class QuestionContext:
 
     def token(self, ids: Sequence[int]) -> list[str]:
         """The text of tokens; their numbers if there is no tokenizer."""
-        config = self.source_config
-        if not isinstance(config, transformer.Config):
-            return [str(i) for i in ids]
-        return self._tokenizer.convert_ids_to_tokens(list(ids))
+        tokenizer = self._tokenizer
+        return [str(i) for i in ids] if tokenizer is None else tokenizer.convert_ids_to_tokens(list(ids))
 
     @cached_property
     def _tokenizer(self) -> Any:
         config = self.source_config
-        assert isinstance(config, transformer.Config)
-        return load_tokenizer(config.model, config.revision)
+        if isinstance(config, transformer.Config):
+            return load_tokenizer(config.model, config.revision)
+        return None if self.activations.tokenizer is None else self.activations.tokenizer()
 
     def examples(self, settings: TaskSettings) -> tuple[ProbeExamples, ProbeExamples]:
         """Labelled samples to select and to test on. Raises `UserError` if the source has neither labels nor codes."""

@@ -53,9 +53,10 @@ class Activations(Source):
         boot: Callable[[], Model],
         device: str,
         known: KnownFeatures | None = None,
+        tokenizer: Callable[[], Any] | None = None,
     ) -> None:
         self.config, self.directory, self.facts, self.device = config, directory, facts, device
-        self.select, self.boot, self.known = select, boot, known
+        self.select, self.boot, self.known, self.tokenizer = select, boot, known, tokenizer
         self.d_in = facts["d_in"]
         self.has_targets = config.target is not None
         self.truth = None if known is None else known.truth

@@ -57,6 +57,15 @@ def files_in(folder: Path, name: str) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
+def local_files(name: str, given: str) -> dict[str, Path]:
+    """A local file, called `name`, or the files of a local folder, called ``name/file``."""
+    path = Path(given)
+    if not path.is_dir():
+        return {name: path}
+    inside = files_in(path, f"source.{name} = {str(path)!r}")
+    return {f"{name}/{file.relative_to(path).as_posix()}": file for file in inside}
+
+
 @contextmanager
 def open_text(file: Path, name: str, newline: str | None = None) -> Generator[IO[str]]:
     """A file as text, without a byte-order mark, decompressed where it ends in ``.gz`` or ``.zst``.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae.activations.disk_source import Activations
 from sae.activations.labels import half_of, read_labelled
+from sae.activations.text_config import TextConfig
 from sae.numerics.binary_probes import frequent_enough, spread_over
 from sae.numerics.seeds import generator
 from sae.probing.examples import Pooling, ProbeExamples
@@ -19,7 +20,7 @@ from sae.probing.package_tables import package_tables
 from sae.probing.texts import TextReader, read_files, read_together
 from sae.registry import LocalPath, UserError, VersionedSettings, expand_home
 from sae.source import Batch, Source, SourceConfig, check_codes_known, check_label
-from sae.sources import tensor, transformer
+from sae.sources import tensor
 from sae.toys.base import ToyConfig
 
 
@@ -65,15 +66,17 @@ def examples_of(source: Source, settings: TaskSettings, config: SourceConfig | N
 
 def text_files(config: SourceConfig, settings: TaskSettings) -> tuple[Path, ...]:
     """The files of labelled texts of a transformer source; none for any other source."""
-    if not isinstance(config, transformer.Config):
+    if not isinstance(config, TextConfig):
         given = "labels" if settings.labels else "sae_probes" if settings.sae_probes else ""
         if given:
-            raise UserError(f"probe.tasks.{given}: only a source of kind 'transformer' reads texts; leave them out")
+            raise UserError(
+                f"probe.tasks.{given}: only a source of kind 'transformer' or 'language' reads texts; leave them out"
+            )
         return ()
     return (*_own_files(config, settings), *package_tables(settings.sae_probes or ()))
 
 
-def _own_files(config: transformer.Config, settings: TaskSettings) -> tuple[Path, ...]:
+def _own_files(config: TextConfig, settings: TaskSettings) -> tuple[Path, ...]:
     """The user's files of labelled texts: that of the source where the settings name no texts."""
     if settings.labels or settings.sae_probes or config.labels is None:
         return settings.labels
@@ -95,7 +98,7 @@ def other_files(config: SourceConfig, settings: TaskSettings) -> dict[str, Path]
 
 
 def _of_texts(source: Activations, settings: TaskSettings) -> dict[str, ProbeExamples]:
-    assert isinstance(source.config, transformer.Config)
+    assert isinstance(source.config, TextConfig)
     own = _own_files(source.config, settings)
     # The labels of a table have its name, which is in one package only once.
     texts = (read_files(own) if own else []) + [

@@ -13,17 +13,16 @@ from torch import Tensor
 from sae.activations.disk_source import Activations
 from sae.activations.harvest import Harvest
 from sae.activations.labels import LabelledRows, LabelledText, locate, read_labelled
-from sae.model.loading import load_tokenizer
+from sae.activations.text_config import TextConfig
 from sae.probing.examples import Pooling, ProbeExamples, joined
 from sae.registry import UserError
-from sae.sources.transformer import Config
 
 
 @dataclass(frozen=True, eq=False)
 class TextReader:
     """Converts labelled texts to probe examples with the model, hook point, context and BOS token of a source."""
 
-    config: Config
+    config: TextConfig
     """The source's settings."""
     harvest: Harvest
     """The model and what is recorded from it."""
@@ -34,10 +33,10 @@ class TextReader:
     def like(cls, source: Activations) -> TextReader:
         """The reader with a source's settings."""
         config = source.config
-        assert isinstance(config, Config)
+        assert isinstance(config, TextConfig) and source.tokenizer is not None
         hooks = [{"acts": config.hook}]
         harvest = Harvest(source.boot(), hooks, source.select, config.store_dtype, 1, config.rows_at_once, config.fused)
-        return cls(config, harvest, load_tokenizer(config.model, config.revision))
+        return cls(config, harvest, source.tokenizer())
 
     def __call__(self, texts: Sequence[LabelledText], pooling: Pooling = "last") -> ProbeExamples:
         """One example for each labelled span: its last token, or all of its tokens if they are pooled.

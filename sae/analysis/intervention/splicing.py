@@ -225,9 +225,9 @@ def _n_cached(cache: Any) -> int | None:
 def _trained_on(d: Dictionary, bridge: Any) -> PositionSelection:
     """The positions that the dictionary was trained on, according to its card; all if the card does not say."""
     source = card_table(d.card, "source")
-    if source.get("kind") != "transformer":
+    if "drop_position_0" not in source:  # not of a model that reads text
         return PositionSelection((), False)
-    first = bool(source.get("drop_position_0", False))
+    first = bool(source["drop_position_0"])
     return PositionSelection((), first) if bridge.tokenizer is None else PositionSelection.of(bridge.tokenizer, first)
 
 

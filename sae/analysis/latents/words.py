@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sae.activations.disk_source import Activations
-from sae.model.loading import load_tokenizer
 from sae.source import Source
-from sae.sources.transformer import Config as Transformer
 
 Words = Callable[[int], str]
 """Function from a token id to its text."""
@@ -19,9 +17,9 @@ GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 def vocabulary(source: Source, raw: bool = False) -> Words:
     """The text of a source's tokens: as in a text if there is a tokenizer, else their numbers. With `raw`, line ends
     and other control characters stay as they are."""
-    if not isinstance(source, Activations) or not isinstance(source.config, Transformer):
+    if not isinstance(source, Activations) or source.tokenizer is None:
         return lambda token: f" {token}"
-    return words_of(load_tokenizer(source.config.model, source.config.revision), raw)
+    return words_of(source.tokenizer(), raw)
 
 
 def words_of(tokenizer: Any, raw: bool = False) -> Words:

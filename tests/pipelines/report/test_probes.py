@@ -114,7 +114,10 @@ def test_changed_labels_are_other_examples(tmp_path: Path, tiny_models: dict[str
         ({"rankers": ["means"]}, r"probe.rankers = .*'means' is not a known ranker"),
         ({"probes": ["svm"]}, r"probe.probes"),
         ({"regimes": ["shift"]}, r"probe.regimes: 'shift' needs a second distribution; set probe.tasks.shift"),
-        ({"tasks": {"labels": ["a.csv"]}}, r"probe.tasks.labels: only a source of kind 'transformer' reads texts"),
+        (
+            {"tasks": {"labels": ["a.csv"]}},
+            r"probe.tasks.labels: only a source of kind 'transformer' or 'language' reads texts",
+        ),
         ({"tasks": {"shift": {"probability": 2}}}, r"probe.tasks.shift"),
     ],
 )
