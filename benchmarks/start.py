@@ -73,7 +73,7 @@ def prepare(folder: Path, gb: float, d_in: int) -> tuple[Path, Path]:
     if not (folder / "acts.npy").is_file():
         np.save(folder / "acts.npy", np.zeros((100, 8), np.float32))
     config.write_text(CONFIG.format(file=folder / "acts.npy"))
-    step = plan(read_config(config))[0]
+    step = next(step for step in plan(read_config(config)) if "source" in step.config)
     if store.done(step):
         return config, store.root
     store.create()

@@ -12,16 +12,18 @@ from pipelines.config.config import Config
 from pipelines.config.names import labels_of
 from pipelines.config.tables import ProbeTable
 from pipelines.report.scores import can_rank
-from pipelines.stages import bench, encode, examples, generate, probe, refine, report, score, stream, train
+from pipelines.stages import bench, encode, examples, generate, model, probe, refine, report, score, stream, train
 from pipelines.steps.external_files import content_hash
+from pipelines.steps.source_steps import model_step_config
 from pipelines.steps.step import Stage, Step
 from sae.baseline import BaselineConfig
 from sae.metric import MetricConfig, default_metrics
 from sae.probing.sources import other_files
 from sae.registry import KindSettings, Settings, UserError, fingerprint
-from sae.source import SourceConfig
+from sae.source import MODEL, SourceConfig
 
 STAGES: dict[str, Stage] = {
+    "model": model,
     "generate": generate,
     "stream": stream,
     "train": train,
@@ -52,6 +54,7 @@ def plan(config: Config, tier: str | None = None) -> list[Step]:
             "explained_variance"
         )
     sources = [_source(source) for source in config.sources]
+    models = {step.name: step for source in sources for step in source.inputs.values()}
     labels = labels_of([s.model_dump(mode="json") for s in config.sources], skip={"seed"})
     work = [_source_steps(config, *of) for of in zip(config.sources, sources, labels, strict=True)]
     scored = [each for of_source in work for each in of_source.scored]
@@ -65,7 +68,7 @@ def plan(config: Config, tier: str | None = None) -> list[Step]:
     scores = [each.score for each in scored]
     probes = [step for of_source in work for step in of_source.probes]
     last = _report(config, inputs) if tier is None else _bench(config, tier, inputs)
-    return [*sources, *in_order, *scores, *probes, last]
+    return [*models.values(), *sources, *in_order, *scores, *probes, last]
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,18 @@ def _source(source: SourceConfig) -> Step:
     config = {"source": source.model_dump(mode="json"), "files": files, **_plugins(source)}
     version = STAGES[source.stage].VERSION
     group = f"{source.stage}-{_shared(source, version, files)}" if source.together else ""
-    return Step(source.stage, version, config, group=group, title=f"{_kind(source)} data_seed={source.seed}")
+    title = f"{_kind(source)} data_seed={source.seed}"
+    return Step(source.stage, version, config, _model(source, title), group, title)
+
+
+def _model(source: SourceConfig, title: str) -> dict[str, Step]:
+    """The step that trains the model of a source, by the name under which the source finds it; none for most kinds."""
+    settings = source.model_settings
+    if settings is None:
+        return {}
+    files = {name: content_hash(path, f"source.{name}") for name, path in settings.external_files().items()}
+    content = {**model_step_config(source, settings), "files": files, **_plugins(source)}
+    return {MODEL: Step("model", model.VERSION, content, title=title)}
 
 
 def _shared(source: SourceConfig, version: int, files: Mapping[str, str]) -> str:

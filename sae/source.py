@@ -310,6 +310,26 @@ Progress = Callable[[int, int, str], None]
 """Called by long work to report itself: ``progress(done, total, unit)``; the caller draws the bar."""
 
 
+MODEL = "model"
+"""The folder, in that of a source, of the model that was trained for it."""
+
+
+class ModelSettings(VersionedSettings, ABC):
+    """Settings of a model that is trained before the sources of its activations, once for all of them."""
+
+    @abstractmethod
+    def external_files(self) -> dict[str, Path]:
+        """Files outside the run that the settings name; their content is part of the step's key."""
+
+    @abstractmethod
+    def train(self, directory: Path, progress: Progress, device: str) -> None:
+        """Trains the model into `directory`, unless it is there. Called again after an interruption, it continues."""
+
+    def summary(self, directory: Path) -> str:
+        """How good the trained model in `directory` is, as a sentence; empty where nothing is to be said."""
+        return ""
+
+
 class SourceConfig(VersionedSettings, KindSettings, ABC):
     """Settings of one kind of source."""
 
@@ -317,6 +337,8 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
     stage: ClassVar[Literal["generate", "stream"]] = "generate"
     """The pipeline stage that prepares the source: ``generate`` computes it from its settings or reads a file of
     activations, ``stream`` runs a model."""
+    trains: ClassVar[type[ModelSettings] | None] = None
+    """The class of :attr:`model_settings`, for a kind that has them."""
     later: ClassVar[frozenset[str]] = frozenset({"target"})
     together: ClassVar[frozenset[str]] = frozenset()
     """The settings in which sources may differ that share the work of :meth:`prepare_together`."""
@@ -340,6 +362,12 @@ class SourceConfig(VersionedSettings, KindSettings, ABC):
         """`d_in` as far as it is known before any work starts; None where a model must be loaded, or a file read."""
         width: object = getattr(self, "d_in", None)
         return width if isinstance(width, int) else None
+
+    @property
+    def model_settings(self) -> ModelSettings | None:
+        """The settings of a model to train first, in a step of its own; it is given to :meth:`prepare` in the folder
+        :data:`MODEL` of its directory, and trained there where it is not given. None for most kinds."""
+        return None
 
     @property
     def read_together(self) -> bool:

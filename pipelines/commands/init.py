@@ -16,6 +16,7 @@ WIDTH = 100
 STARTS: dict[str, dict[str, Any]] = {
     "tensor": {"file": "ACTIVATIONS.npy"},
     "transformer": {"model": "gpt2", "hook": "blocks.6.hook_resid_pre", "text": "TEXT.txt"},
+    "language": {"hook": "blocks.0.mlp.hook_post", "text": "TEXT.txt"},
     "relu": {"n_latents": 512, "l1": [0.1, 0.3, 1.0]},
 }
 """Values of required settings, by kind; for other kinds, those of the first shipped config that has it."""
@@ -33,8 +34,9 @@ def init_config(source: str = "correlated", file: Path | None = None, *, diction
     Parameters
     ----------
     source
-        The kind of source: transformer for a language model, tensor for activations of your own, or a toy such as
-        correlated, independent, features, manifold, network, attention or code.
+        The kind of source: transformer for a language model, language for a small one that is trained on a text first,
+        tensor for activations of your own, or a toy such as correlated, independent, features, manifold, network,
+        attention or code.
     file
         The file to write; one that exists is not overwritten.
     dictionary

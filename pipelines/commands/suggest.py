@@ -114,7 +114,7 @@ def _prepare(
     """
     steps = plan(_config(settings, kind, targets))
     sources = [step for step in steps if step.stage in ("generate", "stream")]
-    runner.run(sources, store, runtime, board)
+    runner.run([*(step for step in steps if step.stage == "model"), *sources], store, runtime, board)
     d_in = min(_dimensions(source, store) for source in sources)
     for of_width in targets.values():
         if max(of_width) > d_in:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.steps.step import Step
 
 _NEEDS_GPU = {
+    "model": True,
     "generate": False,
     "stream": True,
     "train": True,
@@ -29,4 +30,4 @@ def needs_gpu(step: Step) -> bool:
 
 
 def _reads_model(step: Step) -> bool:
-    return step.stage == "stream" or any(_reads_model(source) for source in step.inputs.values())
+    return step.stage in ("model", "stream") or any(_reads_model(source) for source in step.inputs.values())

@@ -114,12 +114,12 @@ class _Opened:
                 f"source: the config has {len(settings.sources)} sources ({names}), one is needed; select one, for "
                 "example with --set source.seed=0"
             )
-        step = plan(settings)[0]
+        step = next(step for step in plan(settings) if "source" in step.config)
         store = Store(root or _root(Path(dictionary), step, settings.runtime.out))
         out = out or store.root / f"{settings.name}-{suffix}"
         site.check_site_folder(out, mark)
         runtime = runner.execution(settings.runtime)
-        runner.run([step], store, runtime, board)
+        runner.run([*step.inputs.values(), step], store, runtime, board)
         source = open_checked(step, store.directory(step), runtime.device)
         _check_width(dictionary, d, source, settings)
         scratch = store.scratch(f"{suffix}-{step.key}")

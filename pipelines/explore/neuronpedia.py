@@ -71,7 +71,11 @@ def write_batches(
     """Explores the latents of a dictionary and writes the files, under a partial name until complete."""
     facts = config.sources[0].model_dump(mode="json")
     layer = _LAYER.match(str(facts.get("target") or facts["hook"]))
-    head = {"model_id": Path(str(facts.get("model", ""))).name, "layer": int(layer[1]) if layer else 0}
+    model = facts.get("model", "")  # settings, of a model that was trained for this config
+    head = {
+        "model_id": Path(model).name if isinstance(model, str) else config.name,
+        "layer": int(layer[1]) if layer else 0,
+    }
     head |= {"sae_set": config.name, "sae_id_suffix": None}
     words, data_set = vocabulary(source, raw=True), _public_name(facts.get("text"))
     written, n_files, n_rows, context = list[int](), 0, 0, 1

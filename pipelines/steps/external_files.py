@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.steps.known_hashes import known_sha256
 from pipelines.steps.manifest import unreadable, verify
-from pipelines.steps.source_steps import open_step, settings
+from pipelines.steps.source_steps import model_settings, open_step, settings
 from pipelines.steps.step import Step
 from sae.probing import TaskSettings
 from sae.probing.sources import other_files
@@ -53,6 +53,8 @@ def _read_by(step: Step) -> tuple[Mapping[str, Path], str]:
     """The external files of a step by name, and the table of a config that names them; none for most steps."""
     if "source" in step.config:
         return settings(step.config["source"]).external_files(), "source"
+    if step.stage == "model":
+        return model_settings(step.config).external_files(), "source"
     if "tasks" in step.config:
         source = settings(step.inputs["source"].config["source"])
         return other_files(source, TaskSettings(**step.config["tasks"])), "probe.tasks"

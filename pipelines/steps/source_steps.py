@@ -12,17 +12,17 @@ import torch
 from pipelines.steps.checksums import record_files, remove_damaged
 from pipelines.steps.manifest import MANIFEST, read_manifest
 from pipelines.steps.step import Job, Runtime, StageProgress, Step
+from sae.numerics.atomic_write import link_or_copy
 from sae.registry import UserError, config_class
-from sae.source import LEFT_OUT, Batch, Source, SourceConfig
+from sae.source import LEFT_OUT, MODEL, Batch, ModelSettings, Source, SourceConfig
 
 
 def prepare(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> Iterator[Job]:
     """Prepares every source in its job's directory. What a killed run left there is kept where it is undamaged."""
     for job in jobs:
-        (job.out / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming the folder
-        if gone := remove_damaged(job.out):
-            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-            runtime.note(f"{job.out / gone[0]}{more}: damaged or without a checksum; made again")
+        begin(job, runtime)
+        if MODEL in job.inputs:
+            _link_model(job.inputs[MODEL], job.out / MODEL)
 
     def report(done: int, total: int, unit: str) -> None:
         for job in jobs:
@@ -34,6 +34,34 @@ def prepare(jobs: Sequence[Job], runtime: Runtime, progress: StageProgress) -> I
     for job in jobs:
         record_files(job.out)
     yield from jobs
+
+
+def begin(job: Job, runtime: Runtime) -> None:
+    """Removes from a job's directory what a killed run left damaged there."""
+    (job.out / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before renaming the folder
+    if gone := remove_damaged(job.out):
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        runtime.note(f"{job.out / gone[0]}{more}: damaged or without a checksum; made again")
+
+
+def _link_model(model: Path, to: Path) -> None:
+    """Puts a finished step's model into the folder of a source."""
+    to.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file.name != MANIFEST and not (to / file.name).is_file():
+            link_or_copy(file, to / file.name)
+
+
+def model_step_config(source: SourceConfig, model: ModelSettings) -> dict[str, Any]:
+    """The config, without the files, of the step that trains the model of a source."""
+    return {"kind": source.model_dump()["kind"], "model": model.model_dump(mode="json")}
+
+
+def model_settings(config: Mapping[str, Any]) -> ModelSettings:
+    """The settings of the model that a step of this config trains."""
+    source = config_class("sources", config["kind"])
+    assert issubclass(source, SourceConfig) and source.trains is not None
+    return source.trains(**config["model"])
 
 
 def open_source(directory: Path, device: str) -> Source:

@@ -15,6 +15,7 @@ import torch
 
 from sae.model import checkpoint
 from sae.model.legacy import boot_legacy, is_legacy, tokenizer_of
+from sae.model.native import boot_native, is_native
 from sae.model.placement import ALL
 from sae.model.random_models import boot_random, is_random, random_config, random_tokenizer
 from sae.registry import MissingFileError, UserError, expand_home
@@ -39,10 +40,13 @@ def load_bridge(name: str, device: str, dtype: torch.dtype, revision: str | None
     from transformer_lens.model_bridge import TransformerBridge
 
     name = expand_home(name)
-    if is_random(name) or is_legacy(name):
+    native = is_native(local_config(name))
+    if native or is_random(name) or is_legacy(name):
         _refuse_spread(name, device)
     if is_random(name):
         return boot_random(name, device, dtype), ()
+    if native:
+        return boot_native(name, local_config(name), device, dtype), ()
     _check_folder(name)
     _check_pickles(name)
     where = {"device_map": ALL} if device == ALL else {"device": device}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from sae.sources.code import Config as Code
 from sae.sources.correlated import Config as Correlated
 from sae.sources.features import Config as Features
 from sae.sources.independent import Config as Independent
+from sae.sources.language import Config as Language
 from sae.sources.manifold import Config as Manifold
 from sae.sources.network import Config as Network
 from sae.testing import check_batches
@@ -68,6 +70,27 @@ def attention(hook: str) -> Callable[[int], Source]:
     return build
 
 
+def language(seed: int) -> Source:
+    # Of random characters, because the same tokens at the beginning of two rows have the same activations.
+    rng = random.Random(0)
+    text = Path(FOLDER.name) / "characters.txt"
+    text.write_text("\n".join("".join(map(chr, rng.choices(range(33, 126), k=40))) for _ in range(150)))
+    config = Language(
+        text=str(text),
+        separator="\n",
+        model={"d_model": 8, "n_heads": 2, "n_ctx": 16},
+        tokenizer={"n_tokens": 280},
+        training={"steps": 3, "batch_size": 4},
+        context=16,
+        heldout_share=0.3,
+        hook="blocks.0.mlp.hook_post",
+        seed=seed,
+    )
+    directory = Path(FOLDER.name) / f"language-{seed}"
+    config.prepare(directory, lambda done, total, unit: None, "cpu")
+    return config.open(directory, "cpu")
+
+
 SOURCES: dict[str, Callable[[int], Source]] = {
     "independent": lambda seed: Independent(n_features=12, d_in=6, probability=0.1, noise=0.01, seed=seed).build(),
     "correlated": lambda seed: Correlated(n_features=12, d_in=6, n_active=2, noise=0.01, seed=seed).build(),
@@ -90,6 +113,7 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "pairs": lambda seed: TensorSource(PAIRS[0], seed=seed, targets=PAIRS[1]),
     "mlp": lambda seed: Mlp(seed),
     "attention": attention("blocks.0.attn.hook_z"),
+    "language": language,
 }
 
 

@@ -4,8 +4,8 @@
 Since the reorganisation: versions 5 to 7 of the stage `score` (`fvu_median` and `outlier_variance`; codes in blocks;
 correlations of codes in float64, and assignments of any size), and with them the keys of all reports and comparisons,
 whose inputs are scores; version 6 of the stage `report`, which compares hook points; version 2 of the stage `bench`,
-which compares costs; version 3 of the stage `refine` (stagewise codes), and the encoders of the sharkey suites. Those
-of every other stage are the first ones.
+which compares costs; the stage `model`, of the configs in `language/` alone; version 3 of the stage `refine`
+(stagewise codes), and the encoders of the sharkey suites. Those of every other stage are the first ones.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def names_of(name: str, tier: str, command: str) -> list[str]:
     """The names of the steps of one shipped config."""
     local = "model" not in read_table(SHIPPED / f"{name}.toml").get("source", {"model": ""}) and "local" in name
     overrides = (*LOCAL, *(["source.labels=LABELS.conllu"] if name == "probes-local" else [])) if local else ()
+    overrides = LOCAL[1:] if name.startswith("language/") else overrides  # its model is trained
     config = read_config(SHIPPED / f"{name}.toml", overrides, tier)
     # The content of files outside the project is not what is compared here.
     no_package = patch("sae.probing.sources.package_tables", lambda names: tuple(map(Path, names)))

@@ -26,6 +26,8 @@ def test_a_ready_config_plans(
         settings = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 5}))  # as the hooks need
         overrides += [f"source.model={model}", f"source.text={text}"]
+    if file.parent.name == "language":  # its model is trained
+        overrides.append(f"source.text={text}")
     if file.stem == "probes-local":
         labels = tmp_path / "labels.jsonl"
         labels.write_text('{"text": "w1", "labels": {"y": 1}}\n')

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pipelines.report.style import FAINT, INK, OTHERS, RULE, Array, canvas, styled
+from pipelines.report.portraits._losses import loss_bars
+from pipelines.report.style import INK, OTHERS, RULE, Array, canvas, styled
 from sae.analysis.circuits.heads import Projections, ablations, projections
 from sae.sources.attention import AnswerPositions
 from sae.toys.attention.saved import Toy, held_out, load_toy
@@ -34,7 +35,7 @@ def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
         "skip trigrams predict by counts."
     )
     losses = {"model": toy.scores["loss"], "floor": toy.scores["floor"], **toy.predictors}
-    yield "toy-loss", "Loss of the model and of simple predictors", caption, loss_bars(losses)
+    yield "toy-loss", "Loss of the model and of simple predictors", caption, loss_bars(losses, "answer")
     ablated = [ablations(toy.model, rows, layer) for layer in range(toy.model.n_layers)]
     rise = np.stack([a.loss_rise.double().numpy() for a in ablated])
     names = place_names(toy.task)
@@ -61,25 +62,6 @@ def place_names(task: TokenTask) -> list[str]:
     """The name of each position."""
     named = {p: f"{name}{i}" for name, group in task.places().items() for i, p in enumerate(group)}
     return [named[p] for p in range(task.n_tokens)]
-
-
-@styled
-def loss_bars(losses: Mapping[str, float]) -> Figure:
-    """One bar per predictor, the model's in colour."""
-    figure, (ax,) = canvas(5.6, 0.5 + 0.28 * len(losses))
-    names = sorted(losses, key=lambda name: losses[name], reverse=True)
-    colours = [OTHERS[0][0] if name == "model" else FAINT for name in names]
-    ax.barh(range(len(names)), [losses[n] for n in names], color=colours, height=0.6)
-    for i, name in enumerate(names):
-        ax.annotate(
-            f"{losses[name]:.3g}", (losses[name], i), (4, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0)
-    ax.margins(x=0.1)
-    ax.set(xlabel="loss, nats per answer")
-    return figure
 
 
 @styled

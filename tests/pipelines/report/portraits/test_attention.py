@@ -12,7 +12,8 @@ from rich.console import Console
 from pipelines import runner
 from pipelines.config.config import parse
 from pipelines.plan import plan
-from pipelines.report.portraits.attention import draw, head_map, loss_bars, place_names, planes
+from pipelines.report.portraits._losses import loss_bars
+from pipelines.report.portraits.attention import draw, head_map, place_names, planes
 from pipelines.report.style import to_bytes
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
@@ -79,7 +80,7 @@ def test_heads_are_in_the_order_of_their_effect_in_every_layer():
 
 
 def test_losses_are_bars_from_the_worst_down():
-    figure = loss_bars({"model": 0.2, "floor": 0.0, "uniform": 2.0})
+    figure = loss_bars({"model": 0.2, "floor": 0.0, "uniform": 2.0}, "answer")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["uniform", "model", "floor"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([2.0, 0.2, 0.0])
 
