@@ -161,6 +161,18 @@ def test_a_text_that_is_too_short_is_refused(tmp_path: Path):
         config.prepare(tmp_path / "source", silent, "cpu")
 
 
+def test_other_text_measures_the_model(tmp_path: Path):
+    other = stories(tmp_path / "other.txt", 40, seed=1)
+    model = Config(**settings(tmp_path, heldout_text=str(other))).model_settings
+    model.train(tmp_path / "model", silent, "cpu")
+    record = saved.training_record(tmp_path / "model")
+    assert record["heldout_tokens"] * record["bytes_per_token"] == pytest.approx(len(other.read_bytes()))
+    other.write_text("Few.")
+    with pytest.raises(UserError, match=r"heldout_text = .*other\.txt': . tokens, fewer than two rows"):
+        model.train(tmp_path / "again", silent, "cpu")
+    assert not list((tmp_path / "again").glob("state*"))
+
+
 def test_a_given_tokenizer_is_used(tmp_path: Path, tiny_models: dict[str, Path]):
     file = tmp_path / "words.txt"
     file.write_text("|".join(" ".join(f"w{(i * j) % 40}" for i in range(1, 30)) for j in range(1, 60)))

@@ -88,6 +88,7 @@ class TrainedModelConfig(ModelSettings):
         tokenizer = make_tokenizer(self.tokenizer, self.documents(), directory)
         data = streams(self.documents(), tokenizer, self.seed, self.heldout_share)
         self._check(data, len(tokenizer))
+        heldout = self._heldout(data, tokenizer)
         loop = LanguageTraining(
             self.model, self.training, data, len(tokenizer), tokenizer.bos_token_id, self.seed, device
         )
@@ -97,7 +98,7 @@ class TrainedModelConfig(ModelSettings):
             done = loop.step == self.training.steps
             if (not done and checkpoints.write_if_due(loop)) or loop.step % 20 == 0 or done:
                 progress(loop.step, self.training.steps, "steps")
-        self._finish(directory, loop, tokenizer, data)
+        self._finish(directory, loop, tokenizer, heldout)
         for name in STATES:
             (directory / name).unlink(missing_ok=True)
 
@@ -137,22 +138,31 @@ class TrainedModelConfig(ModelSettings):
         kept = 4 * rows * (self.model.n_layers * width + 3 * d_vocab)
         check_memory(f"source.training.batch_size = {self.training.batch_size}", kept)
 
-    def _finish(self, directory: Path, loop: LanguageTraining, tokenizer: Any, data: Streams) -> None:
-        network = loop.network
+    def _heldout(self, data: Streams, tokenizer: Any) -> tuple[NDArray[np.int32], int]:
+        """The tokens that the model is measured on, and the bytes of their text."""
+        if self.heldout_text is None:
+            return data["test"], len(tokenizer.decode(data["test"].tolist()).encode())
+        text = Text(str(self.heldout_text))
+        stream = whole_stream(text, tokenizer)
+        if len(stream) < 2 * self.model.n_ctx:
+            raise UserError(
+                f"source.heldout_text = '{self.heldout_text}': {len(stream)} tokens, fewer than two rows of n_ctx = "
+                f"{self.model.n_ctx}; give a longer one"
+            )
+        return stream, sum(len(document.encode()) for document in text.read() if isinstance(document, str))
+
+    def _finish(
+        self, directory: Path, loop: LanguageTraining, tokenizer: Any, heldout: tuple[NDArray[np.int32], int]
+    ) -> None:
+        network, data, (stream, n_bytes) = loop.network, loop.data, heldout
         network.load_state_dict(loop.best)
-        stream = data["test"]
-        text_bytes = len(tokenizer.decode(stream.tolist()).encode())
-        if self.heldout_text is not None:
-            other = Text(str(self.heldout_text))
-            stream = whole_stream(other, tokenizer)
-            text_bytes = sum(len(document.encode()) for document in other.read() if isinstance(document, str))
         scores = heldout_scores(network, data["train"], stream, tokenizer.bos_token_id, self.model.n_ctx)
         facts = {
             "n_parameters": sum(p.numel() for p in network.parameters()),
             "d_vocab": len(tokenizer),
             "tokens": {split: len(of) for split, of in data.items()},
             "heldout_tokens": len(stream),
-            "bytes_per_token": text_bytes / len(stream),
+            "bytes_per_token": n_bytes / len(stream),
             "best_step": loop.best_step,
             "validation_loss": loop.best_loss,
         }
