@@ -1,6 +1,6 @@
 """Compares language models on a held-out text, in nats per token, character and byte, with n-grams of another text.
 
-python -m benchmarks.language HELDOUT.txt MODEL... --train TRAIN.txt
+python -m benchmarks.language --heldout HELDOUT.txt --models MODEL --models MODEL --train TRAIN.txt
 
 Models are folders or hub ids; the folder of a model that was trained by a run is runs/model-KEY. Tokenizers differ, so
 models compare by character. The n-grams are Kneser-Ney models of the training text in the tokens of each model.

@@ -18,6 +18,7 @@ from benchmarks.harvest import harvest
 from benchmarks.install import installed, size_mb
 from benchmarks.instances import instances
 from benchmarks.isolated import ProcessError, call
+from benchmarks.language import language
 from benchmarks.lines import run
 from benchmarks.memory import memory as peak_memory
 from benchmarks.peers import peers
@@ -252,3 +253,17 @@ def test_peak_memory_at_a_small_size(capsys: pytest.CaptureFixture[str]):
         assert 0 <= line["peak_gb"] <= line["stated_gb"] and line["seconds"] > 0
     with pytest.raises(UserError, match="'scoring' is not a known stage"):
         peak_memory("scoring")
+
+
+def test_language_models_and_n_grams_are_compared_on_one_text(tmp_path: Path, tiny_models: dict[str, Path]):
+    words = [f"w{i * i % 7}" for i in range(400)]
+    train, heldout = tmp_path / "train.txt", tmp_path / "heldout.txt"
+    train.write_text("\n\n".join(" ".join(words[i : i + 20]) for i in range(0, 400, 20)))
+    heldout.write_text(" ".join(words[3:203]))
+    overlap, model, *grams = language(heldout=heldout, models=[str(tiny_models["gpt2"])], train=train, context=16)
+    assert overlap["8_words"] > 0.9 > overlap["paragraphs"]
+    assert model["name"] == tiny_models["gpt2"].name and len(grams) == 3
+    # A random model knows nothing of the text, in which each word has few successors.
+    assert model["nats_per_token"] > grams[0]["nats_per_token"] > grams[2]["nats_per_token"]
+    for line in (model, *grams):
+        assert line["nats_per_token"] * 198 == pytest.approx(line["nats_per_byte"] * 599, rel=0.01)

@@ -131,15 +131,15 @@ def test_every_epoch_sees_each_token_but_the_first_and_last_few_once(made: Langu
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_dropout_keeps_the_mean_and_drops_its_share_independently(share: float):
-    x = torch.ones(401, 501)
+    x = torch.ones(301, 401)
     factors = kept_at_random(x, share, torch.Generator().manual_seed(0))
     dropped = (factors == 0).double()
     assert float(factors.double().mean()) == pytest.approx(1, abs=0.01)
-    assert float(dropped.mean()) == pytest.approx(share, abs=0.005)
+    assert float(dropped.mean()) == pytest.approx(share, abs=0.006)
     flat = dropped.flatten()
-    for apart in (1, 2, 3, 4, 501):  # the numbers that share 64 bits, too
+    for apart in (1, 2, 3, 4, 401):  # the numbers that share 64 bits, too
         both = float((flat[:-apart] * flat[apart:]).mean())
-        assert both == pytest.approx(share**2, abs=0.005)
+        assert both == pytest.approx(share**2, abs=0.008)
 
 
 def test_the_losses_of_a_stream_are_those_of_its_rows(made: LanguageTraining):
@@ -154,8 +154,8 @@ def test_the_losses_of_a_stream_are_those_of_its_rows(made: LanguageTraining):
         torch.testing.assert_close(losses[start : start + n], -log_probs.gather(-1, row[:, None]).squeeze(-1))
 
 
-def test_it_learns_and_the_best_state_is_kept(made: LanguageTraining):
-    config = LanguageTrainingConfig(steps=100, batch_size=16, lr=1e-2, measure_every=20)
+def test_it_learns_and_the_best_state_is_kept(made: LanguageTraining, shapes_unchecked: None):
+    config = LanguageTrainingConfig(steps=80, batch_size=16, lr=1e-2, measure_every=20)
     training = again(made, config)
     losses = list(training.run())
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 2
