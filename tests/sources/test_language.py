@@ -67,7 +67,7 @@ def test_it_is_what_the_source_transformer_makes_of_its_model(tmp_path: Path):
         ours, theirs = columns(source, split), columns(of_other, split)
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert config.provides == other.provides == {"model"} and source.facts["model_scores"].keys() == {
-        "model", "unigram", "bigram", "trigram"
+        "model", "model_in_rows", "unigram", "bigram", "trigram"
     }  # fmt: skip
     words = vocabulary(source)
     assert words(0) == "<|endoftext|>" and "Lily" in {words(i).strip() for i in range(280)}

@@ -19,8 +19,8 @@ def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
     record = training_record(directory / MODEL)
     n, tokens, trained = record["heldout_tokens"], record["settings"]["model"]["n_ctx"], record["tokens"]["train"]
     caption = (
-        f"Loss in nats per token on {n:,} held-out tokens ({record['bytes_per_token']:.2f} bytes each), the model's in "
-        f"rows of {tokens} tokens. The n-grams are Kneser-Ney models of the same {trained:,} training tokens; they see "
-        "the tokens before a row, too."
+        f"Loss in nats per token on {n:,} held-out tokens ({record['bytes_per_token']:.2f} bytes each), the model's "
+        f"with at least half of its {tokens} tokens before each, and in rows of so many, which begin with none. The "
+        f"n-grams are Kneser-Ney models of the same {trained:,} training tokens."
     )
     yield "model-loss", "Loss of the model and of n-grams", caption, loss_bars(record["scores"], "token")

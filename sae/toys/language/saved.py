@@ -203,10 +203,17 @@ class _Checkpoints:
 def heldout_scores(
     network: LanguageNetwork, train: NDArray[np.int32], stream: NDArray[np.int32], bos: int, n_ctx: int
 ) -> dict[str, float]:
-    """The cross-entropy in nats per token of the ``model`` and of n-gram models of its training tokens, on a held-out
-    stream without its first two tokens, which no trigram predicts."""
+    """The cross-entropy in nats per token of the model and of n-gram models of its training tokens, on a held-out
+    stream without its first two tokens, which no trigram predicts.
+
+    That of the ``model`` is in overlapping rows, where it has at least half a row to predict from, as a trigram always
+    has two tokens; ``model_in_rows`` is in rows that follow each other, as activations are computed.
+    """
     skip = max(N_GRAMS.values()) - 1
-    losses = {"model": float(stream_losses(network, stream, bos, n_ctx)[skip:].double().mean())}
+    losses = {
+        name: float(stream_losses(network, stream, bos, n_ctx, before)[skip:].double().mean())
+        for name, before in (("model", n_ctx // 2), ("model_in_rows", 0))
+    }
     d_vocab = network.embed.num_embeddings
     for name, order in N_GRAMS.items():
         of_order = KneserNey(train, order, d_vocab).losses(stream)

@@ -169,20 +169,23 @@ def kept_at_random(x: Tensor, share: float, random: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def stream_losses(
-    network: LanguageNetwork, stream: NDArray[np.int32], bos: int, n_ctx: int
+    network: LanguageNetwork, stream: NDArray[np.int32], bos: int, n_ctx: int, before: int = 0
 ) -> Float[Tensor, " n_tokens"]:
     """The cross-entropy in nats of every token of a stream, in rows of ``n_ctx`` tokens after a BOS.
 
-    The first tokens of a row are predicted from few others, so that the mean is above that in longer rows.
+    Without `before`, rows follow each other, so that the first tokens of each are predicted from few others. With it,
+    rows overlap: all tokens but those of the first row are predicted from at least `before` others.
     """
-    device, n_rows = network.embed.weight.device, -(-len(stream) // n_ctx)
-    rows = np.resize(stream, (n_rows, n_ctx))
-    parts: list[Tensor] = []
-    for tokens in _with_bos(rows, bos).split(_ROWS_AT_ONCE):
+    device, new = network.embed.weight.device, n_ctx - before
+    n_rows = max(1, -(-(len(stream) - before) // new))
+    places = np.arange(n_rows)[:, None] * new + np.arange(n_ctx)
+    rows = stream[np.minimum(places, len(stream) - 1)]
+    losses = torch.empty(n_rows, n_ctx)
+    for at, tokens in zip(losses.split(_ROWS_AT_ONCE), _with_bos(rows, bos).split(_ROWS_AT_ONCE), strict=True):
         tokens = tokens.to(device)
-        losses = cross_entropy(network(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-        parts.append(losses.cpu())
-    return torch.cat(parts)[: len(stream)]
+        logits = network(tokens[:, :-1])
+        at.copy_(cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(at.shape))
+    return torch.cat([losses[0, :before], losses[:, before:].flatten()])[: len(stream)]
 
 
 def _with_bos(rows: NDArray[np.int32], bos: int) -> Int[Tensor, "rows n_tokens"]:

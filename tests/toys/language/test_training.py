@@ -154,6 +154,18 @@ def test_the_losses_of_a_stream_are_those_of_its_rows(made: LanguageTraining):
         torch.testing.assert_close(losses[start : start + n], -log_probs.gather(-1, row[:, None]).squeeze(-1))
 
 
+def test_tokens_of_overlapping_rows_have_some_before_them(made: LanguageTraining):
+    stream, n = made.data["test"][:50], made.n_ctx
+    apart, overlapping = (stream_losses(made.network, stream, made.bos, n, before) for before in (0, 8))
+    assert torch.equal(overlapping[:n], apart[:n]) and overlapping.shape == (50,)
+    for start in range(4, 38, 4):
+        row = torch.cat([torch.tensor([made.bos]), torch.from_numpy(stream[start : start + n].astype(np.int64))])[None]
+        with torch.no_grad():
+            log_probs = made.network(row[:, :-1]).log_softmax(-1)[0]
+        expected = -log_probs.gather(-1, row[0, 1:, None]).squeeze(-1)[8:]
+        torch.testing.assert_close(overlapping[start + 8 : start + n], expected)
+
+
 def test_it_learns_and_the_best_state_is_kept(made: LanguageTraining, shapes_unchecked: None):
     config = LanguageTrainingConfig(steps=80, batch_size=16, lr=1e-2, measure_every=20)
     training = again(made, config)
