@@ -304,7 +304,7 @@ def test_the_same_command_waits_for_the_jobs_of_the_one_before(
 def test_what_needs_a_gpu():
     toy, text = Step("generate", 1, {}), Step("stream", 1, {})
     needs = {stage: needs_gpu(Step(stage, 1, {}, {"source": toy})) for stage in STAGES}
-    assert {stage for stage, need in needs.items() if need} == {"stream", "train", "refine", "encode"}
+    assert {stage for stage, need in needs.items() if need} == {"model", "stream", "train", "refine", "encode"}
     assert needs_gpu(Step("score", 1, {}, {"source": text, "dictionary": Step("train", 1, {})}))
     assert not needs_gpu(Step("train", 1, {"method": {}}, {"source": toy}))
     assert not needs_gpu(Step("report", 1, {}, {"source.0": text}))

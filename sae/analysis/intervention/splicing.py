@@ -225,9 +225,9 @@ def _n_cached(cache: Any) -> int | None:
 def _trained_on(d: Dictionary, bridge: Any) -> PositionSelection:
     """The positions that the dictionary was trained on, according to its card; all if the card does not say."""
     source = card_table(d.card, "source")
-    if "drop_position_0" not in source:  # not of a model that reads text
+    if source.get("kind") not in ("transformer", "language"):  # the others read no text
         return PositionSelection((), False)
-    first = bool(source["drop_position_0"])
+    first = bool(source.get("drop_position_0", False))
     return PositionSelection((), first) if bridge.tokenizer is None else PositionSelection.of(bridge.tokenizer, first)
 
 
