@@ -46,6 +46,7 @@ ASK: dict[str, dict[str, Any]] = {
     "heads": {"outcomes": "frequent", "n_rows": 20, "n_outcomes": 4, "events": 5, "draws": 10},
     "neuron_map": {"shuffles": 2, "randoms": 2},
     "embeddings": {"draws": 2},
+    "superposition": {"n_rows": 400, "n_draws": 2, "n_gaussian": 2, "n_starts": 2},
 }
 """Small settings of every question."""
 OF_DICTIONARIES = ("monosemantic", "readers", "all_units", "decoder", "neuron_map")

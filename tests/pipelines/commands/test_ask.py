@@ -40,6 +40,7 @@ SMALL = {
     "heads": {"outcomes": "frequent", "n_rows": 20, "n_outcomes": 4, "events": 5, "draws": 20},
     "neuron_map": {"shuffles": 3, "randoms": 2},
     "embeddings": {"draws": 2},
+    "superposition": {"n_rows": 600, "n_draws": 2, "n_gaussian": 2, "n_starts": 2},
 }
 
 
