@@ -22,7 +22,7 @@ def sparse(n: int, rows: int, p: float, seed: int = 0) -> torch.Tensor:
 
 
 def test_a_pentagon_is_rejected_and_has_five_features():
-    t = superposition_test(sparse(5, 3000, 0.1) @ polygon(5), n_draws=19, n_gaussian=2, count=True)
+    t = superposition_test(sparse(5, 1500, 0.1) @ polygon(5), n_draws=19, n_gaussian=2, count=True)
     assert t.p == pytest.approx(0.05) and t.advantage > t.null.high
     assert (t.n_dims, t.n_wide, t.n_features.value) == (2, 6, 5)
     assert t.explained_wide > t.explained_narrow > 0.8 and 0 < t.share_active < 0.5
@@ -85,6 +85,16 @@ def test_values_keep_their_sign_and_noise_stays_with_its_sample():
     assert torch.equal(again.values.sign(), values.sign())
     assert torch.allclose(again.left, h.left, atol=1e-4)
     assert torch.allclose(h.left[(values == 0).all(1)], noise[(values == 0).all(1)], atol=1e-5)
+
+
+def test_directions_of_noise_alone_are_not_redrawn():
+    draw = generator("noise")
+    x = sparse(1, 3000, 0.1) * W45[0] + 0.3 * torch.randn(3000, 1, generator=draw) * W45[1]
+    h = FewDirections.of(x, Overcomplete(W45, torch.zeros(2)), ConcavePenalty(0.1, 4.0))
+    assert torch.equal(h.fit.W, W45[:1])
+    noise = FewDirections.of(torch.randn(500, 2, generator=draw), EXACT, ConcavePenalty(0.1, 4.0))
+    assert noise.values.shape == (500, 0) and noise.share_active == 0
+    assert torch.allclose(noise.redrawn(draw), noise.left + 0.5)
 
 
 @pytest.mark.parametrize(
