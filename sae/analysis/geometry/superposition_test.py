@@ -13,11 +13,12 @@ p are the same for rotated activations, up to rounding.
 Codes are signed, so that H0 includes features of either sign: an antipodal pair of features is one of them, and no
 evidence against it.
 
-The test rejects H0, not more. It also rejects where a feature is no direction (a circle, a nonlinear code), where rows
-are normalised, and where the magnitudes of features that are active together depend on one another, as these need more
-than d directions as well. It cannot reject where features are always active together (they are one), or so dense that
-no direction is sparse. Where narrow fits from different starts do not agree (`narrow_agreement`), the directions under
-H0 are not those of the features even if H0 holds, and a small p says little. Rows are taken to be independent.
+The test rejects H0, not more. It may also reject where a feature is no direction (a circle, a nonlinear code), where
+rows are normalised, and where the magnitudes of features that are active together depend on one another, as these need
+more than d directions as well. It cannot reject where features are always active together (they are one), or so dense
+that no direction is sparse. Where narrow fits from different starts do not agree (`narrow_agreement`), the directions
+under H0 may not be those of the features even if it holds, and it is rejected about twice as often as the level says.
+Rows are taken to be independent.
 """
 
 from __future__ import annotations
