@@ -1,0 +1,1 @@
+"""Attribution graphs over the latents of several dictionaries: direct effects, influence, pruning and faithfulness."""
