@@ -19,6 +19,7 @@ from pipelines.commands.ask import ask
 from pipelines.commands.configs import list_configs
 from pipelines.commands.dictionaries import convert_dictionary, push_dictionary, show_path
 from pipelines.commands.explore import explore
+from pipelines.commands.graph import graph
 from pipelines.commands.init import init_config
 from pipelines.commands.output import Terminal, open_streams
 from pipelines.commands.run import bench_suites, run_config, show_plan, show_status, suggest_sparsity
@@ -62,6 +63,7 @@ for name, command in {
     "suggest": suggest_sparsity,
     "ask": ask,
     "explore": explore,
+    "graph": graph,
     "show": show_path,
     "convert": convert_dictionary,
     "push": push_dictionary,

@@ -15,7 +15,7 @@ from pipelines.commands.output import Terminal
 from pipelines.report.text_table import TextColumn, print_text_table
 
 if TYPE_CHECKING:
-    from pipelines.question import Answer, AnswerValue
+    from pipelines.question import Answer, AnswerTable, AnswerValue
 
 
 def ask(
@@ -52,10 +52,15 @@ def print_answer(answer: Answer, file: Path, console: Console) -> None:
     for name, value in answer.facts.items():
         console.print(f"{name}: {_cell_text(value)}", markup=False, highlight=False, soft_wrap=True)
     for table in answer.tables:
-        columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
-        drawn = [_column(head, cells) for head, cells in zip(table.columns, columns, strict=True)]
-        print_text_table(console, table.title, drawn)
+        print_answer_table(table, console)
     console.print(f"answer: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_answer_table(table: AnswerTable, console: Console) -> None:
+    """Prints one table."""
+    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    drawn = [_column(head, cells) for head, cells in zip(table.columns, columns, strict=True)]
+    print_text_table(console, table.title, drawn)
 
 
 def _column(head: str, cells: Sequence[AnswerValue]) -> TextColumn:

@@ -21,11 +21,12 @@ MARK = "explore.json"
 """The file that marks a folder of pages; a folder without it is never replaced."""
 
 
-def check_site_folder(out: Path, mark: str = MARK) -> None:
-    """Raises `UserError` if `out` exists and is neither empty nor a folder of pages, which has the file `mark`."""
+def check_site_folder(out: Path, mark: str = MARK, command: str = "sae explore") -> None:
+    """Raises `UserError` if `out` exists and is neither empty nor a folder of pages of `command`, which has the file
+    `mark`."""
     if out.exists() and not (out / mark).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
-            f"{out}: exists and was not written by `sae explore`, so it is not replaced; give another with --pages"
+            f"{out}: exists and was not written by `{command}`, so it is not replaced; give another with --pages"
         )
 
 

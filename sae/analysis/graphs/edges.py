@@ -73,12 +73,12 @@ class GraphConfig(Settings):
 def attribution_graph(
     model: Model | Any,
     places: Places,
-    tokens: Int[Tensor, "1 n_tokens"],
+    tokens: Int[Tensor, "rows n_tokens"],
     target: Target,
     config: GraphConfig | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> AttributionGraph:
-    """The attribution graph of one prompt and one target.
+    """The attribution graph of one prompt, a single row of tokens, and one target.
 
     `places` are those of :func:`sae.splice`. Raises `UserError` for a target that does not exist, such as a latent that
     is not active there, and see :func:`~sae.analysis.graphs.local_model.local_model`.

@@ -155,7 +155,7 @@ class LocalModel:
 
 
 def local_model(
-    model: Model | Any, places: Places, tokens: Int[Tensor, "1 n_tokens"], attention: bool, norms: bool
+    model: Model | Any, places: Places, tokens: Int[Tensor, "rows n_tokens"], attention: bool, norms: bool
 ) -> LocalModel:
     """The model around one prompt; `attention` and `norms` say whether patterns and scales are frozen.
 
@@ -181,7 +181,7 @@ def local_model(
     states = dict[str, PlaceState]()
     for name in sorted(places, key=lambda n: (order.index(ends(n)[1]), order.index(ends(n)[0]))):
         x, y = (seen[hook][0] for hook in ends(name))
-        states[name] = _state(places[name].to(device=x.device, dtype=x.dtype), x, y, read[name])
+        states[name] = _state(places[name].to(device=x.device, dtype=x.dtype), x, y, read[name][0])
     frozen = {name: seen[name] for name in freezing if name in seen}
     return LocalModel(wrapped, tokens, states, seen[first][0], first, logits[0], frozen)
 
@@ -213,10 +213,14 @@ def skip_part(d: Dictionary, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "
     return d.reconstruct(x, z) - d.decode(z)
 
 
-def read_positions(model: Model, places: Places, tokens: Tensor) -> dict[str, Tensor]:
-    with torch.no_grad(), splice(model, places) as spliced:
+@torch.no_grad()
+def read_positions(
+    model: Model, places: Places, tokens: Int[Tensor, "rows n_tokens"]
+) -> dict[str, Bool[Tensor, "rows n_tokens"]]:
+    """The positions that each dictionary reads, as :func:`~sae.analysis.intervention.splicing.splice` chooses them."""
+    with splice(model, places) as spliced:
         spliced.bridge(tokens, return_type="logits")
-        return {name: codes.read[0] for name, codes in spliced.codes.items()}
+        return {name: codes.read for name, codes in spliced.codes.items()}
 
 
 def _state(d: Dictionary, x: Tensor, y: Tensor, read: Tensor) -> PlaceState:

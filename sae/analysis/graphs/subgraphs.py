@@ -174,7 +174,7 @@ def measure(
     kept: KeptLatents,
     random: Sequence[KeptLatents],
     baseline: Mapping[str, NodeMean],
-    runs_at_once: int = 32,
+    runs_at_once: int = 64,
 ) -> Subgraph:
     """Runs the model with a set of latents, and with random ones."""
     nothing = {name: torch.zeros_like(mask) for name, mask in kept.items()}
