@@ -1,7 +1,7 @@
 """Attribution graphs on toys whose circuit is known: what the known path carries of the effect, and what a graph finds.
 
 python -m benchmarks.circuits                       two-layer induction and three-digit addition, three seeds each
-python -m benchmarks.circuits induction --seeds 1   one of them, one seed
+python -m benchmarks.circuits induction --seeds 1   one of them, the model of seed 1
 
 Models are trained by the settings of configs/toys/induction.toml and addition.toml, then a dictionary for each head at
 ``attn.hook_z``. A unit is one head at one position: all latents of that head there.
@@ -29,7 +29,7 @@ from benchmarks.lines import Line, emit, note, run
 from sae.analysis.circuits.induction import head_scores, successors
 from sae.analysis.graphs.edges import GraphConfig, attribution_graph
 from sae.analysis.graphs.graph import AttributionGraph, LogitTarget
-from sae.analysis.graphs.heads import head_of_latents, joined, latents_of_heads
+from sae.analysis.graphs.heads import head_of_latents, joined_over_heads, latents_of_heads
 from sae.analysis.graphs.influence import influences, prune
 from sae.analysis.graphs.local_model import local_model
 from sae.analysis.graphs.subgraphs import (
@@ -39,8 +39,8 @@ from sae.analysis.graphs.subgraphs import (
     faithfulness,
     latents_of,
     mean_nodes,
-    measure,
     random_subgraphs,
+    run_subgraphs,
     share_interval,
     zero_nodes,
 )
@@ -88,7 +88,7 @@ class Circuit:
             heads = acts.unflatten(1, (self.n_heads, -1)).unbind(1)
             n = LATENTS_PER_DIMENSION * heads[0].shape[1]
             fits = [sae.fit(x, n_latents=n, l1=L1, steps=steps, batch_size=512, lr=3e-3, progress=False) for x in heads]
-            found[hook] = joined([d for [d] in fits])  # pyright: ignore[reportArgumentType]
+            found[hook] = joined_over_heads([d for [d] in fits])  # pyright: ignore[reportArgumentType]
         return found
 
     @cached_property
@@ -97,8 +97,15 @@ class Circuit:
         return self.toy.task.answers(self.rows)
 
 
-def circuits(*toys: str, seeds: int = 3, prompts: int = 20, draws: int = 20, threads: int = 1,
-             steps: int = 2000, cache: Path = Path("runs/circuits")) -> list[Line]:  # fmt: skip
+def circuits(
+    *toys: str,
+    seeds: Sequence[int] = (0, 1, 2),
+    prompts: int = 16,
+    draws: int = 20,
+    threads: int = 1,
+    steps: int = 2000,
+    cache: Path = Path("runs/circuits"),
+) -> list[Line]:
     """Print, for each toy, seed and dictionary, the shares of the effect that the known path and the graph explain.
 
     Parameters
@@ -106,7 +113,7 @@ def circuits(*toys: str, seeds: int = 3, prompts: int = 20, draws: int = 20, thr
     toys
         induction, addition; without any, both.
     seeds
-        Number of trained models.
+        Seeds of the models, one each.
     prompts
         Prompts of each model.
     draws
@@ -125,16 +132,11 @@ def circuits(*toys: str, seeds: int = 3, prompts: int = 20, draws: int = 20, thr
     torch.set_num_threads(threads)
     lines: list[Line] = []
     for name in toys or known:
-        parts: dict[tuple[str, str], list[Subgraph]] = {}
-        for seed in range(seeds):
+        for seed in seeds:
             note(f"{name}, seed {seed}")
             circuit = _circuit(name, seed, cache)
             for facts, measured in known[name](circuit, prompts, draws, steps):
-                parts.setdefault((facts["nodes"], facts["dictionaries"]), []).extend(measured)
                 lines.append(emit("circuits", {"toy": name, "seed": seed, **facts, **_shares(faithfulness(measured))}))
-        for (nodes, kind), measured in parts.items():
-            facts = {"toy": name, "seed": "all", "nodes": nodes, "dictionaries": kind}
-            lines.append(emit("circuits", {**facts, **_shares(faithfulness(measured))}))
     return lines
 
 
@@ -182,7 +184,9 @@ def _induction(circuit: Circuit, prompts: int, draws: int, steps: int) -> Result
                 random = [latents_of_heads(one, of, t + 1) for one in _random_units(path, every, draws, i)]
                 for ablation, baseline in (("zero", zero_nodes(places)), ("mean", means)):
                     kept = latents_of_heads(path, of, t + 1)
-                    found.setdefault(f"{name}, {ablation}", []).append(measure(local, target, kept, random, baseline))
+                    found.setdefault(f"{name}, {ablation}", []).append(
+                        run_subgraphs(local, target, kept, random, baseline)
+                    )
             config = GraphConfig(attention="through", rows_at_once=256)
             graph = attribution_graph(circuit.toy.model, places, tokens, target, config)
             measured, nodes = _pruned(graph, local, zero_nodes(places), draws, i)
@@ -243,7 +247,7 @@ def _pruned(
     kept = [j for j in pruned.kept.nonzero()[:, 0].tolist() if graph.nodes[j].kind == "latent"]
     reaching = [j for j in range(len(graph.nodes)) if float(pruned.score[j]) > 0]
     random = [latents_of(graph, chosen, local) for chosen in random_subgraphs(graph, kept, reaching, draws, seed)]
-    return measure(local, graph.target, latents_of(graph, kept, local), random, baseline), kept
+    return run_subgraphs(local, graph.target, latents_of(graph, kept, local), random, baseline), kept
 
 
 def _head(graph: AttributionGraph, node: int, of: Mapping[str, Tensor]) -> int:

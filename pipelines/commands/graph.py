@@ -90,7 +90,7 @@ def graph(
     """
     from pipelines.commands.ask import print_answer_table
     from pipelines.explore.graph_command import answer_tables, write_graph
-    from pipelines.explore.graph_work import Asked, PageConfig
+    from pipelines.explore.graph_work import GraphRequest, PageConfig
     from pipelines.steps.progress import Board
     from sae.analysis.graphs.edges import GraphConfig
     from sae.registry import checked_settings
@@ -100,7 +100,7 @@ def graph(
     of_page = {"nodes": nodes, "edges": edges, "measure": measure, "ablate": ablate, "draws": draws, "prompts": prompts}
     of_page |= {"graph": checked_settings(GraphConfig, of_effects), "contexts": contexts}
     page = checked_settings(PageConfig, of_page)
-    asked = Asked(text, row, position, token, against, latent)
+    asked = GraphRequest(text, row, position, token, against, latent)
     result = write_graph(settings, dictionaries, asked, page, pages, Board(Terminal(stderr=True)), root)
     console = Terminal()
     for table in answer_tables(result):

@@ -9,9 +9,9 @@ from pathlib import Path
 from pipelines import runner
 from pipelines.config.config import Config
 from pipelines.explore.graph_data import NamedGraph
-from pipelines.explore.graph_page import MARK, write_graph_page
+from pipelines.explore.graph_page import GRAPH_MARK, write_graph_page
 from pipelines.explore.graph_places import chosen_places
-from pipelines.explore.graph_work import Asked, PageConfig, Work
+from pipelines.explore.graph_work import GraphRequest, GraphWork, PageConfig
 from pipelines.explore.site import check_site_folder
 from pipelines.plan import plan
 from pipelines.question import AnswerTable, AnswerValue
@@ -47,7 +47,7 @@ class GraphResult:
 def write_graph(
     settings: Config,
     dictionaries: Sequence[str],
-    asked: Asked,
+    asked: GraphRequest,
     config: PageConfig,
     out: Path | None,
     board: Board,
@@ -61,7 +61,7 @@ def write_graph(
     store = Store(root or settings.runtime.out)
     places = chosen_places(settings, dictionaries, store)
     out = out or store.root / f"{settings.name}-graph"
-    check_site_folder(out, MARK, "sae graph")
+    check_site_folder(out, GRAPH_MARK, "sae graph")
     step = plan(settings)[0]
     runtime = runner.execution(settings.runtime)
     runner.run([step], store, runtime, board)
@@ -73,7 +73,7 @@ def write_graph(
     places = {name: d.to(model.device) for name, d in places.items()}
     text = source.tokens("test")[:TEXT_ROWS]
     means = mean_nodes(model, places, text.tokens) if config.ablate == "mean" else zero_nodes(places)
-    work = Work(source, model, places, config, means)
+    work = GraphWork(source, model, places, config, means)
     with board.work("graph: effects", [], store.root) as tell:
         tokens, target = work.prompt(asked)
         pruned = work.pruned(tokens, target, tell)
@@ -83,7 +83,7 @@ def write_graph(
             # Others have as many tokens as a text that was given; rows of a toy have answers that say where to ask.
             position = asked.position if asked.text is None else tokens.shape[1] - 1
             row = (asked.row + k) % len(source.tokens("test"))
-            other = Asked(row=row, against=asked.against, position=position)
+            other = GraphRequest(row=row, against=asked.against, position=position)
             prompts.append(work.measured(work.pruned(*work.prompt(other))))
             tell(k + 1, config.prompts, "prompts")
     faithful = faithfulness(prompts, config.seed)

@@ -27,8 +27,11 @@ class Drawing:
     """The picture with its size in pixels."""
 
     svg: Markup
+    """The picture."""
     width: int
+    """Its width in pixels."""
     height: int
+    """Its height in pixels."""
 
 
 def draw(data: Mapping[str, Any]) -> Drawing:

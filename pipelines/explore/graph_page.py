@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pipelines.config.config import Config
 from pipelines.explore.graph_data import SHADES, NamedGraph
 from pipelines.explore.graph_drawing import draw
-from pipelines.explore.graph_work import PageConfig, Work
+from pipelines.explore.graph_work import GraphWork, PageConfig
 from pipelines.explore.site import replaced_folder
 from pipelines.explore.words import percent, plain, rounded, script
 from pipelines.report.page import template_environment
@@ -22,14 +22,14 @@ from sae.analysis.graphs.influence import PrunedGraph
 from sae.analysis.graphs.subgraphs import Faithfulness, Subgraph
 from sae.numerics.statistics import Interval
 
-MARK = "graph.json"
+GRAPH_MARK = "graph.json"
 """The file that marks a folder of a graph; a folder without it is never replaced."""
 
 
 def write_graph_page(
     out: Path,
     settings: Config,
-    work: Work,
+    work: GraphWork,
     named: NamedGraph,
     faithful: Faithfulness,
     prompts: Sequence[Subgraph],
@@ -61,7 +61,7 @@ def write_graph_page(
                 "input_share": rounded(pruned.share_of("input")), "error_share": rounded(pruned.share_of("error")),
             },
         }  # fmt: skip
-        (partial / MARK).write_text(json.dumps(everything, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (partial / GRAPH_MARK).write_text(json.dumps(everything, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(faithful: Faithfulness) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _shares_note(faithful: Faithfulness, config: PageConfig, prompts: Sequence[S
     )
 
 
-def _settings(work: Work) -> list[tuple[str, Any]]:
+def _settings(work: GraphWork) -> list[tuple[str, Any]]:
     config = work.settings
     values: dict[str, Any] = {"model": work.model.name}
     values |= {place: f"{d.kind}, {d.n_latents:,} latents" for place, d in work.places.items()}

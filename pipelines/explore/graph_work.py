@@ -16,15 +16,15 @@ from pipelines.explore.graph_data import default_target
 from sae.activations.disk_source import Activations
 from sae.analysis.graphs.edges import GraphConfig, attribution_graph
 from sae.analysis.graphs.graph import LatentTarget, LogitTarget, Target, check_position
-from sae.analysis.graphs.influence import Measure, PrunedGraph, prune
+from sae.analysis.graphs.influence import PrunedGraph, Ranking, prune
 from sae.analysis.graphs.local_model import local_model
 from sae.analysis.graphs.subgraphs import (
     NodeMean,
     Subgraph,
     kept_latents,
     latents_of,
-    measure,
     random_subgraphs,
+    run_subgraphs,
 )
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model
@@ -43,7 +43,7 @@ class PageConfig(Settings):
     """The share of the influence that the shown nodes have."""
     edges: float = Field(0.98, gt=0, le=1)
     """The share of the flow between them that the shown edges have."""
-    measure: Measure = "influence"
+    measure: Ranking = "influence"
     """What nodes are ranked by."""
     ablate: Literal["mean", "zero"] = "mean"
     """What a latent that is left out is set to."""
@@ -58,7 +58,7 @@ class PageConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Asked:
+class GraphRequest:
     """What a graph is of; None takes the default."""
 
     text: str | None = None
@@ -76,7 +76,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class GraphWork:
     """A model with dictionaries, held-out text and names of tokens."""
 
     source: Activations
@@ -111,7 +111,7 @@ class Work:
             )
         return ids[0]
 
-    def prompt(self, asked: Asked) -> tuple[Int[Tensor, "1 n_tokens"], Target]:
+    def prompt(self, asked: GraphRequest) -> tuple[Int[Tensor, "1 n_tokens"], Target]:
         """The row of tokens up to the target's position, and the target."""
         row, answers = self._row(asked)
         position = asked.position
@@ -137,7 +137,7 @@ class Work:
             position, target.token, self.token(str(asked.against))
         )
 
-    def _row(self, asked: Asked) -> tuple[Tensor, Tensor | None]:
+    def _row(self, asked: GraphRequest) -> tuple[Tensor, Tensor | None]:
         if asked.text is not None:
             if self.tokenizer is None:
                 raise UserError("text: this model reads no text; leave it out and give a row")
@@ -163,4 +163,4 @@ class Work:
         kept = pruned.kept.nonzero()[:, 0].tolist()
         sets = random_subgraphs(graph, kept, latents, self.settings.draws, self.settings.seed)
         random = [latents_of(graph, chosen, local) for chosen in sets]
-        return measure(local, graph.target, kept_latents(pruned, local), random, self.means)
+        return run_subgraphs(local, graph.target, kept_latents(pruned, local), random, self.means)

@@ -2,7 +2,8 @@
 
 A dictionary of ``attn.hook_z`` reads all heads, next to each other. The neuron basis there (`sae.baselines.neurons`) is
 an exact identity whose latents belong to one head each: with it, a head's whole output at a position is a set of
-latents, which makes a graph of heads exactly computable. :func:`joined` joins a trained dictionary for each head.
+latents, which makes a graph of heads exactly computable. :func:`joined_over_heads` makes one of a trained dictionary
+for each head.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sae.dictionary import Dictionary
 from sae.registry import UserError
 
 
-def joined(dictionaries: Sequence[Relu]) -> Relu:
+def joined_over_heads(dictionaries: Sequence[Relu]) -> Relu:
     """One dictionary of the concatenated activations of several, whose latents read and write one part each."""
     if not dictionaries:
         raise UserError("dictionaries: there is none; give one for each head")

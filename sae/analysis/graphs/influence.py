@@ -24,7 +24,7 @@ from torch import Tensor
 from sae.analysis.graphs.graph import AttributionGraph
 from sae.registry import UserError
 
-Measure = Literal["influence", "effect"]
+Ranking = Literal["influence", "effect"]
 
 
 def influences_of(
@@ -45,7 +45,7 @@ def total_effects(graph: AttributionGraph) -> Float[Tensor, " n_nodes"]:
     return _backward(graph.readers, _signed_shares(graph), float(graph.value[-1]))
 
 
-def flows(graph: AttributionGraph, measure: Measure = "influence") -> Float[Tensor, "n_readers n_nodes"]:
+def flows(graph: AttributionGraph, measure: Ranking = "influence") -> Float[Tensor, "n_readers n_nodes"]:
     """The flow of every edge: its part of the influence, or of the total effect, of the node that it leads to."""
     if measure == "influence":
         return _shares(graph.weights) * influences(graph)[graph.readers, None]
@@ -76,7 +76,7 @@ class PrunedGraph:
 
     graph: AttributionGraph
     """The whole graph."""
-    measure: Measure
+    measure: Ranking
     """What nodes and edges are ranked by."""
     score: Float[Tensor, " n_nodes"]
     """The influence, or the total effect, of every node."""
@@ -115,7 +115,7 @@ class PrunedGraph:
 
 
 def prune(
-    graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98, measure: Measure = "influence"
+    graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98, measure: Ranking = "influence"
 ) -> PrunedGraph:
     """Keeps the nodes of the most influence that have a share `nodes` of all of it, then the edges between them that
     have a share `edges` of those edges' flow; latents without an edge to the target are dropped, and so are

@@ -31,7 +31,7 @@ from sae.model.hooked import Model
 from sae.registry import UserError
 
 _PATTERN, _SCALE = re.compile(r"\.hook_pattern$"), re.compile(r"(^|\.)hook_scale$")
-Hooks = list[tuple[str, Callable[..., Any]]]
+ForwardHooks = list[tuple[str, Callable[..., Any]]]
 
 
 class Readout(NamedTuple):
@@ -138,12 +138,15 @@ class LocalModel:
     def run(self, leaves: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """What every dictionary reads, ``[rows, n_tokens, d_in]`` by place, and the logits."""
         reads = dict[str, Tensor]()
-        hooks: Hooks = [(self.input_hook, _replaces(leaves[""]))]
+        hooks: ForwardHooks = [(self.input_hook, _replaces(leaves[""]))]
         for name, place in self.places.items():
             hook, target = ends(name)
             hooks += [(hook, keeps(reads, name)), (target, self._writes(name, place, leaves[name], reads))]
         rows = len(leaves[""])
-        hooks += [(name, _replaces(value.expand(rows, *value.shape[1:]))) for name, value in self.frozen.items()]
+        # Some models flatten rows and positions before a norm, in this order.
+        hooks += [
+            (name, _replaces(value.repeat(rows, *[1] * (value.dim() - 1)))) for name, value in self.frozen.items()
+        ]
         return reads, run_bridge(self.model, self.tokens.expand(rows, -1), hooks)
 
     def _writes(self, name: str, place: PlaceState, leaf: Tensor, reads: Mapping[str, Tensor]) -> Callable[..., Tensor]:
@@ -183,7 +186,31 @@ def local_model(
         x, y = (seen[hook][0] for hook in ends(name))
         states[name] = _state(places[name].to(device=x.device, dtype=x.dtype), x, y, read[name][0])
     frozen = {name: seen[name] for name in freezing if name in seen}
+    check_frozen(wrapped, tokens, {name: torch.zeros_like(v) for name, v in frozen.items() if _PATTERN.search(name)})
+    check_frozen(wrapped, tokens, {name: v + torch.inf for name, v in frozen.items() if _SCALE.search(name)})
     return LocalModel(wrapped, tokens, states, seen[first][0], first, logits[0], frozen)
+
+
+def check_frozen(model: Model, tokens: Tensor, values: Mapping[str, Tensor]) -> None:
+    """Raises `UserError` for a model that ignores edits of its patterns or scales, as it does where attention is
+    computed inside a module of Hugging Face.
+
+    Attention with a pattern of zeros, or a norm with an infinite scale, puts out the same at every position.
+    """
+    outputs = {name: f"{name.rpartition('.')[0]}.hook_out".removeprefix(".") for name in values}
+    outputs = {name: out for name, out in outputs.items() if out in model.hooks}
+    seen = dict[str, Tensor]()
+    with torch.no_grad():
+        hooks: ForwardHooks = [(out, keeps(seen, out, flat=False)) for out in outputs.values()]
+        run_bridge(model, tokens, [*((name, _replaces(value)) for name, value in values.items()), *hooks])
+    for name, out in outputs.items():
+        acts = seen[out].flatten(0, -2) if out in seen else torch.zeros(1, 1)
+        if float((acts - acts[:1]).abs().max()) > 1e-5 * float(acts.abs().max()):
+            setting = "attention" if _PATTERN.search(name) else "norms"
+            raise UserError(
+                f'{setting} = "frozen": {model.name} computes {name!r} where it cannot be replaced; set {setting} = '
+                '"through"'
+            )
 
 
 def first_input(model: Model) -> str:
@@ -194,10 +221,12 @@ def first_input(model: Model) -> str:
     raise UserError(f"model = {model.name!r}: it has no first block; give a transformer")
 
 
-def run_bridge(model: Model, tokens: Tensor, hooks: Hooks) -> Tensor:
+def run_bridge(model: Model, tokens: Tensor, hooks: ForwardHooks) -> Tensor:
     """The logits of a forward pass with hooks, through which gradients pass."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+        # Of an ignored edit; `check_frozen` finds those by what they leave unchanged.
+        warnings.filterwarnings("ignore", message=r"A hook on .*hook_pattern returned a modified tensor")
         with model.bridge.hooks(fwd_hooks=hooks):
             return model.bridge(tokens, return_type="logits")
 

@@ -24,7 +24,15 @@ from torch import Tensor
 
 from sae.analysis.graphs.graph import AttributionGraph, Target, check_places
 from sae.analysis.graphs.influence import PrunedGraph
-from sae.analysis.graphs.local_model import Hooks, LocalModel, has_skip, keeps, read_positions, run_bridge, skip_part
+from sae.analysis.graphs.local_model import (
+    ForwardHooks,
+    LocalModel,
+    has_skip,
+    keeps,
+    read_positions,
+    run_bridge,
+    skip_part,
+)
 from sae.analysis.intervention.splicing import Places, ends
 from sae.model.hooked import Model
 from sae.numerics.seeds import generator
@@ -118,7 +126,7 @@ def values_with(
     """The target's value with some latents alone, for several sets of them; `errors` says whether errors are kept."""
     n = len(kept)
     reads = dict[str, Tensor]()
-    hooks: Hooks = []
+    hooks: ForwardHooks = []
     keep_error = torch.tensor(list(errors), device=local.inputs.device)[:, None, None]
     for name, place in local.places.items():
         hook, end = ends(name)
@@ -168,7 +176,7 @@ class Subgraph:
     """With random latents and all errors."""
 
 
-def measure(
+def run_subgraphs(
     local: LocalModel,
     target: Target,
     kept: KeptLatents,

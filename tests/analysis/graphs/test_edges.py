@@ -11,9 +11,9 @@ import torch
 
 from sae.analysis.graphs.edges import GraphConfig, attribution_graph
 from sae.analysis.graphs.graph import AttributionGraph, LatentTarget, LogitTarget
-from sae.analysis.graphs.heads import head_of_latents, joined
+from sae.analysis.graphs.heads import head_of_latents, joined_over_heads
 from sae.analysis.graphs.influence import total_effects
-from sae.analysis.graphs.local_model import local_model
+from sae.analysis.graphs.local_model import check_frozen, local_model
 from sae.dictionaries.relu import Relu
 from sae.dictionaries.transcoder import Transcoder
 from sae.dictionary import Dictionary
@@ -176,9 +176,18 @@ def test_of_many_latents_the_most_influential_are_followed(gpt2: Model) -> None:
     assert all(torch.allclose(few.weights[few.reader_of[i]], every.weights[every.reader_of[i]]) for i in few.reader_of)
 
 
+def test_a_model_that_ignores_edits_of_its_patterns_is_refused(gpt2: Model) -> None:
+    x = prompt(gpt2)
+    frozen = local_model(gpt2, {STREAM: random_dictionary(1)}, x, True, True).frozen
+    for name, words in (("blocks.0.attn.hook_pattern", 'attention = "through"'), ("ln_final.hook_scale", "norms")):
+        # Its own values in place of zeros, or infinity, have the effect that no edit has.
+        with pytest.raises(UserError, match=words):
+            check_frozen(gpt2, x, {name: frozen[name]})
+
+
 def test_joined_dictionaries_are_those_of_the_parts() -> None:
     parts = [random_dictionary(i, 5, 3) for i in (0, 1)]
-    both, x = joined(parts), torch.randn(4, 6, dtype=torch.float64)
+    both, x = joined_over_heads(parts), torch.randn(4, 6, dtype=torch.float64)
     z = torch.cat([d.encode(part) for d, part in zip(parts, x.split(3, 1), strict=True)], 1)
     assert torch.allclose(both.encode(x), z)
     assert torch.allclose(both(x), torch.cat([d(part) for d, part in zip(parts, x.split(3, 1), strict=True)], 1))

@@ -19,8 +19,8 @@ from sae.analysis.graphs.subgraphs import (
     faithfulness,
     latents_of,
     mean_nodes,
-    measure,
     random_subgraphs,
+    run_subgraphs,
     share_interval,
     values_with,
     zero_nodes,
@@ -116,11 +116,11 @@ def test_shares_of_nothing_and_of_everything(gpt2: Model) -> None:
     means = mean_nodes(gpt2, places, torch.cat([x, x.flip(1)]))
     random = [latents_of(graph, chosen, local) for chosen in drawn]
     nothing = {name: torch.zeros_like(mask) for name, mask in random[0].items()}
-    one = measure(local, TARGET, nothing, random, means, runs_at_once=3)
+    one = run_subgraphs(local, TARGET, nothing, random, means, runs_at_once=3)
     f = faithfulness([one, one])
     assert f.kept.value == 0 and f.kept_and_errors == f.errors
     assert len(one.random) == len(one.random_and_errors) == 4
-    all_of = measure(local, TARGET, {name: ~mask for name, mask in nothing.items()}, random, means)
+    all_of = run_subgraphs(local, TARGET, {name: ~mask for name, mask in nothing.items()}, random, means)
     assert faithfulness([all_of]).kept_and_errors.value == pytest.approx(1)
     with pytest.raises(UserError, match="prompts: there is none"):
         faithfulness([])

@@ -55,11 +55,11 @@ def arguments(case: Path) -> list[object]:
 
 
 def test_the_page_is_whole_and_no_token_acts(call: Call, case: Path) -> None:
-    words = ["--text", f"w1 {HOSTILE[0]} w3 {HOSTILE[1]} w5", "--prompts", 3, "--draws", 3]
+    words = ["--text", f"w1 {HOSTILE[0]} w3 {HOSTILE[1]} w5", "--prompts", 2, "--draws", 2]
     code, printed, warned = call(*arguments(case), *words)
     folder = case / "runs" / "graphed-graph"
     assert code == 0 and f"page: {folder / 'index.html'}" in printed, warned
-    assert "share of the effect explained, 3 prompts" in printed
+    assert "share of the effect explained, 2 prompts" in printed
     page, text = Page(folder / "index.html"), (folder / "index.html").read_text()
     assert not re.search(r"https?://|fetch\(|@import|url\(|<link", text) and not page.links
     assert not any(tag == "img" or name.startswith("on") for tag, attrs in page.tags for name in attrs)
@@ -112,6 +112,37 @@ def test_without_dictionaries_the_run_has_to_be_done(call: Call, case: Path) -> 
     code, _, warned = call("graph", case / "c.toml", "--out", case / "other")
     assert code == 2 and "is not done" in warned and "sae run" in warned, warned
     assert tomllib.loads((case / "c.toml").read_text())["name"] == "graphed"
+
+
+def test_a_toy_is_asked_at_its_answers(call: Call, tmp_path: Path) -> None:
+    hooks = [f"blocks.{i}.attn.hook_z" for i in (0, 1)]
+    eye = torch.eye(4)
+    for i in (0, 1):
+        sae.save(Relu.tied(torch.cat([eye, -eye])), tmp_path / f"d{i}")
+    (tmp_path / "toy.toml").write_text(
+        f'''name = "toy"
+        baselines = {{kinds = ["pca"]}}
+        runtime = {{device = "cpu", threads = 1}}
+        [source]
+        kind = "attention"
+        task = {{kind = "repeats", vocabulary = 6, shortest = 2, longest = 3, length = 8}}
+        model = {{n_layers = 2, n_heads = 2, d_head = 2, d_model = 8}}
+        training = {{steps = 2, batch_size = 8}}
+        hook = "{hooks[1]}"
+        n_rows = 20
+        n_heldout_rows = 8'''
+    )
+    dictionaries = [f"{hook}={tmp_path / f'd{i}'}" for i, hook in enumerate(hooks)]
+    words = ["--attention", "through", "--ablate", "zero", "--draws", 1, "--out", tmp_path / "runs"]
+    code, _, warned = call("graph", tmp_path / "toy.toml", *dictionaries, *words)
+    assert code == 0, warned
+    data = json.loads((tmp_path / "runs" / "toy-graph" / "graph.json").read_text())
+    assert data["graph"]["tokens"][0] == " BOS" and len(data["prompt"]) == data["target"]["position"] + 1
+    assert data["shares"]["errors"][0] == pytest.approx(0, abs=1e-4)  # the neuron basis leaves none
+    assert data["shares"]["latents"][0] == pytest.approx(1, abs=1e-4)
+    code, _, warned = call("graph", tmp_path / "toy.toml", *dictionaries, "--text", "3 4", "--out", tmp_path / "runs")
+    assert code == 2 and "reads no text" in warned
+    assert call("graph", tmp_path / "toy.toml", *dictionaries, "--token", "3", *words)[0] == 0
 
 
 def test_a_picture_holds_every_node_and_stays_inside() -> None:
