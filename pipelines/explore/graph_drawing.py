@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from markupsafe import Markup, escape
 from pipelines.explore.words import plain
 
 LEFT, RIGHT, TOP, FOOT = 118, 26, 30, 46
-PITCH, ROW, END, MAX_STACK = 21, 80, 58, 4
-"""Distance of nodes in a cell, least height of a row, that of the first and last, nodes above each other in a cell."""
+PITCH, ROW, END = 21, 80, 58
+"""Distance of nodes in a cell, least height of a row, and that of the first and last."""
+LEAST_STACK, MOST_STACK = 4, 9
+"""Nodes above each other in a cell, more where a cell has many."""
 NARROWEST, LETTER = 15, 6.6
 """Width of a column without nodes, and of a letter."""
 LARGEST, SMALLEST = 8.5, 3.2
@@ -41,10 +44,11 @@ def draw(data: Mapping[str, Any]) -> Drawing:
     for i, node in enumerate(nodes):
         cells[node["row"], node["position"]].append(i)
     last = len(data["rows"]) - 1
-    heights = [_row_height(row, cells, len(tokens), row in (0, last)) for row in range(last + 1)]
+    high = [_stack(row, cells) for row in range(last + 1)]
+    heights = [_row_height(row, cells, high[row], row in (0, last)) for row in range(last + 1)]
     bottoms = [TOP + sum(heights[row + 1 :]) + heights[row] for row in range(len(heights))]
-    columns = _columns(cells, tokens, len(data["rows"]))
-    places = _positions(cells, nodes, columns, bottoms, heights)
+    columns = _columns(cells, tokens, high)
+    places = _positions(cells, len(nodes), columns, bottoms, heights, high)
     width, height = (
         round(columns[-1][0] + columns[-1][1] + RIGHT + _half_target(nodes) / 2),
         round(TOP + sum(heights) + FOOT),
@@ -56,18 +60,26 @@ def draw(data: Mapping[str, Any]) -> Drawing:
     return Drawing(Markup(f'{head}aria-label="{about}">{"".join(parts)}</svg>'), width, height)
 
 
-def _row_height(row: int, cells: Mapping[tuple[int, int], Sequence[int]], n_tokens: int, is_end: bool) -> float:
-    most = max((min(MAX_STACK, len(cells.get((row, t), ()))) for t in range(n_tokens)), default=0)
+_Cells = Mapping[tuple[int, int], Sequence[int]]
+"""The nodes in each row at each position."""
+
+
+def _stack(row: int, cells: _Cells) -> int:
+    """The most nodes above each other in the cells of a row, about as high as wide where a cell has many."""
+    most = max((len(members) for (r, _), members in cells.items() if r == row), default=0)
+    return min(MOST_STACK, max(LEAST_STACK, math.ceil(math.sqrt(1.6 * most))))
+
+
+def _row_height(row: int, cells: _Cells, high: int, is_end: bool) -> float:
+    most = max((min(high, len(members)) for (r, _), members in cells.items() if r == row), default=0)
     return END if is_end else max(ROW, 46 + PITCH * most)
 
 
-def _columns(
-    cells: Mapping[tuple[int, int], Sequence[int]], tokens: Sequence[str], n_rows: int
-) -> list[tuple[float, float]]:
+def _columns(cells: _Cells, tokens: Sequence[str], high: Sequence[int]) -> list[tuple[float, float]]:
     """The left end and the width of every column."""
     x, columns = float(LEFT), list[tuple[float, float]]()
     for t, token in enumerate(tokens):
-        most = max(-(-len(cells.get((row, t), ())) // MAX_STACK) for row in range(n_rows))
+        most = max(-(-len(cells.get((row, t), ())) // stack) for row, stack in enumerate(high))
         text = LETTER * min(12, len(token.strip())) + 8
         width = max(text, PITCH * most + 8) if most else max(NARROWEST, text)
         columns.append((x, width))
@@ -76,21 +88,22 @@ def _columns(
 
 
 def _positions(
-    cells: Mapping[tuple[int, int], Sequence[int]],
-    nodes: Sequence[Mapping[str, Any]],
+    cells: _Cells,
+    n_nodes: int,
     columns: Sequence[tuple[float, float]],
     bottoms: Sequence[float],
     heights: Sequence[float],
+    high: Sequence[int],
 ) -> list[tuple[float, float]]:
     """The centre of every node: a cell's nodes in columns of a few, in the middle of the cell."""
-    places = [(0.0, 0.0)] * len(nodes)
+    places = [(0.0, 0.0)] * n_nodes
     for (row, t), members in cells.items():
         left, width = columns[t]
-        stacks = -(-len(members) // MAX_STACK)
-        high = -(-len(members) // stacks)
+        stacks = -(-len(members) // high[row])
+        each = -(-len(members) // stacks)
         for k, i in enumerate(members):
-            stack, level = divmod(k, high)
-            in_stack = min(high, len(members) - stack * high)
+            stack, level = divmod(k, each)
+            in_stack = min(each, len(members) - stack * each)
             x = left + width / 2 + (stack - (stacks - 1) / 2) * PITCH
             y = bottoms[row] - heights[row] / 2 + ((in_stack - 1) / 2 - level) * PITCH
             places[i] = (x, y)

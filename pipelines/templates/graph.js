@@ -3,6 +3,7 @@
   const { nodes, edges } = GRAPH, svg = document.querySelector("svg.graph"), panel = document.querySelector("#panel");
   if (!svg || !panel) return;
   const before = panel.innerHTML;
+  svg.parentElement.scrollLeft = svg.clientWidth;  // the target is on the right
   const drawn = [...svg.querySelectorAll(".node")], lines = new Map([...svg.querySelectorAll(".edge")].map((e) => [Number(e.dataset.e), e]));
   let held = -1;
   const make = (tag, text, name) => {
