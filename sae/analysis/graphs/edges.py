@@ -50,6 +50,7 @@ from sae.analysis.graphs.influence import influences_of
 from sae.analysis.graphs.local_model import LocalModel, Readout, local_model
 from sae.analysis.intervention.splicing import Places
 from sae.model.hooked import Model
+from sae.numerics.memory import check_memory
 from sae.registry import Settings
 
 
@@ -86,11 +87,13 @@ def attribution_graph(
     config = config or GraphConfig()
     local = local_model(model, places, tokens, config.attention == "frozen", config.norms == "frozen")
     tracer = _Tracer(local, config, _at_position(target, tokens.shape[1]))
+    most = min(config.max_nodes, tracer.n_latents)
+    check_memory(f"max_nodes = {config.max_nodes}", 3 * most * len(tracer.nodes) * local.logits.element_size())
     tracer.follow([len(tracer.nodes) - 1])
     while waiting := tracer.next_readers():
         tracer.follow(waiting)
         if progress is not None:
-            progress(len(tracer.rows) - 1, min(config.max_nodes, len(tracer.latents)), "latents")
+            progress(len(tracer.rows) - 1, most, "latents")
     return tracer.graph()
 
 
@@ -135,6 +138,11 @@ class _Tracer:
         self._is_latent = torch.tensor([node.kind == "latent" for node in self.nodes])
         self.directions = {name: local.places[name].directions(latent) for name, (_, latent, _) in self.latents.items()}
 
+    @property
+    def n_latents(self) -> int:
+        """The number of nodes that are latents."""
+        return int(self._is_latent.sum())
+
     def next_readers(self) -> list[int]:
         """The latents of the most influence on the target that were not followed yet; empty at the limit, or where no
         other has any."""
@@ -151,7 +159,7 @@ class _Tracer:
         seeds = [self._seed(node) for node in readers]
         n_steps = self.config.steps if self.config.method == "integrated" else 1
         points = [(i + 0.5) / n_steps for i in range(n_steps)] if self.config.method == "integrated" else [1.0]
-        total = torch.zeros(len(readers), len(self.nodes), dtype=torch.float64)
+        total = torch.zeros(len(readers), len(self.nodes), dtype=self.local.logits.dtype)
         for at in points:
             total += self._weights(seeds, at) / len(points)
         for row, (node, seed) in enumerate(zip(readers, seeds, strict=True)):
@@ -196,4 +204,4 @@ class _Tracer:
             place = local.places[name]
             along = (slope[name][:, position] * self.directions[name]).sum(-1)
             parts += [along * place.z[position, latent], (slope[name] * place.error).sum(-1)]
-        return torch.cat([*parts, parts[0].new_zeros(len(seeds), 1)], dim=1).double().cpu()
+        return torch.cat([*parts, parts[0].new_zeros(len(seeds), 1)], dim=1).cpu()

@@ -79,8 +79,7 @@ class PlaceState:
 
     def directions(self, latents: Int[Tensor, " n"]) -> Float[Tensor, "n d_out"]:
         """What one unit of each latent writes."""
-        rows = torch.nn.functional.one_hot(latents, self.d.n_latents).to(self.z)
-        return self.d.decode(rows) - self.d.decode(torch.zeros_like(rows[:1]))
+        return self.d.W_dec[latents]
 
     def pre_activation(self, position: int, latent: int) -> tuple[Float[Tensor, " d_in"], float]:
         """The pre-activation of an active latent near the prompt, ``g . x + c``: g and c."""
@@ -181,6 +180,9 @@ def local_model(
     for name in places:
         if ends(name)[1] not in seen or order.index(ends(name)[0]) < order.index(first):
             raise UserError(f"places: {name!r} is not reached after {first!r}, where the inputs are; leave it out")
+        others = [n for n in places if n != name and _same_point(wrapped, ends(n)[1], ends(name)[1])]
+        if others:
+            raise UserError(f"places: {name!r} and {others[0]!r} write at one hook point; leave one of them out")
     states = dict[str, PlaceState]()
     for name in sorted(places, key=lambda n: (order.index(ends(n)[1]), order.index(ends(n)[0]))):
         x, y = (seen[hook][0] for hook in ends(name))
@@ -189,6 +191,11 @@ def local_model(
     check_frozen(wrapped, tokens, {name: torch.zeros_like(v) for name, v in frozen.items() if _PATTERN.search(name)})
     check_frozen(wrapped, tokens, {name: v + torch.inf for name, v in frozen.items() if _SCALE.search(name)})
     return LocalModel(wrapped, tokens, states, seen[first][0], first, logits[0], frozen)
+
+
+def _same_point(model: Model, a: str, b: str) -> bool:
+    """Whether two names are of one hook point, which may have several."""
+    return model.bridge.hook_dict[a] is model.bridge.hook_dict[b]
 
 
 def check_frozen(model: Model, tokens: Tensor, values: Mapping[str, Tensor]) -> None:

@@ -203,6 +203,10 @@ def test_what_cannot_be_a_graph_is_said_in_one_line(gpt2: Model) -> None:
         (lambda: attribution_graph(gpt2, places, x, LogitTarget(0, 999)), "token = 999"),
         (lambda: attribution_graph(gpt2, places, x, LatentTarget(Z, 0, 1)), "has no dictionary"),
         (lambda: attribution_graph(gpt2, places, x, LatentTarget(STREAM, 0, 99)), "is not active"),
+        (
+            lambda: attribution_graph(gpt2, places | {"blocks.1.hook_out": places[STREAM]}, x, TARGET),
+            "at one hook point",
+        ),
         (lambda: attribution_graph(gpt2, {"hook_embed": random_dictionary(1)}, x, TARGET), "where the inputs are"),
     ):
         with pytest.raises(UserError, match=words):
