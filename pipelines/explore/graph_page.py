@@ -42,7 +42,7 @@ def write_graph_page(
     is_logit = isinstance(target, LogitTarget)
     variables: dict[str, Any] = {
         "title": settings.title, "kicker": settings.name, "target": named.target_name(target), "tokens": data["tokens"],
-        "position": target.position, "next": named.answers(target.token) if is_logit else "",
+        "position": target.position, "next": named.answers(target.token).strip() if is_logit else "",
         "lede": _lede(named, faithful), "facts": _facts(named, faithful), "picture": picture.svg,
         "wide": picture.width > 900, "score": pruned.measure, "notes": _notes(pruned, config),
         "ablated": "set to its mean over held-out text" if config.ablate == "mean" else "set to zero",
