@@ -9,13 +9,17 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.circuits_page import circuits
 from benchmarks.gpu.table import gpu
 from benchmarks.lines import Line, note, read, run
 from benchmarks.scale.page import scale
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HERE = Path(__file__).parent
-PAGES = (HERE / "README.md", *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory", "workers", "scale")))
+PAGES = (
+    HERE / "README.md",
+    *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory", "models", "workers", "scale")),
+)
 Column = tuple[str, Callable[[Line], str]]
 
 
@@ -251,7 +255,7 @@ def toys(lines: Sequence[Line]) -> str:
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
     "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "workers": workers,
-    "gpu": gpu, "scale": scale,
+    "gpu": gpu, "scale": scale, "circuits": circuits,
 }  # fmt: skip
 
 

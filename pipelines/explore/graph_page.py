@@ -19,7 +19,7 @@ from pipelines.explore.words import percent, plain, rounded, script
 from pipelines.report.page import template_environment
 from sae.analysis.graphs.graph import LogitTarget
 from sae.analysis.graphs.influence import PrunedGraph
-from sae.analysis.graphs.subgraphs import Faithfulness, Subgraph
+from sae.analysis.graphs.subgraphs import Faithfulness, Subgraph, faithfulness
 from sae.numerics.statistics import Interval
 
 GRAPH_MARK = "graph.json"
@@ -43,7 +43,7 @@ def write_graph_page(
     variables: dict[str, Any] = {
         "title": settings.title, "kicker": settings.name, "target": named.target_name(target), "tokens": data["tokens"],
         "position": target.position, "next": named.answers(target.token).strip() if is_logit else "",
-        "lede": _lede(named, faithful), "facts": _facts(named, faithful), "picture": picture.svg,
+        "lede": _lede(named, faithfulness(prompts[:1])), "facts": _facts(named, faithful), "picture": picture.svg,
         "wide": picture.width > 900, "score": pruned.measure, "notes": _notes(pruned, config),
         "ablated": "set to its mean over held-out text" if config.ablate == "mean" else "set to zero",
         "shares": _shares(faithful), "shares_note": _shares_note(faithful, config, prompts), "lines": named.table(),
