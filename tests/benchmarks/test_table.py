@@ -70,3 +70,23 @@ def test_facts_are_grouped_by_study_and_a_newer_one_replaces_the_older():
         [{**fact, "measured": "1.5"}, {**fact, "claim": "D", "measured": "0.4"}, {**fact, "measured": "1.1"}]
     )
     assert text.count("`polygon`") == 1 and "| norm | 1.13 | 1.1 |" in text and "1.5" not in text
+
+
+def test_circuits_have_a_column_for_each_model_and_the_last_result_counts():
+    known = (
+        "known path, zero",
+        "strongest previous-token head, zero",
+        "induction heads alone, zero",
+        "known path, mean",
+    )
+    line = {"benchmark": "circuits", "toy": "induction", "prompts": 16, "first_layer_on_path": [0.7, 0.6, 0.8]}
+    line |= {name: [0.5, 0.4, 1.0] for name in ("kept", "random", "kept_and_errors", "of_all_latents")}
+    lines = [
+        line | {"seed": seed, "dictionaries": kind, "nodes": nodes, "kept": [0.1 * (seed + 1), -0.2, 1.0]}
+        for seed in (0, 1)
+        for kind in ("identity", "trained")
+        for nodes in (*known, "graph, zero")
+    ]
+    text = TABLES["circuits"]([*lines, lines[0] | {"kept": [0.9, 0.8, 1.0]}])
+    assert "| induction, 16 prompts | model 0 | model 1 |" in text and "addition" not in text
+    assert "| known path | .900 [.800, 1.00] | .200 [-.200, 1.00] |" in text
