@@ -51,5 +51,5 @@ def test_every_tier_of_a_suite_plans_and_is_smaller(file: Path, tier: str):
 
 
 def test_the_local_config_says_what_is_missing():
-    with pytest.raises(ValueError, match=r"source.model is missing"):
+    with pytest.raises(ValueError, match=r"source.text is missing"):
         read_config(next(f for f in CONFIGS if f.stem == "tinystories-local"))
