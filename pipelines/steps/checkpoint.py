@@ -166,11 +166,15 @@ def write_checkpoint(scratch: Path, states: Sequence[State], facts: Facts, proce
 
 
 def _tensors(states: Sequence[State]) -> dict[str, Tensor]:
-    return {
-        f"{i}.{name}": tensor.cpu().contiguous()
-        for i, state in enumerate(states)
-        for name, tensor in state.checkpoint().items()
-    }
+    found, storages = dict[str, Tensor](), set[int]()
+    for i, state in enumerate(states):
+        for name, tensor in state.checkpoint().items():
+            tensor = tensor.cpu().contiguous()
+            # Stacks of one source share their whitening, and safetensors refuses tensors that share memory.
+            storage = tensor.untyped_storage().data_ptr()
+            found[f"{i}.{name}"] = tensor.clone() if storage in storages else tensor
+            storages.add(storage)
+    return found
 
 
 def _remove(scratch: Path, keep: Sequence[Path]) -> None:

@@ -177,7 +177,13 @@ def test_a_pass_does_not_continue_from_the_checkpoint_of_another(
     assert results(two_widths) == together
 
 
-def test_an_interrupted_run_of_several_stacks_continues(two_widths: list[Job], tmp_path: Path):
+@pytest.mark.parametrize("input_scale", ["none", "whiten"])
+def test_an_interrupted_run_of_several_stacks_continues(tiny: dict[str, Any], input_scale: str, tmp_path: Path):
+    """Whitened ones share the matrix that whitens."""
+    widths = {**tiny["dictionary"], "n_latents": [16, 32]}
+    two_widths = prepared_jobs(
+        {**tiny, "dictionary": widths, "train": {**tiny["train"], "input_scale": input_scale}}, tmp_path
+    )
     work(two_widths, tmp_path)
     together = results(two_widths)
     (tmp_path / "again").mkdir()
