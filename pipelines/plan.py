@@ -71,6 +71,11 @@ def plan(config: Config, tier: str | None = None) -> list[Step]:
     return [*models.values(), *sources, *in_order, *scores, *probes, last]
 
 
+def source_steps(config: Config) -> list[Step]:
+    """The steps that prepare the sources of a config."""
+    return [step for step in plan(config) if "source" in step.config]
+
+
 @dataclass(frozen=True)
 class _Scored:
     """The steps that make a dictionary with one encoder, score it and probe it."""

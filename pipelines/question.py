@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from pipelines import runner
 from pipelines.config.config import Config
 from pipelines.config.toml_tables import build
-from pipelines.plan import plan
-from pipelines.steps.external_files import open_checked
+from pipelines.plan import source_steps
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Runtime
 from pipelines.steps.store import Store
@@ -107,10 +106,9 @@ class QuestionContext:
     @cached_property
     def source(self) -> Source:
         """The source. Raises `UserError` if its width is not that of the dictionary."""
-        config = self.source_config
-        [step] = [s for s in plan(self.settings) if s.stage == config.stage and "source" in s.config]
-        runner.run([*step.inputs.values(), step], self.store, self.runtime, self.board)
-        source = open_checked(step, self.store.directory(step), self.runtime.device)
+        assert self.source_config
+        [step] = source_steps(self.settings)
+        source = runner.prepared_source(step, self.store, self.runtime, self.board)
         if self.dictionary is not None and self.dictionary.d_in != source.d_in:
             raise UserError(
                 f"the dictionary takes activations of width {self.dictionary.d_in}, but the source has width "

@@ -17,7 +17,7 @@ import torch
 from pipelines.config.tables import RuntimeTable
 from pipelines.steps import log_sinks as sinks
 from pipelines.steps.checksums import CHECKSUMS
-from pipelines.steps.external_files import files_of
+from pipelines.steps.external_files import files_of, open_checked
 from pipelines.steps.failures import Failures, GivenUp, Patience, StepsFailed
 from pipelines.steps.joining import own_device
 from pipelines.steps.known_hashes import load_known, save_known
@@ -33,6 +33,7 @@ from sae.model.placement import ALL, run_models_on
 from sae.numerics.devices import check_device
 from sae.numerics.processes import ALONE, Processes
 from sae.registry import UserError
+from sae.source import Source
 
 POLL_SECONDS = 0.5
 """Time between looks at steps that another run is working on."""
@@ -54,6 +55,12 @@ def execution(table: RuntimeTable, processes: Processes = ALONE) -> Runtime:
         check_device("runtime.model_device", table.model_device, "use auto")
     run_models_on(table.model_device)
     return Runtime(device, table.threads, table.checkpoint_seconds, table.sinks, processes=processes)
+
+
+def prepared_source(step: Step, store: Store, runtime: Runtime, board: Board) -> Source:
+    """The source that a step prepares; the step, and that of a model that it needs, are done where they are not."""
+    run([*step.inputs.values(), step], store, runtime, board)
+    return open_checked(step, store.directory(step), runtime.device)
 
 
 def run(steps: Sequence[Step], store: Store, runtime: Runtime, board: Board, patience: Patience | None = None) -> None:

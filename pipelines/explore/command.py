@@ -15,8 +15,7 @@ from pipelines.config.config import Config
 from pipelines.config.names import labels_of
 from pipelines.explore import neuronpedia, site
 from pipelines.explore.latent import NamedExploration
-from pipelines.plan import plan
-from pipelines.steps.external_files import open_checked
+from pipelines.plan import source_steps
 from pipelines.steps.progress import Board
 from pipelines.steps.step import Step
 from pipelines.steps.store import Store
@@ -114,13 +113,12 @@ class _Opened:
                 f"source: the config has {len(settings.sources)} sources ({names}), one is needed; select one, for "
                 "example with --set source.seed=0"
             )
-        step = next(step for step in plan(settings) if "source" in step.config)
+        [step] = source_steps(settings)
         store = Store(root or _root(Path(dictionary), step, settings.runtime.out))
         out = out or store.root / f"{settings.name}-{suffix}"
         site.check_site_folder(out, mark)
         runtime = runner.execution(settings.runtime)
-        runner.run([*step.inputs.values(), step], store, runtime, board)
-        source = open_checked(step, store.directory(step), runtime.device)
+        source = runner.prepared_source(step, store, runtime, board)
         _check_width(dictionary, d, source, settings)
         scratch = store.scratch(f"{suffix}-{step.key}")
         scratch.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,8 @@ from pipelines.explore.graph_page import GRAPH_MARK, write_graph_page
 from pipelines.explore.graph_places import chosen_places
 from pipelines.explore.graph_work import GraphRequest, GraphWork, PageConfig
 from pipelines.explore.site import check_site_folder
-from pipelines.plan import plan
+from pipelines.plan import source_steps
 from pipelines.question import AnswerTable, AnswerValue
-from pipelines.steps.external_files import open_checked
 from pipelines.steps.progress import Board
 from pipelines.steps.store import Store
 from sae.activations.disk_source import Activations
@@ -62,10 +61,9 @@ def write_graph(
     places = chosen_places(settings, dictionaries, store)
     out = out or store.root / f"{settings.name}-graph"
     check_site_folder(out, GRAPH_MARK, "sae graph")
-    step = plan(settings)[0]
+    step, *_ = source_steps(settings)  # others have the same model
     runtime = runner.execution(settings.runtime)
-    runner.run([step], store, runtime, board)
-    source = open_checked(step, store.directory(step), runtime.device)
+    source = runner.prepared_source(step, store, runtime, board)
     if not isinstance(source, Activations):
         raise UserError("source: a graph needs a model's activations; give a source of kind transformer or attention")
     model = source.boot()

@@ -28,10 +28,8 @@ from sae.analysis.graphs.subgraphs import (
 )
 from sae.dictionary import Dictionary
 from sae.model.hooked import Model
-from sae.model.loading import load_tokenizer
 from sae.registry import Settings, UserError
 from sae.source import Progress
-from sae.sources import transformer
 
 
 class PageConfig(Settings):
@@ -93,8 +91,7 @@ class GraphWork:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer; None for a toy, whose tokens are numbers."""
-        config = self.source.config
-        return load_tokenizer(config.model, config.revision) if isinstance(config, transformer.Config) else None
+        return None if self.source.tokenizer is None else self.source.tokenizer()
 
     def token(self, text: str) -> int:
         """The number of a token. Raises `UserError` where a text is not one."""
@@ -143,7 +140,10 @@ class GraphWork:
                 raise UserError("text: this model reads no text; leave it out and give a row")
             ids = self.tokenizer.encode(asked.text, add_special_tokens=False)
             bos = self.tokenizer.bos_token_id
-            return torch.tensor([*([] if bos is None else [bos]), *ids]), None
+            row, longest = [*([] if bos is None else [bos]), *ids], self.model.n_ctx
+            if longest is not None and len(row) > longest:
+                raise UserError(f"text: {len(row)} tokens, but {self.model.name} takes at most {longest}; shorten it")
+            return torch.tensor(row), None
         text = self.source.tokens("test")
         if not 0 <= asked.row < len(text):
             raise UserError(f"row = {asked.row}: there are {len(text)} held-out rows; give 0 to {len(text) - 1}")

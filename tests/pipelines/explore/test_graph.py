@@ -17,6 +17,7 @@ import sae
 from pipelines.explore.graph_drawing import draw
 from sae.dictionaries.relu import Relu
 from tests.pipelines.explore.test_explore import HOSTILE, Page, hashes
+from tests.toys.language.texts import stories
 
 Call = Callable[..., tuple[int, str, str]]
 PLACES = ("blocks.0.mlp.hook_in -> blocks.0.mlp.hook_out", "blocks.1.hook_resid_post")
@@ -163,3 +164,37 @@ def test_a_picture_holds_every_node_and_stays_inside() -> None:
         float, re.search(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="28"', picture.svg).groups()
     )
     assert left > 0 and left + width <= picture.width
+
+
+def test_a_model_that_is_trained_first_has_its_tokens(call: Call, tmp_path: Path) -> None:
+    hook = "blocks.0.hook_resid_post"
+    stories(tmp_path / "stories.txt")
+    source = {
+        "kind": "language",
+        "text": str(tmp_path / "stories.txt"),
+        "separator": "|",
+        "hook": hook,
+        "context": 12,
+        "heldout_share": 0.3,
+    }
+    settings = {
+        "model": {"d_model": 16, "n_heads": 2, "mlp_ratio": 2, "n_ctx": 12},
+        "tokenizer": {"n_tokens": 280},
+        "training": {"steps": 4, "batch_size": 4, "measure_every": 4},
+    }
+    tables = [(f"[source.{name}]", of) for name, of in settings.items()]
+    head = 'name = "small"\nruntime = {device = "cpu", threads = 1}\n'
+    head += 'dictionary = {kind = "relu", n_latents = 24, l1 = 0.1}\n'
+    lines = [head]
+    for name, table in [("[source]", source), *tables]:
+        lines += [name, *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    (tmp_path / "c.toml").write_text("\n".join(lines) + "\n")
+    W = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+    sae.save(Relu(W.T.contiguous(), W * 0.2, torch.zeros(24), torch.zeros(16)), tmp_path / "d")
+    given = ["graph", tmp_path / "c.toml", f"{hook}={tmp_path / 'd'}", "--out", tmp_path / "runs"]
+    code, printed, warned = call(*given, "--text", "Lily had a ball", "--token", " had", "--draws", 2)
+    assert code == 0, printed + warned
+    page = (tmp_path / "runs" / "small-graph" / "index.html").read_text(encoding="utf-8")
+    assert "Lily" in page
+    code, _, warned = call(*given, "--text", "Lily had a ball. The ball was red.")
+    assert code == 2 and re.fullmatch(r"sae: text: \d+ tokens, but \S+ takes at most 12; shorten it", warned.strip())
