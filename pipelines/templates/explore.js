@@ -1,3 +1,4 @@
+{% include "_elements.js" %}
 // The table of latents, with search and sorting; all cells are set as text. Arrow keys go to the neighbouring latents.
 (() => {
   const follow = (rel) => document.querySelector(`link[rel=${rel}]`)?.href;
@@ -14,17 +15,6 @@
   const given = new URLSearchParams(location.hash.slice(1));
   const state = { query: given.get("q") ?? "", by: Number(given.get("by") ?? -1), down: given.has("down"), most: STEP };
 
-  const make = (tag, text, name) => {
-    const element = document.createElement(tag);
-    if (text !== undefined) element.textContent = text;
-    if (name) element.className = name;
-    return element;
-  };
-  const digits = (x) => {
-    const size = Math.abs(x);
-    const text = size === 0 ? "0" : size >= 1e4 || size < 1e-3 ? x.toExponential(1) : x.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3);
-    return text.replace("-", "\u2212");
-  };
   const share = (x) => (x === 0 ? "0" : `${(100 * x).toFixed(Math.min(6, Math.max(0, 1 - Math.floor(Math.log10(100 * x) + 1e-9))))}%`);
   const written = (x, form) => (x === null ? "\u2013" : form === "text" ? x : form === "percent" ? share(x) : digits(x));
   const sizes = columns.map(([, , , bar], i) => (!bar ? 0 : Math.max(...rows.map((r) => Math.abs(r[i + 2] ?? 0)), 0)));

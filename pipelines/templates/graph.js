@@ -6,18 +6,6 @@
   svg.parentElement.scrollLeft = svg.clientWidth;  // the target is on the right
   const drawn = [...svg.querySelectorAll(".node")], lines = new Map([...svg.querySelectorAll(".edge")].map((e) => [Number(e.dataset.e), e]));
   let held = -1;
-  const make = (tag, text, name) => {
-    const element = document.createElement(tag);
-    if (text !== undefined) element.textContent = text;
-    if (name) element.className = name;
-    return element;
-  };
-  const digits = (x) => {
-    if (x === null) return "\u2013";
-    const size = Math.abs(x);
-    const text = size === 0 ? "0" : size >= 1e4 || size < 1e-3 ? x.toExponential(1) : x.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3);
-    return text.replace("-", "\u2212");
-  };
   const links = (title, found, other) => {
     if (!found.length) return [];
     const list = make("ol", undefined, "links"), most = Math.max(...found.map((e) => Math.abs(e[2] ?? 0))) || 1;

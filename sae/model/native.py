@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sae.numerics.atomic_write import write_atomically
+from sae.numerics.state_files import write_state
 from sae.registry import UserError
 
 ARCHITECTURE = "TransformerLensNative"
@@ -31,9 +32,7 @@ def is_native(config: Mapping[str, Any]) -> bool:
 
 def write_native(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Writes the weights and then the settings of a model; its tokenizer is not written here."""
-    from safetensors.torch import save
-
-    write_atomically(folder / WEIGHTS, save({name: t.detach().cpu().contiguous() for name, t in weights.items()}))
+    write_state(folder / WEIGHTS, weights)
     write_settings(folder, settings)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from sae.model.hooked import Model
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.seeds import generator
-from sae.registry import MissingFileError, UserError
+from sae.numerics.state_files import read_state, write_state
+from sae.registry import MissingFileError
 from sae.source import Progress, Split
 from sae.toys.attention.addition import Addition
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
@@ -70,15 +71,15 @@ def train_toy(
         return
     loop = Training(task, model, training, seed, device)
     if (directory / PARTIAL).is_file():
-        loop.restore(_read(directory / PARTIAL))
+        loop.restore(read_state(directory / PARTIAL))
     for _ in loop.run():
         if loop.step % CHECKPOINT_STEPS == 0 and loop.step < training.steps:
-            _write(directory / PARTIAL, {name: t.cpu().contiguous() for name, t in loop.state().items()})
+            write_state(directory / PARTIAL, loop.state())
         if loop.step % 50 == 0 or loop.step == training.steps:
             progress(loop.step, training.steps, "steps")
     rows = held_out(task, seed)
     scores, predictors = evaluate(loop.network, task, rows), predictor_losses(task, seed, rows)
-    _write(directory / WEIGHTS, {n: p.detach().cpu().contiguous() for n, p in loop.network.named_parameters()})
+    write_state(directory / WEIGHTS, dict(loop.network.named_parameters()))
     tables = {"task": task, "model": model, "training": training}
     settings = {name: table.model_dump(mode="json") for name, table in tables.items()}
     _record(directory / HEADER, {**settings, "seed": seed, "scores": scores, "predictors": predictors})
@@ -102,28 +103,10 @@ def load_toy(directory: Path, device: str = "cpu") -> Toy:
     header = json.loads(file.read_text())
     task: TokenTask = TypeAdapter[Any](AnyTask).validate_python(header["task"])
     network = Network(AttentionModelConfig(**header["model"]), task, generator("attention", "load"))
-    load_network(network, _read(directory / WEIGHTS))
+    load_network(network, read_state(directory / WEIGHTS))
     network.to(device)
     model = bridged(network, f"the {task.name} toy", device)
     return Toy(model, network, task, header["seed"], header["scores"], header["predictors"])
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return {name: tensor.clone() for name, tensor in load_file(file).items()}
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(
-            f"{file}: not a whole safetensors file ({error}); delete its folder and run its config again"
-        ) from None
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    write_atomically(file, save(tensors))
 
 
 def _record(file: Path, content: Mapping[str, Any]) -> None:

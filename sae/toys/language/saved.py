@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from sae.activations.text import Text
 from sae.activations.text_files import local_files
@@ -29,6 +27,7 @@ from sae.model.native import WEIGHTS, write_native, write_settings
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.memory import check_memory
 from sae.numerics.seeds import derive
+from sae.numerics.state_files import read_state, write_state
 from sae.registry import LocalPath, PathOrId, UserError
 from sae.source import ModelSettings, Progress
 from sae.toys.language.network import LanguageModelConfig, LanguageNetwork
@@ -186,7 +185,7 @@ class _Checkpoints:
         for i, name in enumerate(STATES):
             if not (self.directory / name).is_file():
                 continue
-            state = _read(self.directory / name)
+            state = read_state(self.directory / name)
             if int(state["of"]) == self.fingerprint and int(state["step"]) > best:
                 loop.restore(state)
                 best, self.next = loop.step, 1 - i
@@ -195,7 +194,7 @@ class _Checkpoints:
         """Writes the state some time after the last; returns whether it did."""
         if monotonic() - self.written < CHECKPOINT_SECONDS:
             return False
-        _write(self.directory / STATES[self.next], {**loop.state(), "of": torch.tensor(self.fingerprint)})
+        write_state(self.directory / STATES[self.next], {**loop.state(), "of": torch.tensor(self.fingerprint)})
         self.next, self.written = 1 - self.next, monotonic()
         return True
 
@@ -230,23 +229,5 @@ def load_language_network(directory: Path) -> LanguageNetwork:
     """The trained model in plain torch."""
     record = training_record(directory)
     network = LanguageNetwork(LanguageModelConfig(**record["settings"]["model"]), record["d_vocab"])
-    network.load_state_dict(_read(directory / WEIGHTS))
+    network.load_state_dict(read_state(directory / WEIGHTS))
     return network
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return {name: tensor.clone() for name, tensor in load_file(file).items()}
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(
-            f"{file}: not a whole safetensors file ({error}); delete its folder and run its config again"
-        ) from None
-
-
-def _write(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    from safetensors.torch import save
-
-    write_atomically(file, save({name: t.contiguous() for name, t in tensors.items()}))
