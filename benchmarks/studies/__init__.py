@@ -35,9 +35,14 @@ Study = Callable[[], Iterator[Fact]]
 
 def studies() -> dict[str, Study]:
     """All studies by name, in order of the families."""
+    return generators("benchmarks.studies")
+
+
+def generators(package: str) -> dict[str, Callable[..., Iterator[Fact]]]:
+    """The public generator functions of all modules of a package, by name."""
     return {
         name: function
-        for module in kinds("benchmarks.studies").values()
+        for module in kinds(package).values()
         for name, function in vars(module).items()
         if inspect.isgeneratorfunction(function) and not name.startswith("_") and function.__module__ == module.__name__
     }

@@ -1,0 +1,178 @@
+"""Studies of open questions on small language models that are trained here: each trains models and compares a measured
+value with what was expected.
+
+There is one file per family. Every public generator function in these files is a study: it is given the `Models`, and
+yields facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from benchmarks.lines import note
+from benchmarks.studies import Fact, generators
+from sae.activations.corpus import PositionSelection
+from sae.activations.text import Text
+from sae.analysis.units.monosemantic import TopExamples, UnitAgreement, monosemantic_units
+from sae.model.hooked import Model
+from sae.model.loading import load_tokenizer
+from sae.model.token_rows import NOTHING, TokenRows
+from sae.toys.language.network import LanguageNetwork
+from sae.toys.language.saved import TrainedModelConfig, load_language_network, training_record
+from sae.toys.language.tokens import streams, whole_stream
+
+FORM: dict[str, Any] = {
+    "n_layers": 1,
+    "d_model": 128,
+    "n_heads": 4,
+    "mlp_ratio": 4,
+    "positions": "rotary",
+    "n_ctx": 128,
+}
+"""The form of every model, where a study does not say otherwise."""
+TRAINING: dict[str, Any] = {
+    "steps": 3000, "batch_size": 8, "lr": 5e-3, "decay": 0.7, "mlp_dropout": 0.2, "dropout": 0.05
+}  # fmt: skip
+"""How every model is trained, where a study does not say otherwise: for two minutes on one core, less than is best."""
+N_TOKENS = 512
+"""Tokens of the vocabulary."""
+HELDOUT_ROWS = 1500
+"""Rows of held-out text that units are judged on, 192,000 tokens."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model."""
+
+    folder: Path
+    settings: TrainedModelConfig
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Nats per held-out token, of the model and of n-grams of its text."""
+        return training_record(self.folder)["scores"]
+
+    def network(self) -> LanguageNetwork:
+        """The model in plain torch."""
+        return load_language_network(self.folder)
+
+    def model(self) -> Model:
+        """The model as hooked by TransformerLens."""
+        return Model.boot(str(self.folder))
+
+    @property
+    def bos(self) -> int:
+        """The token that begins rows."""
+        return int(self.tokenizer.bos_token_id)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return load_tokenizer(str(self.folder))
+
+    def rows(self, n: int, split: str = "heldout") -> TokenRows:
+        """At most `n` rows of BOS and ``n_ctx - 1`` tokens, of the held-out text or of the text that the model was
+        trained on (``train``)."""
+        stream = _stream(self.folder, split)
+        width = self.settings.model.n_ctx - 1
+        n = min(n, len(stream) // width)
+        tokens = torch.from_numpy(stream[: n * width].reshape(n, width).astype("int64"))
+        tokens = torch.cat([torch.full((n, 1), self.bos), tokens], 1)
+        return PositionSelection.of(self.tokenizer, True)(tokens)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The text, and a folder in which trained models are kept."""
+
+    text: Path
+    """The text that models are trained on."""
+    heldout: Path
+    """Another text, on which they are measured."""
+    out: Path
+    """The folder of trained models, each under a hash of its settings."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of training in place of :data:`TRAINING`, for short trials."""
+
+    def config(
+        self, form: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> TrainedModelConfig:
+        """The settings of a model; `form` and `training` replace single ones of :data:`FORM` and :data:`TRAINING`."""
+        return TrainedModelConfig(
+            text=str(self.text), text_split="train", column="text", separator=None, heldout_share=0.1,
+            heldout_text=self.heldout, model={**FORM, **(form or {})},  # pyright: ignore[reportArgumentType]
+            tokenizer={"n_tokens": N_TOKENS},  # pyright: ignore[reportArgumentType]
+            training={**TRAINING, **(training or {}), **self.training},  # pyright: ignore[reportArgumentType]
+            seed=seed,
+        )  # fmt: skip
+
+    def trained(
+        self, form: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> Trained:
+        """A trained model, from the folder of earlier ones where it is there."""
+        config = self.config(form, training, seed)
+        digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        folder = self.out / f"model-{digest[:12]}"
+        config.train(folder, _progress, "cpu")
+        return Trained(folder, config)
+
+
+Study = Callable[[Models], Iterator[Fact]]
+
+
+def studies() -> dict[str, Study]:
+    """All studies by name, in order of the families."""
+    return generators("benchmarks.small_models")
+
+
+@torch.no_grad()
+def activations(model: Model, rows: TokenRows, hook: str) -> Float[Tensor, "kept width"]:
+    """The activations at the kept positions of rows."""
+    parts: list[Tensor] = []
+    for start in range(0, len(rows), 64):
+        batch = rows[start : start + 64]
+        [acts] = model.activations_at(batch.tokens, batch.attended, [hook])
+        parts.append(acts[batch.kept].float())
+    return torch.cat(parts)
+
+
+def monosemantic(rows: TokenRows, values: Float[Tensor, "kept n_units"]) -> dict[str, UnitAgreement]:
+    """The units whose ten strongest examples agree on the token, the next or the one before: by what, and by any; and
+    how many would by chance. `values` are those of the units at the kept positions of the rows."""
+    padded = torch.nn.functional.pad(rows.tokens, (1, 1), value=NOTHING)
+    row, position = rows.kept.nonzero(as_tuple=True)
+    known = {name: padded[row, position + 1 + by] for name, by in (("token", 0), ("next", 1), ("before", -1))}
+    top = TopExamples(10, values.shape[1])
+    at = torch.arange(len(values))
+    for part in range(0, len(values), 4096):
+        chosen = slice(part, part + 4096)
+        top.add(values[chosen], at[chosen], row[chosen])
+    return monosemantic_units(top, known)
+
+
+def tokens_of(rows: TokenRows) -> Int[Tensor, " kept"]:
+    """The tokens at the kept positions."""
+    return rows.tokens[rows.kept]
+
+
+@lru_cache(4)
+def _stream(folder: Path, split: str) -> Any:
+    settings, tokenizer = TrainedModelConfig(**training_record(folder)["settings"]), load_tokenizer(str(folder))
+    if split == "heldout":
+        return whole_stream(Text(str(settings.heldout_text)), tokenizer)
+    return streams(settings.documents(), tokenizer, settings.seed, settings.heldout_share)["train"]
+
+
+def _progress(done: int, of: int, unit: str) -> None:
+    if done and (done % 1000 == 0 or done == of):
+        note(f"{done}/{of} {unit}")
