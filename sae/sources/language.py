@@ -28,6 +28,7 @@ from sae.toys.language.network import LanguageModelConfig
 from sae.toys.language.saved import RECORD, TrainedModelConfig, training_record
 from sae.toys.language.tokens import TokenizerConfig
 from sae.toys.language.training import LanguageTrainingConfig
+from sae.toys.language.widening import WideningConfig
 
 
 class Config(TextConfig):
@@ -43,6 +44,10 @@ class Config(TextConfig):
     """How the model is trained."""
     heldout_text: LocalPath | None = None
     """A file of other text on which the model is measured; default: the test split of `text`."""
+    widening: WideningConfig | None = None
+    """How the model is made from a narrower one that was trained before, see :mod:`sae.toys.language.widening`.
+    Default: it is trained from the start."""
+    later: ClassVar[frozenset[str]] = frozenset({"widening"})
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -58,7 +63,7 @@ class Config(TextConfig):
     def model_settings(self) -> TrainedModelConfig:
         """The settings on which the trained model depends."""
         names = ("text", "text_split", "column", "separator", "heldout_share", "heldout_text", "seed")
-        names += ("model", "tokenizer", "training")
+        names += ("model", "tokenizer", "training", "widening")
         return TrainedModelConfig(**{name: getattr(self, name) for name in names})
 
     @property
@@ -66,7 +71,8 @@ class Config(TextConfig):
         return width_of(self.hook, self.model.native(0))
 
     def check_plan(self) -> None:
-        """Raises `UserError` for hook points that the model cannot have."""
+        """Raises `UserError` for hook points that the model cannot have, and where it cannot be made by widening."""
+        self.model_settings.copies()
         for field, hook in (("hook", self.hook), ("target", self.target)):
             if hook is None:
                 continue

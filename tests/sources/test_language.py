@@ -133,6 +133,26 @@ def test_a_run_trains_the_model_in_a_step_of_its_own(tmp_path: Path):
     assert json.loads((source / "source.json").read_text())["model_scores"]["trigram"] > 0
 
 
+def test_a_widened_model_is_trained_in_one_mlp_only_and_interrupted_training_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    prepared(Config(**settings(tmp_path)), tmp_path / "narrow")
+    of = tmp_path / "narrow" / MODEL
+    wide = {"model": {**BASE["model"], "mlp_ratio": 6}, "widening": {"of": of, "noise": 0.1}}
+    config = Config(**settings(tmp_path, **wide))
+    monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 0.0)
+    prepared(config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        config.prepare(tmp_path / "cut", kill_after(3), "cpu")
+    prepared(config, tmp_path / "cut")
+    assert bytes_of(tmp_path / "cut" / MODEL) == bytes_of(tmp_path / "whole" / MODEL)
+    narrow, trained = (saved.load_language_network(folder).state_dict() for folder in (of, tmp_path / "whole" / MODEL))
+    changed = {name for name, value in trained.items() if not torch.equal(value, narrow[name])}
+    assert changed == {f"blocks.0.mlp.{part}" for part in ("in.weight", "in.bias", "out.weight", "out.bias")}
+    with pytest.raises(UserError, match="no trained small language model; train it first"):
+        Config(**settings(tmp_path, **{**wide, "widening": {"of": tmp_path}})).check_plan()
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from sae.activations.text_files import local_files
 from sae.model.native import WEIGHTS, write_native, write_settings
 from sae.numerics.atomic_write import write_atomically
 from sae.numerics.memory import check_memory
-from sae.numerics.seeds import derive
+from sae.numerics.seeds import derive, generator
 from sae.numerics.state_files import read_state, write_state
 from sae.registry import LocalPath, PathOrId, UserError
 from sae.source import ModelSettings, Progress
@@ -34,6 +35,7 @@ from sae.toys.language.network import LanguageModelConfig, LanguageNetwork
 from sae.toys.language.ngrams import KneserNey
 from sae.toys.language.tokens import Streams, TokenizerConfig, make_tokenizer, streams, whole_stream
 from sae.toys.language.training import LanguageTraining, LanguageTrainingConfig, stream_losses
+from sae.toys.language.widening import WideningConfig, is_trained, widened_state
 
 RECORD, STATES = "training.json", ("state-0.safetensors", "state-1.safetensors")
 CHECKPOINT_SECONDS = 20.0
@@ -65,6 +67,9 @@ class TrainedModelConfig(ModelSettings):
     """How the model is trained."""
     seed: int = Field(default=0)
     """Seed of the splits, the initial weights, the batches and dropout."""
+    widening: WideningConfig | None = None
+    """How the model is made from a narrower one, where it is not trained from the start."""
+    later: ClassVar[frozenset[str]] = frozenset({"widening"})
 
     def documents(self) -> Text:
         """The documents of the text."""
@@ -72,6 +77,7 @@ class TrainedModelConfig(ModelSettings):
 
     def external_files(self) -> dict[str, Path]:
         files = local_files("text", self.text) | self.tokenizer.external_files()
+        files |= self.widening.external_files() if self.widening is not None else {}
         return files if self.heldout_text is None else {**files, "heldout_text": self.heldout_text}
 
     def train(self, directory: Path, progress: Progress, device: str) -> None:
@@ -84,13 +90,11 @@ class TrainedModelConfig(ModelSettings):
             return
         progress(0, self.training.steps, "steps")
         write_settings(directory, self.model.native(0))
-        tokenizer = make_tokenizer(self.tokenizer, self.documents(), directory)
+        tokenizer = make_tokenizer(self._tokenizer, self.documents(), directory)
         data = streams(self.documents(), tokenizer, self.seed, self.heldout_share)
         self._check(data, len(tokenizer))
         heldout = self._heldout(data, tokenizer)
-        loop = LanguageTraining(
-            self.model, self.training, data, len(tokenizer), tokenizer.bos_token_id, self.seed, device
-        )
+        loop = self._loop(data, tokenizer, device)
         checkpoints = _Checkpoints(directory, self._fingerprint(data))
         checkpoints.restore(loop)
         for _ in loop.run():
@@ -100,6 +104,30 @@ class TrainedModelConfig(ModelSettings):
         self._finish(directory, loop, tokenizer, heldout)
         for name in STATES:
             (directory / name).unlink(missing_ok=True)
+
+    @property
+    def _tokenizer(self) -> TokenizerConfig:
+        return self.tokenizer if self.widening is None else TokenizerConfig(folder=self.widening.of)
+
+    def _loop(self, data: Streams, tokenizer: Any, device: str) -> LanguageTraining:
+        """The training, from drawn weights or from those of a narrower model."""
+        given = self.model, self.training, data, len(tokenizer), tokenizer.bos_token_id, self.seed, device
+        if self.widening is None:
+            return LanguageTraining(*given)
+        narrow, layer = load_language_network(self.widening.of), self.widening.layer
+        random = generator("language", "widening", self.seed)
+        start = widened_state(narrow, self.copies(), layer, self.widening.noise, random)
+        return LanguageTraining(*given, start=start, trained=partial(is_trained, layer=layer))
+
+    def copies(self) -> int:
+        """How many neurons each neuron of the narrower model becomes, 1 without one. Raises `UserError` where there is
+        no such model, or this one cannot be made from it."""
+        if self.widening is None:
+            return 1
+        of = self.widening.of
+        if not (of / RECORD).is_file():
+            raise UserError(f"source.widening.of = '{of}': no trained small language model; train it first")
+        return self.widening.copies(LanguageModelConfig(**training_record(of)["settings"]["model"]), self.model)
 
     def summary(self, directory: Path) -> str:
         record = training_record(directory)

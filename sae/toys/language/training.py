@@ -58,6 +58,10 @@ class LanguageTrainingConfig(Settings):
         return self
 
 
+def _every(_name: str) -> bool:
+    return True
+
+
 class LanguageTraining:
     """A network in training, with a state that can be saved and restored."""
 
@@ -70,14 +74,22 @@ class LanguageTraining:
         bos: int,
         seed: int,
         device: str,
+        start: Mapping[str, Tensor] | None = None,
+        trained: Callable[[str], bool] = _every,
     ) -> None:
+        """`start`: the initial parameters, where they are not drawn. `trained`: whether a parameter is trained, by its
+        name."""
         self.config, self.data, self.bos, self.seed, self.device = config, data, bos, seed, device
         self.n_ctx = model.n_ctx
         self.network = LanguageNetwork(model, d_vocab).draw(generator("language", "start", seed)).to(device)
+        if start is not None:
+            self.network.load_state_dict(start)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(trained(name))
         self.step, self.best_step, self.best_loss = 0, 0, math.inf
         self.best = self._weights()
-        matrices = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim == 1]
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        matrices, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, config.lr, betas=(0.9, 0.99))
 
