@@ -15,21 +15,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.lines import note
 from benchmarks.studies import Fact, generators
 from sae.activations.corpus import PositionSelection
 from sae.activations.text import Text
-from sae.analysis.units.monosemantic import TopExamples, UnitAgreement, monosemantic_units
+from sae.analysis.units.monosemantic import ANY, TopExamples, UnitAgreement, monosemantic_units
 from sae.model.hooked import Model
 from sae.model.loading import load_tokenizer
 from sae.model.token_rows import NOTHING, TokenRows
 from sae.toys.language.network import LanguageNetwork
 from sae.toys.language.saved import TrainedModelConfig, load_language_network, training_record
-from sae.toys.language.tokens import streams, whole_stream
+from sae.toys.language.tokens import Streams, streams, whole_stream
 
 FORM: dict[str, Any] = {
     "n_layers": 1,
@@ -46,8 +48,8 @@ TRAINING: dict[str, Any] = {
 """How every model is trained, where a study does not say otherwise: for two minutes on one core, less than is best."""
 N_TOKENS = 512
 """Tokens of the vocabulary."""
-HELDOUT_ROWS = 1500
-"""Rows of held-out text that units are judged on, 192,000 tokens."""
+HELDOUT_ROWS = 1000
+"""Rows of held-out text that units are judged on, 127,000 tokens."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,18 @@ class Trained:
         """The tokenizer."""
         return load_tokenizer(str(self.folder))
 
+    def heldout(self) -> NDArray[np.int32]:
+        """The tokens of the held-out text."""
+        return _heldout(self.folder)
+
+    def streams(self) -> Streams:
+        """The tokens that the model was trained on, and those of the held-out documents of the same text."""
+        return _streams(self.folder)
+
     def rows(self, n: int, split: str = "heldout") -> TokenRows:
         """At most `n` rows of BOS and ``n_ctx - 1`` tokens, of the held-out text or of the text that the model was
         trained on (``train``)."""
-        stream = _stream(self.folder, split)
+        stream = self.heldout() if split == "heldout" else self.streams()["train"]
         width = self.settings.model.n_ctx - 1
         n = min(n, len(stream) // width)
         tokens = torch.from_numpy(stream[: n * width].reshape(n, width).astype("int64"))
@@ -146,18 +156,42 @@ def activations(model: Model, rows: TokenRows, hook: str) -> Float[Tensor, "kept
     return torch.cat(parts)
 
 
-def monosemantic(rows: TokenRows, values: Float[Tensor, "kept n_units"]) -> dict[str, UnitAgreement]:
-    """The units whose ten strongest examples agree on the token, the next or the one before: by what, and by any; and
-    how many would by chance. `values` are those of the units at the kept positions of the rows."""
+Units = Mapping[str, tuple[int, Callable[[Tensor], Tensor]]]
+"""Kinds of units by name: how many there are, and their values from the neurons' ``[rows, n_neurons]``."""
+
+
+@torch.no_grad()
+def monosemantic(network: LanguageNetwork, rows: TokenRows, units: Units, layer: int = 0) -> dict[str, UnitAgreement]:
+    """For each kind of units made of a layer's neurons: those whose ten strongest examples agree on the token, the next
+    or the one before, and how many would by chance."""
     padded = torch.nn.functional.pad(rows.tokens, (1, 1), value=NOTHING)
     row, position = rows.kept.nonzero(as_tuple=True)
     known = {name: padded[row, position + 1 + by] for name, by in (("token", 0), ("next", 1), ("before", -1))}
-    top = TopExamples(10, values.shape[1])
-    at = torch.arange(len(values))
-    for part in range(0, len(values), 4096):
-        chosen = slice(part, part + 4096)
-        top.add(values[chosen], at[chosen], row[chosen])
-    return monosemantic_units(top, known)
+    top = {name: TopExamples(10, n) for name, (n, _) in units.items()}
+    at = 0
+    for x in neuron_values(network, rows, layer):
+        chosen = torch.arange(at, at + len(x))
+        for name, (_, values) in units.items():
+            top[name].add(values(x), chosen, row[chosen])
+        at += len(x)
+    return {name: monosemantic_units(found, known)[ANY] for name, found in top.items()}
+
+
+@torch.no_grad()
+def neuron_values(
+    network: LanguageNetwork, rows: TokenRows, layer: int = 0, rows_at_once: int = 16
+) -> Iterator[Float[Tensor, "kept n_neurons"]]:
+    """The values that a layer's output weights are applied to, at the kept positions, a few rows at a time."""
+    seen: list[Tensor] = []
+    out: Any = network.blocks[layer]
+    handle = out.mlp.out.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    try:
+        for start in range(0, len(rows), rows_at_once):
+            part = rows[start : start + rows_at_once]
+            network(part.tokens)
+            yield seen.pop()[part.kept]
+    finally:
+        handle.remove()
 
 
 def tokens_of(rows: TokenRows) -> Int[Tensor, " kept"]:
@@ -166,11 +200,15 @@ def tokens_of(rows: TokenRows) -> Int[Tensor, " kept"]:
 
 
 @lru_cache(4)
-def _stream(folder: Path, split: str) -> Any:
-    settings, tokenizer = TrainedModelConfig(**training_record(folder)["settings"]), load_tokenizer(str(folder))
-    if split == "heldout":
-        return whole_stream(Text(str(settings.heldout_text)), tokenizer)
-    return streams(settings.documents(), tokenizer, settings.seed, settings.heldout_share)["train"]
+def _heldout(folder: Path) -> NDArray[np.int32]:
+    settings = training_record(folder)["settings"]
+    return whole_stream(Text(settings["heldout_text"]), load_tokenizer(str(folder)))
+
+
+@lru_cache(4)
+def _streams(folder: Path) -> Streams:
+    settings = TrainedModelConfig(**training_record(folder)["settings"])
+    return streams(settings.documents(), load_tokenizer(str(folder)), settings.seed, settings.heldout_share)
 
 
 def _progress(done: int, of: int, unit: str) -> None:

@@ -39,10 +39,13 @@ def names_of(name: str, tier: str, command: str) -> list[str]:
     local = "model" not in read_table(SHIPPED / f"{name}.toml").get("source", {"model": ""}) and "local" in name
     overrides = (*LOCAL, *(["source.labels=LABELS.conllu"] if name == "probes-local" else [])) if local else ()
     overrides = LOCAL[1:] if name.startswith("language/") else overrides  # its model is trained
+    narrow = patch("sae.toys.language.saved.TrainedModelConfig.copies", lambda settings: 1)
+    if name == "language/wide-1l":
+        overrides = (*overrides, "source.widening.of=MODEL")
     config = read_config(SHIPPED / f"{name}.toml", overrides, tier)
     # The content of files outside the project is not what is compared here.
     no_package = patch("sae.probing.sources.package_tables", lambda names: tuple(map(Path, names)))
-    with no_package, patch("pipelines.plan.content_hash", lambda path, field: f"content of {field}"):
+    with no_package, narrow, patch("pipelines.plan.content_hash", lambda path, field: f"content of {field}"):
         return [step.name for step in plan(config, {"run": None, "bench": tier}[command])]
 
 

@@ -1,0 +1,201 @@
+"""Neurons of small language models: SoLU against GELU, wide MLPs, and MLPs that are widened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import sae
+from benchmarks.small_models import FORM, HELDOUT_ROWS, TRAINING, Models, Trained, Units, monosemantic, neuron_values
+from benchmarks.studies import Fact
+from sae.analysis.circuits.smuggling import smuggling
+from sae.analysis.units.monosemantic import UnitAgreement
+from sae.dictionary import Dictionary
+from sae.numerics.matching import unit
+from sae.numerics.seeds import generator
+from sae.numerics.statistics import mean_interval
+from sae.toys.language.network import LanguageModelConfig, LanguageNetwork
+from sae.toys.language.saved import heldout_scores
+from sae.toys.language.training import LanguageTraining, LanguageTrainingConfig, stream_losses
+from sae.toys.language.widening import is_trained, widened_state
+
+SEEDS = (0, 1, 2)
+TRAIN_ROWS = 1500
+"""Rows of text that dictionaries are trained on."""
+RATIOS = (1, 4, 16, 64, 100)
+"""Neurons per dimension of the residual stream."""
+WIDEST_DICTIONARY, N_RANDOM = 8192, 512
+COPIES, NOISE, WIDENED_STEPS = 10, 0.1, 2000
+
+
+def solu_twins(models: Models) -> Iterator[Fact]:
+    """A one-layer model with SoLU and its twin with GELU, three seeds: losses, the share of monosemantic neurons next
+    to dictionaries of the same activations and to untrained models, what the LayerNorm smuggles, and what its removal
+    costs."""
+    losses: dict[str, list[float]] = {"gelu": [], "solu": []}
+    for seed in SEEDS:
+        for kind, of_kind in losses.items():
+            trained = models.trained({"activation": kind}, seed=seed)
+            network, about = trained.network(), f"{kind}, seed {seed}"
+            of_kind.append(trained.scores["model"])
+            yield Fact(f"{about}: nats per held-out token", "", f"{of_kind[-1]:.3f}")
+            d = _dictionary(_training_rows(trained), trained.settings.model.d_mlp, seed)
+            expected = {"gelu": "published, rated by people: .35", "solu": "published, rated by people: .60"}[kind]
+            yield from _shares(trained, network, about, {"TopK latents": (d.n_latents, d.encode)}, expected)
+            if kind == "solu":
+                yield from _smuggled(trained, network, about)
+    for kind in losses:
+        trained = models.trained({"activation": kind}, seed=SEEDS[0])
+        drawn = LanguageNetwork(trained.settings.model, len(trained.tokenizer)).draw(generator("untrained", 0))
+        d = _dictionary(_training_rows(trained, drawn), trained.settings.model.d_mlp, 0)
+        yield from _shares(trained, drawn, f"{kind}, untrained", {"TopK latents": (d.n_latents, d.encode)}, "")
+    apart = mean_interval([s - g for s, g in zip(losses["solu"], losses["gelu"], strict=True)])
+    yield Fact(
+        "nats per held-out token, solu minus gelu",
+        "at most .03",
+        f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]",
+    )
+
+
+def mlp_width(models: Models) -> Iterator[Fact]:
+    """One-layer GELU models with 1 to 100 neurons per dimension of the residual stream: whether polysemantic neurons go
+    away, next to dictionaries of as many latents on the neurons of the narrow model with 4."""
+    narrow = models.trained()
+    x, rows, network = _training_rows(narrow), narrow.rows(HELDOUT_ROWS), narrow.network()
+    known = dict[int, UnitAgreement]()
+    for ratio in RATIOS:
+        trained, about = models.trained({"mlp_ratio": ratio}), f"{ratio} neurons per dimension"
+        yield Fact(f"{about}: nats per held-out token", "", f"{trained.scores['model']:.3f}")
+        yield from _shares(trained, trained.network(), about, {}, "")
+        n = min(ratio * FORM["d_model"], WIDEST_DICTIONARY)
+        if n not in known:
+            d = _dictionary(x, n, 0)
+            known[n] = monosemantic(network, rows, {"latents": (n, d.encode)})["latents"]
+        yield Fact(f"{about}: share of {n} TopK latents on the model with 4", "", _shown(known[n]))
+
+
+def widening(models: Models) -> Iterator[Fact]:
+    """Ten copies of every neuron with a tenth of its output weights each: the same function at step 0. Then noise, and
+    the MLP alone is trained on: whether neurons become monosemantic. The control is as much training without copies."""
+    for seed in SEEDS:
+        trained, about = models.trained(seed=seed), f"seed {seed}"
+        narrow, tokens = trained.network(), trained.rows(64).tokens
+        for dtype in (torch.float64, torch.float32):
+            plain = trained.network().to(dtype)
+            wide = _network(trained, COPIES).to(dtype)
+            wide.load_state_dict(widened_state(plain, COPIES))
+            with torch.no_grad():
+                change = float((wide(tokens) - plain(tokens)).abs().max())
+            yield Fact(
+                f"{about}: largest change of a logit at step 0 in {str(dtype)[6:]}", "at most 1e-5", f"{change:.1e}"
+            )
+        yield Fact(f"{about}: before, nats per held-out token", "", f"{trained.scores['model']:.3f}")
+        yield from _shares(trained, narrow, f"{about}: before", {}, "")
+        for copies, name in ((COPIES, "ten copies"), (1, "as much training without copies")):
+            after, loss = _trained_on(trained, copies, seed)
+            yield Fact(f"{about}: {name}, nats per held-out token", "", f"{loss:.3f}")
+            yield from _shares(trained, after, f"{about}: {name}", {}, "")
+            if copies > 1:
+                yield Fact(f"{about}: median cosine of two copies' input weights", "", f"{_cosine(after, copies):.3f}")
+
+
+def _dictionary(x: Float[Tensor, "rows n_neurons"], n_latents: int, seed: int) -> Dictionary:
+    steps = 1500 if n_latents < WIDEST_DICTIONARY else 1000
+    return sae.fit(
+        x, kind="topk", n_latents=n_latents, k=16, steps=steps, batch_size=512, lr=1e-3, seeds=[seed], progress=False
+    )[0]
+
+
+def _training_rows(trained: Trained, network: LanguageNetwork | None = None) -> Float[Tensor, "rows n_neurons"]:
+    return torch.cat([*neuron_values(network or trained.network(), trained.rows(TRAIN_ROWS, "train"))])
+
+
+def _shares(trained: Trained, network: LanguageNetwork, about: str, others: Units, expected: str) -> Iterator[Fact]:
+    """The monosemantic shares of a layer's neurons, of random directions, and of other units."""
+    width = next(neuron_values(network, trained.rows(1))).shape[1]
+    random = unit(torch.randn(N_RANDOM, width, generator=generator("directions", 0)))
+    units: Units = {
+        "neurons": (width, lambda x: x),
+        "random directions": (N_RANDOM, lambda x: x @ random.T),
+        **others,
+    }
+    for name, found in monosemantic(network, trained.rows(HELDOUT_ROWS), units).items():
+        yield Fact(f"{about}: monosemantic share of {name}", expected if name == "neurons" else "", _shown(found))
+
+
+def _shown(found: UnitAgreement) -> str:
+    s = found.share
+    return f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}] of {found.n_units} (by chance {found.chance.value:.3f})"
+
+
+def _smuggled(trained: Trained, network: LanguageNetwork, about: str) -> Iterator[Fact]:
+    """What small activations add to the output, and what the model loses without its LayerNorm."""
+    block: Any = network.blocks[0]
+    seen: list[Tensor] = []
+    handle = block.mlp.ln.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    rows = trained.rows(100)
+    after = torch.cat([*neuron_values(network, rows, rows_at_once=len(rows))])
+    handle.remove()
+    before = seen[0][rows.kept]
+    logits = network.unembed.weight * network.ln_final.weight
+    write = ((logits - logits.mean(0)) @ block.mlp.out.weight).norm(dim=0)
+    found = smuggling(before, after, write)
+    yield Fact(f"{about}: share of the output from small activations, before the norm", "", str(found.before))
+    yield Fact(f"{about}: the same after the norm", "more", f"{found.after} (by chance {found.chance.value:.3f})")
+    ln, tokens = block.mlp.ln, trained.heldout()
+    for name, instead in (
+        ("with the norm's mean and scale fixed at their means", _Fixed(ln, before)),
+        ("without the norm", nn.Identity()),
+    ):
+        block.mlp.ln = instead
+        loss = float(stream_losses(network, tokens, trained.bos, FORM["n_ctx"], FORM["n_ctx"] // 2).mean())
+        yield Fact(f"{about}: nats per held-out token {name}", "", f"{loss:.3f}")
+    block.mlp.ln = ln
+
+
+class _Fixed(nn.Module):
+    """A LayerNorm whose mean and scale are the same at every position."""
+
+    def __init__(self, ln: Any, x: Float[Tensor, "rows n_neurons"]) -> None:
+        super().__init__()
+        self.mean, self.scale = x.mean(), (x.var(1, unbiased=False) + ln.eps).rsqrt().mean()
+        self.weight, self.bias = ln.weight, ln.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.scale * self.weight + self.bias
+
+
+def _network(trained: Trained, copies: int) -> LanguageNetwork:
+    form = trained.settings.model
+    wide = LanguageModelConfig(**{**form.model_dump(), "mlp_ratio": form.mlp_ratio * copies})
+    return LanguageNetwork(wide, len(trained.tokenizer))
+
+
+def _trained_on(trained: Trained, copies: int, seed: int) -> tuple[LanguageNetwork, float]:
+    """The model with so many copies of its neurons, whose MLP was trained on; and its nats per held-out token."""
+    form = trained.settings.model
+    wide = LanguageModelConfig(**{**form.model_dump(), "mlp_ratio": form.mlp_ratio * copies})
+    start = widened_state(trained.network(), copies, 0, NOISE, generator("widening", seed))
+    config = LanguageTrainingConfig(**{**TRAINING, "steps": WIDENED_STEPS, "lr": 1e-3})
+    data, d_vocab = trained.streams(), len(trained.tokenizer)
+    loop = LanguageTraining(
+        wide, config, data, d_vocab, trained.bos, seed, "cpu", start, lambda name: is_trained(name, 0)
+    )
+    for _ in loop.run():
+        pass
+    loop.network.load_state_dict(loop.best)
+    loss = heldout_scores(loop.network, data["train"], trained.heldout(), trained.bos, form.n_ctx)["model"]
+    return loop.network, loss
+
+
+def _cosine(network: LanguageNetwork, copies: int) -> float:
+    """The median cosine between the input weights of two copies of the same neuron."""
+    block: Any = network.blocks[0]
+    weights: Tensor = block.mlp._modules["in"].weight.detach()
+    groups = unit(weights).unflatten(0, (-1, copies))
+    pairs = torch.triu_indices(copies, copies, 1)
+    return float((groups @ groups.mT)[:, pairs[0], pairs[1]].median())
