@@ -1,9 +1,9 @@
 """Activations of a small attention-only transformer, trained on an algorithmic task when the source is prepared.
 
 The model is used like any other: through TransformerLens' Bridge, with rows of tokens, shuffled shards and splices.
-Tasks: :mod:`sae.toys.attention.addition`, ``skip_trigram``, ``recent``, ``repeats``. The model and its equations:
-:mod:`sae.toys.attention.network`. Before attention the features are known, one per token and one per position
-(:mod:`sae.toys.attention.embedding`); after it there are the labels of the task.
+Tasks: :mod:`sae.toys.attention.addition`, ``skip_trigram``, ``recent``, ``repeats``, ``names``. The model and its
+equations: :mod:`sae.toys.attention.network`. Before attention the features are known, one per token and one per
+position (:mod:`sae.toys.attention.embedding`); after it there are the labels of the task.
 """
 
 from __future__ import annotations

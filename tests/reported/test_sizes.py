@@ -105,7 +105,7 @@ def test_an_attention_toy_that_cannot_fit(changes: dict[str, Any], named: str, t
     assert named in refusal(error) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["recent", "repeats", "skip_trigram"])
+@pytest.mark.parametrize("kind", ["names", "recent", "repeats", "skip_trigram"])
 def test_rows_beyond_any_machine(kind: str):
     """One row of a billion tokens was drawn while the config was read."""
     with pytest.raises(ValueError, match="less than or equal to 10000"):

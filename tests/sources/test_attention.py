@@ -45,6 +45,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": {"n_layers": 2, "n_heads": 2, "d_head": 5, "d_model": 12},
         "positions": "all",
     },
+    "names": {"task": {"kind": "names", "n_names": 4}},
 }
 
 

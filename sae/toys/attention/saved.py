@@ -23,6 +23,7 @@ from sae.numerics.state_files import read_state, write_state
 from sae.registry import MissingFileError
 from sae.source import Progress, Split
 from sae.toys.attention.addition import Addition
+from sae.toys.attention.names import Names
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
 from sae.toys.attention.predictors import predictor_losses
 from sae.toys.attention.recent import Recent
@@ -31,7 +32,7 @@ from sae.toys.attention.skip_trigram import SkipTrigram
 from sae.toys.attention.task import TokenTask
 from sae.toys.attention.training import AttentionTrainingConfig, Training, evaluate, load_network
 
-AnyTask = Annotated[Addition | SkipTrigram | Recent | Repeats, Field(discriminator="kind")]
+AnyTask = Annotated[Addition | SkipTrigram | Recent | Repeats | Names, Field(discriminator="kind")]
 
 HEADER, WEIGHTS, PARTIAL = "model.json", "model.safetensors", "model.partial.safetensors"
 CHECKPOINT_STEPS = 1000

@@ -9,6 +9,7 @@ import torch
 
 from sae.model.token_rows import NOTHING
 from sae.toys.attention.addition import Addition
+from sae.toys.attention.names import Names
 from sae.toys.attention.recent import Recent
 from sae.toys.attention.repeats import Repeats
 from sae.toys.attention.skip_trigram import SkipTrigram
@@ -19,6 +20,7 @@ TASKS: dict[str, TokenTask] = {
     "skip_trigram": SkipTrigram(k=4),
     "recent": Recent(),
     "repeats": Repeats(),
+    "names": Names(),
 }
 
 
@@ -151,3 +153,24 @@ def test_a_repeated_sequence_continues_as_before():
 def test_impossible_settings_are_errors(make: object, message: str):
     with pytest.raises(ValueError, match=message):
         make()  # pyright: ignore
+
+
+def test_the_name_that_was_said_once_is_asked_for():
+    task = Names(n_names=5, n_fillers=3, length=9)
+    tokens = task.batch(0, "train", 0, 400)
+    answers, labels = task.answers(tokens), task.labels(tokens)
+    firsts, lasts, places = list[bool](), list[bool](), set[tuple[int, ...]]()
+    for i, row in enumerate(tokens.tolist()):
+        at = [j for j, token in enumerate(row) if token < 5]
+        names = [row[j] for j in at]
+        [once], [twice] = ({n for n in names if names.count(n) == k} for k in (1, 2))
+        assert row[0] == task.bos and row[-1] == task.end and len(names) == 3
+        assert answers[i].tolist() == [NOTHING] * 8 + [once]
+        assert {name: int(label[i, -1]) for name, label in labels.items()} == {
+            "once": once, "twice": twice, "once_first": int(names[0] == once)
+        }  # fmt: skip
+        firsts.append(names[0] == once)
+        lasts.append(names[2] == once)
+        places.add(tuple(at))
+    assert 0.4 < sum(firsts) / 400 < 0.6 and not any(lasts), "one of the first two, either"
+    assert len(places) == math.comb(7, 3)
