@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,9 @@ from sae.activations.text import Text
 from sae.analysis.units.monosemantic import ANY, TopExamples, UnitAgreement, monosemantic_units
 from sae.model.hooked import Model
 from sae.model.loading import load_tokenizer
+from sae.model.native import write_native
 from sae.model.token_rows import NOTHING, TokenRows
+from sae.numerics.seeds import generator
 from sae.toys.language.network import LanguageNetwork
 from sae.toys.language.saved import TrainedModelConfig, load_language_network, training_record
 from sae.toys.language.tokens import Streams, streams, whole_stream
@@ -71,6 +75,14 @@ class Trained:
     def model(self) -> Model:
         """The model as hooked by TransformerLens."""
         return Model.boot(str(self.folder))
+
+    def untrained(self) -> Model:
+        """A model of the same form and tokenizer with drawn weights, for comparison."""
+        network = LanguageNetwork(self.settings.model, len(self.tokenizer)).draw(generator("untrained", 0))
+        with TemporaryDirectory() as folder:
+            shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+            write_native(Path(folder), self.settings.model.native(len(self.tokenizer)), network.state_dict())
+            return Model.boot(folder)
 
     @property
     def bos(self) -> int:
