@@ -1,7 +1,9 @@
-"""How circuits code tokens: induction in models of text and in the toy, and the planted indirect object."""
+"""How induction codes tokens, in models of text and in the toy."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -17,13 +19,11 @@ import sae
 from benchmarks.small_models import Models
 from benchmarks.studies import Fact
 from sae.analysis.circuits.induction import head_scores
-from sae.analysis.circuits.interchanges import RowPairs, interchange, learned_subspace, pairs_of
 from sae.analysis.circuits.token_codes import TokenCode, token_code
 from sae.model.hooked import Model
-from sae.numerics.binary_probes import rank_auc
+from sae.numerics.binary_probes import best_threshold, f1_score, rank_auc
 from sae.numerics.seeds import generator
-from sae.toys.attention.names import Names
-from sae.toys.attention.network import AttentionModelConfig, Network, bridged
+from sae.toys.attention.network import AttentionModelConfig
 from sae.toys.attention.repeats import Repeats
 from sae.toys.attention.saved import AnyTask, Toy, load_toy, train_toy
 from sae.toys.attention.training import AttentionTrainingConfig
@@ -49,11 +49,29 @@ class _Repeated:
     """BOS, then twice the same tokens."""
     other: Int[Tensor, "rows n_tokens"]
     """BOS, the tokens of another row, then the same tokens as the second half of `repeated`."""
+    shuffled: Int[Tensor, "rows n_tokens"]
+    """`repeated` with the first half in another order, so that its tokens are there but not what follows each."""
+
+    @classmethod
+    def of(cls, name: str, model: Model, tokens: Int[Tensor, "2 rows half"], bos: int) -> _Repeated:
+        """Rows of two sets of tokens, of which the first is repeated."""
+        this, other = tokens
+        order = torch.rand(this.shape, generator=generator("shuffled")).argsort(1)
+        start = torch.full((len(this), 1), bos)
+        return cls(name, model, *(torch.cat([start, half, this], 1) for half in (this, other, this.gather(1, order))))
 
     @property
     def half(self) -> int:
         """The length of what is repeated."""
         return (self.repeated.shape[1] - 1) // 2
+
+    def random(self) -> Int[Tensor, "rows n_tokens"]:
+        """Repeated sequences of tokens drawn uniformly from those of the rows."""
+        known = self.other[:, 1:].unique()
+        drawn = known[
+            torch.randint(len(known), self.repeated[:, 1 : 1 + self.half].shape, generator=generator("drawn"))
+        ]
+        return torch.cat([self.repeated[:, :1], drawn, drawn], 1)
 
     def losses(self, tokens: Int[Tensor, "rows n_tokens"]) -> Float[Tensor, "rows half"]:
         """The cross-entropy of each token of the second half but the first, in nats."""
@@ -68,37 +86,30 @@ class _Repeated:
 
 
 def repeated_text(models: Models) -> Iterator[Fact]:
-    """What a verbatim copy earlier in the row saves, in nats per token, next to another text there: two layers of
-    attention trained on the text, and the toy of induction."""
+    """What a verbatim copy earlier in the row saves, in nats per token, next to another text there, and what the same
+    tokens in another order save: two layers of attention trained on the text, and the toy of induction."""
     for case in _cases(models):
-        after, fresh = case.losses(case.repeated), case.losses(case.other)
-        saved = (fresh - after).mean(1)
-        error = 1.96 * float(saved.std()) / len(saved) ** 0.5
-        yield Fact(
-            f"{case.name}: saved by a copy, of the nats without",
-            "",
-            f"{float(saved.mean()):.3f} ± {error:.3f} of {float(fresh.mean()):.3f}",
-        )
+        fresh = case.losses(case.other)
+        for what, tokens in (("a copy", case.repeated), ("its tokens in another order", case.shuffled)):
+            saved = (fresh - case.losses(tokens)).mean(1)
+            error = 1.96 * float(saved.std()) / len(saved) ** 0.5
+            yield Fact(
+                f"{case.name}: saved by {what}, of the nats without",
+                "",
+                f"{float(saved.mean()):.3f} ± {error:.3f} of {float(fresh.mean()):.3f}",
+            )
 
 
 def induction_codes(models: Models) -> Iterator[Fact]:
     """Heads of induction in two layers of attention trained on the text, and in the toy: whether there are any, and how
-    their outputs code the previous token and the copied one, on rows that repeat a text."""
+    their outputs code the previous token and the copied one, on rows that repeat a text. Scores are also those on plain
+    text and on repeated random tokens."""
     for case in _cases(models):
         scores = head_scores(case.model, case.repeated)
-        n = case.repeated.shape[1]
         previous, induction = (int(s.argmax()) for s in (scores.previous[0], scores.induction[1]))
-        uniform = sum(1 / (i + 1) for i in range(n)) / n
-        yield Fact(
-            f"{case.name}: attention to the previous token, best head of layer 0",
-            f"uniform {uniform:.3f}",
-            f"{float(scores.previous[0].max()):.3f}",
-        )
-        yield Fact(
-            f"{case.name}: attention to the token after an earlier occurrence, best head of layer 1",
-            f"uniform {uniform:.3f}",
-            f"{float(scores.induction[1].max()):.3f}",
-        )
+        rows = {"repeated": case.repeated, "not repeated": case.other, "random, repeated": case.random()}
+        for of, tokens in rows.items():
+            yield from _scores(f"{case.name}, rows {of}", case.model, tokens)
         # In the second half, where both are defined: the token before, and the one that follows.
         at = slice(1 + case.half, -1)
         z = [_head(case, layer, head)[:, at] for layer, head in ((0, previous), (1, induction))]
@@ -107,20 +118,23 @@ def induction_codes(models: Models) -> Iterator[Fact]:
             yield from _coded(f"{case.name}: {what} in that head", vectors, of)
 
 
-def ioi_codes(models: Models) -> Iterator[Fact]:
-    """The toy of two names, one to three layers: the names in the residual stream at the end, by layer; and what
-    interchanging a subspace does to the answer, for directions of the names' means, learned ones, and random ones."""
-    config = tomllib.loads((CONFIGS / "names.toml").read_text(encoding="utf-8"))["source"]
-    for n_layers in (1, 2, 3):
-        for seed in SEEDS:
-            toy = _toy(models, "names", seed, {**config, "model": {**config["model"], "n_layers": n_layers}})
-            assert isinstance(toy.task, Names)
-            about = f"{n_layers} layer{'s' * (n_layers > 1)}, seed {seed}"
-            yield Fact(f"{about}: answers right", "", f"{toy.scores['accuracy']:.4f}")
-            yield from _names(toy, about)
-    untrained = Network(AttentionModelConfig(**config["model"]), Names(), generator("untrained", 0))
-    toy = Toy(bridged(untrained, "untrained", "cpu"), untrained, Names(), 0, {}, {})
-    yield from _names(toy, "2 layers, untrained", pairs=False)
+def _scores(about: str, model: Model, tokens: Int[Tensor, "rows n_tokens"]) -> Iterator[Fact]:
+    """The largest scores of heads, next to uniform attention."""
+    scores, n = head_scores(model, tokens), tokens.shape[1]
+    uniform = sum(1 / (i + 1) for i in range(1, n)) / (n - 1)
+    yield Fact(
+        f"{about}: attention to the previous token, best head of layer 0",
+        f"uniform {uniform:.3f}",
+        f"{float(scores.previous[0].max()):.3f}",
+    )
+    same = tokens[:, :, None] == tokens[:, None, :]
+    after = torch.nn.functional.pad(same[:, :, :-1], (1, 0)).tril()
+    share = after.sum(-1) / torch.arange(1, n + 1)
+    yield Fact(
+        f"{about}: attention to the tokens after earlier occurrences, best head of layer 1",
+        f"uniform {float(share[after.any(-1)].mean()):.3f}",
+        f"{float(scores.induction[1].max()):.3f}",
+    )
 
 
 def _cases(models: Models) -> Iterator[_Repeated]:
@@ -129,29 +143,27 @@ def _cases(models: Models) -> Iterator[_Repeated]:
         trained = models.trained(TWO_LAYERS, seed=seed)
         half = (trained.settings.model.n_ctx - 1) // 2
         tokens = torch.from_numpy(trained.heldout()[: 2 * N_COPIED * half].reshape(2, N_COPIED, half).astype("int64"))
-        bos = torch.full((N_COPIED, 1), trained.bos)
-        rows = torch.cat([bos, tokens[0], tokens[0]], 1), torch.cat([bos, tokens[1], tokens[0]], 1)
-        yield _Repeated(f"text, seed {seed}", trained.model(), *rows)
+        yield _Repeated.of(f"text, seed {seed}", trained.model(), tokens, trained.bos)
         if seed == SEEDS[-1]:
-            yield _Repeated("text, untrained", trained.untrained(), *rows)
+            yield _Repeated.of("text, untrained", trained.untrained(), tokens, trained.bos)
     config = tomllib.loads((CONFIGS / "induction.toml").read_text(encoding="utf-8"))["source"]
     for seed in SEEDS:
-        toy = _toy(models, "induction", seed, config)
+        toy = attention_toy(models, "induction", seed, config)
         assert isinstance(toy.task, Repeats)
         tokens = torch.randint(
             toy.task.vocabulary, (2, N_COPIED, toy.task.longest), generator=generator("copied", seed)
         )
-        bos = torch.full((N_COPIED, 1), toy.task.bos)
-        rows = torch.cat([bos, tokens[0], tokens[0]], 1), torch.cat([bos, tokens[1], tokens[0]], 1)
-        yield _Repeated(f"toy, seed {seed}", toy.model, *rows)
+        yield _Repeated.of(f"toy, seed {seed}", toy.model, tokens, toy.task.bos)
 
 
-def _toy(models: Models, name: str, seed: int, source: dict[str, Any]) -> Toy:
+def attention_toy(models: Models, name: str, seed: int, source: dict[str, Any]) -> Toy:
     """A toy by the settings of its shipped config, from the folder of earlier ones where it is there."""
     model = AttentionModelConfig(**source["model"])
     task = TypeAdapter[Any](AnyTask).validate_python(source["task"])
     training = AttentionTrainingConfig(**source["training"])
-    folder = models.out / f"toy-{name}-{model.n_layers}-layers-{seed}"
+    settings = [part.model_dump(mode="json") for part in (task, model, training)]
+    digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()
+    folder = models.out / f"toy-{name}-{digest[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     train_toy(folder, task, model, training, seed, lambda done, of, unit: None, "cpu")
     return load_toy(folder)
@@ -176,84 +188,51 @@ def _coded(about: str, z: Float[Tensor, "rows n d_head"], tokens: Int[Tensor, "r
     yield Fact(
         f"{about}: share of the variance between tokens (permuted)", "", f"{code.share:.3f} ({code.share_permuted:.3f})"
     )
-    yield Fact(f"{about}: dimensions of that variance, of {z.shape[2]}", "", f"{code.dimensions:.1f}")
-    yield Fact(f"{about}: accuracy by directions (random ones)", f"chance {code.chance:.3f}", _by_rank(code))
+    yield Fact(
+        f"{about}: dimensions of that variance, of {z.shape[2]} (permuted)",
+        "",
+        f"{code.dimensions:.1f} ({code.dimensions_permuted:.1f})",
+    )
+    yield Fact(f"{about}: accuracy by directions (random ones)", f"chance {code.chance:.3f}", by_rank(code))
     d = sae.fit(
         parts[0][0], kind="topk", n_latents=8 * z.shape[2], k=4, steps=1000, batch_size=512, lr=3e-3, progress=False
     )[0]
-    yield Fact(
-        f"{about}: AUC of the best latent for a token, of the best neuron",
-        "",
-        f"{_best_auc(d.encode(parts[0][0]), d.encode(parts[1][0]), parts):.3f}, "
-        f"{_best_auc(parts[0][0], parts[1][0], parts):.3f}",
-    )
+    (x, token), (x_test, token_test) = parts
+    frequent = token.bincount().argsort(descending=True)[:FREQUENT]
+    positive, positive_test = token[:, None] == frequent, token_test[:, None] == frequent
+    random = torch.randn(z.shape[2], d.n_latents, generator=generator("random units"))
+    units = {
+        "latents": (d.encode(x), d.encode(x_test)),
+        "neurons": (x, x_test),
+        "random directions": (x @ random, x_test @ random),
+    }
+    best = {name: _best_unit(fit, test, positive, positive_test) for name, (fit, test) in units.items()}
+    shown = ", ".join(f"{name} {auc:.3f} {f1:.3f}" for name, (auc, f1) in best.items())
+    always = 2 * positive_test.double().mean(0) / (1 + positive_test.double().mean(0))
+    title = f"{about}: AUC and F1 of the best of {d.n_latents} latents for a token, of {z.shape[2]} neurons"
+    yield Fact(f"{title}, of {d.n_latents} random directions", f"chance .5 and {float(always.mean()):.3f}", shown)
 
 
-def _by_rank(code: TokenCode) -> str:
+def by_rank(code: TokenCode) -> str:
+    """Accuracies by number of directions, and in random ones."""
     return ", ".join(f"{r}: {a:.2f} ({code.random_accuracy[r]:.2f})" for r, a in code.accuracy.items())
 
 
 @torch.no_grad()
-def _best_auc(fitted: Tensor, held_out: Tensor, parts: list[tuple[Tensor, Tensor]]) -> float:
-    """The mean over frequent tokens of the held-out AUC of the unit that is best on the fitted rows, either sign."""
-    (_, tokens), (_, tokens_test) = parts
-    frequent = tokens.bincount().argsort(descending=True)[:FREQUENT]
-    auc = rank_auc(fitted, tokens[:, None] == frequent)
+def _best_unit(
+    fitted: Float[Tensor, "rows n"],
+    held_out: Float[Tensor, "test_rows n"],
+    positive: Bool[Tensor, "rows n_tokens"],
+    positive_test: Bool[Tensor, "test_rows n_tokens"],
+) -> tuple[float, float]:
+    """Held-out AUC and F1 of the unit of largest AUC on the fitted rows, with either sign and the threshold of the
+    largest F1 there; means over tokens."""
+    auc = rank_auc(fitted, positive)
     best = (auc - 0.5).abs().argmax(1)
-    test = rank_auc(held_out, tokens_test[:, None] == frequent)[torch.arange(len(frequent)), best]
-    sign = torch.where(auc[torch.arange(len(frequent)), best] < 0.5, -1, 1)
-    return float((0.5 + sign * (test - 0.5)).nanmean())
-
-
-def _names(toy: Toy, about: str, pairs: bool = True) -> Iterator[Fact]:
-    """The names in the residual stream at the end token, and interchanges of subspaces there."""
-    task, end = toy.task, toy.task.n_tokens - 1
-    fitted, held_out = (task.batch(toy.seed, split, 0, 4000) for split in ("choose", "test"))
-    n_layers = toy.model.n_layers
-    hooks = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(n_layers))]
-    x = {part: toy.model.activations_at(rows, torch.ones_like(rows).bool(), hooks) for part, rows in
-         (("fitted", fitted), ("held out", held_out))}  # fmt: skip
-    labels = {part: task.labels(rows) for part, rows in (("fitted", fitted), ("held out", held_out))}
-    for at, hook in enumerate(hooks[1:], 1):
-        vectors = {part: of[at][:, end].float() for part, of in x.items()}
-        place = f"{about}, after layer {at}"
-        for name in ("once", "twice"):
-            code = token_code(*((vectors[part], labels[part][name][:, end]) for part in vectors), RANKS)  # pyright: ignore
-            title = f"{place}: the name said {name}, accuracy by directions (random ones)"
-            yield Fact(title, f"chance {code.chance:.2f}", _by_rank(code))
-        code = token_code(*((vectors[part], labels[part]["once_first"][:, end]) for part in vectors), (1,))  # pyright: ignore
-        yield Fact(f"{place}: which came first, accuracy by directions (random ones)", "chance .5", _by_rank(code))
-        right = _lens(toy, vectors["held out"]) == task.answers(held_out)[:, end]
-        yield Fact(f"{place}: answers right through the unembedding", "", f"{float(right.float().mean()):.3f}")
-        if pairs:
-            yield from _interchanged(toy, place, hook, vectors["fitted"], fitted, held_out)
-
-
-@torch.no_grad()
-def _lens(toy: Toy, x: Float[Tensor, "rows d"]) -> Int[Tensor, " rows"]:
-    """The answer that the unembedding reads from a layer's residual stream (the logit lens)."""
-    return (x @ toy.network.W_U + toy.network.b_U).argmax(1)
-
-
-def _interchanged(toy: Toy, place: str, hook: str, x: Tensor, fitted: Tensor, held_out: Tensor) -> Iterator[Fact]:
-    """What moves with subspaces of r dimensions: of the names' means, learned ones, random ones."""
-    task, end = toy.task, toy.task.n_tokens - 1
-
-    def drawn(rows: Tensor) -> RowPairs:
-        return pairs_of(rows, task.answers(rows)[:, end], end)
-
-    once = task.labels(fitted)["once"][:, end]
-    means = torch.stack([x[once == name].mean(0) for name in range(task.d_vocab_out)])
-    of_means = torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh
-    learning, other = drawn(fitted), drawn(held_out)
-    d = x.shape[1]
-    whole = interchange(toy.model, other, hook, torch.eye(d))
-    yield Fact(
-        f"{place}, all {d} directions: moved, new answers", "", f"{whole.moved.value:.2f}, {whole.accuracy.value:.2f}"
-    )
-    for r in (1, 2, 4, 8, 15):
-        random = torch.linalg.qr(torch.randn(d, r, generator=generator("interchange", r))).Q.T
-        bases = {"means": of_means[:r], "learned": learned_subspace(toy.model, learning, hook, r), "random": random}
-        found = {name: interchange(toy.model, other, hook, basis) for name, basis in bases.items()}
-        shown = ", ".join(f"{name} {f.moved.value:.2f} {f.accuracy.value:.2f}" for name, f in found.items())
-        yield Fact(f"{place}, {r} direction{'s' * (r > 1)}: moved, new answers", "", shown)
+    aucs, f1s = list[float](), list[float]()
+    for token, unit in enumerate(best.tolist()):
+        sign = -1 if auc[token, unit] < 0.5 else 1
+        a, b = sign * fitted[:, unit], sign * held_out[:, unit]
+        aucs.append(float(rank_auc(b[:, None], positive_test[:, token, None])))
+        f1s.append(f1_score(b >= best_threshold(a, positive[:, token]), positive_test[:, token]))
+    return sum(aucs) / len(aucs), sum(f1s) / len(f1s)

@@ -39,7 +39,7 @@ Basis = Float[Tensor, "r d"]
 
 @dataclass(frozen=True, eq=False)
 class RowPairs:
-    """RowPairs of rows with different answers, at one position."""
+    """Pairs of rows with different answers, at one position."""
 
     base: Int[Tensor, "pairs n_tokens"]
     """The rows that are changed."""

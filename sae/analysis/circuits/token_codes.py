@@ -5,12 +5,14 @@ With mu_t the mean of the vectors of token t, p_t its share and mu = sum_t p_t m
     B = sum_t p_t (mu_t - mu)(mu_t - mu)^T,   W = the covariance around the means
     share       tr B / tr (B + W), of the variance
     dimensions  (tr B)^2 / tr B^2, the participation ratio of B's eigenvalues
-    accuracy    of the nearest mean in the r leading directions of W^-1/2 B W^-1/2, with W^-1/2 applied (Fisher 1936;
-                Rao 1948), on vectors that nothing was fitted on
+    accuracy    of argmax_t log p_t - |a - a_t|^2 / 2, with a and a_t the vector and its token's mean in the r leading
+                directions of W^-1/2 B W^-1/2, with W^-1/2 applied (linear discriminant analysis: Fisher 1936; Rao
+                1948), on vectors that nothing was fitted on
 
 Vectors may be those of a head, coding the token that it copies or the one that it matches, or of the residual stream.
-Controls: `share_permuted` with permuted tokens, `random_accuracy` in r random directions, and `chance`, the share of
-the most frequent token.
+The means of rare tokens are noisy, which adds to B: compare `share` and `dimensions` with those of permuted tokens.
+Other controls: `random_accuracy` in r random directions, and `chance`, the share of the most frequent token, which is
+what the rule answers where the vectors code nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class TokenCode:
     """The same with permuted tokens."""
     dimensions: float
     """The participation ratio of the variance between tokens."""
+    dimensions_permuted: float
+    """The same with permuted tokens."""
     accuracy: dict[int, float]
     """By number of directions: the share of held-out vectors whose token is told."""
     random_accuracy: dict[int, float]
@@ -51,7 +55,7 @@ class TokenCode:
 
 def token_code(
     fitted: tuple[Float[Tensor, "rows d"], Int[Tensor, " rows"]],
-    held_out: tuple[Float[Tensor, "rows d"], Int[Tensor, " rows"]],
+    held_out: tuple[Float[Tensor, "test_rows d"], Int[Tensor, " test_rows"]],
     ranks: Sequence[int] = (1, 2, 4, 8, 16, 32),
     seed: int = 0,
 ) -> TokenCode:
@@ -72,19 +76,21 @@ def token_code(
     whiten = _inverse_root(within + RIDGE * within.trace() / d * torch.eye(d, dtype=x.dtype))
     leading = torch.linalg.eigh(whiten @ between @ whiten).eigenvectors.flip(1)
     random = torch.randn(d, d, generator=generator("token_code", "directions", seed), dtype=x.dtype)
+    log_share = (label.bincount().double() / len(label)).log()
     ranks = sorted({min(r, d) for r in ranks})
 
     def accuracies(along: Tensor) -> dict[int, float]:
         """The accuracy in the first columns of directions of whitened vectors."""
         a, b = x_test @ whiten @ along, means @ whiten @ along
-        nearest = {r: known[torch.cdist(a[:, :r], b[:, :r]).argmin(1)] for r in ranks}
-        return {r: float((found == tokens_test).double().mean()) for r, found in nearest.items()}
+        likely = {r: (log_share - torch.cdist(a[:, :r], b[:, :r]).square() / 2).argmax(1) for r in ranks}
+        return {r: float((known[found] == tokens_test).double().mean()) for r, found in likely.items()}
 
     total = float((between + within).trace())
     return TokenCode(
         share=float(between.trace()) / total,
         share_permuted=float(permuted.trace()) / total,
-        dimensions=float(between.trace() ** 2 / between.square().sum()),
+        dimensions=_participation(between),
+        dimensions_permuted=_participation(permuted),
         accuracy=accuracies(leading),
         random_accuracy=accuracies(torch.linalg.qr(random).Q),
         chance=float(tokens_test.bincount().max()) / len(tokens_test),
@@ -98,6 +104,10 @@ def _between(x: Tensor, label: Tensor, n: int) -> tuple[Float[Tensor, "tokens d"
     count = label.bincount(minlength=n).to(x)
     means = torch.zeros(n, x.shape[1], dtype=x.dtype).index_add_(0, label, x) / count[:, None]
     return means, (means.T * (count / len(x))) @ means
+
+
+def _participation(covariance: Float[Tensor, "d d"]) -> float:
+    return float(covariance.trace() ** 2 / covariance.square().sum())
 
 
 def _inverse_root(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:

@@ -55,6 +55,27 @@ def test_without_a_code_nothing_is_told():
     assert code.chance < 0.07 and code.share == pytest.approx(code.share_permuted, abs=0.01)
 
 
+def test_the_accuracy_is_that_of_linear_discriminant_analysis():
+    """With all directions, against scikit-learn, for tokens of unequal frequency."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    x, tokens, _ = planted(3, 1.5)
+    kept = (tokens % 4 == 0) | (torch.rand(len(tokens), generator=torch.Generator().manual_seed(3)) < 0.1)
+    fitted, held_out = halves(x[kept], tokens[kept])
+    peer = LinearDiscriminantAnalysis(solver="lsqr").fit(*fitted)
+    code = token_code(fitted, held_out, ranks=(12,))
+    assert code.accuracy[12] == pytest.approx(peer.score(*held_out), abs=0.005)
+    assert code.accuracy[12] > code.chance + 0.1
+
+
+def test_where_nothing_is_coded_the_most_frequent_token_is_answered():
+    draw = torch.Generator().manual_seed(4)
+    tokens = (torch.rand(4000, generator=draw) ** 3 * 50).long()
+    code = token_code(*halves(torch.randn(4000, 8, generator=draw), tokens), ranks=(1, 4, 8))
+    assert min(code.accuracy.values()) > code.chance - 0.03
+    assert code.dimensions == pytest.approx(code.dimensions_permuted, rel=0.2)
+
+
 def test_one_token_is_refused():
     x, tokens, _ = planted(4, 0.1)
     with pytest.raises(UserError, match="fewer than two tokens"):
