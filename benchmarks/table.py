@@ -18,7 +18,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 HERE = Path(__file__).parent
 PAGES = (
     HERE / "README.md",
-    *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "memory", "models", "workers", "scale")),
+    *(HERE.parent / "docs" / f"{name}.md" for name in ("toys", "small_models", "memory", "models", "workers", "scale")),
 )
 Column = tuple[str, Callable[[Line], str]]
 
@@ -255,7 +255,7 @@ def toys(lines: Sequence[Line]) -> str:
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
     "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "workers": workers,
-    "gpu": gpu, "scale": scale, "circuits": circuits,
+    "small_models": toys, "gpu": gpu, "scale": scale, "circuits": circuits,
 }  # fmt: skip
 
 

@@ -7,14 +7,13 @@ python -m benchmarks.small_models solu_twins --text TRAIN.txt --heldout OTHER.tx
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks.lines import Line, emit, note, run
+from benchmarks.lines import Line, run
 from benchmarks.small_models import Models, studies
-from sae.registry import UserError, unknown
+from benchmarks.studies import printed
 
 
 def small_models(
@@ -42,19 +41,8 @@ def small_models(
     threads
         Threads of the process.
     """
-    every = studies()
-    for name in names:
-        if name not in every:
-            raise UserError(unknown(name, every, "study"))
     torch.set_num_threads(threads)
-    models = Models(text, heldout, out, json.loads(training))
-    lines: list[Line] = []
-    for name in names or every:
-        note(name)
-        about = " ".join((every[name].__doc__ or "").split())
-        facts = every[name](models)
-        lines += [emit("small_models", {"study": name, "about": about, **asdict(fact)}) for fact in facts]
-    return lines
+    return printed("small_models", names, studies(), Models(text, heldout, out, json.loads(training)))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ There is one file per family. Every public generator function in these files is 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.lines import Line, emit, note
 from sae.numerics.matching import cosines
-from sae.registry import kinds
+from sae.registry import UserError, kinds, unknown
 from sae.sources.network import Config, Hidden
 
 
@@ -46,6 +47,25 @@ def generators(package: str) -> dict[str, Callable[..., Iterator[Fact]]]:
         for name, function in vars(module).items()
         if inspect.isgeneratorfunction(function) and not name.startswith("_") and function.__module__ == module.__name__
     }
+
+
+def printed(
+    benchmark: str, names: Sequence[str], every: Mapping[str, Callable[..., Iterator[Fact]]], *given: Any
+) -> list[Line]:
+    """Prints every fact of the named studies, of all without a name, which are called with what is given.
+
+    Raises `UserError` for an unknown name.
+    """
+    for name in names:
+        if name not in every:
+            raise UserError(unknown(name, every, "study"))
+    lines: list[Line] = []
+    for name in names or every:
+        note(name)
+        about = " ".join((every[name].__doc__ or "").split())
+        facts = every[name](*given)
+        lines += [emit(benchmark, {"study": name, "about": about, **asdict(fact)}) for fact in facts]
+    return lines
 
 
 def trained(n_features: int, probability: Any, hidden: int | list[int], **settings: Any) -> Hidden:
