@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from benchmarks.small_models import Models
@@ -14,6 +14,7 @@ from benchmarks.small_models.codes import CONFIGS, RANKS, SEEDS, attention_toy, 
 from benchmarks.studies import Fact
 from sae.analysis.circuits.interchanges import RowPairs, interchange, learned_subspace, pairs_of
 from sae.analysis.circuits.token_codes import token_code
+from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
 from sae.toys.attention.names import Names
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
@@ -22,48 +23,71 @@ from sae.toys.attention.saved import Toy
 
 def ioi_codes(models: Models) -> Iterator[Fact]:
     """The toy of two names, one to three layers: the names in the residual stream at the end, by layer; and what
-    interchanging a subspace does to the answer, for directions of the names' means, learned ones, and random ones."""
+    interchanging a subspace there does to the answer, for directions of the means by the name said once and by the one
+    said twice, for learned directions, and for random ones. In pairs of numbers, the share of the difference of logits
+    that moves, and the share of rows that then have the other row's answer."""
     config = tomllib.loads((CONFIGS / "names.toml").read_text(encoding="utf-8"))["source"]
     for n_layers in (1, 2, 3):
         for seed in SEEDS:
             toy = attention_toy(models, "names", seed, {**config, "model": {**config["model"], "n_layers": n_layers}})
-            assert isinstance(toy.task, Names)
             about = f"{n_layers} layer{'s' * (n_layers > 1)}, seed {seed}"
-            yield Fact(f"{about}: answers right", "", f"{toy.scores['accuracy']:.4f}")
             yield from _names(toy, about)
-    untrained = Network(AttentionModelConfig(**config["model"]), Names(), generator("untrained", 0))
-    toy = Toy(bridged(untrained, "untrained", "cpu"), untrained, Names(), 0, {}, {})
-    yield from _names(toy, "2 layers, untrained", pairs=False)
+    for seed in SEEDS:
+        untrained = Network(AttentionModelConfig(**config["model"]), Names(), generator("untrained", seed))
+        toy = Toy(bridged(untrained, "untrained", "cpu"), untrained, Names(), seed, {}, {})
+        yield from _names(toy, f"2 layers, untrained, seed {seed}", pairs=False)
 
 
 def _names(toy: Toy, about: str, pairs: bool = True) -> Iterator[Fact]:
     """The names in the residual stream at the end token, and interchanges of subspaces there."""
+    assert isinstance(toy.task, Names)
     task, end = toy.task, toy.task.n_tokens - 1
     fitted, held_out = (task.batch(toy.seed, split, 0, 4000) for split in ("choose", "test"))
-    n_layers = toy.model.n_layers
-    hooks = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(n_layers))]
-    x = {part: toy.model.activations_at(rows, torch.ones_like(rows).bool(), hooks) for part, rows in
-         (("fitted", fitted), ("held out", held_out))}  # fmt: skip
-    labels = {part: task.labels(rows) for part, rows in (("fitted", fitted), ("held out", held_out))}
-    for at, hook in enumerate(hooks[1:], 1):
-        vectors = {part: of[at][:, end].float() for part, of in x.items()}
-        place = f"{about}, after layer {at}"
-        for name in ("once", "twice"):
-            code = token_code(*((vectors[part], labels[part][name][:, end]) for part in vectors), RANKS)  # pyright: ignore
-            title = f"{place}: the name said {name}, accuracy by directions (random ones)"
+    first = task.labels(held_out)["once_first"][:, end] == 1
+    right = _answered(toy, toy.model.logits(_counted(held_out, end))[:, end], held_out)
+    for which, rows in (("first", first), ("second", ~first)):
+        yield Fact(f"{about}: answers right, the name said once comes {which}", "", f"{_share(right[rows]):.3f}")
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(toy.model.n_layers)]
+    parts = fitted, held_out
+    x = [toy.model.activations_at(rows, torch.ones_like(rows).bool(), hooks) for rows in parts]
+    labels = [{name: label[:, end] for name, label in task.labels(rows).items()} for rows in parts]
+    for at, hook in enumerate(hooks):
+        vectors = [of[at][:, end].float() for of in x]
+        of_last = [
+            of[at][torch.arange(len(rows)), _last_name(task, rows)].float() for of, rows in zip(x, parts, strict=True)
+        ]
+        place = f"{about}, after layer {at + 1}"
+        asked = [("once", RANKS, vectors, "the end"), ("twice", RANKS, vectors, "the end")]
+        asked += [("once_first", (1,), vectors, "the end"), ("once", RANKS, of_last, "the last name")]
+        for name, ranks, (a, b), where in asked:
+            code = token_code((a, labels[0][name]), (b, labels[1][name]), ranks)
+            what = f"the name said {name}" if name != "once_first" else "whether the name said once came first"
+            title = f"{place}, at {where}: {what}, accuracy by directions (random ones)"
             yield Fact(title, f"chance {code.chance:.2f}", by_rank(code))
-        code = token_code(*((vectors[part], labels[part]["once_first"][:, end]) for part in vectors), (1,))  # pyright: ignore
-        yield Fact(f"{place}: which came first, accuracy by directions (random ones)", "chance .5", by_rank(code))
-        right = _lens(toy, vectors["held out"]) == task.answers(held_out)[:, end]
-        yield Fact(f"{place}: answers right through the unembedding", "", f"{float(right.float().mean()):.3f}")
+        lens = vectors[1] @ toy.network.W_U.detach() + toy.network.b_U.detach()
+        title = f"{place}: answers right through the unembedding (logit lens)"
+        yield Fact(title, f"chance {1 / task.d_vocab_out:.2f}", f"{_share(_answered(toy, lens, held_out)):.3f}")
         if pairs:
-            yield from _interchanged(toy, place, hook, vectors["fitted"], fitted, held_out)
+            yield from _interchanged(toy, place, hook, vectors[0], fitted, held_out)
 
 
-@torch.no_grad()
-def _lens(toy: Toy, x: Float[Tensor, "rows d"]) -> Int[Tensor, " rows"]:
-    """The answer that the unembedding reads from a layer's residual stream (the logit lens)."""
-    return (x @ toy.network.W_U + toy.network.b_U).argmax(1)
+def _last_name(task: Names, rows: Int[Tensor, "rows n_tokens"]) -> Int[Tensor, " rows"]:
+    """The position of the last name of each row."""
+    return torch.where(rows < task.n_names, torch.arange(rows.shape[1]), -1).amax(1)
+
+
+def _counted(rows: Int[Tensor, "rows n_tokens"], position: int) -> TokenRows:
+    """Model input of which one position counts."""
+    return TokenRows(rows, torch.ones_like(rows).bool(), (torch.arange(rows.shape[1]) == position).expand_as(rows))
+
+
+def _answered(toy: Toy, logits: Float[Tensor, "rows d_vocab"], rows: Int[Tensor, "rows n_tokens"]) -> Tensor:
+    """Whether the largest logit at the end is that of the answer."""
+    return logits.argmax(1) == toy.task.answers(rows)[:, -1]
+
+
+def _share(of: Bool[Tensor, " rows"]) -> float:
+    return float(of.double().mean())
 
 
 def _interchanged(toy: Toy, place: str, hook: str, x: Tensor, fitted: Tensor, held_out: Tensor) -> Iterator[Fact]:
@@ -73,18 +97,26 @@ def _interchanged(toy: Toy, place: str, hook: str, x: Tensor, fitted: Tensor, he
     def drawn(rows: Tensor) -> RowPairs:
         return pairs_of(rows, task.answers(rows)[:, end], end)
 
-    once = task.labels(fitted)["once"][:, end]
-    means = torch.stack([x[once == name].mean(0) for name in range(task.d_vocab_out)])
-    of_means = torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh
+    def of_means(name: str) -> Float[Tensor, "n d"]:
+        """Directions of the means by a name, the one of largest variance first."""
+        label = task.labels(fitted)[name][:, end]
+        means = torch.stack([x[label == value].mean(0) for value in range(task.d_vocab_out)])
+        return torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh
+
     learning, other = drawn(fitted), drawn(held_out)
     d = x.shape[1]
     whole = interchange(toy.model, other, hook, torch.eye(d))
     yield Fact(
-        f"{place}, all {d} directions: moved, new answers", "", f"{whole.moved.value:.2f}, {whole.accuracy.value:.2f}"
+        f"{place}, all {d} directions: moved, new answers", "", f"{whole.moved.value:.2f} {whole.accuracy.value:.2f}"
     )
-    for r in (1, 2, 4, 8, 15):
-        random = torch.linalg.qr(torch.randn(d, r, generator=generator("interchange", r))).Q.T
-        bases = {"means": of_means[:r], "learned": learned_subspace(toy.model, learning, hook, r), "random": random}
+    once, twice = of_means("once"), of_means("twice")
+    for r in (1, 2, 4, 8, task.d_vocab_out - 1):
+        bases = {
+            "means by the name said once": once[:r],
+            "said twice": twice[:r],
+            "learned": learned_subspace(toy.model, learning, hook, r, steps=300, lr=0.1),
+            "random": torch.linalg.qr(torch.randn(d, r, generator=generator("interchange", r))).Q.T,
+        }
         found = {name: interchange(toy.model, other, hook, basis) for name, basis in bases.items()}
         shown = ", ".join(f"{name} {f.moved.value:.2f} {f.accuracy.value:.2f}" for name, f in found.items())
         yield Fact(f"{place}, {r} direction{'s' * (r > 1)}: moved, new answers", "", shown)
