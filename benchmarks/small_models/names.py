@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,12 +20,15 @@ from sae.toys.attention.names import Names
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
 from sae.toys.attention.saved import Toy
 
+RANKS_MOVED = (1, 2, 4, 8, 15)
+"""Dimensions of the subspaces that are interchanged at the end; means of 16 names span 15."""
+
 
 def ioi_codes(models: Models) -> Iterator[Fact]:
-    """The toy of two names, one to three layers: the names in the residual stream at the end, by layer; and what
-    interchanging a subspace there does to the answer, for directions of the means by the name said once and by the one
-    said twice, for learned directions, and for random ones. In pairs of numbers, the share of the difference of logits
-    that moves, and the share of rows that then have the other row's answer."""
+    """The toy of two names, one to three layers: the names in the residual stream at the end and at the last name, by
+    layer; and what interchanging a subspace there does to the answer, for directions of the means by the name said once
+    and by the one said twice, for learned directions, and for random ones. In pairs of numbers, the share of the
+    difference of logits that moves, and the share of rows that then have the other row's answer."""
     config = tomllib.loads((CONFIGS / "names.toml").read_text(encoding="utf-8"))["source"]
     for n_layers in (1, 2, 3):
         for seed in SEEDS:
@@ -49,13 +52,12 @@ def _names(toy: Toy, about: str, pairs: bool = True) -> Iterator[Fact]:
         yield Fact(f"{about}: answers right, the name said once comes {which}", "", f"{_share(right[rows]):.3f}")
     hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(toy.model.n_layers)]
     parts = fitted, held_out
+    lasts = [_last_name(task, rows) for rows in parts]
     x = [toy.model.activations_at(rows, torch.ones_like(rows).bool(), hooks) for rows in parts]
     labels = [{name: label[:, end] for name, label in task.labels(rows).items()} for rows in parts]
     for at, hook in enumerate(hooks):
         vectors = [of[at][:, end].float() for of in x]
-        of_last = [
-            of[at][torch.arange(len(rows)), _last_name(task, rows)].float() for of, rows in zip(x, parts, strict=True)
-        ]
+        of_last = [of[at][torch.arange(len(last)), last].float() for of, last in zip(x, lasts, strict=True)]
         place = f"{about}, after layer {at + 1}"
         asked = [("once", RANKS, vectors, "the end"), ("twice", RANKS, vectors, "the end")]
         asked += [("once_first", (1,), vectors, "the end"), ("once", RANKS, of_last, "the last name")]
@@ -68,7 +70,10 @@ def _names(toy: Toy, about: str, pairs: bool = True) -> Iterator[Fact]:
         title = f"{place}: answers right through the unembedding (logit lens)"
         yield Fact(title, f"chance {1 / task.d_vocab_out:.2f}", f"{_share(_answered(toy, lens, held_out)):.3f}")
         if pairs:
-            yield from _interchanged(toy, place, hook, vectors[0], fitted, held_out)
+            places = [torch.full((len(rows),), end) for rows in parts]
+            yield from _interchanged(toy, f"{place}, at the end", hook, vectors[0], parts, places, RANKS_MOVED)
+        if pairs and hook != hooks[-1]:  # after the last layer no other position reaches the end
+            yield from _interchanged(toy, f"{place}, at the last name", hook, of_last[0], parts, lasts, (4, 15))
 
 
 def _last_name(task: Names, rows: Int[Tensor, "rows n_tokens"]) -> Int[Tensor, " rows"]:
@@ -90,27 +95,35 @@ def _share(of: Bool[Tensor, " rows"]) -> float:
     return float(of.double().mean())
 
 
-def _interchanged(toy: Toy, place: str, hook: str, x: Tensor, fitted: Tensor, held_out: Tensor) -> Iterator[Fact]:
-    """What moves with subspaces of r dimensions: of the names' means, learned ones, random ones."""
+def _interchanged(
+    toy: Toy,
+    about: str,
+    hook: str,
+    x: Float[Tensor, "rows d"],
+    parts: tuple[Tensor, Tensor],
+    places: list[Tensor],
+    ranks: Sequence[int],
+) -> Iterator[Fact]:
+    """What moves with subspaces of r dimensions at places of fitted and of held-out rows."""
     task, end = toy.task, toy.task.n_tokens - 1
 
-    def drawn(rows: Tensor) -> RowPairs:
-        return pairs_of(rows, task.answers(rows)[:, end], end)
+    def drawn(rows: Tensor, places: Tensor) -> RowPairs:
+        return pairs_of(rows, task.answers(rows)[:, end], end, places=places)
 
     def of_means(name: str) -> Float[Tensor, "n d"]:
         """Directions of the means by a name, the one of largest variance first."""
-        label = task.labels(fitted)[name][:, end]
+        label = task.labels(parts[0])[name][:, end]
         means = torch.stack([x[label == value].mean(0) for value in range(task.d_vocab_out)])
         return torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh
 
-    learning, other = drawn(fitted), drawn(held_out)
+    learning, other = (drawn(*part) for part in zip(parts, places, strict=True))
     d = x.shape[1]
     whole = interchange(toy.model, other, hook, torch.eye(d))
     yield Fact(
-        f"{place}, all {d} directions: moved, new answers", "", f"{whole.moved.value:.2f} {whole.accuracy.value:.2f}"
+        f"{about}, all {d} directions: moved, new answers", "", f"{whole.moved.value:.2f} {whole.accuracy.value:.2f}"
     )
     once, twice = of_means("once"), of_means("twice")
-    for r in (1, 2, 4, 8, task.d_vocab_out - 1):
+    for r in ranks:
         bases = {
             "means by the name said once": once[:r],
             "said twice": twice[:r],
@@ -119,4 +132,4 @@ def _interchanged(toy: Toy, place: str, hook: str, x: Tensor, fitted: Tensor, he
         }
         found = {name: interchange(toy.model, other, hook, basis) for name, basis in bases.items()}
         shown = ", ".join(f"{name} {f.moved.value:.2f} {f.accuracy.value:.2f}" for name, f in found.items())
-        yield Fact(f"{place}, {r} direction{'s' * (r > 1)}: moved, new answers", "", shown)
+        yield Fact(f"{about}, {r} direction{'s' * (r > 1)}: moved, new answers", "", shown)

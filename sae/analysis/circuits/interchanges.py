@@ -1,7 +1,7 @@
 """Interchange interventions: a part of the residual stream of one row is put into another.
 
-For a base row with activation x and a source row with activation x' at the same place, and an orthonormal basis B
-``[r, d]`` of a subspace,
+For a base row with activation x and a source row with activation x' at a hook point and a position of each row, and an
+orthonormal basis B ``[r, d]`` of a subspace,
 
     x  ->  x + (x' - x) B^T B
 
@@ -39,7 +39,7 @@ Basis = Float[Tensor, "r d"]
 
 @dataclass(frozen=True, eq=False)
 class RowPairs:
-    """Pairs of rows with different answers, at one position."""
+    """Pairs of rows with different answers, which are read at one position."""
 
     base: Int[Tensor, "pairs n_tokens"]
     """The rows that are changed."""
@@ -48,28 +48,37 @@ class RowPairs:
     answers: Int[Tensor, "pairs 2"]
     """The answer of the base and that of the source."""
     position: int
-    """Where activations are interchanged, and the answer is read."""
+    """Where the answer is read."""
+    places: Int[Tensor, "pairs 2"]
+    """Where activations are interchanged, in the base and in the source."""
 
     def __getitem__(self, part: slice) -> RowPairs:
-        return replace(self, base=self.base[part], source=self.source[part], answers=self.answers[part])
+        parts = {name: getattr(self, name)[part] for name in ("base", "source", "answers", "places")}
+        return replace(self, **parts)
 
     def __len__(self) -> int:
         return len(self.base)
 
 
 def pairs_of(
-    tokens: Int[Tensor, "rows n_tokens"], answers: Int[Tensor, " rows"], position: int, seed: int = 0
+    tokens: Int[Tensor, "rows n_tokens"],
+    answers: Int[Tensor, " rows"],
+    position: int,
+    seed: int = 0,
+    places: Int[Tensor, " rows"] | None = None,
 ) -> RowPairs:
     """Each row with another one, drawn at random; pairs with the same answer are left out.
 
-    Raises `UserError` if none is left.
+    `places` is where the activation of each row is interchanged; None: at `position`, where the answer is read. Raises
+    `UserError` if no pair is left.
     """
+    places = torch.full_like(answers, position) if places is None else places
     other = torch.randperm(len(tokens), generator=generator("interchange", seed))
     differ = answers != answers[other]
     if not bool(differ.any()):
         raise UserError("answers: all pairs of rows have the same answer; give rows with different answers")
-    both = torch.stack([answers, answers[other]], 1)[differ]
-    return RowPairs(tokens[differ], tokens[other][differ], both, position)
+    both, at = (torch.stack([of, of[other]], 1)[differ] for of in (answers, places))
+    return RowPairs(tokens[differ], tokens[other][differ], both, position, at)
 
 
 class Interchanged(NamedTuple):
@@ -90,8 +99,8 @@ def interchange(
     """
     if not torch.allclose(basis @ basis.T, torch.eye(len(basis)).to(basis), atol=1e-4):
         raise UserError("basis: its rows are not orthonormal; pass those of torch.linalg.qr")
-    base, source = (_rows(tokens, pairs.position) for tokens in (pairs.base, pairs.source))
-    given = model.activations(source.tokens, source.attended, hook)[:, pairs.position]
+    base, source = _rows(pairs.base, pairs.places[:, 0]), _rows(pairs.source, pairs.places[:, 1])
+    given = model.activations(source.tokens, source.attended, hook)[source.kept]
 
     def replaced(x: Tensor) -> Tensor:
         return x + (given.to(x) - x) @ basis.T.to(x) @ basis.to(x)
@@ -120,21 +129,20 @@ def learned_subspace(
     device, d = model.device, model.width(hook)
     free = torch.randn(d, r, generator=generator("interchange", "basis", seed)).to(device).requires_grad_()
     optimizer, draw = torch.optim.Adam([free], lr), generator("interchange", "batches", seed)
-    given = torch.cat(
-        [
-            model.activations(part.tokens, part.attended, hook)[:, pairs.position]
-            for part in (_rows(tokens, pairs.position) for tokens in pairs.source.split(512))
-        ]
-    )
+    source = _rows(pairs.source, pairs.places[:, 1])
+    parts = (source[start : start + 512] for start in range(0, len(source), 512))
+    given = torch.cat([model.activations(part.tokens, part.attended, hook)[part.kept] for part in parts])
+    row = torch.arange(batch)
     for _ in range(steps):
         chosen = torch.randint(len(pairs), (batch,), generator=draw)
+        place = pairs.places[chosen, 0]
         wanted = given[chosen.to(given.device)].to(device)
 
-        def replaced(acts: Tensor, hook: Any, wanted: Tensor = wanted) -> Tensor:
-            basis, new = torch.linalg.qr(free).Q.T, acts.clone()
-            x = acts[:, pairs.position]
-            new[:, pairs.position] = x + (wanted - x) @ basis.T @ basis
-            return new
+        def replaced(acts: Tensor, hook: Any, wanted: Tensor = wanted, place: Tensor = place) -> Tensor:
+            basis, new = torch.linalg.qr(free).Q.T, acts.flatten(2).clone()
+            x = new[row, place]
+            new[row, place] = x + (wanted - x) @ basis.T @ basis
+            return new.view(acts.shape)
 
         with torch.enable_grad():
             logits = model.bridge.run_with_hooks(
@@ -146,10 +154,10 @@ def learned_subspace(
     return torch.linalg.qr(free.detach()).Q.T.contiguous()
 
 
-def _rows(tokens: Int[Tensor, "rows n_tokens"], position: int) -> TokenRows:
-    """Model input of which one position counts."""
+def _rows(tokens: Int[Tensor, "rows n_tokens"], places: Int[Tensor, " rows"]) -> TokenRows:
+    """Model input of which one position of each row counts."""
     attended = torch.ones_like(tokens, dtype=torch.bool)
-    return TokenRows(tokens, attended, (torch.arange(tokens.shape[1]) == position).expand_as(tokens))
+    return TokenRows(tokens, attended, torch.arange(tokens.shape[1]) == places[:, None])
 
 
 def _ahead(logits: Float[Tensor, "pairs d_vocab"], answers: Int[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:

@@ -63,6 +63,37 @@ def test_the_subspace_is_learned_and_holds_on_other_pairs(model: Model):
     assert found.low > by_chance.high and found.value > 0.9
 
 
+def test_an_earlier_place_is_interchanged_and_the_answer_read_later():
+    """Without positions, replacing all of the embedding at a place is replacing the token there."""
+    network = Network(AttentionModelConfig(n_layers=2, n_heads=2, d_head=4, d_model=8), TASK, generator("test", 4))
+    network.W_pos.data.zero_()
+    tokens = TASK.batch(3, "test", 0, 200)
+    places = 1 + torch.arange(200) % 4
+    pairs = pairs_of(tokens, TASK.answers(tokens)[:, -1], 5, places=places)
+    assert len(pairs[:10].places) == 10 and bool((pairs.places[:, 0] != pairs.places[:, 1]).any())
+    base, at = pairs.base.clone(), torch.arange(len(pairs))
+    base[at, pairs.places[:, 0]] = pairs.source[at, pairs.places[:, 1]]
+
+    def ahead(rows: torch.Tensor) -> torch.Tensor:
+        logits = network(rows)[:, 5].detach()
+        return logits[at, pairs.answers[:, 1]] - logits[at, pairs.answers[:, 0]]
+
+    before, there, by_hand = ahead(pairs.base), ahead(pairs.source), ahead(base)
+    found = interchange(bridged(network, "untrained", "cpu"), pairs, HOOK, torch.eye(8)).moved.value
+    assert found == pytest.approx(float((by_hand - before).mean() / (there - before).mean()), abs=1e-4)
+
+
+def test_all_of_the_heads_outputs_at_the_end_move_the_answer_and_a_subspace_of_them_is_learned():
+    network = Network(AttentionModelConfig(n_layers=1, n_heads=2, d_head=4, d_model=8), TASK, generator("test", 5))
+    tokens = TASK.batch(4, "test", 0, 100)
+    pairs = pairs_of(tokens, TASK.answers(tokens)[:, -1], 5)
+    model = bridged(network, "untrained", "cpu")
+    basis = learned_subspace(model, pairs, "blocks.0.attn.hook_z", 2, steps=2, batch=16)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(2), atol=1e-5, rtol=0)
+    part, whole = (interchange(model, pairs, "blocks.0.attn.hook_z", b).moved.value for b in (basis, torch.eye(8)))
+    assert whole == pytest.approx(1, abs=1e-4) and abs(part - 1) > 0.01
+
+
 def test_what_is_no_interchange_is_refused(model: Model):
     tokens = rows(0)
     with pytest.raises(UserError, match="not orthonormal"):
