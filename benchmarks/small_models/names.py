@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,10 +26,11 @@ RANKS_MOVED = (1, 2, 4, 8, 15)
 
 
 def ioi_codes(models: Models) -> Iterator[Fact]:
-    """The toy of two names, one to three layers: the names in the residual stream at the end and at the last name, by
-    layer; and what interchanging a subspace there does to the answer, for directions of the means by the name said once
-    and by the one said twice, for learned directions, and for random ones. In pairs of numbers, the share of the
-    difference of logits that moves, and the share of rows that then have the other row's answer."""
+    """The toy of two names, one to three layers: what the residual stream at the end and at the last name tells of the
+    names, by layer; and what interchanging a subspace there, or at the name said once, does to the answer. Subspaces
+    are directions of the means by the name said once and by the one said twice, learned ones, and random ones. In pairs of
+    numbers, the share of the difference of logits that moves, and the share of rows that then have the other row's
+    answer."""
     config = tomllib.loads((CONFIGS / "names.toml").read_text(encoding="utf-8"))["source"]
     for n_layers in (1, 2, 3):
         for seed in SEEDS:
@@ -70,15 +72,20 @@ def _names(toy: Toy, about: str, pairs: bool = True) -> Iterator[Fact]:
         title = f"{place}: answers right through the unembedding (logit lens)"
         yield Fact(title, f"chance {1 / task.d_vocab_out:.2f}", f"{_share(_answered(toy, lens, held_out)):.3f}")
         if pairs:
-            places = [torch.full((len(rows),), end) for rows in parts]
-            yield from _interchanged(toy, f"{place}, at the end", hook, vectors[0], parts, places, RANKS_MOVED)
+            yield from _interchanged(toy, f"{place}, at the end", hook, parts, RANKS_MOVED)
         if pairs and hook != hooks[-1]:  # after the last layer no other position reaches the end
-            yield from _interchanged(toy, f"{place}, at the last name", hook, of_last[0], parts, lasts, (4, 15))
+            for name, place_of in (("the last name", _last_name), ("the name said once", _name_said_once)):
+                yield from _interchanged(toy, f"{place}, at {name}", hook, parts, (4, 15), place_of)
 
 
 def _last_name(task: Names, rows: Int[Tensor, "rows n_tokens"]) -> Int[Tensor, " rows"]:
     """The position of the last name of each row."""
     return torch.where(rows < task.n_names, torch.arange(rows.shape[1]), -1).amax(1)
+
+
+def _name_said_once(task: Names, rows: Int[Tensor, "rows n_tokens"]) -> Int[Tensor, " rows"]:
+    """The position of the name that each row holds once."""
+    return (rows == task.answers(rows)[:, -1:]).int().argmax(1)
 
 
 def _counted(rows: Int[Tensor, "rows n_tokens"], position: int) -> TokenRows:
@@ -99,20 +106,25 @@ def _interchanged(
     toy: Toy,
     about: str,
     hook: str,
-    x: Float[Tensor, "rows d"],
     parts: tuple[Tensor, Tensor],
-    places: list[Tensor],
     ranks: Sequence[int],
+    place_of: Callable[[Any, Tensor], Tensor] | None = None,
 ) -> Iterator[Fact]:
-    """What moves with subspaces of r dimensions at places of fitted and of held-out rows."""
+    """What moves with subspaces of r dimensions at a place of each row, or at the end; fitted on the first part of the
+    rows, measured on the other."""
     task, end = toy.task, toy.task.n_tokens - 1
+    places = [torch.full((len(rows),), end) if place_of is None else place_of(task, rows) for rows in parts]
+    fitted = parts[0]
+    x = toy.model.activations(fitted, torch.ones_like(fitted).bool(), hook)[
+        torch.arange(len(fitted)), places[0]
+    ].float()
 
     def drawn(rows: Tensor, places: Tensor) -> RowPairs:
         return pairs_of(rows, task.answers(rows)[:, end], end, places=places)
 
     def of_means(name: str) -> Float[Tensor, "n d"]:
         """Directions of the means by a name, the one of largest variance first."""
-        label = task.labels(parts[0])[name][:, end]
+        label = task.labels(fitted)[name][:, end]
         means = torch.stack([x[label == value].mean(0) for value in range(task.d_vocab_out)])
         return torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.small_models.codes import _best_unit, _Repeated
-from benchmarks.small_models.names import _last_name
+from benchmarks.small_models.names import _last_name, _name_said_once
 from sae.numerics.seeds import generator
 from sae.toys.attention.names import Names
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
@@ -49,9 +49,11 @@ def test_the_best_unit_is_chosen_on_fitted_rows_and_measured_on_others():
     assert f1 == pytest.approx((1 + 1.6 / 1.8 + 0.33) / 3, abs=0.08)
 
 
-def test_the_last_name_is_the_one_said_twice():
+def test_places_of_names():
     task = Names(n_names=5, n_fillers=3, length=9)
     rows = task.batch(0, "test", 0, 200)
     at = _last_name(task, rows)
     assert torch.equal(rows[torch.arange(200), at], task.labels(rows)["twice"][:, -1])
+    once = rows[torch.arange(200), _name_said_once(task, rows)]
+    assert torch.equal(once, task.labels(rows)["once"][:, -1])
     assert bool((rows.scatter(1, at[:, None], task.end) < 5).sum(1).eq(2).all()) and len(at.unique()) > 3
