@@ -26,11 +26,11 @@ RANKS_MOVED = (1, 2, 4, 8, 15)
 
 
 def ioi_codes(models: Models) -> Iterator[Fact]:
-    """The toy of two names, one to three layers: what the residual stream at the end and at the last name tells of the
-    names, by layer; and what interchanging a subspace there, or at the name said once, does to the answer. Subspaces
-    are directions of the means by the name said once and by the one said twice, learned ones, and random ones. In pairs of
-    numbers, the share of the difference of logits that moves, and the share of rows that then have the other row's
-    answer."""
+    """The toy of two names, one to three layers: what the residual stream at the end and at the last name tells of
+    the names, by layer; and what interchanging a subspace there, or at the name said once, does to the answer.
+    Subspaces are directions of the means by the name said once and by the one said twice, learned ones, and random
+    ones. In pairs of numbers, the share of the difference of logits that moves, and the share of rows that then have
+    the other row's answer."""
     config = tomllib.loads((CONFIGS / "names.toml").read_text(encoding="utf-8"))["source"]
     for n_layers in (1, 2, 3):
         for seed in SEEDS:

@@ -3,8 +3,8 @@
 After BOS a row holds filler tokens, two different names, one of them again, and an end token, at which the answer is
 the name that occurred once. Places are drawn anew in every row, and either name may come first, so that neither
 positions nor the last or the first name give the answer. It has the form of 'When Mary and John went to the store,
-John gave a drink to' (Wang et al. 2022, 'Interpretability in the Wild: a Circuit for Indirect Object Identification in
-GPT-2 small').
+John gave a drink to', where the last name is the one said twice, too (Wang et al. 2022, 'Interpretability in the Wild:
+a Circuit for Indirect Object Identification in GPT-2 small').
 """
 
 from __future__ import annotations
