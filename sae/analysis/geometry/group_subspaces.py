@@ -22,8 +22,8 @@ random halves, as large as those of the smallest group.
 
 ``p`` is from permuting the groups of the directions. `across` below `within`: groups have subspaces of their own. As
 high as `within`: they share one. Above it: the directions of a group avoid each other, and those of another group,
-which are never active at the same time, use the same dimensions again. The mean squared cosine of pairs of directions
-says the same without a rank.
+which are never active at the same time, use the same dimensions again. Two measures of pairs of directions need no rank:
+the mean squared cosine, and the mean of the largest abs. cosine of a direction with those of the other half.
 """
 
 from __future__ import annotations
@@ -132,6 +132,8 @@ class GroupSubspaces:
     """The overlap of subspaces."""
     cosines: GroupContrast
     """The mean squared cosine of pairs of directions."""
+    nearest: GroupContrast
+    """The mean over directions of the largest abs. cosine with those of the other half."""
     pairs: Float[Tensor, "n_groups n_groups"]
     """The overlap of the subspaces of each pair of groups; on the diagonal that of two halves of a group."""
 
@@ -139,7 +141,8 @@ class GroupSubspaces:
         return (
             f"{' + '.join(map(str, self.counts))} directions, halves of {self.half}\n"
             f"overlap of subspaces of {self.rank} dimensions: {self.subspaces}\n"
-            f"mean squared cosine of pairs: {self.cosines}"
+            f"mean squared cosine of pairs: {self.cosines}\n"
+            f"abs. cosine of the nearest: {self.nearest}"
         )
 
 
@@ -174,30 +177,32 @@ def group_subspaces(
     rank = min(rank, half, u.shape[1])
     draw = generator("group subspaces", seed)
     order = group.argsort(stable=True)
-    rows = (u * root[:, None])[order]
+    rows = torch.cat([u, root[:, None]], 1)[order]
     starts = counts.cumsum(0) - counts
 
-    def matrices(permuted: bool) -> Float[Tensor, "measures n_groups n_groups"]:
-        """Both measures between first halves (rows) and second halves (columns), with or without permuted groups."""
-        total = torch.zeros(2, len(counts), len(counts), dtype=torch.float64)
+    def matrices(permuted: bool) -> Float[Tensor, "3 n_groups n_groups"]:
+        """All three measures between first halves (rows) and second halves (columns), with or without permuted groups."""
+        total = torch.zeros(3, len(counts), len(counts), dtype=torch.float64)
         of = rows[torch.randperm(len(rows), generator=draw)] if permuted else rows
         for _ in range(halvings):
             sets = [
                 of[start + torch.randperm(n, generator=draw)[: 2 * half]]
                 for start, n in zip(starts.tolist(), counts.tolist(), strict=True)
             ]
-            both = torch.stack(sets).unflatten(1, (2, half))  # [n_groups, halves, half, d]
-            second = both.mT @ both
+            both = torch.stack(sets).unflatten(1, (2, half))  # [n_groups, halves, half, d + 1]
+            plain, weighted = both[..., :-1], both[..., :-1] * both[..., -1:]
+            second = weighted.mT @ weighted
             second = second / second.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
             basis = torch.linalg.eigh(second).eigenvectors[..., -rank:]
             total[0] += subspace_overlap(basis[:, None, 0], basis[None, :, 1])
             total[1] += (second[:, None, 0] * second[None, :, 1]).sum((-2, -1))
+            total[2] += (plain[:, None, 0] @ plain[None, :, 1].mT).abs().amax(-1).mean(-1)
         return total / halvings
 
     measured = matrices(False)
     null = torch.stack([matrices(True) for _ in range(permutations)])
-    subspaces, cosines = (_sharing(measured[i], null[:, i]) for i in range(2))
-    return GroupSubspaces(tuple(counts.tolist()), half, rank, subspaces, cosines, (measured[0] + measured[0].T) / 2)
+    found = [_contrast(of, of_null) for of, of_null in zip(measured, null.unbind(1), strict=True)]
+    return GroupSubspaces(tuple(counts.tolist()), half, rank, *found, pairs=(measured[0] + measured[0].T) / 2)
 
 
 def _within_across(matrix: Float[Tensor, "*draws n n"]) -> tuple[Tensor, Tensor]:
@@ -205,7 +210,7 @@ def _within_across(matrix: Float[Tensor, "*draws n n"]) -> tuple[Tensor, Tensor]
     return own / n, (matrix.sum((-2, -1)) - own) / (n * (n - 1))
 
 
-def _sharing(measured: Float[Tensor, "n n"], null: Float[Tensor, "draws n n"]) -> GroupContrast:
+def _contrast(measured: Float[Tensor, "n n"], null: Float[Tensor, "draws n n"]) -> GroupContrast:
     within, across = _within_across(measured)
     of_null = _within_across(null)
     apart, difference = of_null[1] - of_null[0], float(across - within)

@@ -37,6 +37,7 @@ def test_disjoint_subspaces_are_found():
     assert found.subspaces.across < 1e-9 and found.subspaces.within == pytest.approx(1)
     assert found.subspaces.p == found.cosines.p == 0.01
     assert found.subspaces.permuted.low > found.subspaces.across
+    assert found.nearest.across < 1e-5 and found.nearest.p == 0.01
     assert torch.allclose(found.pairs, torch.eye(3, dtype=torch.float64), atol=1e-9)
 
 
@@ -61,6 +62,13 @@ def test_dimensions_that_other_groups_use_again_are_found():
     found = group_subspaces(torch.cat(bases), GROUP, 8, permutations=99)
     assert found.cosines.within < 1e-9 and found.cosines.across == pytest.approx(1 / D, rel=0.15)
     assert found.subspaces.difference > 0 and found.subspaces.p == found.cosines.p == 0.01
+
+
+def test_single_directions_that_another_group_uses_again_are_found():
+    draw = generator("again")
+    once = torch.randn(N, D, generator=draw)
+    found = group_subspaces(torch.cat([once, once, once]), GROUP, 8, permutations=99)
+    assert found.nearest.across > found.nearest.permuted.high > found.nearest.within and found.nearest.p == 0.01
 
 
 def test_overlap_is_the_mean_squared_cosine_of_the_principal_angles():

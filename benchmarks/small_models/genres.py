@@ -1,0 +1,440 @@
+"""Genres of text: directions that tell them apart, and whether features of different genres share dimensions.
+
+The three genres are stories (the text of the program), an encyclopaedia (``wikitext2_valid.txt`` next to it) and source
+code (the modules of Python's standard library), of equal size. Documents are articles, modules, and stretches of
+stories; a fifth of the documents of each genre is held out from models, probes and dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+import sae
+from benchmarks.small_models import Models, Trained, neuron_values, tokens_of
+from benchmarks.studies import Fact
+from sae.activations.corpus import PositionSelection
+from sae.analysis.geometry.group_subspaces import group_subspaces, leading_basis, specific_group, variance_inside
+from sae.analysis.geometry.moments import directions_of
+from sae.dictionary import Dictionary
+from sae.model.token_rows import TokenRows
+from sae.numerics.atomic_write import write_atomically
+from sae.numerics.matching import unit
+from sae.numerics.seeds import derive, generator
+from sae.numerics.statistics import Interval, of_draws, of_share
+from sae.registry import UserError
+from sae.toys.language.network import LanguageNetwork
+
+GENRES = ("stories", "encyclopaedia", "code")
+OTHER_TEXT = "wikitext2_valid.txt"
+SIZE = 900_000
+"""Characters of each genre."""
+STORIES = 12_000
+"""Characters of a stretch of stories that counts as one document, about as much as an article or a module has."""
+MODULE_BYTES = (2_000, 30_000)
+"""Least and largest size of a module of the standard library, so that there are many."""
+HELDOUT = 0.2
+"""Share of documents that are held out."""
+SEEDS = (0, 1)
+HOOK = "blocks.0.hook_resid_post"
+N_LATENTS, K = 1024, 16
+N_ROWS = {"train": 400, "heldout": 300}
+"""Rows of 127 tokens of each genre: that probes and dictionaries are fitted to, and that everything is measured on."""
+SHARE, LEAST = 0.9, 100
+"""A latent is specific to a genre that has this share of its firing, of at least so many samples."""
+RANKS = (8, 32)
+DIMS = (1, 2, 4, 8, 16, 32, 64, 128)
+DRAWS = 20
+
+
+class Document(NamedTuple):
+    """A document of a genre."""
+
+    genre: int
+    """The index of its genre."""
+    name: str
+    """The name of a module or the title of an article."""
+    text: str
+    """Its text."""
+
+    @property
+    def split(self) -> str:
+        """The split that it is in, by a hash."""
+        return "heldout" if derive("genres", self.name, self.text) / 2**63 < HELDOUT else "train"
+
+
+def documents(stories: Path) -> list[Document]:
+    """The documents of all genres. Raises `UserError` where the text of the encyclopaedia is not next to the stories."""
+    other = stories.parent / OTHER_TEXT
+    if not other.is_file():
+        raise UserError(f"text = {str(stories)!r}: no {OTHER_TEXT} next to it; put WikiText-2's validation text there")
+    texts = [_stories(stories.read_text(encoding="utf-8")), _articles(other.read_text(encoding="utf-8")), _modules()]
+    found: list[Document] = []
+    for genre, of_genre in enumerate(texts):
+        order = sorted(of_genre.items(), key=lambda named: derive("order", named[0]))
+        size = 0
+        for name, text in order:
+            if size + len(text) <= SIZE:
+                found.append(Document(genre, name, text))
+                size += len(text)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Rows of tokens of documents, and a model's activations at the kept ones."""
+
+    rows: TokenRows
+    """The rows."""
+    x: Float[Tensor, "n d"]
+    """Activations."""
+    document: Int[Tensor, " n"]
+    """The document of each sample."""
+    genre: Int[Tensor, " documents"]
+    """The genre of each document, -1 for one without a row."""
+
+    @property
+    def y(self) -> Int[Tensor, " n"]:
+        """The genre of each sample."""
+        return self.genre[self.document]
+
+    def permuted(self, draw: torch.Generator) -> Samples:
+        """The same samples with the genres of documents permuted."""
+        genre, some = self.genre.clone(), (self.genre >= 0).nonzero()[:, 0]
+        genre[some] = genre[some[torch.randperm(len(some), generator=draw)]]
+        return Samples(self.rows, self.x, self.document, genre)
+
+
+def genres(models: Models) -> Iterator[Fact]:
+    """A one-layer model of stories, an encyclopaedia and code: whether genre is a direction, which latents are specific
+    to a genre, and whether those of different genres share dimensions."""
+    found = documents(models.text)
+    sizes = ", ".join(
+        f"{sum(d.genre == g for d in found)} of {name} with {sum(len(d.text) for d in found if d.genre == g):,} characters"
+        for g, name in enumerate(GENRES)
+    )
+    yield Fact("documents", "", f"{sizes} (Python {sys.version_info.major}.{sys.version_info.minor})")
+    text = _written(found, models.out / "genres-text")
+    mixture = Models(text / "train.jsonl", text / "heldout.jsonl", models.out, models.training)
+    for seed in SEEDS:
+        trained = mixture.trained(seed=seed)
+        yield Fact(
+            f"seed {seed}: nats per held-out token, model and trigrams",
+            "",
+            f"{trained.scores['model']:.3f}, {trained.scores['trigram']:.3f}",
+        )
+        network = trained.network()
+        yield from _facts(f"seed {seed}", trained, network, found, seed)
+    trained = mixture.trained(seed=SEEDS[0])
+    drawn = LanguageNetwork(trained.settings.model, len(trained.tokenizer)).draw(generator("untrained", 0))
+    yield from _facts("untrained", trained, drawn, found, SEEDS[0])
+
+
+def _facts(about: str, trained: Trained, network: LanguageNetwork, found: list[Document], seed: int) -> Iterator[Fact]:
+    train, heldout = (_samples(trained, network, found, split) for split in N_ROWS)
+    yield from _directions(about, train, heldout, seed)
+    d = sae.fit(
+        train.x, kind="topk", n_latents=N_LATENTS, k=K, steps=2000, batch_size=512, lr=1e-3, seeds=[seed],
+        progress=False,
+    )[0]  # fmt: skip
+    yield from _latents(about, d, network, heldout, seed)
+
+
+# Documents
+
+
+def _stories(text: str) -> dict[str, str]:
+    parts, piece = list[str](), ""
+    for paragraph in text.split("\n\n"):
+        piece += paragraph + "\n\n"
+        if len(piece) >= STORIES:
+            parts.append(piece)
+            piece = ""
+    return {f"stories {i}": part for i, part in enumerate(parts)}
+
+
+def _articles(text: str) -> dict[str, str]:
+    """Articles begin with `` = Title = `` between blank lines; those of their sections have more signs."""
+    parts = re.split(r"(?m)^ = ([^=\n]+) = *\n", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _modules() -> dict[str, str]:
+    library = Path(sysconfig.get_path("stdlib"))
+    low, high = MODULE_BYTES
+    files = [file for file in library.glob("*.py") if low <= file.stat().st_size <= high]
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+def _written(found: list[Document], folder: Path) -> Path:
+    """Files of the training documents and of the held-out ones, interleaved, and the held-out ones of each genre."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mixed = sorted(found, key=lambda d: derive("mixture", d.name))
+    parts = {f"{split}.jsonl": [d for d in mixed if d.split == split] for split in N_ROWS}
+    for g, name in enumerate(GENRES):
+        parts[f"by-genre/{name}.jsonl"] = [d for d in mixed if d.split == "heldout" and d.genre == g]
+    for name, part in parts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_atomically(folder / name, "".join(json.dumps({"text": d.text}) + "\n" for d in part).encode())
+    return folder
+
+
+def _samples(trained: Trained, network: LanguageNetwork, found: list[Document], split: str) -> Samples:
+    """As many rows of each genre, of BOS and the tokens of one document."""
+    width, draw = trained.settings.model.n_ctx - 1, generator("rows", split)
+    tokens: list[Tensor] = []
+    document: list[Tensor] = []
+    genre = torch.full((len(found),), -1)
+    for g in range(len(GENRES)):
+        of_genre: list[tuple[Tensor, Tensor]] = []
+        for i, one in enumerate(found):
+            if one.genre == g and one.split == split:
+                ids = torch.tensor(trained.tokenizer(one.text, add_special_tokens=False, verbose=False)["input_ids"])
+                n = len(ids) // width
+                of_genre.append((ids[: n * width].view(n, width), torch.full((n,), i)))
+        rows, of_rows = (torch.cat(parts) for parts in zip(*of_genre, strict=True))
+        kept = torch.randperm(len(rows), generator=draw)[: N_ROWS[split]]
+        tokens.append(rows[kept])
+        document.append(of_rows[kept])
+        genre[of_rows[kept]] = g
+    every = torch.cat(tokens)
+    rows = PositionSelection.of(trained.tokenizer, True)(
+        torch.cat([torch.full((len(every), 1), trained.bos), every], 1)
+    )
+    of_samples = torch.cat(document)[rows.kept.nonzero()[:, 0]]
+    return Samples(rows, _stream(network, rows), of_samples, genre)
+
+
+@torch.no_grad()
+def _stream(network: LanguageNetwork, rows: TokenRows) -> Float[Tensor, "kept d"]:
+    """The residual stream after the last layer, before the final norm."""
+    out: list[Tensor] = []
+    handle = network.ln_final.register_forward_pre_hook(lambda _module, given: out.append(given[0]))
+    try:
+        parts = []
+        for start in range(0, len(rows), 64):
+            part = rows[start : start + 64]
+            network(part.tokens)
+            parts.append(out.pop()[part.kept])
+    finally:
+        handle.remove()
+    return torch.cat(parts)
+
+
+# Directions
+
+
+class Linear(NamedTuple):
+    """A linear classifier of genres."""
+
+    weight: Float[Tensor, "d genres"]
+    """Weights."""
+    bias: Float[Tensor, " genres"]
+    """Biases."""
+
+    def accuracy(self, x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> float:
+        """The mean over genres of the share of a genre's samples that are classified right."""
+        right = (x.double() @ self.weight + self.bias).argmax(1) == y
+        return float(torch.stack([right[y == g].double().mean() for g in range(len(GENRES))]).mean())
+
+
+def _means(x: Tensor, y: Tensor) -> Float[Tensor, "genres d"]:
+    return torch.stack([x[y == g].double().mean(0) for g in range(len(GENRES))])
+
+
+def nearest_mean(x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Linear:
+    """The genre whose mean is nearest: the differences of the means are the only directions."""
+    means = _means(x, y)
+    return Linear(means.T, -means.square().sum(1) / 2)
+
+
+def discriminant(x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Linear:
+    """Linear discriminant analysis (Fisher 1936; Rao 1948) with equal priors: the nearest mean in whitened dimensions."""
+    means = _means(x, y)
+    apart = x.double() - means[y]
+    covariance = apart.T @ apart / len(x)
+    ridge = 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+    weight = torch.linalg.solve(covariance + ridge, means.T)
+    return Linear(weight, -(means.T * weight).sum(0) / 2)
+
+
+def _directions(about: str, train: Samples, heldout: Samples, seed: int) -> Iterator[Fact]:
+    draw = generator("genre directions", seed)
+    shuffled = [(train.permuted(draw), heldout.permuted(draw)) for _ in range(DRAWS)]
+    for name, fit in (("difference of means, 2 directions", nearest_mean), ("linear discriminants", discriminant)):
+        value = fit(train.x, train.y).accuracy(heldout.x, heldout.y)
+        null = of_draws([fit(a.x, a.y).accuracy(b.x, b.y) for a, b in shuffled])
+        yield Fact(
+            f"{about}: genre of a token by {name} (permuted documents)", "more than .33", f"{value:.3f} ({null})"
+        )
+    yield Fact(f"{about}: genre by the token alone", "", f"{_by_token(train, heldout):.3f}")
+    values, directions = directions_of(torch.cov(train.x.double().T))
+    del values
+    leading, random = [], []
+    for k in DIMS:
+        bases = [torch.linalg.qr(torch.randn(len(directions), k, generator=draw)).Q for _ in range(5)]
+        leading.append(_accuracy_inside(directions[:k].T, train, heldout))
+        random.append(sum(_accuracy_inside(b, train, heldout) for b in bases) / len(bases))
+    dims = ", ".join(map(str, DIMS))
+    yield Fact(f"{about}: genre by discriminants in {dims} leading dimensions", "", _listed(leading))
+    yield Fact(f"{about}: the same in as many random dimensions", "", _listed(random))
+    means = _means(train.x, train.y)
+    basis = leading_basis(means[1:] - means[0], 2)
+    yield Fact(
+        f"{about}: share of the variance in the plane of the differences of means (random planes {2 / len(basis):.3f})",
+        "",
+        f"{variance_inside(basis, torch.cov(heldout.x.double().T)):.3f}",
+    )
+    yield from _variances(about, heldout, draw)
+
+
+def _accuracy_inside(basis: Tensor, train: Samples, heldout: Samples) -> float:
+    return discriminant(train.x @ basis.float(), train.y).accuracy(heldout.x @ basis.float(), heldout.y)
+
+
+def _by_token(train: Samples, heldout: Samples) -> float:
+    """The accuracy of the likeliest genre of each token."""
+    n = int(max(tokens_of(train.rows).max(), tokens_of(heldout.rows).max())) + 1
+    counts = torch.zeros(n, len(GENRES), dtype=torch.float64)
+    counts.index_put_((tokens_of(train.rows), train.y), torch.ones(len(train.x), dtype=torch.float64), accumulate=True)
+    right = (counts / counts.sum(0)).argmax(1)[tokens_of(heldout.rows)] == heldout.y
+    return float(torch.stack([right[heldout.y == g].double().mean() for g in range(len(GENRES))]).mean())
+
+
+def _variances(about: str, samples: Samples, draw: torch.Generator, rank: int = 16) -> Iterator[Fact]:
+    """How much of a genre's variance is in the leading dimensions of the others; halves of documents share no data."""
+
+    def matrix(of: Samples) -> Float[Tensor, "genres genres"]:
+        half = torch.rand(len(of.genre), generator=draw) < 0.5
+        sides = [
+            [of.x[(of.y == g) & (half[of.document] == side)] for g in range(len(GENRES))] for side in (True, False)
+        ]
+        fits, tests = ([torch.cov(x.double().T) for x in side] for side in sides)
+        return torch.tensor([[variance_inside(directions_of(b)[1][:rank].T, a) for b in fits] for a in tests])
+
+    measured = torch.stack([matrix(samples) for _ in range(DRAWS)]).mean(0)
+    null = torch.stack([matrix(samples.permuted(draw)) for _ in range(DRAWS)])
+    own, other = measured.diagonal().mean(), (measured.sum() - measured.trace()) / (measured.numel() - len(measured))
+    permuted = of_draws(null.mean((1, 2)).tolist())
+    yield Fact(
+        f"{about}: share of a genre's variance in {rank} leading dimensions of the same genre, of another (permuted)",
+        "",
+        f"{own:.3f}, {other:.3f} ({permuted})",
+    )
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+# Latents
+
+
+@torch.no_grad()
+def _latents(about: str, d: Dictionary, network: LanguageNetwork, heldout: Samples, seed: int) -> Iterator[Fact]:
+    draw, by_document = generator("specific", seed), len(heldout.genre)
+    fires = torch.cat([d.encode(x) > 0 for x in heldout.x.split(8192)])
+    fvu = (heldout.x - d.decode(d.encode(heldout.x))).square().sum() / (heldout.x - heldout.x.mean(0)).square().sum()
+    yield Fact(f"{about}: unexplained variance of the dictionary, held out", "", f"{float(fvu):.3f}")
+    rates = fires.float().mean(0)
+    rates = rates[rates * len(fires) >= LEAST]
+    random = unit(torch.randn(N_LATENTS, d.d_in, generator=draw))
+    neurons = torch.cat([*neuron_values(network, heldout.rows)])
+    tokens = tokens_of(heldout.rows)
+    units: Mapping[str, Bool[Tensor, "n units"]] = {
+        "latents": fires,
+        "neurons, as rarely active": _above(neurons, rates, draw),
+        "random directions, as rarely active": _above(heldout.x @ random.T, rates, draw),
+        "tokens": tokens[:, None] == tokens.unique(),
+    }
+    del neurons
+    group = torch.full((N_LATENTS,), -1)
+    for name, active in units.items():
+        counts = torch.zeros(by_document, active.shape[1]).index_add_(0, heldout.document, active.float())
+        found = _specific(counts, heldout.document, heldout.genre)
+        often = int((counts.sum(0) >= LEAST).sum())
+        null = of_draws([
+            float((_specific(counts, heldout.document, heldout.permuted(draw).genre) >= 0).sum()) / often
+            for _ in range(DRAWS)
+        ])  # fmt: skip
+        share = of_share(int((found >= 0).sum()), often)
+        parts = ", ".join(f"{int((found == g).sum())} of {genre}" for g, genre in enumerate(GENRES))
+        yield Fact(
+            f"{about}: share of {name} that are specific to a genre (permuted documents)",
+            "more than neurons" if name == "latents" else "",
+            f"{share} of {often}: {parts} ({null})",
+        )
+        group = found if name == "latents" else group
+    yield from _overlaps(about, d, group, heldout, seed)
+
+
+def _above(values: Float[Tensor, "n units"], rates: Tensor, draw: torch.Generator) -> Bool[Tensor, "n units"]:
+    """Whether each unit is above a threshold of its own, at which it is active as often as a latent drawn at random."""
+    few = values[torch.randperm(len(values), generator=draw)[:20_000]]
+    chosen = rates[torch.randint(len(rates), (values.shape[1],), generator=draw)]
+    place = ((1 - chosen) * len(few)).long().clamp(0, len(few) - 1)
+    return values > few.sort(0).values.gather(0, place[None])
+
+
+def _specific(counts: Tensor, document: Tensor, genre: Tensor) -> Int[Tensor, " units"]:
+    samples = torch.bincount(document, minlength=len(genre)).double()
+    some = genre >= 0
+    fired = torch.zeros(len(GENRES), counts.shape[1], dtype=torch.float64)
+    fired.index_add_(0, genre[some], counts[some].double())
+    of_genre = torch.zeros(len(GENRES), dtype=torch.float64).index_add_(0, genre[some], samples[some])
+    return specific_group(fired, of_genre, SHARE, LEAST)
+
+
+def _overlaps(about: str, d: Dictionary, group: Tensor, heldout: Samples, seed: int) -> Iterator[Fact]:
+    n_specific = [int((group == g).sum()) for g in range(len(GENRES))]
+    if min(n_specific) < 8:
+        yield Fact(f"{about}: overlap of the genres' subspaces", "", f"not measured: {n_specific} specific latents")
+        return
+    for rank in RANKS:
+        found = group_subspaces(d.W_dec, group, rank, seed=seed)
+        expected = "open: higher across genres where dimensions are used again"
+        yield Fact(
+            f"{about}: overlap of subspaces of {found.rank} dimensions, {found.half} latents each, across and within "
+            f"genres (random {found.rank / d.d_in:.3f})",
+            expected,
+            str(found.subspaces),
+        )
+        if rank == RANKS[0]:
+            yield Fact(f"{about}: mean squared cosine of two latents, across and within", expected, str(found.cosines))
+            yield Fact(f"{about}: abs. cosine of the nearest latent, across and within", expected, str(found.nearest))
+        if found.rank < rank:
+            break
+    draw = generator("inside", seed)
+    measured = _inside(d, group, heldout, draw)
+    null: list[float] = []
+    for _ in range(DRAWS):
+        of, some = group.clone(), (group >= 0).nonzero()[:, 0]
+        of[some] = group[some[torch.randperm(len(some), generator=draw)]]
+        null.append(float(_inside(d, of, heldout, draw).mean()))
+    other = (measured.sum() - measured.trace()) / (measured.numel() - len(measured))
+    permuted: Interval = of_draws(null)
+    yield Fact(
+        f"{about}: share of a genre's variance in {RANKS[0]} dimensions of its own latents, of another's (permuted)",
+        "",
+        f"{measured.diagonal().mean():.3f}, {other:.3f} ({permuted})",
+    )
+
+
+def _inside(d: Dictionary, group: Tensor, heldout: Samples, draw: torch.Generator) -> Float[Tensor, "genres genres"]:
+    """The share of the variance of each genre in the subspace of equally many specific latents of each."""
+    covariances: Any = [torch.cov(heldout.x[heldout.y == g].double().T) for g in range(len(GENRES))]
+    n = min(int((group == g).sum()) for g in range(len(GENRES)))
+    chosen = [(group == g).nonzero()[:, 0] for g in range(len(GENRES))]
+    rows = [d.W_dec[of[torch.randperm(len(of), generator=draw)[:n]]] for of in chosen]
+    bases = [leading_basis(of, min(RANKS[0], n)) for of in rows]
+    return torch.tensor([[variance_inside(basis, c) for basis in bases] for c in covariances])
