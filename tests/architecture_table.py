@@ -47,9 +47,10 @@ ASK: dict[str, dict[str, Any]] = {
     "neuron_map": {"shuffles": 2, "randoms": 2},
     "embeddings": {"draws": 2},
     "superposition": {"n_rows": 400, "n_draws": 2, "n_gaussian": 2, "n_starts": 2},
+    "genres": {"share": 0.55, "least": 10, "halvings": 2, "permutations": 5, "draws": 3, "separator": "|"},
 }
 """Small settings of every question."""
-OF_DICTIONARIES = ("monosemantic", "readers", "all_units", "decoder", "neuron_map")
+OF_DICTIONARIES = ("monosemantic", "readers", "all_units", "decoder", "neuron_map", "genres")
 COLUMNS = ("run", "explore", "splice", *ASK)
 
 
@@ -69,6 +70,10 @@ class Checkpoint:
         texts = [" ".join(f"w{draw.randrange(40)}" for _ in range(12)) for _ in range(100)]
         labelled = [{"text": text, "labels": {"early": int(int(text.rsplit("w")[-1]) < 20)}} for text in texts]
         (self.folder / "labels.jsonl").write_text("\n".join(map(json.dumps, labelled)))
+        (self.folder / "genres").mkdir()
+        for genre, half in (("early", range(20)), ("late", range(20, 40))):
+            of_genre = (" ".join(f"w{draw.choice(half)}" for _ in range(12)) for _ in range(20))
+            (self.folder / "genres" / f"{genre}.txt").write_text("|".join(of_genre))
 
     @cached_property
     def hook(self) -> str:
@@ -87,7 +92,7 @@ class Checkpoint:
             "train": {"steps": 20, "batch_size": 64},
             "score": {"n_rows": 200},
             "runtime": {"device": "cpu", "threads": 1},
-            "ask": ASK,
+            "ask": {**ASK, "genres": {**ASK["genres"], "texts": str(self.folder / "genres")}},
         }
 
     @cached_property

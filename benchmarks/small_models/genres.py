@@ -50,9 +50,11 @@ HOOK = "blocks.0.hook_resid_post"
 N_LATENTS, K = 1024, 16
 N_ROWS = {"train": 400, "heldout": 300}
 """Rows of 127 tokens of each genre: that probes and dictionaries are fitted to, and that everything is measured on."""
-SHARE, LEAST = 0.9, 100
-"""A latent is specific to a genre that has this share of its firing, of at least so many samples."""
+SHARES, LEAST = (0.9, 0.7), 100
+"""A latent is specific to a genre that has one of these shares of its firing, of at least so many samples."""
 RANKS = (8, 32)
+LEAST_OF_GENRE = 16
+"""Latents of each genre, fewer of which have no subspace of eight dimensions in each half."""
 DIMS = (1, 2, 4, 8, 16, 32, 64, 128)
 DRAWS = 20
 
@@ -74,7 +76,7 @@ class Document(NamedTuple):
 
 
 def documents(stories: Path) -> list[Document]:
-    """The documents of all genres. Raises `UserError` where the text of the encyclopaedia is not next to the stories."""
+    """The documents of all genres. Raises `UserError` where the encyclopaedia is not next to the stories."""
     other = stories.parent / OTHER_TEXT
     if not other.is_file():
         raise UserError(f"text = {str(stories)!r}: no {OTHER_TEXT} next to it; put WikiText-2's validation text there")
@@ -119,9 +121,9 @@ def genres(models: Models) -> Iterator[Fact]:
     """A one-layer model of stories, an encyclopaedia and code: whether genre is a direction, which latents are specific
     to a genre, and whether those of different genres share dimensions."""
     found = documents(models.text)
+    by_genre = [[len(d.text) for d in found if d.genre == g] for g in range(len(GENRES))]
     sizes = ", ".join(
-        f"{sum(d.genre == g for d in found)} of {name} with {sum(len(d.text) for d in found if d.genre == g):,} characters"
-        for g, name in enumerate(GENRES)
+        f"{len(of)} of {name} with {sum(of):,} characters" for name, of in zip(GENRES, by_genre, strict=True)
     )
     yield Fact("documents", "", f"{sizes} (Python {sys.version_info.major}.{sys.version_info.minor})")
     text = _written(found, models.out / "genres-text")
@@ -147,7 +149,8 @@ def _facts(about: str, trained: Trained, network: LanguageNetwork, found: list[D
         train.x, kind="topk", n_latents=N_LATENTS, k=K, steps=2000, batch_size=512, lr=1e-3, seeds=[seed],
         progress=False,
     )[0]  # fmt: skip
-    yield from _latents(about, d, network, heldout, seed)
+    means = _means(train.x, train.y)
+    yield from _latents(about, d, leading_basis(means[1:] - means[0], 2), network, heldout, seed)
 
 
 # Documents
@@ -259,7 +262,7 @@ def nearest_mean(x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Linear:
 
 
 def discriminant(x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Linear:
-    """Linear discriminant analysis (Fisher 1936; Rao 1948) with equal priors: the nearest mean in whitened dimensions."""
+    """Linear discriminant analysis (Fisher 1936; Rao 1948) with equal priors: the nearest mean of whitened samples."""
     means = _means(x, y)
     apart = x.double() - means[y]
     covariance = apart.T @ apart / len(x)
@@ -341,7 +344,9 @@ def _listed(values: list[float]) -> str:
 
 
 @torch.no_grad()
-def _latents(about: str, d: Dictionary, network: LanguageNetwork, heldout: Samples, seed: int) -> Iterator[Fact]:
+def _latents(
+    about: str, d: Dictionary, plane: Tensor, network: LanguageNetwork, heldout: Samples, seed: int
+) -> Iterator[Fact]:
     draw, by_document = generator("specific", seed), len(heldout.genre)
     fires = torch.cat([d.encode(x) > 0 for x in heldout.x.split(8192)])
     fvu = (heldout.x - d.decode(d.encode(heldout.x))).square().sum() / (heldout.x - heldout.x.mean(0)).square().sum()
@@ -358,24 +363,29 @@ def _latents(about: str, d: Dictionary, network: LanguageNetwork, heldout: Sampl
         "tokens": tokens[:, None] == tokens.unique(),
     }
     del neurons
-    group = torch.full((N_LATENTS,), -1)
-    for name, active in units.items():
-        counts = torch.zeros(by_document, active.shape[1]).index_add_(0, heldout.document, active.float())
-        found = _specific(counts, heldout.document, heldout.genre)
-        often = int((counts.sum(0) >= LEAST).sum())
-        null = of_draws([
-            float((_specific(counts, heldout.document, heldout.permuted(draw).genre) >= 0).sum()) / often
-            for _ in range(DRAWS)
-        ])  # fmt: skip
-        share = of_share(int((found >= 0).sum()), often)
-        parts = ", ".join(f"{int((found == g).sum())} of {genre}" for g, genre in enumerate(GENRES))
-        yield Fact(
-            f"{about}: share of {name} that are specific to a genre (permuted documents)",
-            "more than neurons" if name == "latents" else "",
-            f"{share} of {often}: {parts} ({null})",
+    counts = {
+        name: torch.zeros(by_document, active.shape[1]).index_add_(0, heldout.document, active.float())
+        for name, active in units.items()
+    }
+    del units, fires
+    for share in SHARES:
+        for name, of in counts.items():
+            found, often = _specific(of, heldout, share), int((of.sum(0) >= LEAST).sum())
+            null = of_draws(
+                [float((_specific(of, heldout.permuted(draw), share) >= 0).sum()) / often for _ in range(DRAWS)]
+            )
+            measured = of_share(int((found >= 0).sum()), often)
+            parts = ", ".join(f"{int((found == g).sum())} of {genre}" for g, genre in enumerate(GENRES))
+            yield Fact(
+                f"{about}: share of {name} with {share} of their firing in one genre (permuted documents)",
+                "more than neurons" if name == "latents" else "",
+                f"{measured} of {often}: {parts} ({null})",
+            )
+    for share in SHARES:
+        group = _specific(counts["latents"], heldout, share)
+        yield from _overlaps(
+            f"{about}, latents with {share} of their firing in one genre", d, plane, group, heldout, seed
         )
-        group = found if name == "latents" else group
-    yield from _overlaps(about, d, group, heldout, seed)
 
 
 def _above(values: Float[Tensor, "n units"], rates: Tensor, draw: torch.Generator) -> Bool[Tensor, "n units"]:
@@ -386,34 +396,36 @@ def _above(values: Float[Tensor, "n units"], rates: Tensor, draw: torch.Generato
     return values > few.sort(0).values.gather(0, place[None])
 
 
-def _specific(counts: Tensor, document: Tensor, genre: Tensor) -> Int[Tensor, " units"]:
-    samples = torch.bincount(document, minlength=len(genre)).double()
-    some = genre >= 0
+def _specific(counts: Float[Tensor, "documents units"], of: Samples, share: float) -> Int[Tensor, " units"]:
+    """The genre that each unit is specific to, -1 for none."""
+    samples, some = torch.bincount(of.document, minlength=len(of.genre)).double(), of.genre >= 0
     fired = torch.zeros(len(GENRES), counts.shape[1], dtype=torch.float64)
-    fired.index_add_(0, genre[some], counts[some].double())
-    of_genre = torch.zeros(len(GENRES), dtype=torch.float64).index_add_(0, genre[some], samples[some])
-    return specific_group(fired, of_genre, SHARE, LEAST)
+    fired.index_add_(0, of.genre[some], counts[some].double())
+    by_genre = torch.zeros(len(GENRES), dtype=torch.float64).index_add_(0, of.genre[some], samples[some])
+    return specific_group(fired, by_genre, share, LEAST)
 
 
-def _overlaps(about: str, d: Dictionary, group: Tensor, heldout: Samples, seed: int) -> Iterator[Fact]:
+def _overlaps(about: str, d: Dictionary, plane: Tensor, group: Tensor, heldout: Samples, seed: int) -> Iterator[Fact]:
     n_specific = [int((group == g).sum()) for g in range(len(GENRES))]
-    if min(n_specific) < 8:
-        yield Fact(f"{about}: overlap of the genres' subspaces", "", f"not measured: {n_specific} specific latents")
+    if min(n_specific) < LEAST_OF_GENRE:
+        yield Fact(f"{about}: overlap of the genres' subspaces", "", f"not measured: {n_specific} latents are too few")
         return
-    for rank in RANKS:
-        found = group_subspaces(d.W_dec, group, rank, seed=seed)
-        expected = "open: higher across genres where dimensions are used again"
-        yield Fact(
-            f"{about}: overlap of subspaces of {found.rank} dimensions, {found.half} latents each, across and within "
-            f"genres (random {found.rank / d.d_in:.3f})",
-            expected,
-            str(found.subspaces),
-        )
-        if rank == RANKS[0]:
-            yield Fact(f"{about}: mean squared cosine of two latents, across and within", expected, str(found.cosines))
-            yield Fact(f"{about}: abs. cosine of the nearest latent, across and within", expected, str(found.nearest))
-        if found.rank < rank:
-            break
+    expected = "open: more across genres where dimensions are used again"
+    rows = d.W_dec.double()
+    for kind, directions in (("", rows), (", without the plane of the means", rows - rows @ plane @ plane.T)):
+        for rank in RANKS:
+            found = group_subspaces(directions, group, rank, seed=seed)
+            if found.rank < rank:
+                continue
+            yield Fact(
+                f"{about}{kind}: overlap of subspaces of {rank} dimensions, {found.half} latents each (random "
+                f"{rank / d.d_in:.3f})",
+                expected,
+                str(found.subspaces),
+            )
+            if rank == RANKS[0]:
+                yield Fact(f"{about}{kind}: mean squared cosine of two latents", expected, str(found.cosines))
+                yield Fact(f"{about}{kind}: abs. cosine of the nearest latent", expected, str(found.nearest))
     draw = generator("inside", seed)
     measured = _inside(d, group, heldout, draw)
     null: list[float] = []
@@ -424,7 +436,7 @@ def _overlaps(about: str, d: Dictionary, group: Tensor, heldout: Samples, seed: 
     other = (measured.sum() - measured.trace()) / (measured.numel() - len(measured))
     permuted: Interval = of_draws(null)
     yield Fact(
-        f"{about}: share of a genre's variance in {RANKS[0]} dimensions of its own latents, of another's (permuted)",
+        f"{about}: share of a genre's variance in {RANKS[0]} dimensions of its latents, of another's (permuted)",
         "",
         f"{measured.diagonal().mean():.3f}, {other:.3f} ({permuted})",
     )

@@ -29,8 +29,9 @@ def ask(
 ) -> None:
     """Answer one of the open questions on a config's model and, where the question uses one, on a trained dictionary.
 
-    monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map, embeddings or superposition;
-    docs/questions.md describes them. Every answer has its control next to it, is printed as tables and written as JSON.
+    monosemantic, smuggling, readers, all_units, positional, decoder, heads, neuron_map, embeddings, superposition or
+    genres; docs/questions.md describes them. Every answer has its control next to it, is printed as tables and written
+    as JSON.
 
     Parameters
     ----------

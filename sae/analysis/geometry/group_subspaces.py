@@ -22,8 +22,8 @@ random halves, as large as those of the smallest group.
 
 ``p`` is from permuting the groups of the directions. `across` below `within`: groups have subspaces of their own. As
 high as `within`: they share one. Above it: the directions of a group avoid each other, and those of another group,
-which are never active at the same time, use the same dimensions again. Two measures of pairs of directions need no rank:
-the mean squared cosine, and the mean of the largest abs. cosine of a direction with those of the other half.
+which are never active at the same time, use the same dimensions again. Two measures of pairs of directions need no
+rank: the mean squared cosine, and the mean of the largest abs. cosine of a direction with those of the other half.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def group_subspaces(
     starts = counts.cumsum(0) - counts
 
     def matrices(permuted: bool) -> Float[Tensor, "3 n_groups n_groups"]:
-        """All three measures between first halves (rows) and second halves (columns), with or without permuted groups."""
+        """The measures between first halves (rows) and second halves (columns), with or without permuted groups."""
         total = torch.zeros(3, len(counts), len(counts), dtype=torch.float64)
         of = rows[torch.randperm(len(rows), generator=draw)] if permuted else rows
         for _ in range(halvings):

@@ -22,10 +22,12 @@ from pipelines.plan import plan
 from pipelines.question import Answer, answer_question, question_config
 from pipelines.steps.progress import Board
 from sae.dictionaries.topk import TopK
+from sae.model.hooked import Model
+from sae.model.loading import load_tokenizer
 from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
 from sae.numerics.statistics import Interval
-from sae.registry import configurable
+from sae.registry import UserError, configurable
 
 Table = dict[str, Any]
 Put = Callable[..., Answer]
@@ -41,6 +43,7 @@ SMALL = {
     "neuron_map": {"shuffles": 3, "randoms": 2},
     "embeddings": {"draws": 2},
     "superposition": {"n_rows": 600, "n_draws": 2, "n_gaussian": 2, "n_starts": 2},
+    "genres": {"share": 0.6, "least": 20, "halvings": 2, "permutations": 9, "draws": 3},
 }
 
 
@@ -52,6 +55,10 @@ def words(tmp_path: Path) -> Path:
     (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
     labelled = [{"text": line, "labels": {"early": int(int(line.rsplit("w")[-1]) < 20)}} for line in lines]
     (tmp_path / "labels.jsonl").write_text("\n".join(json.dumps(record) for record in labelled))
+    (tmp_path / "genres" / "late").mkdir(parents=True)
+    for file, genre in (("early.jsonl", range(20)), ("late/text.jsonl", range(20, 40))):
+        of_genre = [" ".join(f"w{genre[int(i)]}" for i in torch.randint(20, (30,), generator=draw)) for _ in range(20)]
+        (tmp_path / "genres" / file).write_text("\n".join(json.dumps({"text": line}) for line in of_genre))
     return tmp_path
 
 
@@ -66,7 +73,7 @@ def of_model(tiny_models: Mapping[str, Path], words: Path) -> Callable[..., Tabl
             "source": {"kind": "transformer", "hook": hook, "heldout_share": 0.4, **given, **source},
             "dictionary": {"kind": "topk", "n_latents": 32, "k": 4},
             "runtime": {"device": "cpu", "threads": 1},
-            "ask": SMALL,
+            "ask": {**SMALL, "genres": {**SMALL["genres"], "texts": str(words / "genres")}},
         }
 
     return table
@@ -154,6 +161,48 @@ def test_the_rows_of_a_text_are_known_by_their_own_tokens(put: Put, of_model: Ca
     token, following = share["neurons", "token"], share["neurons", "next token"]
     assert isinstance(token, Interval) and isinstance(following, Interval)
     assert token.value == 1 and following.value < 0.2
+
+
+def test_latents_of_genres_are_those_of_the_tokens_that_only_one_has(
+    put: Put, of_model: Callable[..., Table], words: Path
+):
+    """At the embedding, whether a latent fires is a function of the token."""
+    table, folder = of_model(hook="hook_embed"), words / "genres"
+    answer = put("genres", table, saved(words / "d", 16))
+    model, d = Model.boot(table["source"]["model"]), sae.load(words / "d")
+    rates: list[torch.Tensor] = []
+    for file in ("early.jsonl", "late/text.jsonl"):
+        text = " ".join(json.loads(line)["text"] for line in (folder / file).read_text().splitlines())
+        ids = torch.tensor([load_tokenizer(model.name)(text, add_special_tokens=False)["input_ids"]])
+        [acts] = model.activations_at(ids, torch.ones_like(ids, dtype=torch.bool), ["hook_embed"])
+        rates.append((d.encode(acts[0].float()) > 0).float().mean(0))
+    early, late = rates
+    expected = {"early": early >= 0.6 * (early + late), "late": late >= 0.6 * (early + late)}
+    counts = early + late > 20 / 600
+    assert {name: [j for j in range(32) if is_of[j] and counts[j]] for name, is_of in expected.items()} == (
+        answer.data["latents"]
+    )
+    assert [row[0] for row in answer.tables[0].rows] == ["early", "late"] and len(answer.tables) == 3
+
+
+def test_genres_with_the_same_texts_have_no_latents(put: Put, of_model: Callable[..., Table], words: Path):
+    (words / "genres" / "early.jsonl").write_text((words / "genres" / "late" / "text.jsonl").read_text())
+    answer = put("genres", of_model(), saved(words / "d", 16))
+    assert [row[3] for row in answer.tables[0].rows] == [0, 0] and len(answer.tables) == 1
+    assert str(answer.facts["subspaces"]).startswith("not shown: [0, 0] latents are specific")
+
+
+def test_what_is_no_folder_of_genres_is_refused(put: Put, of_model: Callable[..., Table], words: Path):
+    d, table = saved(words / "d", 16), of_model()
+    (words / "genres" / "early.jsonl").write_text('{"text": "w1 w2"}\n')
+    with pytest.raises(UserError, match=r"early\.jsonl has 1 documents of text; give at least 5"):
+        put("genres", table, d)
+    (words / "genres" / "early.jsonl").unlink()
+    with pytest.raises(UserError, match="1 genres; put two or more in it"):
+        put("genres", table, d)
+    for texts, message in ((None, "ask.genres.texts is missing"), (str(words / "no"), "no such folder")):
+        with pytest.raises(UserError, match=message):
+            put("genres", {**table, "ask": {"genres": {"texts": texts} if texts else {}}}, d)
 
 
 def test_a_norm_behind_solu_is_found_and_smuggles(put: Put, of_model: Callable[..., Table], older_hub: object):
