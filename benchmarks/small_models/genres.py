@@ -1,19 +1,12 @@
 """Genres of text: directions that tell them apart, and whether features of different genres share dimensions.
 
-The three genres are stories (the text of the program), an encyclopaedia (``wikitext2_valid.txt`` next to it) and source
-code (the modules of Python's standard library), of equal size. Documents are articles, modules, and stretches of
-stories; a fifth of the documents of each genre is held out from models, probes and dictionaries.
+The texts are those of :mod:`benchmarks.small_models.genre_texts`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,34 +15,19 @@ from torch import Tensor
 
 import sae
 from benchmarks.small_models import Models, Trained, neuron_values, tokens_of
+from benchmarks.small_models.genre_texts import GENRES, N_ROWS, Document, Samples, documents, samples, written
 from benchmarks.studies import Fact
-from sae.activations.corpus import PositionSelection
 from sae.analysis.geometry.group_subspaces import group_subspaces, leading_basis, specific_group, variance_inside
-from sae.analysis.geometry.moments import directions_of
+from sae.analysis.geometry.moments import directions_of, matched_gaussian
 from sae.dictionary import Dictionary
-from sae.model.token_rows import TokenRows
-from sae.numerics.atomic_write import write_atomically
 from sae.numerics.matching import unit
-from sae.numerics.seeds import derive, generator
+from sae.numerics.seeds import generator
 from sae.numerics.statistics import Interval, of_draws, of_share
-from sae.registry import UserError
 from sae.toys.language.network import LanguageNetwork
 
-GENRES = ("stories", "encyclopaedia", "code")
-OTHER_TEXT = "wikitext2_valid.txt"
-SIZE = 900_000
-"""Characters of each genre."""
-STORIES = 12_000
-"""Characters of a stretch of stories that counts as one document, about as much as an article or a module has."""
-MODULE_BYTES = (2_000, 30_000)
-"""Least and largest size of a module of the standard library, so that there are many."""
-HELDOUT = 0.2
-"""Share of documents that are held out."""
 SEEDS = (0, 1)
 HOOK = "blocks.0.hook_resid_post"
 N_LATENTS, K = 1024, 16
-N_ROWS = {"train": 400, "heldout": 300}
-"""Rows of 127 tokens of each genre: that probes and dictionaries are fitted to, and that everything is measured on."""
 SHARES, LEAST = (0.9, 0.7), 100
 """A latent is specific to a genre that has one of these shares of its firing, of at least so many samples."""
 RANKS = (8, 32)
@@ -57,64 +35,6 @@ LEAST_OF_GENRE = 16
 """Latents of each genre, fewer of which have no subspace of eight dimensions in each half."""
 DIMS = (1, 2, 4, 8, 16, 32, 64, 128)
 DRAWS = 20
-
-
-class Document(NamedTuple):
-    """A document of a genre."""
-
-    genre: int
-    """The index of its genre."""
-    name: str
-    """The name of a module or the title of an article."""
-    text: str
-    """Its text."""
-
-    @property
-    def split(self) -> str:
-        """The split that it is in, by a hash."""
-        return "heldout" if derive("genres", self.name, self.text) / 2**63 < HELDOUT else "train"
-
-
-def documents(stories: Path) -> list[Document]:
-    """The documents of all genres. Raises `UserError` where the encyclopaedia is not next to the stories."""
-    other = stories.parent / OTHER_TEXT
-    if not other.is_file():
-        raise UserError(f"text = {str(stories)!r}: no {OTHER_TEXT} next to it; put WikiText-2's validation text there")
-    texts = [_stories(stories.read_text(encoding="utf-8")), _articles(other.read_text(encoding="utf-8")), _modules()]
-    found: list[Document] = []
-    for genre, of_genre in enumerate(texts):
-        order = sorted(of_genre.items(), key=lambda named: derive("order", named[0]))
-        size = 0
-        for name, text in order:
-            if size + len(text) <= SIZE:
-                found.append(Document(genre, name, text))
-                size += len(text)
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Rows of tokens of documents, and a model's activations at the kept ones."""
-
-    rows: TokenRows
-    """The rows."""
-    x: Float[Tensor, "n d"]
-    """Activations."""
-    document: Int[Tensor, " n"]
-    """The document of each sample."""
-    genre: Int[Tensor, " documents"]
-    """The genre of each document, -1 for one without a row."""
-
-    @property
-    def y(self) -> Int[Tensor, " n"]:
-        """The genre of each sample."""
-        return self.genre[self.document]
-
-    def permuted(self, draw: torch.Generator) -> Samples:
-        """The same samples with the genres of documents permuted."""
-        genre, some = self.genre.clone(), (self.genre >= 0).nonzero()[:, 0]
-        genre[some] = genre[some[torch.randperm(len(some), generator=draw)]]
-        return Samples(self.rows, self.x, self.document, genre)
 
 
 def genres(models: Models) -> Iterator[Fact]:
@@ -126,7 +46,7 @@ def genres(models: Models) -> Iterator[Fact]:
         f"{len(of)} of {name} with {sum(of):,} characters" for name, of in zip(GENRES, by_genre, strict=True)
     )
     yield Fact("documents", "", f"{sizes} (Python {sys.version_info.major}.{sys.version_info.minor})")
-    text = _written(found, models.out / "genres-text")
+    text = written(found, models.out / "genres-text")
     mixture = Models(text / "train.jsonl", text / "heldout.jsonl", models.out, models.training)
     for seed in SEEDS:
         trained = mixture.trained(seed=seed)
@@ -142,96 +62,65 @@ def genres(models: Models) -> Iterator[Fact]:
     yield from _facts("untrained", trained, drawn, found, SEEDS[0])
 
 
+def genres_planted(models: Models) -> Iterator[Fact]:
+    """Planted features of three genres, 32 each, that have subspaces of their own, share one, or are orthogonal in one
+    that the other genres use again: what a dictionary of the activations and the measures make of them."""
+    del models  # no language model is trained
+    for kind in ("of their own", "shared", "used again"):
+        for seed in SEEDS:
+            x, genre = _planted(kind, seed)
+            train, test = (slice(0, len(x) // 2), slice(len(x) // 2, None))
+            d = sae.fit(
+                x[train], kind="topk", n_latents=128, k=5, steps=3000, batch_size=512, lr=2e-3, seeds=[seed],
+                progress=False,
+            )[0]  # fmt: skip
+            with torch.no_grad():
+                fires = (d.encode(x[test]) > 0).double()
+            fired = torch.zeros(len(GENRES), d.n_latents, dtype=torch.float64).index_add_(0, genre[test], fires)
+            group = specific_group(fired, torch.bincount(genre[test]).double(), SHARES[0], LEAST)
+            plane, rows = _plane(x[train], genre[train]), d.W_dec.double()
+            found = group_subspaces(rows - rows @ plane @ plane.T, group, RANKS[0], seed=seed)
+            expected = {"of their own": "difference below 0", "shared": "0", "used again": "above 0"}[kind]
+            about = f"planted, {kind}, seed {seed}, {' + '.join(map(str, found.counts))} specific latents"
+            yield Fact(f"{about}: overlap of subspaces of {found.rank} dimensions", expected, str(found.subspaces))
+            yield Fact(f"{about}: mean squared cosine of two latents", expected, str(found.cosines))
+            yield Fact(f"{about}: abs. cosine of the nearest latent", expected, str(found.nearest))
+
+
+def _planted(kind: str, seed: int, n: int = 32) -> tuple[Float[Tensor, "rows d"], Int[Tensor, " rows"]]:
+    """Activations of `n` features for each genre, each active in a tenth of its genre's samples, and a direction for
+    each genre, always active in it; and the genre of each sample."""
+    draw, n_rows, n_genres = generator("planted", kind, seed), 120_000, len(GENRES)
+    if kind == "of their own":
+        F = torch.zeros(n_genres, n, n_genres * n // 2)
+        for g in range(n_genres):
+            F[g, :, g * n // 2 : (g + 1) * n // 2] = unit(torch.randn(n, n // 2, generator=draw))
+    elif kind == "shared":
+        F = unit(torch.randn(n_genres, n, n, generator=draw))
+    else:
+        F = torch.linalg.qr(torch.randn(n_genres, n, n, generator=draw)).Q
+    genre = torch.randint(n_genres, (n_rows,), generator=draw)
+    z = (torch.rand(n_rows, n, generator=draw) < 0.1) * (0.5 + torch.rand(n_rows, n, generator=draw))
+    x = torch.zeros(n_rows, F.shape[2])
+    for g in range(n_genres):
+        x[genre == g] = z[genre == g] @ F[g]
+    return torch.cat([x, 2 * torch.eye(n_genres)[genre]], 1), genre
+
+
+def _plane(x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Float[Tensor, "d 2"]:
+    """A basis of the plane of the differences of the genres' means."""
+    means = _means(x, y)
+    return leading_basis(means[1:] - means[0], len(GENRES) - 1)
+
+
 def _facts(about: str, trained: Trained, network: LanguageNetwork, found: list[Document], seed: int) -> Iterator[Fact]:
-    train, heldout = (_samples(trained, network, found, split) for split in N_ROWS)
+    train, heldout = (samples(trained, network, found, split) for split in N_ROWS)
     yield from _directions(about, train, heldout, seed)
     d = sae.fit(
         train.x, kind="topk", n_latents=N_LATENTS, k=K, steps=2000, batch_size=512, lr=1e-3, seeds=[seed],
         progress=False,
     )[0]  # fmt: skip
-    means = _means(train.x, train.y)
-    yield from _latents(about, d, leading_basis(means[1:] - means[0], 2), network, heldout, seed)
-
-
-# Documents
-
-
-def _stories(text: str) -> dict[str, str]:
-    parts, piece = list[str](), ""
-    for paragraph in text.split("\n\n"):
-        piece += paragraph + "\n\n"
-        if len(piece) >= STORIES:
-            parts.append(piece)
-            piece = ""
-    return {f"stories {i}": part for i, part in enumerate(parts)}
-
-
-def _articles(text: str) -> dict[str, str]:
-    """Articles begin with `` = Title = `` between blank lines; those of their sections have more signs."""
-    parts = re.split(r"(?m)^ = ([^=\n]+) = *\n", text)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def _modules() -> dict[str, str]:
-    library = Path(sysconfig.get_path("stdlib"))
-    low, high = MODULE_BYTES
-    files = [file for file in library.glob("*.py") if low <= file.stat().st_size <= high]
-    return {file.name: file.read_text(encoding="utf-8") for file in files}
-
-
-def _written(found: list[Document], folder: Path) -> Path:
-    """Files of the training documents and of the held-out ones, interleaved, and the held-out ones of each genre."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mixed = sorted(found, key=lambda d: derive("mixture", d.name))
-    parts = {f"{split}.jsonl": [d for d in mixed if d.split == split] for split in N_ROWS}
-    for g, name in enumerate(GENRES):
-        parts[f"by-genre/{name}.jsonl"] = [d for d in mixed if d.split == "heldout" and d.genre == g]
-    for name, part in parts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_atomically(folder / name, "".join(json.dumps({"text": d.text}) + "\n" for d in part).encode())
-    return folder
-
-
-def _samples(trained: Trained, network: LanguageNetwork, found: list[Document], split: str) -> Samples:
-    """As many rows of each genre, of BOS and the tokens of one document."""
-    width, draw = trained.settings.model.n_ctx - 1, generator("rows", split)
-    tokens: list[Tensor] = []
-    document: list[Tensor] = []
-    genre = torch.full((len(found),), -1)
-    for g in range(len(GENRES)):
-        of_genre: list[tuple[Tensor, Tensor]] = []
-        for i, one in enumerate(found):
-            if one.genre == g and one.split == split:
-                ids = torch.tensor(trained.tokenizer(one.text, add_special_tokens=False, verbose=False)["input_ids"])
-                n = len(ids) // width
-                of_genre.append((ids[: n * width].view(n, width), torch.full((n,), i)))
-        rows, of_rows = (torch.cat(parts) for parts in zip(*of_genre, strict=True))
-        kept = torch.randperm(len(rows), generator=draw)[: N_ROWS[split]]
-        tokens.append(rows[kept])
-        document.append(of_rows[kept])
-        genre[of_rows[kept]] = g
-    every = torch.cat(tokens)
-    rows = PositionSelection.of(trained.tokenizer, True)(
-        torch.cat([torch.full((len(every), 1), trained.bos), every], 1)
-    )
-    of_samples = torch.cat(document)[rows.kept.nonzero()[:, 0]]
-    return Samples(rows, _stream(network, rows), of_samples, genre)
-
-
-@torch.no_grad()
-def _stream(network: LanguageNetwork, rows: TokenRows) -> Float[Tensor, "kept d"]:
-    """The residual stream after the last layer, before the final norm."""
-    out: list[Tensor] = []
-    handle = network.ln_final.register_forward_pre_hook(lambda _module, given: out.append(given[0]))
-    try:
-        parts = []
-        for start in range(0, len(rows), 64):
-            part = rows[start : start + 64]
-            network(part.tokens)
-            parts.append(out.pop()[part.kept])
-    finally:
-        handle.remove()
-    return torch.cat(parts)
+    yield from _latents(about, d, _plane(train.x, train.y), network, heldout, seed)
 
 
 # Directions
@@ -291,8 +180,7 @@ def _directions(about: str, train: Samples, heldout: Samples, seed: int) -> Iter
     dims = ", ".join(map(str, DIMS))
     yield Fact(f"{about}: genre by discriminants in {dims} leading dimensions", "", _listed(leading))
     yield Fact(f"{about}: the same in as many random dimensions", "", _listed(random))
-    means = _means(train.x, train.y)
-    basis = leading_basis(means[1:] - means[0], 2)
+    basis = _plane(train.x, train.y)
     yield Fact(
         f"{about}: share of the variance in the plane of the differences of means (random planes {2 / len(basis):.3f})",
         "",
@@ -412,6 +300,7 @@ def _overlaps(about: str, d: Dictionary, plane: Tensor, group: Tensor, heldout: 
         return
     expected = "open: more across genres where dimensions are used again"
     rows = d.W_dec.double()
+    [like] = matched_gaussian(torch.cov(heldout.x.double().T), len(rows), seed, 1)
     for kind, directions in (("", rows), (", without the plane of the means", rows - rows @ plane @ plane.T)):
         for rank in RANKS:
             found = group_subspaces(directions, group, rank, seed=seed)
@@ -419,7 +308,7 @@ def _overlaps(about: str, d: Dictionary, plane: Tensor, group: Tensor, heldout: 
                 continue
             yield Fact(
                 f"{about}{kind}: overlap of subspaces of {rank} dimensions, {found.half} latents each (random "
-                f"{rank / d.d_in:.3f})",
+                f"{rank / d.d_in:.3f}, of the activations' covariance {_by_chance(like, group, rank):.3f})",
                 expected,
                 str(found.subspaces),
             )
@@ -440,6 +329,10 @@ def _overlaps(about: str, d: Dictionary, plane: Tensor, group: Tensor, heldout: 
         "",
         f"{measured.diagonal().mean():.3f}, {other:.3f} ({permuted})",
     )
+
+
+def _by_chance(random: Float[Tensor, "n d"], group: Tensor, rank: int) -> float:
+    return group_subspaces(random, group, rank, permutations=2).subspaces.across
 
 
 def _inside(d: Dictionary, group: Tensor, heldout: Samples, draw: torch.Generator) -> Float[Tensor, "genres genres"]:

@@ -113,8 +113,9 @@ class GroupContrast(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"across {self.across:.3f}, within {self.within:.3f}, difference {self.difference:+.3f} (permuted "
-            f"{self.difference_permuted.low:+.3f} to {self.difference_permuted.high:+.3f}, p = {self.p:.2g})"
+            f"across {self.across:.3f} (permuted {self.permuted}), within {self.within:.3f}, difference "
+            f"{self.difference:+.3f} (permuted {self.difference_permuted.low:+.3f} to "
+            f"{self.difference_permuted.high:+.3f}, p = {self.p:.2g})"
         )
 
 
