@@ -6,7 +6,7 @@ The texts are those of :mod:`benchmarks.small_models.genre_texts`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,8 @@ from sae.toys.language.network import LanguageNetwork
 SEEDS = (0, 1)
 HOOK = "blocks.0.hook_resid_post"
 N_LATENTS, K = 1024, 16
+N_RANDOM = 4096
+"""Random directions, of which as few are specific to stories as the latents are."""
 SHARES, LEAST = (0.9, 0.7), 100
 """A latent is specific to a genre that has one of these shares of its firing, of at least so many samples."""
 RANKS = (8, 32)
@@ -241,21 +243,25 @@ def _latents(
     yield Fact(f"{about}: unexplained variance of the dictionary, held out", "", f"{float(fvu):.3f}")
     rates = fires.float().mean(0)
     rates = rates[rates * len(fires) >= LEAST]
-    random = unit(torch.randn(N_LATENTS, d.d_in, generator=draw))
-    neurons = torch.cat([*neuron_values(network, heldout.rows)])
-    tokens = tokens_of(heldout.rows)
-    units: Mapping[str, Bool[Tensor, "n units"]] = {
-        "latents": fires,
-        "neurons, as rarely active": _above(neurons, rates, draw),
-        "random directions, as rarely active": _above(heldout.x @ random.T, rates, draw),
-        "tokens": tokens[:, None] == tokens.unique(),
-    }
-    del neurons
+    random = unit(torch.randn(N_RANDOM, d.d_in, generator=draw))
+    block: Any = network.blocks[0]
+    neurons, tokens = torch.cat([*neuron_values(network, heldout.rows)]), tokens_of(heldout.rows)
+
+    def counted(active: Bool[Tensor, "n units"]) -> Float[Tensor, "documents units"]:
+        return torch.zeros(by_document, active.shape[1]).index_add_(0, heldout.document, active.float())
+
     counts = {
-        name: torch.zeros(by_document, active.shape[1]).index_add_(0, heldout.document, active.float())
-        for name, active in units.items()
+        "latents": counted(fires),
+        "neurons": counted(_above(neurons, rates, draw)),
+        "random directions": torch.cat(
+            [counted(_above(heldout.x @ some.T, rates, draw)) for some in random.split(N_LATENTS)], 1
+        ),
+        "tokens": counted(tokens[:, None] == tokens.unique()),
     }
-    del units, fires
+    directions: dict[str, Tensor] = {
+        "latents": d.W_dec, "neurons": block.mlp.out.weight.T, "random directions": random
+    }  # fmt: skip
+    del fires, neurons
     for share in SHARES:
         for name, of in counts.items():
             found, often = _specific(of, heldout, share), int((of.sum(0) >= LEAST).sum())
@@ -266,14 +272,20 @@ def _latents(
             parts = ", ".join(f"{int((found == g).sum())} of {genre}" for g, genre in enumerate(GENRES))
             yield Fact(
                 f"{about}: share of {name} with {share} of their firing in one genre (permuted documents)",
-                "more than neurons" if name == "latents" else "",
+                "more than of neurons" if name == "latents" else "",
                 f"{measured} of {often}: {parts} ({null})",
             )
     for share in SHARES:
-        group = _specific(counts["latents"], heldout, share)
-        yield from _overlaps(
-            f"{about}, latents with {share} of their firing in one genre", d, plane, group, heldout, seed
-        )
+        for name, rows in directions.items():
+            group = _specific(counts[name], heldout, share)
+            n_specific = [int((group == g).sum()) for g in range(len(GENRES))]
+            of = f"{about}, {name} with {share} of their firing in one genre"
+            if min(n_specific) < LEAST_OF_GENRE:
+                yield Fact(f"{of}: overlap of the genres' subspaces", "", f"not measured: {n_specific} are too few")
+                continue
+            yield from _overlaps(of, rows.double(), plane, group, heldout, seed)
+            if name == "latents":
+                yield from _variance_of_latents(of, d, group, heldout, seed)
 
 
 def _above(values: Float[Tensor, "n units"], rates: Tensor, draw: torch.Generator) -> Bool[Tensor, "n units"]:
@@ -293,28 +305,32 @@ def _specific(counts: Float[Tensor, "documents units"], of: Samples, share: floa
     return specific_group(fired, by_genre, share, LEAST)
 
 
-def _overlaps(about: str, d: Dictionary, plane: Tensor, group: Tensor, heldout: Samples, seed: int) -> Iterator[Fact]:
-    n_specific = [int((group == g).sum()) for g in range(len(GENRES))]
-    if min(n_specific) < LEAST_OF_GENRE:
-        yield Fact(f"{about}: overlap of the genres' subspaces", "", f"not measured: {n_specific} latents are too few")
-        return
-    expected = "open: more across genres where dimensions are used again"
-    rows = d.W_dec.double()
+def _overlaps(
+    about: str, rows: Float[Tensor, "n d"], plane: Tensor, group: Tensor, heldout: Samples, seed: int
+) -> Iterator[Fact]:
+    """What the directions of genres share, next to permuted genres, and next to random rows as anisotropic as the
+    activations."""
+    of_latents = ", latents with" in about
+    expected = "open: more across genres where dimensions are used again" if of_latents else ""
     [like] = matched_gaussian(torch.cov(heldout.x.double().T), len(rows), seed, 1)
-    for kind, directions in (("", rows), (", without the plane of the means", rows - rows @ plane @ plane.T)):
-        for rank in RANKS:
-            found = group_subspaces(directions, group, rank, seed=seed)
+    for kind, turn in (("", torch.zeros_like(plane)), (", without the plane of the means", plane)):
+        for rank in RANKS if of_latents else RANKS[:1]:
+            found = group_subspaces(rows - rows @ turn @ turn.T, group, rank, seed=seed)
             if found.rank < rank:
                 continue
+            chance = group_subspaces(like - like @ turn @ turn.T, group, rank, permutations=2).subspaces.across
             yield Fact(
-                f"{about}{kind}: overlap of subspaces of {rank} dimensions, {found.half} latents each (random "
-                f"{rank / d.d_in:.3f}, of the activations' covariance {_by_chance(like, group, rank):.3f})",
+                f"{about}{kind}: overlap of subspaces of {rank} dimensions, {found.half} in each half (random "
+                f"{rank / rows.shape[1]:.3f}, of the activations' covariance {chance:.3f})",
                 expected,
                 str(found.subspaces),
             )
             if rank == RANKS[0]:
-                yield Fact(f"{about}{kind}: mean squared cosine of two latents", expected, str(found.cosines))
-                yield Fact(f"{about}{kind}: abs. cosine of the nearest latent", expected, str(found.nearest))
+                yield Fact(f"{about}{kind}: mean squared cosine of two", expected, str(found.cosines))
+                yield Fact(f"{about}{kind}: abs. cosine of the nearest", expected, str(found.nearest))
+
+
+def _variance_of_latents(about: str, d: Dictionary, group: Tensor, heldout: Samples, seed: int) -> Iterator[Fact]:
     draw = generator("inside", seed)
     measured = _inside(d, group, heldout, draw)
     null: list[float] = []
@@ -329,10 +345,6 @@ def _overlaps(about: str, d: Dictionary, plane: Tensor, group: Tensor, heldout: 
         "",
         f"{measured.diagonal().mean():.3f}, {other:.3f} ({permuted})",
     )
-
-
-def _by_chance(random: Float[Tensor, "n d"], group: Tensor, rank: int) -> float:
-    return group_subspaces(random, group, rank, permutations=2).subspaces.across
 
 
 def _inside(d: Dictionary, group: Tensor, heldout: Samples, draw: torch.Generator) -> Float[Tensor, "genres genres"]:
