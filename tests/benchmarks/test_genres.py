@@ -80,10 +80,17 @@ def test_permuted_documents_keep_their_samples_together():
 
 @pytest.mark.slow
 def test_the_studies_have_facts(stories: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(genre_texts, "STORIES", 3000)
     monkeypatch.setattr(genres, "SEEDS", (0,))
     monkeypatch.setattr(genres, "DRAWS", 2)
+    monkeypatch.setattr(genres, "N_RANDOM", 1024)
+    for split in genre_texts.N_ROWS:
+        monkeypatch.setitem(genre_texts.N_ROWS, split, 60)
+    fit, settings = genres.sae.fit, {"n_latents": 64, "steps": 200}
+    monkeypatch.setattr(genres.sae, "fit", lambda x, **given: fit(x, **{**given, **settings}))
     facts = list(genres.genres(Models(stories, stories, stories.parent / "out", {"steps": 30})))
     assert len({fact.claim for fact in facts}) == len(facts) > 20
+    monkeypatch.setattr(genres.sae, "fit", fit)
     planted = [fact for fact in genres.genres_planted(Models(stories, stories, stories)) if "squared" in fact.claim]
     differences = [float(fact.measured.split("difference ")[1].split(" ")[0]) for fact in planted]
     assert differences[0] < -0.03 and abs(differences[1]) < 0.01 and differences[2] > 0.02
