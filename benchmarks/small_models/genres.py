@@ -98,7 +98,7 @@ def _planted(kind: str, seed: int, n: int = 32) -> tuple[Float[Tensor, "rows d"]
         for g in range(n_genres):
             F[g, :, g * n // 2 : (g + 1) * n // 2] = unit(torch.randn(n, n // 2, generator=draw))
     elif kind == "shared":
-        F = unit(torch.randn(n_genres, n, n, generator=draw))
+        F = unit(torch.randn(n_genres * n, n, generator=draw)).unflatten(0, (n_genres, n))
     else:
         F = torch.linalg.qr(torch.randn(n_genres, n, n, generator=draw)).Q
     genre = torch.randint(n_genres, (n_rows,), generator=draw)

@@ -71,8 +71,8 @@ def specific_group(
 
 
 def leading_basis(
-    directions: Float[Tensor, "*sets n d"], rank: int | None = None, weights: Float[Tensor, "*sets n"] | None = None
-) -> Float[Tensor, "*sets d rank"]:
+    directions: Float[Tensor, "n d"], rank: int | None = None, weights: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, "d rank"]:
     """An orthonormal basis of the `rank` dimensions that hold most of the directions, taken with unit norm; as many as
     there are directions or dimensions where None. Weights are equal where None."""
     u = unit(directions.double())
