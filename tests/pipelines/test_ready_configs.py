@@ -28,6 +28,10 @@ def test_a_ready_config_plans(
         overrides += [f"source.model={model}", f"source.text={text}"]
     if file.parent.name == "language":  # its model is trained
         overrides.append(f"source.text={text}")
+    if file.stem == "wide-1l":  # the model that is widened
+        narrow = {**read_table(file)["source"]["model"], "mlp_ratio": 4}
+        (tmp_path / "training.json").write_text(json.dumps({"settings": {"model": narrow}}))
+        overrides.append(f"source.widening.of={tmp_path}")
     if file.stem == "probes-local":
         labels = tmp_path / "labels.jsonl"
         labels.write_text('{"text": "w1", "labels": {"y": 1}}\n')
