@@ -252,10 +252,16 @@ def toys(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
+def small_models(lines: Sequence[Line]) -> str:
+    """As :func:`toys`, of the studies that have no page of their own."""
+    return toys([line for line in lines if line["study"] not in OF_OTHER_PAGES])
+
+
+OF_OTHER_PAGES = ("repeated_text", "induction_codes", "ioi_codes", "genres", "genres_planted")
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "step": step, "stack": stack, "whole": whole, "data": data, "generate": generate, "harvest": harvest,
     "architectures": architectures, "instances": instances, "toys": toys, "memory": memory, "workers": workers,
-    "small_models": toys, "gpu": gpu, "scale": scale, "circuits": circuits,
+    "small_models": small_models, "gpu": gpu, "scale": scale, "circuits": circuits,
 }  # fmt: skip
 
 
