@@ -31,6 +31,8 @@ TRAIN_ROWS = 1500
 RATIOS = (1, 4, 16, 64, 100)
 """Neurons per dimension of the residual stream."""
 WIDEST_DICTIONARY, N_RANDOM = 8192, 512
+FREQUENT = 50
+"""Tokens whose spread over neurons is measured."""
 COPIES, NOISE, WIDENED_STEPS = 10, 0.1, 2000
 
 
@@ -96,10 +98,13 @@ def widening(models: Models) -> Iterator[Fact]:
             )
         yield Fact(f"{about}: before, nats per held-out token", "", f"{trained.scores['model']:.3f}")
         yield from _shares(trained, narrow, f"{about}: before", {}, "")
+        yield Fact(f"{about}: before, effective neurons per token", "", f"{_effective(trained, narrow):.0f}")
         for copies, name in ((COPIES, "ten copies"), (1, "as much training without copies")):
             after, loss = _trained_on(trained, copies, seed)
             yield Fact(f"{about}: {name}, nats per held-out token", "", f"{loss:.3f}")
             yield from _shares(trained, after, f"{about}: {name}", {}, "")
+            expected = "fewer than ten times as many" if copies > 1 else ""
+            yield Fact(f"{about}: {name}, effective neurons per token", expected, f"{_effective(trained, after):.0f}")
             if copies > 1:
                 yield Fact(f"{about}: median cosine of two copies' input weights", "", f"{_cosine(after, copies):.3f}")
 
@@ -191,6 +196,25 @@ def _trained_on(trained: Trained, copies: int, seed: int) -> tuple[LanguageNetwo
     loop.network.load_state_dict(loop.best)
     loss = heldout_scores(loop.network, data["train"], trained.heldout(), trained.bos, form.n_ctx)["model"]
     return loop.network, loss
+
+
+def _effective(trained: Trained, network: LanguageNetwork) -> float:
+    """Over how many neurons the most frequent tokens are spread, their mean: ``(sum_i c_i)^2 / sum_i c_i^2`` with
+    ``c_i = |w_i| |a_ti - a_i|`` for the mean activation of neuron i at the token and at all tokens, and the norm of its
+    output weights."""
+    rows, block = trained.rows(HELDOUT_ROWS), network.blocks[0]
+    tokens = rows.tokens[rows.kept]
+    frequent = tokens.bincount().argsort(descending=True)[:FREQUENT]
+    write: Tensor = block.mlp.out.weight.detach().norm(dim=0)  # pyright: ignore
+    total, at = torch.zeros(FREQUENT + 1, len(write), dtype=torch.float64), 0
+    for x in neuron_values(network, rows):
+        of = (tokens[at : at + len(x), None] == frequent).T
+        total += torch.cat([of, torch.ones_like(of[:1])]).double() @ x.double()
+        at += len(x)
+    count = torch.stack([*(tokens == frequent[:, None]).sum(1), torch.tensor(len(tokens))])
+    means = total / count[:, None]
+    c = (means[:-1] - means[-1]).abs() * write
+    return float((c.sum(1).square() / c.square().sum(1)).mean())
 
 
 def _cosine(network: LanguageNetwork, copies: int) -> float:
