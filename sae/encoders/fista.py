@@ -66,6 +66,8 @@ class Fista(Dictionary):
         debias: bool = False,
     ) -> Fista:
         """The dictionary with the directions `W_dec` (one per row) and non-negative lasso codes."""
+        # In the order in which it is stored: products with another are rounded differently on some processors.
+        W_dec = W_dec.contiguous()
         b_enc = -l1 * W_dec.norm(dim=-1)
         return cls(
             W_dec.T.contiguous(),

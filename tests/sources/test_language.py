@@ -149,6 +149,10 @@ def test_a_widened_model_is_trained_in_one_mlp_only_and_interrupted_training_end
     narrow, trained = (saved.load_language_network(folder).state_dict() for folder in (of, tmp_path / "whole" / MODEL))
     changed = {name for name, value in trained.items() if not torch.equal(value, narrow[name])}
     assert changed == {f"blocks.0.mlp.{part}" for part in ("in.weight", "in.bias", "out.weight", "out.bias")}
+    named = config.model_settings.external_files()
+    assert {path.name for name, path in named.items() if name.startswith("widening/")} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    }, "not the record of the run, whose text may lie elsewhere"  # fmt: skip
     with pytest.raises(UserError, match="no trained small language model; train it first"):
         Config(**settings(tmp_path, **{**wide, "widening": {"of": tmp_path}})).check_plan()
 

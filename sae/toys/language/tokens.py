@@ -42,8 +42,13 @@ class TokenizerConfig(Settings):
             return {}
         if not self.folder.is_dir():
             raise UserError(f"source.tokenizer.folder = '{self.folder}': no such folder; correct the path")
-        found = sorted(file for file in self.folder.iterdir() if "token" in file.name or file.name in OTHER_FILES)
-        return {f"tokenizer/{file.name}": file for file in found if file.is_file()}
+        return {f"tokenizer/{file.name}": file for file in tokenizer_files(self.folder)}
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of the tokenizer in a folder."""
+    files = (file for file in folder.iterdir() if "token" in file.name or file.name in OTHER_FILES)
+    return sorted(file for file in files if file.is_file())
 
 
 OTHER_FILES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "added_tokens.json")

@@ -16,8 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sae.model.native import CONFIG, WEIGHTS
 from sae.registry import LocalPath, Settings, UserError
 from sae.toys.language.network import LanguageModelConfig, LanguageNetwork
+from sae.toys.language.tokens import tokenizer_files
 
 COPIED, SHARED = ("in.weight", "in.bias", "gate.weight"), "out.weight"
 """The parameters of an MLP with a row for every neuron, and the one with a column."""
@@ -35,9 +37,12 @@ class WideningConfig(Settings):
     weights."""
 
     def external_files(self) -> dict[str, Path]:
-        """The files of the folder."""
-        files = sorted(self.of.iterdir()) if self.of.is_dir() else []
-        return {f"widening/{file.name}": file for file in files if file.suffix in (".json", ".safetensors")}
+        """The files of the model and its tokenizer; what else lies in the folder, such as a run's records, does not
+        matter."""
+        if not self.of.is_dir():
+            return {}
+        files = [self.of / CONFIG, self.of / WEIGHTS, *tokenizer_files(self.of)]
+        return {f"widening/{file.name}": file for file in files}
 
     def copies(self, narrow: LanguageModelConfig, wide: LanguageModelConfig) -> int:
         """How many neurons of the wide model each neuron becomes.
