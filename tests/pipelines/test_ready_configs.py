@@ -31,6 +31,8 @@ def test_a_ready_config_plans(
     if file.stem == "wide-1l":  # the model that is widened
         narrow = {**read_table(file)["source"]["model"], "mlp_ratio": 4}
         (tmp_path / "training.json").write_text(json.dumps({"settings": {"model": narrow}}))
+        for name in ("config.json", "model.safetensors"):
+            (tmp_path / name).write_text("")
         overrides.append(f"source.widening.of={tmp_path}")
     if file.stem == "probes-local":
         labels = tmp_path / "labels.jsonl"
