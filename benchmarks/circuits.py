@@ -142,14 +142,18 @@ def circuits(
 
 def _circuit(name: str, seed: int, cache: Path) -> Circuit:
     source: dict[str, Any] = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))["source"]
-    folder = cache / f"{name}-{seed}"
+    toy = toy_of_config(cache / f"{name}-{seed}", source, seed)
+    note(f"accuracy {toy.scores['accuracy']:.4f}")
+    return Circuit(toy, toy.task.batch(seed, "test", 0, min(500, toy.task.limit("test") or 500)))
+
+
+def toy_of_config(folder: Path, source: Mapping[str, Any], seed: int) -> Toy:
+    """The toy with the settings of a config's source, trained in the folder unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     task = TypeAdapter[Any](AnyTask).validate_python(source["task"])
     model, training = AttentionModelConfig(**source["model"]), AttentionTrainingConfig(**source["training"])
     train_toy(folder, task, model, training, seed, lambda done, of, unit: None, "cpu")
-    toy = load_toy(folder)
-    note(f"accuracy {toy.scores['accuracy']:.4f}")
-    return Circuit(toy, task.batch(seed, "test", 0, min(500, task.limit("test") or 500)))
+    return load_toy(folder)
 
 
 def _shares(f: Faithfulness) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lines import Line, note, read, run
-from benchmarks.table import HERE, markdown
+from benchmarks.table import HERE, markdown, placed
 from sae.registry import UserError
 
 DOCS = HERE.parent / "docs"
@@ -137,9 +137,7 @@ def rows(*, list_: bool = False, page: Path = DOCS / "rows.md") -> None:
     lines, every = read(sorted((HERE / "results").glob("*.jsonl"))), known_rows()
     table = as_table(lines, every)
     if not list_:
-        before, _, rest = page.read_text(encoding="utf-8").partition("<!-- rows -->")
-        after = rest.partition("<!-- /rows -->")[2]
-        page.write_text(f"{before}<!-- rows -->\n{table}\n<!-- /rows -->{after}", encoding="utf-8")
+        page.write_text(placed(page.read_text(encoding="utf-8"), "rows", table), encoding="utf-8")
         note(f"{page}: written")
         return
     print(table)

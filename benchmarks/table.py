@@ -45,10 +45,14 @@ def fill(text: str, lines: Sequence[Line]) -> str:
     for name, render in TABLES.items():
         of_name = [line for line in lines if line["benchmark"] == name]
         if of_name:
-            place = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
-            filled = f"<!-- {name} -->\n{render(of_name)}\n<!-- /{name} -->"
-            text = place.sub(lambda _, filled=filled: filled, text)
+            text = placed(text, name, render(of_name))
     return text
+
+
+def placed(text: str, name: str, content: str) -> str:
+    """The text with what is between the markers of a name replaced, if it has them."""
+    place = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+    return place.sub(lambda _: f"<!-- {name} -->\n{content}\n<!-- /{name} -->", text)
 
 
 def step(lines: Sequence[Line]) -> str:

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.lines import note
 from benchmarks.studies import Fact, generators
@@ -36,6 +36,7 @@ from sae.numerics.seeds import generator
 from sae.toys.language.network import LanguageNetwork
 from sae.toys.language.saved import TrainedModelConfig, load_language_network, training_record
 from sae.toys.language.tokens import Streams, streams, whole_stream
+from sae.toys.language.widening import WideningConfig
 
 FORM: dict[str, Any] = {
     "n_layers": 1,
@@ -63,7 +64,7 @@ class Trained:
     folder: Path
     settings: TrainedModelConfig
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, float]:
         """Nats per held-out token, of the model and of n-grams of its text."""
         return training_record(self.folder)["scores"]
@@ -76,12 +77,16 @@ class Trained:
         """The model as hooked by TransformerLens."""
         return Model.boot(str(self.folder))
 
-    def untrained(self) -> Model:
-        """A model of the same form and tokenizer with drawn weights, for comparison."""
-        network = LanguageNetwork(self.settings.model, len(self.tokenizer)).draw(generator("untrained", 0))
+    def untrained(self) -> LanguageNetwork:
+        """A model of the same form with drawn weights, for comparison."""
+        return LanguageNetwork(self.settings.model, len(self.tokenizer)).draw(generator("untrained", 0))
+
+    def untrained_model(self) -> Model:
+        """The same as hooked by TransformerLens."""
         with TemporaryDirectory() as folder:
             shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-            write_native(Path(folder), self.settings.model.native(len(self.tokenizer)), network.state_dict())
+            native = self.settings.model.native(len(self.tokenizer))
+            write_native(Path(folder), native, self.untrained().state_dict())
             return Model.boot(folder)
 
     @property
@@ -89,7 +94,7 @@ class Trained:
         """The token that begins rows."""
         return int(self.tokenizer.bos_token_id)
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer."""
         return load_tokenizer(str(self.folder))
@@ -127,7 +132,11 @@ class Models:
     """Settings of training in place of :data:`TRAINING`, for short trials."""
 
     def config(
-        self, form: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None, seed: int = 0
+        self,
+        form: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        widening: WideningConfig | None = None,
     ) -> TrainedModelConfig:
         """The settings of a model; `form` and `training` replace single ones of :data:`FORM` and :data:`TRAINING`."""
         return TrainedModelConfig(
@@ -135,18 +144,26 @@ class Models:
             heldout_text=self.heldout, model={**FORM, **(form or {})},  # pyright: ignore[reportArgumentType]
             tokenizer={"n_tokens": N_TOKENS},  # pyright: ignore[reportArgumentType]
             training={**TRAINING, **(training or {}), **self.training},  # pyright: ignore[reportArgumentType]
-            seed=seed,
+            seed=seed, widening=widening,
         )  # fmt: skip
 
     def trained(
-        self, form: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None, seed: int = 0
+        self,
+        form: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        widening: WideningConfig | None = None,
     ) -> Trained:
         """A trained model, from the folder of earlier ones where it is there."""
-        config = self.config(form, training, seed)
-        digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-        folder = self.out / f"model-{digest[:12]}"
+        config = self.config(form, training, seed, widening)
+        folder = self.folder("model", config.model_dump(mode="json"))
         config.train(folder, _progress, "cpu")
         return Trained(folder, config)
+
+    def folder(self, name: str, settings: Any) -> Path:
+        """The folder of what has these settings."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return self.out / f"{name}-{digest[:12]}"
 
 
 Study = Callable[[Models], Iterator[Fact]]
@@ -155,17 +172,6 @@ Study = Callable[[Models], Iterator[Fact]]
 def studies() -> dict[str, Study]:
     """All studies by name, in order of the families."""
     return generators("benchmarks.small_models")
-
-
-@torch.no_grad()
-def activations(model: Model, rows: TokenRows, hook: str) -> Float[Tensor, "kept width"]:
-    """The activations at the kept positions of rows."""
-    parts: list[Tensor] = []
-    for start in range(0, len(rows), 64):
-        batch = rows[start : start + 64]
-        [acts] = model.activations_at(batch.tokens, batch.attended, [hook])
-        parts.append(acts[batch.kept].float())
-    return torch.cat(parts)
 
 
 Units = Mapping[str, tuple[int, Callable[[Tensor], Tensor]]]
@@ -179,24 +185,37 @@ def monosemantic(network: LanguageNetwork, rows: TokenRows, units: Units, layer:
     padded = torch.nn.functional.pad(rows.tokens, (1, 1), value=NOTHING)
     row, position = rows.kept.nonzero(as_tuple=True)
     known = {name: padded[row, position + 1 + by] for name, by in (("token", 0), ("next", 1), ("before", -1))}
-    top = {name: TopExamples(10, n) for name, (n, _) in units.items()}
-    at = 0
+    found = strongest(network, rows, units, layer)
+    return {name: monosemantic_units(top, known)[ANY] for name, top in found.items()}
+
+
+def strongest(network: LanguageNetwork, rows: TokenRows, units: Units, layer: int = 0) -> dict[str, TopExamples]:
+    """The ten strongest examples, by their numbers among the kept positions, of each kind of units made of a layer's
+    neurons."""
+    top, row, at = {name: TopExamples(10, n) for name, (n, _) in units.items()}, rows.kept.nonzero()[:, 0], 0
     for x in neuron_values(network, rows, layer):
         chosen = torch.arange(at, at + len(x))
         for name, (_, values) in units.items():
             top[name].add(values(x), chosen, row[chosen])
         at += len(x)
-    return {name: monosemantic_units(found, known)[ANY] for name, found in top.items()}
+    return top
 
 
-@torch.no_grad()
 def neuron_values(
     network: LanguageNetwork, rows: TokenRows, layer: int = 0, rows_at_once: int = 16
 ) -> Iterator[Float[Tensor, "kept n_neurons"]]:
     """The values that a layer's output weights are applied to, at the kept positions, a few rows at a time."""
+    block: Any = network.blocks[layer]
+    return inputs_of(block.mlp.out, network, rows, rows_at_once)
+
+
+@torch.no_grad()
+def inputs_of(
+    module: nn.Module, network: LanguageNetwork, rows: TokenRows, rows_at_once: int
+) -> Iterator[Float[Tensor, "kept width"]]:
+    """What a module of the network is applied to, at the kept positions, a few rows at a time."""
     seen: list[Tensor] = []
-    out: Any = network.blocks[layer]
-    handle = out.mlp.out.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    handle = module.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     try:
         for start in range(0, len(rows), rows_at_once):
             part = rows[start : start + rows_at_once]

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.small_models import HELDOUT_ROWS, Models, neuron_values
+from benchmarks.small_models import HELDOUT_ROWS, Models, strongest
 from benchmarks.studies import Fact
 from sae.analysis.circuits.outcomes import effects, heads_of, sharing, skip_trigrams
+from sae.analysis.geometry.moments import matched_gaussian
 from sae.analysis.geometry.order import adjacent, order_with_controls, seriation
-from sae.analysis.units.monosemantic import TopExamples
 from sae.model.token_rows import NOTHING
 from sae.numerics.seeds import generator
 
@@ -55,12 +55,8 @@ def neuron_order(models: Models) -> Iterator[Fact]:
         for name, W in (("input", mlp.mlp._modules["in"].weight), ("output", mlp.mlp.out.weight.T)):
             rows = W.detach()
             o = order_with_controls(rows, randoms=1)
-            values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
-            root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-            alike = list[float]()
-            for draw in range(3):
-                gaussian = torch.randn(rows.shape, generator=generator("order", seed, draw)) @ root
-                alike.append(adjacent(gaussian, seriation(gaussian, o.way)))
+            gaussian = matched_gaussian((rows.T @ rows / len(rows)).double(), len(rows), seed, 3)
+            alike = [adjacent(drawn, seriation(drawn, o.way)) for drawn in gaussian]
             yield Fact(
                 f"seed {seed}, {name} weights: neurons in order (shuffled; Gaussian rows alike, in order)",
                 "above both",
@@ -75,10 +71,7 @@ def neuron_pages(models: Models) -> Iterator[Fact]:
         trained = models.trained(HEADS, seed=seed)
         network, rows = trained.network(), trained.rows(HELDOUT_ROWS)
         row, position = rows.kept.nonzero(as_tuple=True)
-        top, at = TopExamples(10, trained.settings.model.d_mlp), 0
-        for x in neuron_values(network, rows):
-            top.add(x, torch.arange(at, at + len(x)), row[at : at + len(x)])
-            at += len(x)
+        top = strongest(network, rows, {"neurons": (trained.settings.model.d_mlp, lambda x: x)})["neurons"]
         following = torch.nn.functional.pad(rows.tokens, (0, 1), value=NOTHING)[row, position + 1][top.rows]
         block: Any = network.blocks[0]
         effect = (network.unembed.weight * network.ln_final.weight) @ block.mlp.out.weight

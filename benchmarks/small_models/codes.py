@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,21 +10,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import TypeAdapter
 from torch import Tensor
 
 import sae
+from benchmarks.circuits import toy_of_config
 from benchmarks.small_models import Models
 from benchmarks.studies import Fact
-from sae.analysis.circuits.induction import head_scores
+from sae.analysis.circuits.induction import HeadScores, after_earlier, head_scores
 from sae.analysis.circuits.token_codes import TokenCode, token_code
 from sae.model.hooked import Model
 from sae.numerics.binary_probes import best_threshold, f1_score, rank_auc
 from sae.numerics.seeds import generator
-from sae.toys.attention.network import AttentionModelConfig
 from sae.toys.attention.repeats import Repeats
-from sae.toys.attention.saved import AnyTask, Toy, load_toy, train_toy
-from sae.toys.attention.training import AttentionTrainingConfig
+from sae.toys.attention.saved import Toy
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "toys"
 SEEDS = (0, 1)
@@ -105,11 +101,12 @@ def induction_codes(models: Models) -> Iterator[Fact]:
     their outputs code the previous token and the copied one, on rows that repeat a text. Scores are also those on plain
     text and on repeated random tokens."""
     for case in _cases(models):
-        scores = head_scores(case.model, case.repeated)
-        previous, induction = (int(s.argmax()) for s in (scores.previous[0], scores.induction[1]))
         rows = {"repeated": case.repeated, "not repeated": case.other, "random, repeated": case.random()}
+        scores = {of: head_scores(case.model, tokens) for of, tokens in rows.items()}
         for of, tokens in rows.items():
-            yield from _scores(f"{case.name}, rows {of}", case.model, tokens)
+            yield from _scores(f"{case.name}, rows {of}", scores[of], tokens)
+        best = scores["repeated"]
+        previous, induction = (int(s.argmax()) for s in (best.previous[0], best.induction[1]))
         # In the second half, where both are defined: the token before, and the one that follows.
         at = slice(1 + case.half, -1)
         z = [_head(case, layer, head)[:, at] for layer, head in ((0, previous), (1, induction))]
@@ -118,17 +115,16 @@ def induction_codes(models: Models) -> Iterator[Fact]:
             yield from _coded(f"{case.name}: {what} in that head", vectors, of)
 
 
-def _scores(about: str, model: Model, tokens: Int[Tensor, "rows n_tokens"]) -> Iterator[Fact]:
+def _scores(about: str, scores: HeadScores, tokens: Int[Tensor, "rows n_tokens"]) -> Iterator[Fact]:
     """The largest scores of heads, next to uniform attention."""
-    scores, n = head_scores(model, tokens), tokens.shape[1]
+    n = tokens.shape[1]
     uniform = sum(1 / (i + 1) for i in range(1, n)) / (n - 1)
     yield Fact(
         f"{about}: attention to the previous token, best head of layer 0",
         f"uniform {uniform:.3f}",
         f"{float(scores.previous[0].max()):.3f}",
     )
-    same = tokens[:, :, None] == tokens[:, None, :]
-    after = torch.nn.functional.pad(same[:, :, :-1], (1, 0)).tril()
+    after = after_earlier(tokens)
     share = after.sum(-1) / torch.arange(1, n + 1)
     yield Fact(
         f"{about}: attention to the tokens after earlier occurrences, best head of layer 1",
@@ -145,7 +141,7 @@ def _cases(models: Models) -> Iterator[_Repeated]:
         tokens = torch.from_numpy(trained.heldout()[: 2 * N_COPIED * half].reshape(2, N_COPIED, half).astype("int64"))
         yield _Repeated.of(f"text, seed {seed}", trained.model(), tokens, trained.bos)
         if seed == SEEDS[-1]:
-            yield _Repeated.of("text, untrained", trained.untrained(), tokens, trained.bos)
+            yield _Repeated.of("text, untrained", trained.untrained_model(), tokens, trained.bos)
     config = tomllib.loads((CONFIGS / "induction.toml").read_text(encoding="utf-8"))["source"]
     for seed in SEEDS:
         toy = attention_toy(models, "induction", seed, config)
@@ -158,15 +154,8 @@ def _cases(models: Models) -> Iterator[_Repeated]:
 
 def attention_toy(models: Models, name: str, seed: int, source: dict[str, Any]) -> Toy:
     """A toy by the settings of its shipped config, from the folder of earlier ones where it is there."""
-    model = AttentionModelConfig(**source["model"])
-    task = TypeAdapter[Any](AnyTask).validate_python(source["task"])
-    training = AttentionTrainingConfig(**source["training"])
-    settings = [part.model_dump(mode="json") for part in (task, model, training)]
-    digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()
-    folder = models.out / f"toy-{name}-{digest[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    train_toy(folder, task, model, training, seed, lambda done, of, unit: None, "cpu")
-    return load_toy(folder)
+    settings = {part: source[part] for part in ("task", "model", "training")}
+    return toy_of_config(models.folder(f"toy-{name}", [settings, seed]), source, seed)
 
 
 def _head(case: _Repeated, layer: int, head: int) -> Float[Tensor, "rows n_tokens d_head"]:

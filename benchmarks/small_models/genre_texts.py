@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.small_models import Trained
+from benchmarks.small_models import Trained, inputs_of
 from sae.activations.corpus import PositionSelection
 from sae.model.token_rows import TokenRows
 from sae.numerics.atomic_write import write_atomically
@@ -157,20 +157,6 @@ def samples(trained: Trained, network: LanguageNetwork, found: list[Document], s
         torch.cat([torch.full((len(every), 1), trained.bos), every], 1)
     )
     of_samples = torch.cat(document)[rows.kept.nonzero()[:, 0]]
-    return Samples(rows, _stream(network, rows), of_samples, genre)
-
-
-@torch.no_grad()
-def _stream(network: LanguageNetwork, rows: TokenRows) -> Float[Tensor, "kept d"]:
-    """The residual stream after the last layer, before the final norm."""
-    out: list[Tensor] = []
-    handle = network.ln_final.register_forward_pre_hook(lambda _module, given: out.append(given[0]))
-    try:
-        parts = []
-        for start in range(0, len(rows), 64):
-            part = rows[start : start + 64]
-            network(part.tokens)
-            parts.append(out.pop()[part.kept])
-    finally:
-        handle.remove()
-    return torch.cat(parts)
+    # The residual stream after the last layer.
+    x = torch.cat([*inputs_of(network.ln_final, network, rows, 64)])
+    return Samples(rows, x, of_samples, genre)

@@ -17,7 +17,13 @@ import sae
 from benchmarks.small_models import Models, Trained, neuron_values, tokens_of
 from benchmarks.small_models.genre_texts import GENRES, N_ROWS, Document, Samples, documents, samples, written
 from benchmarks.studies import Fact
-from sae.analysis.geometry.group_subspaces import group_subspaces, leading_basis, specific_group, variance_inside
+from sae.analysis.geometry.group_subspaces import (
+    group_subspaces,
+    leading_basis,
+    specific_group,
+    specific_of_documents,
+    variance_inside,
+)
 from sae.analysis.geometry.moments import directions_of, matched_gaussian
 from sae.dictionary import Dictionary
 from sae.numerics.matching import unit
@@ -60,8 +66,7 @@ def genres(models: Models) -> Iterator[Fact]:
         network = trained.network()
         yield from _facts(f"seed {seed}", trained, network, found, seed)
     trained = mixture.trained(seed=SEEDS[0])
-    drawn = LanguageNetwork(trained.settings.model, len(trained.tokenizer)).draw(generator("untrained", 0))
-    yield from _facts("untrained", trained, drawn, found, SEEDS[0])
+    yield from _facts("untrained", trained, trained.untrained(), found, SEEDS[0])
 
 
 def genres_planted(models: Models) -> Iterator[Fact]:
@@ -172,8 +177,7 @@ def _directions(about: str, train: Samples, heldout: Samples, seed: int) -> Iter
             f"{about}: genre of a token by {name} (permuted documents)", "more than .33", f"{value:.3f} ({null})"
         )
     yield Fact(f"{about}: genre by the token alone", "", f"{_by_token(train, heldout):.3f}")
-    values, directions = directions_of(torch.cov(train.x.double().T))
-    del values
+    _, directions = directions_of(torch.cov(train.x.double().T))
     leading, random = [], []
     for k in DIMS:
         bases = [torch.linalg.qr(torch.randn(len(directions), k, generator=draw)).Q for _ in range(5)]
@@ -213,7 +217,8 @@ def _variances(about: str, samples: Samples, draw: torch.Generator, rank: int = 
             [of.x[(of.y == g) & (half[of.document] == side)] for g in range(len(GENRES))] for side in (True, False)
         ]
         fits, tests = ([torch.cov(x.double().T) for x in side] for side in sides)
-        return torch.tensor([[variance_inside(directions_of(b)[1][:rank].T, a) for b in fits] for a in tests])
+        leading = [directions_of(b)[1][:rank].T for b in fits]
+        return torch.tensor([[variance_inside(basis, a) for basis in leading] for a in tests])
 
     measured = torch.stack([matrix(samples) for _ in range(DRAWS)]).mean(0)
     null = torch.stack([matrix(samples.permuted(draw)) for _ in range(DRAWS)])
@@ -238,8 +243,9 @@ def _latents(
     about: str, d: Dictionary, plane: Tensor, network: LanguageNetwork, heldout: Samples, seed: int
 ) -> Iterator[Fact]:
     draw, by_document = generator("specific", seed), len(heldout.genre)
-    fires = torch.cat([d.encode(x) > 0 for x in heldout.x.split(8192)])
-    fvu = (heldout.x - d.decode(d.encode(heldout.x))).square().sum() / (heldout.x - heldout.x.mean(0)).square().sum()
+    z = d.encode(heldout.x)
+    fires = z > 0
+    fvu = (heldout.x - d.decode(z)).square().sum() / (heldout.x - heldout.x.mean(0)).square().sum()
     yield Fact(f"{about}: unexplained variance of the dictionary, held out", "", f"{float(fvu):.3f}")
     rates = fires.float().mean(0)
     rates = rates[rates * len(fires) >= LEAST]
@@ -261,7 +267,7 @@ def _latents(
     directions: dict[str, Tensor] = {
         "latents": d.W_dec, "neurons": block.mlp.out.weight.T, "random directions": random
     }  # fmt: skip
-    del fires, neurons
+    del z, fires, neurons
     for share in SHARES:
         for name, of in counts.items():
             found, often = _specific(of, heldout, share), int((of.sum(0) >= LEAST).sum())
@@ -298,11 +304,8 @@ def _above(values: Float[Tensor, "n units"], rates: Tensor, draw: torch.Generato
 
 def _specific(counts: Float[Tensor, "documents units"], of: Samples, share: float) -> Int[Tensor, " units"]:
     """The genre that each unit is specific to, -1 for none."""
-    samples, some = torch.bincount(of.document, minlength=len(of.genre)).double(), of.genre >= 0
-    fired = torch.zeros(len(GENRES), counts.shape[1], dtype=torch.float64)
-    fired.index_add_(0, of.genre[some], counts[some].double())
-    by_genre = torch.zeros(len(GENRES), dtype=torch.float64).index_add_(0, of.genre[some], samples[some])
-    return specific_group(fired, by_genre, share, LEAST)
+    samples = torch.bincount(of.document, minlength=len(of.genre))
+    return specific_of_documents(counts, samples, of.genre, share, LEAST)
 
 
 def _overlaps(
@@ -332,12 +335,13 @@ def _overlaps(
 
 def _variance_of_latents(about: str, d: Dictionary, group: Tensor, heldout: Samples, seed: int) -> Iterator[Fact]:
     draw = generator("inside", seed)
-    measured = _inside(d, group, heldout, draw)
+    covariances = [torch.cov(heldout.x[heldout.y == g].double().T) for g in range(len(GENRES))]
+    measured = _inside(d, group, covariances, draw)
     null: list[float] = []
     for _ in range(DRAWS):
         of, some = group.clone(), (group >= 0).nonzero()[:, 0]
         of[some] = group[some[torch.randperm(len(some), generator=draw)]]
-        null.append(float(_inside(d, of, heldout, draw).mean()))
+        null.append(float(_inside(d, of, covariances, draw).mean()))
     other = (measured.sum() - measured.trace()) / (measured.numel() - len(measured))
     permuted: Interval = of_draws(null)
     yield Fact(
@@ -347,9 +351,10 @@ def _variance_of_latents(about: str, d: Dictionary, group: Tensor, heldout: Samp
     )
 
 
-def _inside(d: Dictionary, group: Tensor, heldout: Samples, draw: torch.Generator) -> Float[Tensor, "genres genres"]:
+def _inside(
+    d: Dictionary, group: Tensor, covariances: list[Tensor], draw: torch.Generator
+) -> Float[Tensor, "genres genres"]:
     """The share of the variance of each genre in the subspace of equally many specific latents of each."""
-    covariances: Any = [torch.cov(heldout.x[heldout.y == g].double().T) for g in range(len(GENRES))]
     n = min(int((group == g).sum()) for g in range(len(GENRES)))
     chosen = [(group == g).nonzero()[:, 0] for g in range(len(GENRES))]
     rows = [d.W_dec[of[torch.randperm(len(of), generator=draw)[:n]]] for of in chosen]

@@ -15,7 +15,6 @@ from benchmarks.small_models.codes import CONFIGS, RANKS, SEEDS, attention_toy, 
 from benchmarks.studies import Fact
 from sae.analysis.circuits.interchanges import RowPairs, interchange, learned_subspace, pairs_of
 from sae.analysis.circuits.token_codes import token_code
-from sae.model.token_rows import TokenRows
 from sae.numerics.seeds import generator
 from sae.toys.attention.names import Names
 from sae.toys.attention.network import AttentionModelConfig, Network, bridged
@@ -49,7 +48,8 @@ def _names(toy: Toy, about: str, pairs: bool = True) -> Iterator[Fact]:
     task, end = toy.task, toy.task.n_tokens - 1
     fitted, held_out = (task.batch(toy.seed, split, 0, 4000) for split in ("choose", "test"))
     first = task.labels(held_out)["once_first"][:, end] == 1
-    right = _answered(toy, toy.model.logits(_counted(held_out, end))[:, end], held_out)
+    with torch.no_grad():
+        right = _answered(toy, toy.network(held_out)[:, end], held_out)
     for which, rows in (("first", first), ("second", ~first)):
         yield Fact(f"{about}: answers right, the name said once comes {which}", "", f"{_share(right[rows]):.3f}")
     hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(toy.model.n_layers)]
@@ -86,11 +86,6 @@ def _last_name(task: Names, rows: Int[Tensor, "rows n_tokens"]) -> Int[Tensor, "
 def _name_said_once(task: Names, rows: Int[Tensor, "rows n_tokens"]) -> Int[Tensor, " rows"]:
     """The position of the name that each row holds once."""
     return (rows == task.answers(rows)[:, -1:]).int().argmax(1)
-
-
-def _counted(rows: Int[Tensor, "rows n_tokens"], position: int) -> TokenRows:
-    """Model input of which one position counts."""
-    return TokenRows(rows, torch.ones_like(rows).bool(), (torch.arange(rows.shape[1]) == position).expand_as(rows))
 
 
 def _answered(toy: Toy, logits: Float[Tensor, "rows d_vocab"], rows: Int[Tensor, "rows n_tokens"]) -> Tensor:

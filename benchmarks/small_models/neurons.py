@@ -10,8 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import sae
-from benchmarks.small_models import FORM, HELDOUT_ROWS, TRAINING, Models, Trained, Units, monosemantic, neuron_values
+from benchmarks.small_models import (
+    FORM,
+    HELDOUT_ROWS,
+    TRAINING,
+    Models,
+    Trained,
+    Units,
+    inputs_of,
+    monosemantic,
+    neuron_values,
+)
 from benchmarks.studies import Fact
+from sae.analysis.circuits.heads import effective_heads
 from sae.analysis.circuits.smuggling import smuggling
 from sae.analysis.units.monosemantic import UnitAgreement
 from sae.dictionary import Dictionary
@@ -19,9 +30,8 @@ from sae.numerics.matching import unit
 from sae.numerics.seeds import generator
 from sae.numerics.statistics import mean_interval
 from sae.toys.language.network import LanguageModelConfig, LanguageNetwork
-from sae.toys.language.saved import heldout_scores
-from sae.toys.language.training import LanguageTraining, LanguageTrainingConfig, stream_losses
-from sae.toys.language.widening import is_trained, widened_state
+from sae.toys.language.training import stream_losses
+from sae.toys.language.widening import WideningConfig, widened_state
 
 SEEDS = (0, 1, 2)
 TWINS = {"gelu": TRAINING["steps"], "solu": 3 * TRAINING["steps"] // 2}
@@ -55,7 +65,7 @@ def solu_twins(models: Models) -> Iterator[Fact]:
         losses["solu, as many steps"].append(models.trained({"activation": "solu"}, seed=seed).scores["model"])
     for kind in TWINS:
         trained = models.trained({"activation": kind}, seed=SEEDS[0])
-        drawn = LanguageNetwork(trained.settings.model, len(trained.tokenizer)).draw(generator("untrained", 0))
+        drawn = trained.untrained()
         d = _dictionary(_training_rows(trained, drawn), trained.settings.model.d_mlp, 0)
         yield from _shares(trained, drawn, f"{kind}, untrained", {"TopK latents": (d.n_latents, d.encode)}, "")
     for kind in ("solu", "solu, as many steps"):
@@ -89,7 +99,7 @@ def widening(models: Models) -> Iterator[Fact]:
         narrow, tokens = trained.network(), trained.rows(64).tokens
         for dtype in (torch.float64, torch.float32):
             plain = trained.network().to(dtype)
-            wide = _network(trained, COPIES).to(dtype)
+            wide = LanguageNetwork(LanguageModelConfig(**{**FORM, **_wide(COPIES)}), len(trained.tokenizer)).to(dtype)
             wide.load_state_dict(widened_state(plain, COPIES))
             with torch.no_grad():
                 change = float((wide(tokens) - plain(tokens)).abs().max())
@@ -100,8 +110,10 @@ def widening(models: Models) -> Iterator[Fact]:
         yield from _shares(trained, narrow, f"{about}: before", {}, "")
         yield Fact(f"{about}: before, effective neurons per token", "", f"{_effective(trained, narrow):.0f}")
         for copies, name in ((COPIES, "ten copies"), (1, "as much training without copies")):
-            after, loss = _trained_on(trained, copies, seed)
-            yield Fact(f"{about}: {name}, nats per held-out token", "", f"{loss:.3f}")
+            of = WideningConfig(of=trained.folder, noise=NOISE)
+            widened = models.trained(_wide(copies), {"steps": WIDENED_STEPS, "lr": 1e-3}, seed, of)
+            after = widened.network()
+            yield Fact(f"{about}: {name}, nats per held-out token", "", f"{widened.scores['model']:.3f}")
             yield from _shares(trained, after, f"{about}: {name}", {}, "")
             expected = "fewer than ten times as many" if copies > 1 else ""
             yield Fact(f"{about}: {name}, effective neurons per token", expected, f"{_effective(trained, after):.0f}")
@@ -122,7 +134,8 @@ def _training_rows(trained: Trained, network: LanguageNetwork | None = None) -> 
 
 def _shares(trained: Trained, network: LanguageNetwork, about: str, others: Units, expected: str) -> Iterator[Fact]:
     """The monosemantic shares of a layer's neurons, of random directions, and of other units."""
-    width = next(neuron_values(network, trained.rows(1))).shape[1]
+    block: Any = network.blocks[0]
+    width = block.mlp.out.in_features
     random = unit(torch.randn(N_RANDOM, width, generator=generator("directions", 0)))
     units: Units = {
         "neurons": (width, lambda x: x),
@@ -141,12 +154,8 @@ def _shown(found: UnitAgreement) -> str:
 def _smuggled(trained: Trained, network: LanguageNetwork, about: str) -> Iterator[Fact]:
     """What small activations add to the output, and what the model loses without its LayerNorm."""
     block: Any = network.blocks[0]
-    seen: list[Tensor] = []
-    handle = block.mlp.ln.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     rows = trained.rows(100)
-    after = torch.cat([*neuron_values(network, rows, rows_at_once=len(rows))])
-    handle.remove()
-    before = seen[0][rows.kept]
+    [before], [after] = (inputs_of(part, network, rows, len(rows)) for part in (block.mlp.ln, block.mlp.out))
     logits = network.unembed.weight * network.ln_final.weight
     write = ((logits - logits.mean(0)) @ block.mlp.out.weight).norm(dim=0)
     found = smuggling(before, after, write)
@@ -175,27 +184,9 @@ class _Fixed(nn.Module):
         return (x - self.mean) * self.scale * self.weight + self.bias
 
 
-def _network(trained: Trained, copies: int) -> LanguageNetwork:
-    form = trained.settings.model
-    wide = LanguageModelConfig(**{**form.model_dump(), "mlp_ratio": form.mlp_ratio * copies})
-    return LanguageNetwork(wide, len(trained.tokenizer))
-
-
-def _trained_on(trained: Trained, copies: int, seed: int) -> tuple[LanguageNetwork, float]:
-    """The model with so many copies of its neurons, whose MLP was trained on; and its nats per held-out token."""
-    form = trained.settings.model
-    wide = LanguageModelConfig(**{**form.model_dump(), "mlp_ratio": form.mlp_ratio * copies})
-    start = widened_state(trained.network(), copies, 0, NOISE, generator("widening", seed))
-    config = LanguageTrainingConfig(**{**TRAINING, "steps": WIDENED_STEPS, "lr": 1e-3})
-    data, d_vocab = trained.streams(), len(trained.tokenizer)
-    loop = LanguageTraining(
-        wide, config, data, d_vocab, trained.bos, seed, "cpu", start, lambda name: is_trained(name, 0)
-    )
-    for _ in loop.run():
-        pass
-    loop.network.load_state_dict(loop.best)
-    loss = heldout_scores(loop.network, data["train"], trained.heldout(), trained.bos, form.n_ctx)["model"]
-    return loop.network, loss
+def _wide(copies: int) -> dict[str, Any]:
+    """What differs in the form of a model with so many copies of every neuron."""
+    return {"mlp_ratio": FORM["mlp_ratio"] * copies}
 
 
 def _effective(trained: Trained, network: LanguageNetwork) -> float:
@@ -214,7 +205,7 @@ def _effective(trained: Trained, network: LanguageNetwork) -> float:
     count = torch.stack([*(tokens == frequent[:, None]).sum(1), torch.tensor(len(tokens))])
     means = total / count[:, None]
     c = (means[:-1] - means[-1]).abs() * write
-    return float((c.sum(1).square() / c.square().sum(1)).mean())
+    return float(effective_heads(c).mean())
 
 
 def _cosine(network: LanguageNetwork, copies: int) -> float:

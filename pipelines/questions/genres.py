@@ -24,7 +24,7 @@ from sae.analysis.geometry.group_subspaces import (
     LEAST_DIRECTIONS,
     GroupSubspaces,
     group_subspaces,
-    specific_group,
+    specific_of_documents,
 )
 from sae.analysis.latents.given_text import GivenTextVectors, tokenizer_for
 from sae.analysis.latents.group_rates import LEAST_DOCUMENTS, DocumentCounts
@@ -45,13 +45,8 @@ class _Counted:
     def permuted(self, draw: torch.Generator) -> _Counted:
         return _Counted(self.fired, self.samples, self.genre[torch.randperm(len(self.genre), generator=draw)])
 
-    def by_genre(self, values: Tensor) -> Tensor:
-        """The sums of values of documents over the documents of each genre."""
-        sums = torch.zeros(int(self.genre.max()) + 1, *values.shape[1:], dtype=torch.float64)
-        return sums.index_add_(0, self.genre, values)
-
     def specific(self, share: float, least: int) -> Int[Tensor, " n_latents"]:
-        return specific_group(self.by_genre(self.fired), self.by_genre(self.samples), share, least)
+        return specific_of_documents(self.fired, self.samples, self.genre, share, least)
 
 
 class Config(QuestionConfig):
@@ -158,7 +153,7 @@ class Config(QuestionConfig):
             ]
         )
         often = int((counted.fired.sum(0) >= self.least).sum())
-        samples = counted.by_genre(counted.samples).tolist()
+        samples = torch.bincount(counted.genre, counted.samples).tolist()
         rows: list[list[AnswerValue]] = []
         for g, name in enumerate(names):
             n = int((group == g).sum())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.model.hooked import Model
@@ -34,6 +34,13 @@ def successors(tokens: Sequence[int], position: int) -> list[int]:
     return [i + 1 for i in range(position) if tokens[i] == tokens[position]]
 
 
+def after_earlier(tokens: Int[Tensor, "rows n_tokens"]) -> Bool[Tensor, "rows n_queries n_keys"]:
+    """Whether each key stands after an earlier occurrence of the query's token, and not after the query: the positions
+    of :func:`successors`."""
+    same = tokens[:, :, None] == tokens[:, None, :]
+    return torch.nn.functional.pad(same[:, :, :-1], (1, 0)).tril()
+
+
 @torch.no_grad()
 def head_scores(model: Model, tokens: Int[Tensor, "rows n_tokens"]) -> HeadScores:
     """The scores of every head on rows of tokens without padding."""
@@ -48,8 +55,7 @@ def head_scores(model: Model, tokens: Int[Tensor, "rows n_tokens"]) -> HeadScore
     hooks = [(f"blocks.{layer}.attn.hook_pattern", keep(layer)) for layer in layers]
     with model.bridge.hooks(fwd_hooks=hooks):
         model.bridge(tokens.to(model.device), return_type="logits")
-    same = tokens[:, :, None] == tokens[:, None, :]
-    after = torch.nn.functional.pad(same[:, :, :-1], (1, 0)).tril()  # the key's predecessor is the query's token
+    after = after_earlier(tokens)
     has = after.any(-1)
     previous, induction = list[Tensor](), list[Tensor]()
     for layer in layers:

@@ -70,6 +70,25 @@ def specific_group(
     return group.masked_fill(~specific, -1)
 
 
+def specific_of_documents(
+    fired: Float[Tensor, "documents n_latents"],
+    samples: Float[Tensor, " documents"] | Int[Tensor, " documents"],
+    group: Int[Tensor, " documents"],
+    share: float = 0.9,
+    least: int = 50,
+) -> Int[Tensor, " n_latents"]:
+    """As :func:`specific_group`, from the counts of documents that belong to groups; those with -1 are left out."""
+    some = group >= 0
+    n_groups, of = int(group.max()) + 1, group[some]
+
+    def summed(counts: Tensor) -> Tensor:
+        return counts.new_zeros(n_groups, *counts.shape[1:], dtype=torch.float64).index_add_(
+            0, of, counts[some].double()
+        )
+
+    return specific_group(summed(fired), summed(samples), share, least)
+
+
 def leading_basis(
     directions: Float[Tensor, "n d"], rank: int | None = None, weights: Float[Tensor, " n"] | None = None
 ) -> Float[Tensor, "d rank"]:

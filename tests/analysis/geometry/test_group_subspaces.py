@@ -12,6 +12,7 @@ from sae.analysis.geometry.group_subspaces import (
     group_subspaces,
     leading_basis,
     specific_group,
+    specific_of_documents,
     subspace_overlap,
     variance_inside,
 )
@@ -117,3 +118,11 @@ def test_what_cannot_be_compared_is_refused():
         specific_group(torch.ones(2, 3), torch.ones(2), 0.5)
     with pytest.raises(UserError, match="samples: 2 for 2 groups, the fewest 0; give every group's"):
         specific_group(torch.ones(2, 3), torch.tensor([1.0, 0.0]))
+
+
+def test_counts_of_documents_are_summed_over_their_groups_without_those_of_none():
+    fired = torch.tensor([[60.0, 20.0], [40.0, 30.0], [0.0, 50.0], [500.0, 0.0]])
+    samples, group = torch.tensor([100, 300, 200, 900]), torch.tensor([0, 0, 1, -1])
+    by_group = specific_group(torch.tensor([[100.0, 50.0], [0.0, 50.0]]), torch.tensor([400.0, 200.0]), 0.9)
+    assert specific_of_documents(fired, samples, group, 0.9).tolist() == by_group.tolist() == [0, -1]
+    assert specific_of_documents(fired, samples, group, 0.6).tolist() == [0, 1], "50 of 200 against 50 of 400"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sae
-from sae.analysis.circuits.induction import head_scores, successors
+from sae.analysis.circuits.induction import after_earlier, head_scores, successors
 from sae.analysis.graphs.contexts import top_rows
 from sae.analysis.graphs.edges import attribution_graph
 from sae.analysis.graphs.graph import AttributionGraph, GraphNode, LogitTarget
@@ -168,3 +168,5 @@ def test_the_scores_of_heads_that_attend_uniformly() -> None:
     expected = sum(n / (t + 1) for t, n in ((4, 1), (5, 1), (6, 1), (7, 2), (8, 2))) / 5
     assert torch.allclose(scores.induction, torch.full((2, 2), expected))
     assert successors(rows[0].tolist(), 7) == [2, 5]
+    for row, after in zip(rows.tolist(), after_earlier(rows), strict=True):
+        assert all(after[i].nonzero()[:, 0].tolist() == successors(row, i) for i in range(len(row)))
