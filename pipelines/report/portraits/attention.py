@@ -59,8 +59,9 @@ def draw(directory: Path) -> Iterator[tuple[str, str, str, Figure | None]]:
 
 
 def place_names(task: TokenTask) -> list[str]:
-    """The name of each position."""
-    named = {p: f"{name}{i}" for name, group in task.places().items() for i, p in enumerate(group)}
+    """The name of each position: that of its group, numbered where there are several."""
+    groups = task.places().items()
+    named = {p: f"{name}{i}" if len(group) > 1 else name for name, group in groups for i, p in enumerate(group)}
     return [named[p] for p in range(task.n_tokens)]
 
 

@@ -20,6 +20,7 @@ from pipelines.steps.store import Store
 from sae.analysis.circuits.heads import ablations
 from sae.sources.attention import AnswerPositions
 from sae.toys.attention.addition import Addition
+from sae.toys.attention.names import Names
 from sae.toys.attention.recent import Recent
 from sae.toys.attention.saved import held_out, load_toy
 
@@ -68,6 +69,7 @@ def test_a_toy_goes_from_its_config_to_a_report_with_its_portrait(tmp_path: Path
 def test_positions_have_the_names_of_their_groups():
     assert place_names(Addition(n_digits=2, n_train=100)) == ["a0", "a1", "b0", "b1", "=0", "=1", "=2"]
     assert place_names(Recent(length=5)) == ["0", "1", "2", "3", "4"]
+    assert place_names(Names(length=5))[-1] == "end", "a group of one has no number"
 
 
 def test_heads_are_in_the_order_of_their_effect_in_every_layer():
